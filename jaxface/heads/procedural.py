@@ -1,0 +1,106 @@
+"""The procedural head: a `MorphableHead` written in code, no file needed.
+
+Proportions: see `procedural_surface`; mesh: `procedural_mesh`; modes: `procedural_modes`; colours: `paint`.
+"""
+
+import functools
+
+import numpy as np
+
+from jaxface.heads import paint, procedural_landmarks, procedural_mesh, procedural_modes
+from jaxface.heads.morphable import MorphableHead
+from jaxface.heads.procedural_mesh import HeadMesh
+from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, LIP_RINGS, RIM_ROW
+
+# Height of the hairline from the back of the head (z < 0) to the forehead.
+HAIRLINE_Z_MM = (-90.0, -34.0, 10.0, 34.0, 70.0)
+HAIRLINE_Y_MM = (-58.0, -45.0, 4.0, 60.0, 98.0)
+NECK_TOP_MM, NECK_SLOPE = -84.0, 0.55
+FACE_Z_MM = 22.0
+BROW_REACH_MM = 5.0
+
+
+@functools.lru_cache
+def procedural_head() -> MorphableHead:
+    """The head: about 9 k vertices, float32; built once per process, the same on every machine."""
+    mesh = procedural_mesh.build()
+    regions = _regions(mesh)
+    outer = ~(regions["mouth"] | regions["eyeball_L"] | regions["eyeball_R"] | regions["socket"])
+    layouts = procedural_landmarks.layouts(mesh, outer)
+    points_68 = (mesh.points[layouts["68"][0]] * layouts["68"][1][..., None]).sum(1)
+    regions |= _brows(mesh.points, points_68, outer)
+    mean, albedo, albedo_names = paint.paint(mesh.points, regions, points_68)
+    identity, identity_names = procedural_modes.identity(mesh)
+    expression, expression_names = procedural_modes.expression(mesh)
+    return MorphableHead(
+        template=mesh.points.astype(np.float32),
+        triangles=mesh.triangles.astype(np.int32),
+        identity=identity.astype(np.float32),
+        expression=expression.astype(np.float32),
+        albedo_mean=mean * _shade(mesh),
+        albedo=albedo,
+        mirror=mesh.mirror.astype(np.int32),
+        landmarks=layouts,
+        regions=regions,
+        name="procedural",
+        identity_names=identity_names,
+        expression_names=expression_names,
+        albedo_names=albedo_names,
+    )
+
+
+def _mark(mesh: HeadMesh, *parts: np.ndarray) -> np.ndarray:
+    """Vertices (V,) bool: the given ones of the left half and their mirror images."""
+    marked = np.zeros(len(mesh.points), bool)
+    for part in parts:
+        marked[np.ravel(part)] = True
+    return marked | marked[mesh.mirror]
+
+
+def _eye_regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
+    left = np.zeros(len(mesh.points), bool)
+    left[mesh.grids["eyeball"]] = True
+    iris = left & (mesh.points[:, 2] > mesh.points[left, 2].max() - EYE_RADIUS_MM * (1 - np.cos(0.48)))
+    return {
+        "eyeball_L": left,
+        "eyeball_R": left[mesh.mirror],
+        "iris_L": iris,
+        "iris_R": iris[mesh.mirror],
+        "lids": _mark(mesh, mesh.grids["eye"][RIM_ROW : RIM_ROW + 5]),
+        "socket": _mark(mesh, mesh.grids["eye"][: RIM_ROW - 1], mesh.grids["eye"].max() + 1),
+    }
+
+
+def _regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
+    x, y, z = mesh.points.T
+    mouth, ear = mesh.grids["mouth"], mesh.grids["ear"]
+    teeth = _mark(mesh, mesh.grids["upper_teeth"], mesh.grids["lower_teeth"])
+    regions = _eye_regions(mesh) | {
+        "teeth": teeth,
+        "mouth": teeth | _mark(mesh, mouth[:BAG_ROWS], mouth[:-1].max() + 1),
+        "lips": _mark(mesh, mouth[BAG_ROWS : BAG_ROWS + len(LIP_RINGS)]),
+        "ears": _mark(mesh, ear[:-1], ear[:-1].max() + 1),
+        "nostrils": _mark(mesh, mesh.grids["nostril"][:-2], mesh.grids["nostril"][:-1].max() + 1),
+        "transparent": np.zeros(len(x), bool),
+    }
+    inside = regions["mouth"] | regions["socket"] | regions["eyeball_L"] | regions["eyeball_R"]
+    skin = ~(inside | regions["ears"])
+    regions["neck"] = skin & (y < NECK_TOP_MM + NECK_SLOPE * np.maximum(0, 60 - z))
+    regions["scalp"] = skin & ~regions["neck"] & (y > np.interp(z, HAIRLINE_Z_MM, HAIRLINE_Y_MM))
+    regions["face"] = skin & ~regions["neck"] & ~regions["scalp"] & (z > FACE_Z_MM)
+    return regions
+
+
+def _brows(points: np.ndarray, points_68: np.ndarray, outer: np.ndarray) -> dict[str, np.ndarray]:
+    lines = {"brows_R": points_68[17:22], "brows_L": points_68[22:27]}
+    return {name: outer & (paint.distance_to_polyline(points, line) < BROW_REACH_MM) for name, line in lines.items()}
+
+
+def _shade(mesh: HeadMesh) -> np.ndarray:
+    """Factor (V,1) that darkens what light hardly reaches, since renderers here cast no shadows."""
+    factor = np.ones((len(mesh.points), 1), np.float32)
+    for rows, dark in ((slice(0, 2), 0.18), (slice(2, 3), 0.45)):
+        factor[_mark(mesh, mesh.grids["nostril"][rows])] = dark
+    factor[_mark(mesh, mesh.grids["nostril"][:-1].max() + 1)] = 0.12
+    factor[_mark(mesh, mesh.grids["mouth"][: BAG_ROWS - 1], mesh.grids["mouth"][:-1].max() + 1)] = 0.35
+    return factor
