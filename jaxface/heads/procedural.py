@@ -9,12 +9,9 @@ import numpy as np
 
 from jaxface.heads import paint, procedural_landmarks, procedural_mesh, procedural_modes
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural_mesh import HeadMesh
-from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, LIP_RINGS, RIM_ROW
+from jaxface.heads.procedural_mesh import HAIRLINE_Y_MM, HAIRLINE_Z_MM, HeadMesh
+from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, IRIS_EDGE_RAD, LIP_RINGS, RIM_ROW
 
-# Height of the hairline from the back of the head (z < 0) to the forehead.
-HAIRLINE_Z_MM = (-90.0, -34.0, 10.0, 34.0, 70.0)
-HAIRLINE_Y_MM = (-58.0, -45.0, 4.0, 60.0, 98.0)
 NECK_TOP_MM, NECK_SLOPE = -84.0, 0.55
 FACE_Z_MM = 22.0
 BROW_REACH_MM = 5.0
@@ -60,7 +57,7 @@ def _mark(mesh: HeadMesh, *parts: np.ndarray) -> np.ndarray:
 def _eye_regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
     left = np.zeros(len(mesh.points), bool)
     left[mesh.grids["eyeball"]] = True
-    iris = left & (mesh.points[:, 2] > mesh.points[left, 2].max() - EYE_RADIUS_MM * (1 - np.cos(0.48)))
+    iris = left & (mesh.points[:, 2] > mesh.points[left, 2].max() - EYE_RADIUS_MM * (1 - np.cos(IRIS_EDGE_RAD)))
     return {
         "eyeball_L": left,
         "eyeball_R": left[mesh.mirror],
@@ -97,10 +94,18 @@ def _brows(points: np.ndarray, points_68: np.ndarray, outer: np.ndarray) -> dict
 
 
 def _shade(mesh: HeadMesh) -> np.ndarray:
-    """Factor (V,1) that darkens what light hardly reaches, since renderers here cast no shadows."""
-    factor = np.ones((len(mesh.points), 1), np.float32)
-    for rows, dark in ((slice(0, 2), 0.18), (slice(2, 3), 0.45)):
-        factor[_mark(mesh, mesh.grids["nostril"][rows])] = dark
-    factor[_mark(mesh, mesh.grids["nostril"][:-1].max() + 1)] = 0.12
-    factor[_mark(mesh, mesh.grids["mouth"][: BAG_ROWS - 1], mesh.grids["mouth"][:-1].max() + 1)] = 0.35
+    """Factor (V,3) on the albedo: nostrils and mouth darkened, since renderers here cast no shadows; lashes, lid rims."""
+    eye, mouth, nostril = (mesh.grids[name] for name in ("eye", "mouth", "nostril"))
+    upper = slice(1, eye.shape[1] // 2)
+    factor = np.ones((len(mesh.points), 3), np.float32)
+    for color, *parts in (
+        ((0.95, 0.72, 0.70), eye[:RIM_ROW]),
+        ((0.85, 0.70, 0.66), eye[RIM_ROW]),
+        ((0.30, 0.27, 0.26), eye[RIM_ROW, upper]),
+        ((0.35, 0.28, 0.26), nostril[2]),
+        ((0.15, 0.10, 0.09), nostril[:2], nostril[:-1].max() + 1),
+        ((0.35, 0.35, 0.35), mouth[: BAG_ROWS - 1], mouth[:-1].max() + 1),
+    ):
+        for part in parts:
+            factor[_mark(mesh, part)] = color
     return factor

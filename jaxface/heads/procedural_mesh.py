@@ -20,12 +20,17 @@ FINE = (
     ((14, -4, 108), 9, 1.7),
     ((0, 25, 112), 12, 2.6),
     ((31, 37, 94), 20, 2.3),
-    ((36, 59, 100), 18, 2.3),
+    ((36, 59, 100), 20, 1.8),
     ((0, -20, 115), 8, 2.2),
     ((0, -34, 112), 30, 2.8),
     ((0, -66, 108), 20, 3.6),
     ((68, 12, 0), 34, 4.5),
 )
+# Height of the hairline from the back of the head (z < 0) to the forehead, and the spacing along it.
+HAIRLINE_Z_MM = (-90.0, -34.0, 10.0, 34.0, 70.0)
+HAIRLINE_Y_MM = (-58.0, -45.0, 4.0, 60.0, 98.0)
+HAIRLINE_MM = 2.8
+HAIRLINE_FROM_Z = 14.0
 CANDIDATES = 60_000
 RELAXATIONS = 8
 
@@ -50,7 +55,8 @@ def spacing(points: np.ndarray) -> np.ndarray:
     for center, radius, fine in FINE:
         away = np.maximum(np.linalg.norm(points - np.array(center), axis=1) - radius, 0.0)
         wanted = np.minimum(wanted, fine + SPACING_GROWTH * away)
-    return wanted
+    from_hair = np.abs(points[:, 1] - np.interp(points[:, 2], HAIRLINE_Z_MM, HAIRLINE_Y_MM)) + np.maximum(HAIRLINE_FROM_Z - points[:, 2], 0.0)
+    return np.minimum(wanted, HAIRLINE_MM + SPACING_GROWTH * np.maximum(from_hair - 3.0, 0.0))
 
 
 def _sphere(count: int) -> np.ndarray:
@@ -134,7 +140,7 @@ def _clear(free: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return skin(direction(free))
 
 
-def _relax(fixed: np.ndarray, edges: np.ndarray, free: np.ndarray) -> np.ndarray:
+def _relax(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray], free: np.ndarray) -> np.ndarray:
     """`free` points (N,3) of the half head pushed apart by springs to an even filling between the `fixed` ones."""
     for _ in range(RELAXATIONS):
         half = np.concatenate([fixed, free])
@@ -148,6 +154,7 @@ def _relax(fixed: np.ndarray, edges: np.ndarray, free: np.ndarray) -> np.ndarray
         push = (np.maximum(wanted - length, 0.0) / length)[:, None] * along
         force = np.stack([np.bincount(b, push[:, i], len(points)) - np.bincount(a, push[:, i], len(points)) for i in range(3)], 1)
         free = _clear(free + 0.2 * force[len(fixed) : len(half)], edges)
+        free = free[_outside(free, loops)]
     return free
 
 
@@ -159,7 +166,7 @@ def _fill(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray]) -> np.n
     wanted = spacing(candidates)
     room = (candidates[:, 0] > 0.6 * wanted) & _outside(candidates, loops)
     candidates, wanted = candidates[room], wanted[room]
-    return _relax(fixed, edges, candidates[_thin_out(candidates, wanted, fixed)])
+    return _relax(fixed, edges, loops, candidates[_thin_out(candidates, wanted, fixed)])
 
 
 def _loop(part: patches.Patch) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxface.heads.procedural_tables import ASYMMETRIC, EXPRESSIONS, SYMMETRIC, 
 
 FLIP = np.array([-1.0, 1.0, 1.0])
 RANDOM_SYMMETRIC, RANDOM_ASYMMETRIC = 6, 3
-RANDOM_FIELDS, RANDOM_MM = 14, 1.3
+RANDOM_FIELDS, RANDOM_MM = 14, 0.6
 # Modes that shape the lids themselves; in all others the lids go with the eyeball.
 LID_MODES = ("eyelid", "canthal")
 JAW_HINGE = np.array([0.0, 6.0, 2.0])
@@ -97,19 +97,18 @@ def identity(mesh: HeadMesh) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def jaw_weight(mesh: HeadMesh) -> np.ndarray:
-    """How far each vertex (V,) goes with the lower jaw: 0 skull, 1 chin; parted sharply between the lips only."""
+    """How far each vertex (V,) goes with the lower jaw: 0 skull, 1 chin; parted between the lips, so that they open to an oval."""
     x, y, z = mesh.points.T
     line = np.interp(np.abs(x), patches.LIP_X, patches.CONTACT_Y) + 0.4 * np.maximum(100.0 - z, 0.0)
-    below = line - y
-    count = patches.MOUTH_COLUMNS // 2
-    side = -np.sin(np.pi / 2 * np.arange(-count, count + 1) / count)
-    grid = mesh.grids["mouth"]
-    lips = grid[patches.BAG_ROWS : -1]
-    below[lips] += 4.0 * side
-    blend = 2.5 + 24.0 * smoothstep((np.abs(x) - 12.0) / 18.0) + 0.1 * np.maximum(100.0 - z, 0.0)
-    weight = smoothstep(0.5 + below / (2 * blend))
+    blend = 5.0 + 22.0 * smoothstep((np.abs(x) - 10.0) / 20.0) + 0.1 * np.maximum(100.0 - z, 0.0)
+    weight = smoothstep(0.5 + (line - y) / (2 * blend))
     weight *= smoothstep(z / 45.0) * (1 - smoothstep((-84.0 - y) / 26.0) * smoothstep((95.0 - z) / 25.0))
-    weight[grid[: patches.BAG_ROWS]] = (1 + side) / 2
+    count = patches.MOUTH_COLUMNS // 2
+    lips = (1 - np.sin(np.pi / 2 * np.arange(-count, count + 1) / count)) / 2
+    rows = mesh.grids["mouth"]
+    share = np.concatenate([np.zeros(patches.BAG_ROWS + len(patches.LIP_RINGS)), patches.AROUND_LIPS])[:, None]
+    weight[rows] = (1 - share) * lips + share * weight[rows]
+    weight[rows[:-1].max() + 1] = 0.5
     weight[mesh.grids["upper_teeth"]], weight[mesh.grids["lower_teeth"]] = 0.0, 1.0
     return np.where(x < 0, weight[mesh.mirror], weight)
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from jaxface.heads.procedural_surface import direction, drop, skin
 
-EYE_CENTER = np.array([31.3, 34.8, 81.0])
-EYE_RADIUS_MM = 13.0
+EYE_CENTER = np.array([31.0, 34.8, 80.0])
+EYE_RADIUS_MM = 14.2
 LID_MM = 1.0
-INNER_CANTHUS = np.array([17.2, 32.4, 91.0])
-OUTER_CANTHUS = np.array([45.0, 34.8, 85.5])
+# How far round the eyeball the pocket behind the lids reaches.
+POCKET_RAD = 2.2
+INNER_CANTHUS = np.array([17.2, 32.6, 89.5])
+OUTER_CANTHUS = np.array([44.8, 35.0, 85.5])
 EYE_COLUMNS = 32
 UPPER_LID_MM, LOWER_LID_MM = 5.9, 3.9
 # Rings of the eye: three of the pocket, the rim's inner edge, then the lids on their way from the rim to the orbit.
@@ -32,6 +34,8 @@ CONTACT_Y = (-33.2, -33.4, -33.6, -33.7, -33.9, -34.2, -34.6, -34.8)
 # They follow the rings of the bag behind the lips.
 BAG_ROWS = 4
 LIP_RINGS = ((0.0, -1.6, -1.4), (0.12, 0.4, 0.9), (0.4, 1.6, 2.4), (0.75, 1.5, 2.0), (1.0, 0.6, 0.7))
+# Rings of the skin around them, from the border (0) to the loop (1).
+AROUND_LIPS = (0.18, 0.5, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +98,13 @@ def eye() -> Patch:
     rim = INNER_CANTHUS[:2] + s[:, None] * (OUTER_CANTHUS - INNER_CANTHUS)[:2]
     rim[:, 1] += height
     orbit = np.stack([32.0 + 22.5 * np.cos(turn), 35.5 + np.where(upper, 15.0, 13.5) * np.sin(turn)], axis=1)
+    at_rim = np.arcsin(np.minimum(np.linalg.norm(rim - EYE_CENTER[:2], axis=1) / EYE_RADIUS_MM, 0.97))
+    around = np.arctan2(rim[:, 1] - EYE_CENTER[1], rim[:, 0] - EYE_CENTER[0])
     rings = []
-    for reach in (125, 75, 42):
-        a = np.radians(reach)
-        ray = np.stack([np.cos(turn) * np.sin(a), np.sin(turn) * np.sin(a), np.full(EYE_COLUMNS, np.cos(a))], axis=1)
-        rings.append(EYE_CENTER + (EYE_RADIUS_MM + 0.6) * ray)
+    for share in (1.0, 0.5, 0.15):
+        tilt = at_rim + share * (POCKET_RAD - at_rim)
+        ray = np.stack([np.cos(around) * np.sin(tilt), np.sin(around) * np.sin(tilt), np.cos(tilt)], axis=1)
+        rings.append(EYE_CENTER + (EYE_RADIUS_MM + 0.5) * ray)
     inner = EYE_CENTER[:2] + 0.985 * (rim - EYE_CENTER[:2])
     rings.append(np.column_stack([inner, lid_depth(*inner.T, 0.2)]))
     for way in LID_WAYS:
@@ -107,7 +113,7 @@ def eye() -> Patch:
         z += lid_share(way) * (lid_depth(*xy.T, LID_MM) - z)
         crease = 1.1 * upper * np.exp(-(((way - 0.36) / 0.1) ** 2)) * np.sin(turn).clip(0)
         rings.append(np.column_stack([xy, z - crease]))
-    return Patch(np.stack(rings), True, EYE_CENTER - [0, 0, EYE_RADIUS_MM + 0.6])
+    return Patch(np.stack(rings), True, EYE_CENTER - [0, 0, EYE_RADIUS_MM + 0.5])
 
 
 def mouth() -> Patch:
@@ -117,7 +123,7 @@ def mouth() -> Patch:
     x = MOUTH_HALF_WIDTH * np.cos(turn)
     x[[0, -1]] = 0.0
     upper, side = turn > 0, np.sign(np.round(turn, 9))
-    contact = np.interp(x, LIP_X, CONTACT_Y) + 0.12 * side
+    contact = np.interp(x, LIP_X, CONTACT_Y) + 0.05 * side
     border = np.where(upper, np.interp(x, LIP_X, UPPER_BORDER_Y), np.interp(x, LIP_X, LOWER_BORDER_Y))
     fade = np.sqrt(np.clip(1 - (x / MOUTH_HALF_WIDTH) ** 2, 0, 1))
     rings = []
@@ -126,12 +132,12 @@ def mouth() -> Patch:
         z = drop(np.column_stack([xy, 114 - 0.02 * x**2]), 2)[:, 2]
         rings.append(np.column_stack([xy, z + fade * np.where(upper, upper_mm, lower_mm)]))
     outline = np.stack([34 * np.cos(turn), -34.5 + np.where(upper, 15.5, 17.0) * np.sin(turn)], axis=1)
-    for way in (0.18, 0.5, 1.0):
+    for way in AROUND_LIPS:
         xy = rings[len(LIP_RINGS) - 1][:, :2] * (1 - way) + way * outline
         rings.append(drop(np.column_stack([xy, 112 - 0.02 * x**2]), 2))
     front = rings[0]
     bag = []
-    for depth, spread, narrow in ((70, 9, 0.9), (45, 11, 1.0), (18, 7, 1.0), (4, 1.0, 0.99)):
+    for depth, spread, narrow in ((70, 9, 0.9), (45, 11, 1.0), (18, 7, 1.0), (4, 0.0, 0.99)):
         back = front * [narrow, 1, 1] - [0, 0, 1] * np.array([depth])
         bag.append(back + np.stack([0 * x, spread * np.sin(turn), 0 * x], axis=1))
     points = np.stack(bag + rings)
@@ -155,31 +161,49 @@ def nostril() -> Patch:
 EAR_CENTER = np.array([72.0, 11.0, -8.0])
 EAR_HALF = (17.0, 31.0)
 EAR_TILT_RAD = 0.2
-# Rings of the ear from the concha over the helix to its back: share of the outline, share of the height.
-EAR_RINGS = ((0.2, 0.1), (0.4, 0.2), (0.52, 0.62), (0.64, 0.86), (0.75, 0.66), (0.86, 0.74), (0.94, 1.0), (1.0, 0.95), (0.98, 0.72))
+EAR_COLUMNS = 36
+# Height above the skin at the front edge, and how much higher the back edge stands.
+EAR_HEIGHT_MM = (3.0, 15.0)
+# Rings of the ear from the concha over antihelix and helix to its back: share of the outline, share of the height.
+EAR_RINGS = (
+    (0.12, 0.0), (0.28, 0.05), (0.4, 0.25), (0.47, 0.75), (0.56, 0.95), (0.68, 0.8), (0.8, 0.62), (0.88, 0.85),
+    (0.95, 1.0), (1.0, 0.95), (0.98, 0.72),
+)  # fmt: skip
+# The concha lies in front of and below the middle of the outline.
+CONCHA_SHIFT_MM = (-3.5, -6.0)
+LOBE_RAD = -1.45
+
+
+def _ear_rings(turn: np.ndarray, hinge: np.ndarray) -> np.ndarray:
+    """Rings in the ear's own frame (rings, columns, 3): backwards, up, share of the height above the skin."""
+    lobe = np.exp(-(((turn - LOBE_RAD + np.pi) % (2 * np.pi) - np.pi) ** 2) / 0.35)
+    width = EAR_HALF[0] * (1 + 0.2 * np.sin(turn) - 0.08 * lobe)
+    rings = []
+    for share, height in [*EAR_RINGS, (0.95 - 0.3 * hinge, 0.1), (1.22, 0.0)]:
+        inside = np.clip(1 - share, 0, 1)
+        back = share * width * np.cos(turn) + CONCHA_SHIFT_MM[0] * inside
+        up = share * EAR_HALF[1] * np.sin(turn) + CONCHA_SHIFT_MM[1] * inside
+        flesh = height + lobe * np.where(np.logical_and(share > 0.5, share < 0.96), 0.9 - height, 0.0)
+        rings.append(np.stack([back, up, flesh], axis=1))
+    return np.stack(rings)
 
 
 def ear() -> Patch:
     """Concha, antihelix, helix, the back of the ear. Column 0 points backwards."""
-    turn = 2 * np.pi * np.arange(36) / 36
+    turn = 2 * np.pi * np.arange(EAR_COLUMNS) / EAR_COLUMNS
     hinge = (1 + np.cos(turn)) / 2
     back = np.array([0, -np.sin(EAR_TILT_RAD), -np.cos(EAR_TILT_RAD)])
     up = np.array([0, np.cos(EAR_TILT_RAD), -np.sin(EAR_TILT_RAD)])
-    width = EAR_HALF[0] * (1 + 0.22 * np.sin(turn))
-    rings = [*EAR_RINGS, (0.95 - 0.3 * hinge, 0.1), (1.22, 0.0)]
-    points = []
-    for share, height in rings:
-        flat = EAR_CENTER + np.multiply.outer(share * width * np.cos(turn), back)
-        flat = flat + np.multiply.outer(share * EAR_HALF[1] * np.sin(turn), up)
-        on_skin = drop(flat, 0)
-        lift = height * (3 + 14 * hinge**0.8)
-        points.append(on_skin + lift[:, None] * np.array([0.95, 0, 0.15]))
-    points = np.stack(points)
+    own = _ear_rings(turn, hinge)
+    on_skin = drop(EAR_CENTER + own[..., :1] * back + own[..., 1:2] * up, 0)
+    lift = own[..., 2] * (EAR_HEIGHT_MM[0] + EAR_HEIGHT_MM[1] * hinge**0.8)
+    points = on_skin + lift[..., None] * np.array([0.95, 0, 0.15])
     return Patch(points, True, points[0].mean(0))
 
 
 # Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes.
-EYEBALL_RINGS_RAD = (0.09, 0.178, 0.225, 0.35, 0.471, 0.524, 0.65, 0.85, 1.1, 1.4, 1.7, 2.0, 2.35, 2.75)
+EYEBALL_RINGS_RAD = (0.08, 0.163, 0.206, 0.32, 0.429, 0.475, 0.6, 0.8, 1.05, 1.35, 1.7, 2.0, 2.35, 2.75)
+IRIS_EDGE_RAD = 0.45
 EYEBALL_COLUMNS = 24
 
 
@@ -197,7 +221,7 @@ def eyeball() -> tuple[np.ndarray, np.ndarray]:
 
 def teeth(upper: bool) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and triangles of the left half of a row of teeth, a bent bar that is open at the middle."""
-    y, z, half_height = (-29.5, 104.0, 5.0) if upper else (-39.5, 101.5, 5.0)
+    y, z, half_height = (-27.6, 104.5, 5.2) if upper else (-40.2, 102.0, 4.6)
     x = np.linspace(0, 24, 9)
     turn = 2 * np.pi * np.arange(8) / 8
     section = np.stack([0 * turn, half_height * np.sin(turn), 2.5 * np.cos(turn)], axis=1)

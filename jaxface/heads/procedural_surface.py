@@ -60,6 +60,17 @@ SIDE = {
     -175: ((38, 0), (32, 22), (14, 45), (-12, 57), (-42, 53), (-66, 32), (-74, 0)),
     -200: ((10, 0), (-15, 0), (-15, 35)),
 }
+# Small forms on top: center, radii of the Gaussian, displacement (mm).
+FORMS = (
+    ((15.5, -4.0, 109.5), (3.6, 4.2, 5.0), (1.2, -0.3, 0.8)),  # wing of the nose
+    ((14.0, 3.5, 112.0), (3.0, 2.6, 5.0), (-0.7, 0.0, -0.7)),  # groove above it
+    ((20.0, -3.5, 103.5), (2.2, 5.0, 5.0), (-0.3, 0.0, -1.2)),  # groove behind it
+    ((0.0, 2.0, 131.0), (5.0, 4.0, 4.0), (0.0, 0.0, 0.8)),  # tip
+    ((0.0, -17.5, 115.0), (2.0, 4.0, 5.0), (0.0, 0.0, -0.9)),  # philtrum
+    ((3.8, -18.5, 115.0), (1.5, 4.0, 5.0), (0.0, 0.0, 0.5)),  # its edges
+    ((25.0, -14.0, 103.0), (3.0, 7.0, 8.0), (0.0, 0.0, -0.6)),  # fold from nose to mouth
+    ((12.0, 48.5, 104.0), (6.0, 4.0, 8.0), (0.0, 0.0, -0.6)),  # inner corner of the orbit
+)
 
 
 def controls() -> np.ndarray:
@@ -83,7 +94,19 @@ def skin(directions: np.ndarray) -> np.ndarray:
     """Points (N,3) of the skin in unit `directions` (N,3) from the centre; the neck is cut off flat."""
     below = np.minimum(directions[:, 1], -1e-3)
     radius = np.minimum(_radius()(directions), (NECK_BASE_MM - CENTER[1]) / below)
-    return CENTER + radius[:, None] * directions
+    points = CENTER + radius[:, None] * directions
+    near = points[:, 2] > 90
+    points[near] += _forms(points[near])
+    return points
+
+
+def _forms(points: np.ndarray) -> np.ndarray:
+    total = np.zeros_like(points)
+    for center, radii, move in FORMS:
+        for sign in (1, -1) if center[0] else (1,):
+            offset = (points - np.array(center) * [sign, 1, 1]) / np.array(radii)
+            total += np.exp(-0.5 * (offset**2).sum(1))[:, None] * np.array(move) * [sign, 1, 1]
+    return total
 
 
 def direction(points: np.ndarray) -> np.ndarray:
