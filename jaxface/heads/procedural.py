@@ -10,11 +10,13 @@ import numpy as np
 from jaxface.heads import paint, procedural_landmarks, procedural_mesh, procedural_modes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural_mesh import HAIRLINE_Y_MM, HAIRLINE_Z_MM, HeadMesh
-from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, IRIS_EDGE_RAD, LIP_RINGS, RIM_ROW
+from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, IRIS_EDGE_RAD, LIP_RINGS, RIM_ROW, smoothstep
 
 NECK_TOP_MM, NECK_SLOPE = -84.0, 0.55
 FACE_Z_MM = 22.0
 BROW_REACH_MM = 5.0
+# Width of the hairline's soft edge; within it a vertex belongs to both face and scalp.
+HAIRLINE_EDGE_MM = 7.0
 
 
 @functools.lru_cache
@@ -26,7 +28,8 @@ def procedural_head() -> MorphableHead:
     layouts = procedural_landmarks.layouts(mesh, outer)
     points_68 = (mesh.points[layouts["68"][0]] * layouts["68"][1][..., None]).sum(1)
     regions |= _brows(mesh.points, points_68, outer)
-    mean, albedo, albedo_names = paint.paint(mesh.points, regions, points_68)
+    hair = regions["scalp"] * smoothstep(0.5 + _above_hairline(mesh.points) / HAIRLINE_EDGE_MM)
+    mean, albedo, albedo_names = paint.paint(mesh.points, regions | {"scalp": hair}, points_68)
     identity, identity_names = procedural_modes.identity(mesh)
     expression, expression_names = procedural_modes.expression(mesh)
     return MorphableHead(
@@ -83,9 +86,14 @@ def _regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
     inside = regions["mouth"] | regions["socket"] | regions["eyeball_L"] | regions["eyeball_R"]
     skin = ~(inside | regions["ears"])
     regions["neck"] = skin & (y < NECK_TOP_MM + NECK_SLOPE * np.maximum(0, 60 - z))
-    regions["scalp"] = skin & ~regions["neck"] & (y > np.interp(z, HAIRLINE_Z_MM, HAIRLINE_Y_MM))
-    regions["face"] = skin & ~regions["neck"] & ~regions["scalp"] & (z > FACE_Z_MM)
+    above = _above_hairline(mesh.points)
+    regions["scalp"] = skin & ~regions["neck"] & (above > -HAIRLINE_EDGE_MM / 2)
+    regions["face"] = skin & ~regions["neck"] & (above < HAIRLINE_EDGE_MM / 2) & (z > FACE_Z_MM)
     return regions
+
+
+def _above_hairline(points: np.ndarray) -> np.ndarray:
+    return points[:, 1] - np.interp(points[:, 2], HAIRLINE_Z_MM, HAIRLINE_Y_MM)
 
 
 def _brows(points: np.ndarray, points_68: np.ndarray, outer: np.ndarray) -> dict[str, np.ndarray]:

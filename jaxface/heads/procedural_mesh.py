@@ -13,7 +13,7 @@ from jaxface.heads.paint import inside_polygon
 from jaxface.heads.procedural_surface import CENTER, NECK_BASE_MM, direction, drop_to_edge, skin
 
 # Spacing of the filling in mm: WIDE at the back, FACE in front, finer near the listed places (center, radius, mm).
-WIDE_MM, FACE_MM = 8.0, 4.2
+WIDE_MM, FACE_MM = 7.5, 3.5
 SPACING_GROWTH = 0.22
 FINE = (
     ((0, 4, 124), 10, 1.9),
@@ -29,9 +29,11 @@ FINE = (
 # Height of the hairline from the back of the head (z < 0) to the forehead, and the spacing along it.
 HAIRLINE_Z_MM = (-90.0, -34.0, 10.0, 34.0, 70.0)
 HAIRLINE_Y_MM = (-58.0, -45.0, 4.0, 60.0, 98.0)
-HAIRLINE_MM = 2.8
-HAIRLINE_FROM_Z = 14.0
-CANDIDATES = 60_000
+HAIRLINE_MM = 2.6
+HAIRLINE_FROM_Z = 6.0
+# Candidates for the filling over the whole sphere, more in the cone of the face.
+FRONT_CANDIDATES, BACK_CANDIDATES = 70_000, 12_000
+FRONT_AXIS, FRONT_COS = np.array([0.0, -0.2, 0.98]), 0.74
 RELAXATIONS = 8
 
 
@@ -59,8 +61,8 @@ def spacing(points: np.ndarray) -> np.ndarray:
     return np.minimum(wanted, HAIRLINE_MM + SPACING_GROWTH * np.maximum(from_hair - 3.0, 0.0))
 
 
-def _sphere(count: int) -> np.ndarray:
-    """`count` directions spread evenly (a Fibonacci lattice)."""
+def _lattice(count: int) -> np.ndarray:
+    """`count` directions spread evenly over the sphere (a Fibonacci lattice)."""
     i = np.arange(count) + 0.5
     y, turn = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
     ring = np.sqrt(1 - y * y)
@@ -124,6 +126,13 @@ def _hull(directions: np.ndarray) -> np.ndarray:
     return triangles
 
 
+def _edges(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and second vertices (E,) of the edges of a closed mesh, each edge once."""
+    first, second = triangles.ravel(), np.roll(triangles, -1, axis=1).ravel()
+    once = first < second
+    return first[once], second[once]
+
+
 def _both(half: np.ndarray) -> np.ndarray:
     return np.concatenate([half, half[half[:, 0] > 0] * [-1, 1, 1]])
 
@@ -145,11 +154,11 @@ def _relax(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray], free: 
     for _ in range(RELAXATIONS):
         half = np.concatenate([fixed, free])
         points = _both(half)
-        pairs = np.sort(_hull(direction(points))[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-        a, b = np.unique(pairs, axis=0).T
+        a, b = _edges(_hull(direction(points)))
         along = points[b] - points[a]
         length = np.linalg.norm(along, axis=1)
-        wanted = spacing(np.abs(points[a] + points[b]) / 2 * [1, 0, 0] + (points[a] + points[b]) / 2 * [0, 1, 1])
+        middle = (points[a] + points[b]) / 2
+        wanted = spacing(np.column_stack([np.abs(middle[:, 0]), middle[:, 1:]]))
         wanted *= 1.15 * np.sqrt((length**2).mean() / (wanted**2).mean())
         push = (np.maximum(wanted - length, 0.0) / length)[:, None] * along
         force = np.stack([np.bincount(b, push[:, i], len(points)) - np.bincount(a, push[:, i], len(points)) for i in range(3)], 1)
@@ -160,7 +169,8 @@ def _relax(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray], free: 
 
 def _fill(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray]) -> np.ndarray:
     """Points (N,3) of the half head between the `fixed` ones and outside the loops."""
-    candidates = _sphere(CANDIDATES)
+    fine, wide = _lattice(FRONT_CANDIDATES), _lattice(BACK_CANDIDATES)
+    candidates = np.concatenate([fine[fine @ FRONT_AXIS > FRONT_COS], wide[wide @ FRONT_AXIS <= FRONT_COS]])
     candidates = skin(candidates[candidates[:, 0] > 0])
     candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
     wanted = spacing(candidates)

@@ -14,7 +14,7 @@ EYE_RADIUS_MM = 14.2
 LID_MM = 1.0
 # How far round the eyeball the pocket behind the lids reaches.
 POCKET_RAD = 2.2
-INNER_CANTHUS = np.array([17.2, 32.6, 89.5])
+INNER_CANTHUS = np.array([17.2, 32.6, 90.3])
 OUTER_CANTHUS = np.array([44.8, 35.0, 85.5])
 EYE_COLUMNS = 32
 UPPER_LID_MM, LOWER_LID_MM = 5.9, 3.9
@@ -23,10 +23,10 @@ RIM_ROW = 4
 LID_WAYS = (0.0, 0.08, 0.18, 0.3, 0.44, 0.6, 0.78, 1.0)
 
 STOMION_Y = -33.6
-MOUTH_HALF_WIDTH = 25.5
+MOUTH_HALF_WIDTH = 24.0
 MOUTH_COLUMNS = 29
 # Height y of the vermilion's border over x, from the middle to the corner.
-LIP_X = (0, 3, 6, 9, 13, 18, 22, 25.5)
+LIP_X = (0, 3, 6, 9, 13, 17.5, 21, 24.0)
 UPPER_BORDER_Y = (-25.6, -24.9, -24.4, -25.2, -27.2, -30.2, -32.6, -34.8)
 LOWER_BORDER_Y = (-44.0, -44.0, -43.8, -43.2, -42.0, -39.6, -37.2, -34.8)
 CONTACT_Y = (-33.2, -33.4, -33.6, -33.7, -33.9, -34.2, -34.6, -34.8)
@@ -151,8 +151,8 @@ def nostril() -> Patch:
     middle = np.array([8.0, -7.6, 117.5])
     across, along = np.array([0.9, -0.15, -0.35]), np.array([0.25, 0.45, 0.85])
     rings = []
-    for size, depth in ((0.45, 7.0), (0.75, 4.5), (0.95, 1.0), (1.15, 0.0), (1.6, 0.0)):
-        oval = middle + size * (2.6 * np.cos(turn)[:, None] * across + 3.6 * np.sin(turn)[:, None] * along)
+    for size, depth in ((0.45, 7.0), (0.75, 4.5), (0.95, 1.0), (1.12, 0.0), (1.5, 0.0)):
+        oval = middle + size * (3.2 * np.cos(turn)[:, None] * across + 4.0 * np.sin(turn)[:, None] * along)
         rings.append(skin(direction(oval)) + depth * np.array([0, 0.8, -0.6]))
     rings = np.stack(rings)
     return Patch(rings, True, rings[0].mean(0))
@@ -161,9 +161,9 @@ def nostril() -> Patch:
 EAR_CENTER = np.array([72.0, 11.0, -8.0])
 EAR_HALF = (17.0, 31.0)
 EAR_TILT_RAD = 0.2
-EAR_COLUMNS = 36
+EAR_COLUMNS = 44
 # Height above the skin at the front edge, and how much higher the back edge stands.
-EAR_HEIGHT_MM = (3.0, 15.0)
+EAR_HEIGHT_MM = (1.6, 16.0)
 # Rings of the ear from the concha over antihelix and helix to its back: share of the outline, share of the height.
 EAR_RINGS = (
     (0.12, 0.0), (0.28, 0.05), (0.4, 0.25), (0.47, 0.75), (0.56, 0.95), (0.68, 0.8), (0.8, 0.62), (0.88, 0.85),
@@ -172,6 +172,8 @@ EAR_RINGS = (
 # The concha lies in front of and below the middle of the outline.
 CONCHA_SHIFT_MM = (-3.5, -6.0)
 LOBE_RAD = -1.45
+# The tragus, a knob at the front edge: its place round the ear and its height in shares of the edge's.
+TRAGUS_RAD, TRAGUS_SHARE = 3.3, 2.2
 
 
 def _ear_rings(turn: np.ndarray, hinge: np.ndarray) -> np.ndarray:
@@ -184,7 +186,8 @@ def _ear_rings(turn: np.ndarray, hinge: np.ndarray) -> np.ndarray:
         back = share * width * np.cos(turn) + CONCHA_SHIFT_MM[0] * inside
         up = share * EAR_HALF[1] * np.sin(turn) + CONCHA_SHIFT_MM[1] * inside
         flesh = height + lobe * np.where(np.logical_and(share > 0.5, share < 0.96), 0.9 - height, 0.0)
-        rings.append(np.stack([back, up, flesh], axis=1))
+        tragus = np.exp(-(((turn - TRAGUS_RAD) / 0.4) ** 2) - ((share - 0.72) / 0.16) ** 2)
+        rings.append(np.stack([back, up, flesh + TRAGUS_SHARE * tragus], axis=1))
     return np.stack(rings)
 
 
@@ -221,7 +224,7 @@ def eyeball() -> tuple[np.ndarray, np.ndarray]:
 
 def teeth(upper: bool) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and triangles of the left half of a row of teeth, a bent bar that is open at the middle."""
-    y, z, half_height = (-27.6, 104.5, 5.2) if upper else (-40.2, 102.0, 4.6)
+    y, z, half_height = (-29.2, 104.5, 5.2) if upper else (-39.2, 102.0, 4.8)
     x = np.linspace(0, 24, 9)
     turn = 2 * np.pi * np.arange(8) / 8
     section = np.stack([0 * turn, half_height * np.sin(turn), 2.5 * np.cos(turn)], axis=1)
