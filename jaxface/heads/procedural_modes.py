@@ -19,7 +19,7 @@ RANDOM_FIELDS, RANDOM_MM = 14, 0.6
 # Modes that shape the lids themselves; in all others the lids go with the eyeball.
 LID_MODES = ("eyelid", "canthal")
 # How far the rings from the rim's inner edge outwards go with the eyeball.
-LID_FOLLOWS = (1.0, 1.0, 0.9, 0.6, 0.3)
+LID_FOLLOWS = (1.0, 1.0, 1.0, 1.0, 0.95, 0.85, 0.6, 0.3)
 JAW_HINGE = np.array([0.0, 6.0, 2.0])
 JAW_OPEN_RAD = 0.31
 JAW_SIDE_MM = 8.0
@@ -64,8 +64,8 @@ def _random_fields(rng: np.random.Generator, points: np.ndarray, asymmetric: boo
     return fields
 
 
-def _carry_eyes(mesh: HeadMesh, displacement: np.ndarray, lids_follow: bool) -> np.ndarray:
-    """`displacement` (V,3) with both eyeballs moved and scaled as one body by the mean motion of their lids' rims."""
+def _carry_eyes(mesh: HeadMesh, displacement: np.ndarray) -> np.ndarray:
+    """`displacement` (V,3) with eyeballs moved and scaled as one body by the mean motion of their rims, lids after."""
     result, eye = displacement.copy(), mesh.grids["eye"]
     for side in (np.arange(len(mesh.points)), mesh.mirror):
         rim, inside = side[eye[patches.RIM_ROW]], side[inside_eye(mesh)]
@@ -76,8 +76,27 @@ def _carry_eyes(mesh: HeadMesh, displacement: np.ndarray, lids_follow: bool) -> 
         result[inside] = body[inside]
         for row, share in zip(eye[patches.RIM_ROW - 1 :], LID_FOLLOWS, strict=False):
             lid = side[row]
-            result[lid] += lids_follow * share * (body[lid] - displacement[lid])
+            result[lid] += share * (body[lid] - displacement[lid])
     return result
+
+
+def _slide_lids(mesh: HeadMesh, displacement: np.ndarray) -> np.ndarray:
+    """`displacement` (V,3), symmetric, with the eyeballs at rest and the lids sliding over them."""
+    result = displacement.copy()
+    inside = inside_eye(mesh)
+    result[inside] = result[mesh.mirror[inside]] = 0.0
+    for lid, way in zip(mesh.grids["eye"][patches.RIM_ROW - 1 :], (0.0, *patches.LID_WAYS), strict=True):
+        result[lid, 2] *= 1 - patches.lid_share(way)
+        result[lid, 2] += _slide(mesh.points[lid], displacement[lid], way)
+        result[mesh.mirror[lid]] = FLIP * result[lid]
+    return result
+
+
+def _slide(points: np.ndarray, move: np.ndarray, way: float) -> np.ndarray:
+    """The change of depth (N,) that keeps lid `points` (N,3), moved sideways and up by `move`, on the eyeball."""
+    there = points + move
+    rest, moved = (patches.lid_depth(p[:, 0], p[:, 1], patches.LID_MM) for p in (points, there))
+    return patches.lid_share(way) * (moved - rest)
 
 
 def inside_eye(mesh: HeadMesh) -> np.ndarray:
@@ -98,8 +117,9 @@ def identity(mesh: HeadMesh) -> tuple[np.ndarray, tuple[str, ...]]:
     for i in range(RANDOM_ASYMMETRIC):
         fields = _random_fields(rng, points, True)
         modes[f"asymmetric_smooth_{i}"] = 0.7 * sum(_evaluate(field, points, lower) for field in fields)
-    carried = [_carry_eyes(mesh, mode, not name.startswith(LID_MODES)) for name, mode in modes.items()]
-    return np.stack(carried), tuple(modes)
+    for name, mode in modes.items():
+        modes[name] = _slide_lids(mesh, mode) if name.startswith(LID_MODES) else _carry_eyes(mesh, mode)
+    return np.stack(list(modes.values())), tuple(modes)
 
 
 def jaw_weight(mesh: HeadMesh) -> np.ndarray:
@@ -141,10 +161,11 @@ def _blink(mesh: HeadMesh) -> np.ndarray:
     meet = np.where(upper, 0.2 * rim[:, 1] + 0.8 * partner[:, 1], 0.8 * rim[:, 1] + 0.2 * partner[:, 1])
     for row, way in zip(rows, (0.0, *patches.LID_WAYS), strict=True):
         fade = 1 - smoothstep(way / 0.62)
-        x, y, _ = mesh.points[row].T
-        closed = y + fade * (meet - rim[:, 1])
-        slide = patches.lid_depth(x, closed, patches.LID_MM) - patches.lid_depth(x, y, patches.LID_MM)
-        displacement[row] = np.column_stack([0 * x, closed - y, patches.lid_share(way) * slide])
+        points = mesh.points[row]
+        shift = np.zeros_like(points)
+        shift[:, 1] = fade * (meet - rim[:, 1])
+        shift[:, 2] = _slide(points, shift, way)
+        displacement[row] = shift
     return displacement
 
 

@@ -14,7 +14,7 @@ EYE_CENTER = np.array([31.0, 34.8, 80.0])
 EYE_RADIUS_MM = 14.2
 LID_MM = 1.0
 # How far round the eyeball the pocket behind the lids reaches.
-POCKET_RAD, POCKET_GAP_MM = 2.2, 0.5
+POCKET_RAD, POCKET_GAP_MM = 2.2, 0.25
 INNER_CANTHUS = np.array([17.2, 32.6, 90.3])
 OUTER_CANTHUS = np.array([44.8, 35.0, 85.5])
 EYE_COLUMNS = 32
