@@ -1,4 +1,4 @@
-"""Pictures in, safely; face boxes; overlays out.
+"""Pictures in, safely; face boxes; crops.
 
 Pixel coordinates everywhere: x right, y down, pixel centres at integers, in the full picture as displayed.
 """
@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jaxface.errors import UserError
+from jaxface.geometry import alignment
 
 # A picture of this size takes about 2 GB while PIL decodes it; larger ones are refused.
 MAX_PIXELS = 500_000_000
@@ -211,56 +212,39 @@ def _squares(gray: np.ndarray, hits: int) -> np.ndarray:
     return np.concatenate([found[:, :2] + (found[:, 2:] - 1) / 2, found[:, 2:3]], axis=1)
 
 
-# Runs of points that are joined by a line: first, last, closed.
-CONTOURS = {
-    "68": ((0, 16, 0), (17, 21, 0), (22, 26, 0), (27, 30, 0), (31, 35, 0), (36, 41, 1), (42, 47, 1), (48, 59, 1))
-    + ((60, 67, 1),),
-    "98": ((0, 32, 0), (33, 41, 1), (42, 50, 1), (51, 54, 0), (55, 59, 0), (60, 67, 1), (68, 75, 1), (76, 87, 1))
-    + ((88, 95, 1),),
-}
-BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
-SURE_COLOR, UNSURE_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
-# The sigma, in mean sides of the face box, at which a point is drawn in UNSURE_COLOR.
-UNSURE = 0.08
-SUBPIXEL_BITS = 4
+def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
+    """Boxes (F,4) float32 of (4,) or (F,4) numbers. UserError: no box, not finite, x1 <= x0, outside the picture."""
+    try:
+        array = np.atleast_2d(np.asarray(boxes, np.float32))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a box is four numbers x0, y0, x1, y1, not {boxes!r}") from error
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise UserError(f"a box is four numbers x0, y0, x1, y1; these have the shape {np.shape(boxes)}")
+    for box in array:
+        x0, y0, x1, y1 = box
+        if not (np.isfinite(box).all() and x1 > x0 and y1 > y0):
+            raise UserError(f"the box {box.tolist()} is not x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+        if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
+            raise UserError(f"the box {box.tolist()} lies outside the picture of {width} x {height} pixels")
+    return array
 
 
-def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]]) -> np.ndarray:
-    """A copy of (H,W,3) uint8 RGB with the boxes, points (green: sure, red: unsure) and sigmas (circles) of `faces`.
+def cut(pixels: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
+    """The crop (size,size,3) float32 in [0,1] of a square in `pixels` (H,W,3) uint8, as `alignment.crop_matrix` has it.
 
-    `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of this picture.
+    A large square is first reduced by averaging, so that fine detail does not alias. Beyond the edge the picture is
+    continued. UserError where the square does not touch the picture.
     """
-    canvas = np.ascontiguousarray(pixels).copy()
-    for face in faces:
-        _draw_face(canvas, face)
-    return canvas
-
-
-def _draw_face(canvas: np.ndarray, face: dict[str, Any]) -> None:
-    points, sigma, box = (np.asarray(face[key], np.float64) for key in ("points", "sigma", "box"))
-    side = max(1.0, (box[2:] - box[:2]).mean())
-    thickness = max(1, round(side / 300))
-    corners = [box[[0, 1]], box[[2, 1]], box[[2, 3]], box[[0, 3]]]
-    _draw_line(canvas, corners, True, BOX_COLOR, thickness)
-    for first, last, closed in CONTOURS.get(face["layout"], ()):
-        _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
-    radius = side / (100 if len(points) < 200 else 250)
-    for point, spread in zip(points, sigma, strict=True):
-        share = min(1.0, spread / side / UNSURE)
-        color = tuple(int(value) for value in SURE_COLOR * (1 - share) + UNSURE_COLOR * share)
-        _draw_circle(canvas, point, radius, color, cv2.FILLED)
-        if spread > radius and face["layout"] in CONTOURS:
-            _draw_circle(canvas, point, spread, color, thickness)
-
-
-def _fixed(values: Any) -> np.ndarray:
-    """Numbers as OpenCV's fixed-point integers; far outside the picture they are held where these do not overflow."""
-    return np.rint(np.clip(values, -1e6, 1e6) * 2**SUBPIXEL_BITS).astype(np.int32)
-
-
-def _draw_line(canvas: np.ndarray, points: Any, closed: bool, color: tuple[int, ...], thickness: int) -> None:
-    cv2.polylines(canvas, [_fixed(np.array(points))], closed, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-
-
-def _draw_circle(canvas: np.ndarray, point: np.ndarray, radius: float, color: tuple[int, ...], thickness: int) -> None:
-    cv2.circle(canvas, _fixed(point).tolist(), int(_fixed(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    height, width = pixels.shape[:2]
+    low = np.maximum(np.floor(center - 0.75 * side), 0)
+    high = np.minimum(np.ceil(center + 0.75 * side) + 1, [width, height])
+    if (low >= high).any():
+        raise UserError(f"there is no picture at {np.round(center).tolist()}; it measures {width} x {height}")
+    step = max(1, round(side / size))
+    (x, y), (columns, rows) = low.astype(int), np.maximum(1, (high - low) // step).astype(int)
+    around = pixels[y : y + rows * step, x : x + columns * step]
+    if step > 1:
+        around = cv2.resize(around, (columns, rows), interpolation=cv2.INTER_AREA)
+    matrix = alignment.crop_matrix((center - low + 0.5) / step - 0.5, side / step, size, angle_rad)
+    crop = cv2.warpAffine(around, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return crop.astype(np.float32) / 255
