@@ -1,0 +1,110 @@
+"""What surrounds a rendered head: background, occluders, shadow, blur and noise, all from a random key on the accelerator.
+
+Pictures are (S,S,3) float32 in [0,1]; positions are pixels with centres at integers.
+"""
+
+import jax
+import jax.numpy as jnp
+
+WAVES = 6
+BACKGROUND_SHAPES = 5
+OCCLUDERS = 2
+OCCLUDED_SHARE = 0.35
+SHADOW_SHARE = 0.4
+BLUR_TAPS = 7
+
+
+def _grid(size: int) -> jax.Array:
+    """Pixel positions (S,S,2) as x, y."""
+    x = jnp.arange(size, dtype=jnp.float32)
+    return jnp.stack(jnp.meshgrid(x, x, indexing="xy"), axis=-1)
+
+
+def shape_mask(grid: jax.Array, center: jax.Array, radii: jax.Array, angle: jax.Array, square: jax.Array) -> jax.Array:
+    """Soft-edged mask (S,S) of a turned ellipse, or of a rectangle where `square` (a bool) is set."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    offset = grid - center
+    u = (offset[..., 0] * cos + offset[..., 1] * sin) / radii[0]
+    v = (offset[..., 1] * cos - offset[..., 0] * sin) / radii[1]
+    distance = jnp.where(square, jnp.maximum(abs(u), abs(v)), jnp.sqrt(u * u + v * v + 1e-9))
+    return jnp.clip((1.0 - distance) * radii.min() + 0.5, 0.0, 1.0)
+
+
+def _texture(key: jax.Array, grid: jax.Array, finest: float) -> jax.Array:
+    """A coloured sum of sine waves (S,S,3) around 0, of periods between the picture's size and `finest` pixels."""
+    keys = jax.random.split(key, 4)
+    size = grid.shape[0]
+    period = size * (finest / size) ** jax.random.uniform(keys[0], (WAVES, 1))
+    direction = jax.random.normal(keys[1], (WAVES, 2))
+    direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
+    phase = jax.random.uniform(keys[2], (WAVES,), maxval=6.28)
+    color = jax.random.normal(keys[3], (WAVES, 3)) * 0.5 + jax.random.normal(keys[3], (WAVES, 1))
+    return jnp.sin(grid @ (6.28 * direction / period).T + phase) @ (color * 0.06)
+
+
+def _shapes(key: jax.Array, picture: jax.Array, grid: jax.Array, count: int, share: float, scale: float) -> jax.Array:
+    """`picture` under up to `count` plain shapes, each present with probability `share`."""
+    size = grid.shape[0]
+
+    def add(below: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        k = jax.random.split(key, 7)
+        radii = size * scale * jax.random.uniform(k[1], (2,), minval=0.15, maxval=1.0)
+        center = size * jax.random.uniform(k[0], (2,))
+        angle = jax.random.uniform(k[2], maxval=3.14)
+        mask = shape_mask(grid, center, radii, angle, jax.random.bernoulli(k[3])) * jax.random.bernoulli(k[4], share)
+        color = jax.random.uniform(k[5], (3,)) + _texture(k[6], grid, 4.0) * 0.7
+        return below + mask[..., None] * (color - below), None
+
+    return jax.lax.scan(add, picture, jax.random.split(key, count))[0]
+
+
+def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Array) -> jax.Array:
+    """What is behind the head (S,S,3): texture, shapes, shoulders and, for some, hair that stands off the head.
+
+    `head_px` (2,) is the middle of the face in the picture and `scale_px` the pixels of 100 mm there.
+    """
+    k = jax.random.split(key, 10)
+    grid = _grid(size)
+    picture = jax.random.uniform(k[0], (3,)) + _texture(k[1], grid, 3.0)
+    picture = _shapes(k[2], picture, grid, BACKGROUND_SHAPES, 0.7, 0.5)
+    shoulders = shape_mask(grid, head_px + scale_px * jnp.array([0.0, 2.7]), scale_px * jnp.array([2.3, 1.5]), 0.0, False)
+    cloth = jax.random.uniform(k[3], (3,)) + _texture(k[4], grid, 4.0)
+    picture += (shoulders * jax.random.bernoulli(k[5], 0.7))[..., None] * (cloth - picture)
+    radii = scale_px * jax.random.uniform(k[6], (2,), minval=1.0, maxval=1.7)
+    hair = shape_mask(grid, head_px - scale_px * jnp.array([0.0, 0.35]), radii, 0.0, False)
+    color = jax.random.uniform(k[7], (3,), maxval=0.5) + _texture(k[8], grid, 2.5)
+    return picture + (hair * jax.random.bernoulli(k[9], 0.4))[..., None] * (color - picture)
+
+
+def occlude(key: jax.Array, picture: jax.Array) -> jax.Array:
+    """`picture` with, for a third of the keys, something held in front of it."""
+    present, shapes = jax.random.split(key)
+    covered = _shapes(shapes, picture, _grid(picture.shape[0]), OCCLUDERS, 0.7, 0.22)
+    return jnp.where(jax.random.bernoulli(present, OCCLUDED_SHARE), covered, picture)
+
+
+def _blur(picture: jax.Array, sigma: jax.Array) -> jax.Array:
+    taps = jnp.arange(BLUR_TAPS) - BLUR_TAPS // 2
+    weights = jnp.exp(-0.5 * (taps / sigma) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        pad = [(0, 0)] * 3
+        pad[axis] = (BLUR_TAPS // 2, BLUR_TAPS // 2)
+        padded = jnp.pad(picture, pad, mode="edge")
+        windows = (jax.lax.dynamic_slice_in_dim(padded, i, picture.shape[axis], axis) for i in range(BLUR_TAPS))
+        picture = sum(w * window for w, window in zip(weights, windows, strict=True))
+    return picture
+
+
+def expose(key: jax.Array, picture: jax.Array) -> jax.Array:
+    """The camera: a cast shadow for some, exposure, gamma, blur and sensor noise; (S,S,3) in [0,1]."""
+    k = jax.random.split(key, 9)
+    grid = _grid(picture.shape[0])
+    edge = grid @ jax.random.normal(k[0], (2,)) / picture.shape[0] + jax.random.normal(k[1]) * 0.7
+    lit = jax.nn.sigmoid(edge * jax.random.uniform(k[2], minval=2.0, maxval=30.0))
+    depth = jax.random.uniform(k[3], maxval=0.6) * jax.random.bernoulli(k[4], SHADOW_SHARE)
+    picture = picture * (1.0 - depth * (1.0 - lit[..., None])) * jnp.exp(0.25 * jax.random.normal(k[5]))
+    picture = jnp.clip(picture, 1e-4, 1.0) ** jnp.exp(0.2 * jax.random.normal(k[6]))
+    picture = _blur(picture, jax.random.uniform(k[7], minval=0.3, maxval=1.6))
+    amount = 0.04 * jax.random.uniform(k[8]) ** 2
+    return jnp.clip(picture + amount * jax.random.normal(k[8], picture.shape), 0.0, 1.0)
