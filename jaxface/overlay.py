@@ -20,31 +20,32 @@ UNSURE = 0.08
 SUBPIXEL_BITS = 4
 
 
-def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]]) -> np.ndarray:
-    """A copy of (H,W,3) uint8 RGB with the boxes, points (green: sure, red: unsure) and sigmas (circles) of `faces`.
+def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]], step: int = 1) -> np.ndarray:
+    """A copy of (h,w,3) uint8 RGB with boxes, points (green: sure, red: unsure), their contours and sigmas (circles).
 
-    `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of this picture.
+    `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of the full picture, of which each pixel
+    here covers `step` x `step`.
     """
     canvas = np.ascontiguousarray(pixels).copy()
     for face in faces:
-        _draw_face(canvas, face)
+        box, points = ((np.asarray(face[key]) + 0.5) / step - 0.5 for key in ("box", "points"))
+        _draw_face(canvas, box, points, np.asarray(face["sigma"]) / step, face["layout"])
     return canvas
 
 
-def _draw_face(canvas: np.ndarray, face: dict[str, Any]) -> None:
-    points, sigma, box = (np.asarray(face[key], np.float64) for key in ("points", "sigma", "box"))
+def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
     side = max(1.0, (box[2:] - box[:2]).mean())
     thickness = max(1, round(side / 300))
     corners = [box[[0, 1]], box[[2, 1]], box[[2, 3]], box[[0, 3]]]
     _draw_line(canvas, corners, True, BOX_COLOR, thickness)
-    for first, last, closed in CONTOURS.get(face["layout"], ()):
+    for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
     radius = side / (100 if len(points) < 200 else 250)
     for point, spread in zip(points, sigma, strict=True):
         share = min(1.0, spread / side / UNSURE)
         color = tuple(int(value) for value in SURE_COLOR * (1 - share) + UNSURE_COLOR * share)
         _draw_circle(canvas, point, radius, color, cv2.FILLED)
-        if spread > radius and face["layout"] in CONTOURS:
+        if spread > radius and layout in CONTOURS:
             _draw_circle(canvas, point, spread, color, thickness)
 
 

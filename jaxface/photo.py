@@ -58,6 +58,11 @@ class Photo:
         """Coordinates in the full picture as coordinates in `pixels` (any shape)."""
         return (np.asarray(points) + 0.5) / self.step - 0.5
 
+    def face_to_full(self, face: dict[str, Any]) -> dict[str, Any]:
+        """A face whose box, extent, points and sigma are in pixels of the full picture instead of `pixels`."""
+        places = {key: self.to_full(face[key]) for key in ("box", "extent", "points") if key in face}
+        return {**face, **places, "sigma": np.asarray(face["sigma"]) * self.step}
+
 
 def load(source: Any) -> Photo:
     """A photo from a path, a PIL picture or an array.

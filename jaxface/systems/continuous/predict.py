@@ -22,8 +22,8 @@ PASSES_DETECTED, PASSES_GIVEN = 2, 1
 # Above this median sigma (1 = half a crop), or when it would move or resize more than so, a crop stays where it is.
 UNSURE = 0.12
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
-# The hairline lies above the brow points by this part of brows to chin: a face of 63 mm between the pupils then measures
-# 181 mm from hairline to chin, as faces do on average.
+# The hairline lies above the brow points by this part of brows to chin: a face of 63 mm between the pupils then
+# measures 181 mm from hairline to chin, as faces do on average.
 FOREHEAD = 0.3
 BROWS, CHIN = slice(17, 27), slice(7, 10)
 
