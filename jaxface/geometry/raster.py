@@ -6,6 +6,7 @@ and get small windows, so the work is proportional to the pixels touched. The ch
 antialiasing (Laine et al., SIGGRAPH Asia 2020, §3). T triangles, V vertices, pixel centres at integers.
 """
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ Tiers = tuple[tuple[int, int | None], ...]
 DEFAULT_TIERS: Tiers = ((2, None), (4, 16384), (16, 512))
 # Keeps the upper half of a float32 mantissa, so that products of the halves are exact.
 UPPER_BITS = -4096
+# Pixels tested per step of a tier's loop: enough to fill the machine, few enough to waste little in the last step.
+STEP_PIXELS = 65536
+NOTHING = jnp.iinfo(jnp.int32).max
 
 
 class Visibility(NamedTuple):
@@ -28,10 +32,30 @@ class Visibility(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Possible hits, flat: pixel (row * width + column, or height * width for a miss), nearness, triangle id."""
+    """Possible hits, flat: pixel (row * width + column, or height * width for a miss), nearness, triangle id.
+
+    Nearness is the bit pattern of the positive float 1 / Z: ordered alike, and integers are faster to compare.
+    """
 
     pixel: jax.Array
     nearness: jax.Array
+    triangle: jax.Array
+
+
+class _Image(NamedTuple):
+    """Per pixel (P,) the nearness, 0 for none, and the triangle of the winner, NOTHING for none."""
+
+    nearness: jax.Array
+    triangle: jax.Array
+
+
+class _Setup(NamedTuple):
+    """What the windows need of N triangles, as separate vectors (N,): they stay contiguous for vector units."""
+
+    corners: tuple[jax.Array, ...]  # x0 y0 x1 y1 x2 y2
+    inverse_depth: tuple[jax.Array, ...]
+    column: jax.Array  # first pixel of the box, clipped to the image
+    row: jax.Array
     triangle: jax.Array
 
 
@@ -59,76 +83,100 @@ def _edges(corners: list[jax.Array], x: jax.Array, y: jax.Array) -> list[jax.Arr
     return [_cross(dx[(k + 1) % 3], dy[(k + 1) % 3], dx[(k + 2) % 3], dy[(k + 2) % 3]) for k in range(3)]
 
 
-def _splat(corners: list[jax.Array], inverse_depth: list[jax.Array], box, triangle, valid, window, height, width):
-    """Candidates of N triangles in their windows of window x window pixels."""
+def _prepare(points_px, depth, triangles, height, width, near) -> tuple[_Setup, jax.Array]:
+    """Setup of all triangles and their extents (T,) int32: the longer side of the clipped box in pixels, 0 to skip."""
+    index = [triangles[:, k] for k in range(3)]
+    corners = tuple(points_px[i, axis] for i in index for axis in (0, 1))
+    depths = [depth[i] for i in index]
+    drawn = (depths[0] >= near) & (depths[1] >= near) & (depths[2] >= near)
+    firsts, sides = [], []
+    for axis, size in ((0, width), (1, height)):
+        a, b, c = corners[axis::2]
+        first = jnp.maximum(jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
+        last = jnp.minimum(jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
+        drawn &= first <= last
+        firsts.append(first)
+        sides.append(last - first + 1)
+    column, row = (jnp.where(drawn, first, 0.0).astype(jnp.int32) for first in firsts)
+    extent = jnp.where(drawn, jnp.maximum(*sides), 0.0).astype(jnp.int32)
+    inverse_depth = tuple(1.0 / z for z in depths)
+    return _Setup(corners, inverse_depth, column, row, jnp.arange(len(triangles), dtype=jnp.int32)), extent
+
+
+def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int) -> _Candidates:
+    """Candidates of N triangles, of which `valid` (N,) count, in their windows of window x window pixels."""
     offset_y, offset_x = jnp.divmod(jnp.arange(window * window, dtype=jnp.int32)[:, None], window)
-    column, row = box[0] + offset_x, box[1] + offset_y
-    areas = _edges(corners, column.astype(jnp.float32), row.astype(jnp.float32))
+    column, row = setup.column + offset_x, setup.row + offset_y
+    areas = _edges(setup.corners, column.astype(jnp.float32), row.astype(jnp.float32))
     lowest, highest = (f(f(areas[0], areas[1]), areas[2]) for f in (jnp.minimum, jnp.maximum))
     # Both windings pass; all areas zero means that the triangle has none, and passes neither.
     inside = (lowest >= 0) != (highest <= 0)
     inside &= valid & (column < width) & (row < height)
     total = jnp.where(inside, areas[0] + areas[1] + areas[2], 1.0)
     # Quotients, not products, are added: no fused rounding can tell equal depths apart.
-    first, second, third = inverse_depth
-    nearness = third + (areas[0] * (first - third) / total + areas[1] * (second - third) / total)
+    a, b, c = setup.inverse_depth
+    nearness = c + (areas[0] * (a - c) / total + areas[1] * (b - c) / total)
     pixel = jnp.where(inside, row * width + column, height * width)
-    bits = lax.bitcast_convert_type(nearness, jnp.int32)
-    return _Candidates(*(a.reshape(-1) for a in (pixel, bits, jnp.broadcast_to(triangle, pixel.shape))))
+    found = (pixel, lax.bitcast_convert_type(nearness, jnp.int32), jnp.broadcast_to(setup.triangle, pixel.shape))
+    # Without the barrier XLA evaluates the windows again inside every scatter: twice the time.
+    return _Candidates(*lax.optimization_barrier(tuple(array.reshape(-1) for array in found)))
 
 
-def _candidates(points_px, depth, triangles, height, width, tiers, near) -> tuple[list[_Candidates], jax.Array]:
-    """The candidates of every tier, and how many triangles found no place."""
-    index = [triangles[:, k] for k in range(3)]
-    corners = [points_px[i, axis] for i in index for axis in (0, 1)]
-    corner_depth = [depth[i] for i in index]
-    inverse_depth = [1.0 / z for z in corner_depth]
-    boxes, sizes = [], []
-    drawn = (corner_depth[0] >= near) & (corner_depth[1] >= near) & (corner_depth[2] >= near)
-    for axis, size in ((0, width), (1, height)):
-        a, b, c = corners[axis::2]
-        low = jnp.maximum(jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
-        high = jnp.minimum(jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
-        drawn &= low <= high
-        boxes.append(low)
-        sizes.append(high - low + 1)
-    box = [jnp.where(drawn, low, 0.0).astype(jnp.int32) for low in boxes]
-    extent = jnp.where(drawn, jnp.maximum(*sizes), 0.0).astype(jnp.int32)
-    everything = (corners, inverse_depth, box, jnp.arange(len(triangles), dtype=jnp.int32))
-    found, overflow, below = [], (extent > tiers[-1][0]).sum(), 0
-    for window, capacity in tiers:
-        member = (extent > below) & (extent <= window)
-        below = window
-        part, valid = everything, member
-        if capacity is not None and capacity < len(triangles):
-            overflow += jnp.maximum(member.sum() - capacity, 0)
-            chosen = jnp.nonzero(member, size=capacity, fill_value=0)[0]
-            valid = jnp.arange(capacity) < member.sum()
-            part = jax.tree.map(operator.itemgetter(chosen), everything)
-        found.append(_splat(*part, valid, window, height, width))
-    return found, overflow.astype(jnp.int32)
+def _scatter(candidates: _Candidates, pixels: int) -> _Image:
+    """The nearest candidate of every pixel, the smallest id among equals, by two scatters."""
+
+    @jax.custom_batching.custom_vmap
+    def resolve(pixel, nearness, triangle):
+        nearest = jnp.zeros(pixels, jnp.int32).at[pixel].max(nearness, mode="drop")
+        wins = nearest.at[pixel].get(mode="fill", fill_value=-1) == nearness
+        winner = jnp.full(pixels, NOTHING).at[jnp.where(wins, pixel, pixels)].min(triangle, mode="drop")
+        return _Image(nearest, winner)
+
+    @resolve.def_vmap
+    def resolve_batch(size, batched, *arrays):
+        # One long scatter: batched scatters are slower on every device.
+        pixel, nearness, triangle = (
+            array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
+            for array, is_batched in zip(arrays, batched, strict=True)
+        )
+        pixel = jnp.where(pixel < pixels, pixel + pixels * jnp.arange(size, dtype=jnp.int32)[:, None], size * pixels)
+        flat = _Candidates(*(array.reshape(-1) for array in (pixel, nearness, triangle)))
+        return jax.tree.map(lambda a: a.reshape(size, pixels), _scatter(flat, size * pixels)), _Image(True, True)
+
+    return resolve(*candidates)
 
 
-def _scatter(candidates: list[_Candidates], pixels: int, triangles: int) -> jax.Array:
-    """The nearest candidate of every pixel (pixels,), the smallest id among equals, by two scatters."""
-    nearest = jnp.zeros(pixels, jnp.int32)
-    for part in candidates:
-        nearest = nearest.at[part.pixel].max(part.nearness, mode="drop")
-    winner = jnp.full(pixels, triangles, jnp.int32)
-    for part in candidates:
-        wins = nearest.at[part.pixel].get(mode="fill", fill_value=-1) == part.nearness
-        winner = winner.at[jnp.where(wins, part.pixel, pixels)].min(part.triangle, mode="drop")
-    return jnp.where(winner < triangles, winner, -1)
-
-
-def _sort(candidates: list[_Candidates], pixels: int, triangles: int) -> jax.Array:
+def _sort(candidates: _Candidates, pixels: int) -> _Image:
     """As `_scatter`, by one sort and a scatter to distinct places: for TPUs, which serialise clashing scatters."""
-    pixel, nearness, triangle = (jnp.concatenate(parts) for parts in zip(*candidates, strict=True))
-    pixel, _, triangle = lax.sort((pixel, -nearness, triangle), num_keys=3)
+    pixel, farness, triangle = lax.sort((candidates.pixel, -candidates.nearness, candidates.triangle), num_keys=3)
     first = jnp.concatenate([jnp.ones(1, bool), pixel[1:] != pixel[:-1]])
     place = jnp.where(first, pixel, pixels + jnp.arange(len(pixel), dtype=jnp.int32))
-    empty = jnp.full(pixels, -1, jnp.int32)
-    return empty.at[place].set(triangle, mode="drop", unique_indices=True)
+    nearest = jnp.zeros(pixels, jnp.int32).at[place].set(-farness, mode="drop", unique_indices=True)
+    winner = jnp.full(pixels, NOTHING).at[place].set(triangle, mode="drop", unique_indices=True)
+    return _Image(nearest, winner)
+
+
+def _merge(one: _Image, other: _Image) -> _Image:
+    nearer = other.nearness > one.nearness
+    nearer |= (other.nearness == one.nearness) & (other.triangle < one.triangle)
+    return jax.tree.map(functools.partial(jnp.where, nearer), other, one)
+
+
+def _draw(image: _Image, setup: _Setup, member, capacity: int, step: int, splat, resolve) -> _Image:
+    """`image` with up to `capacity` triangles of `member` (T,) added, `step` at a time, as many steps as needed."""
+    count = jnp.minimum(member.sum(), capacity)
+
+    def draw(image):
+        chosen = jnp.nonzero(member, size=-(-capacity // step) * step, fill_value=0)[0]
+
+        def body(index, image):
+            part = lax.dynamic_slice(chosen, (index * step,), (step,))
+            valid = index * step + jnp.arange(step) < count
+            return _merge(image, resolve(splat(jax.tree.map(operator.itemgetter(part), setup), valid)))
+
+        return lax.fori_loop(0, -(-count // step), body, image)
+
+    return lax.cond(count > 0, draw, lambda image: image, image)
 
 
 VISIBILITY = {"scatter": _scatter, "sort": _sort}
@@ -154,11 +202,22 @@ def rasterize(
     or the last window is not drawn and counted in `overflow`.
     """
     points_px, depth = lax.stop_gradient((points_px.astype(jnp.float32), depth.astype(jnp.float32)))
-    found, overflow = _candidates(points_px, depth, triangles, height, width, tiers, near)
-    # Without the barrier XLA evaluates the windows again inside every scatter: twice the time.
-    found = lax.optimization_barrier(found)
-    winner = VISIBILITY[visibility](found, height * width, len(triangles))
-    return Visibility(winner.reshape(height, width), overflow)
+    setup, extent = _prepare(points_px, depth, triangles, height, width, near)
+    resolve = functools.partial(VISIBILITY[visibility], pixels=height * width)
+    image = _Image(jnp.zeros(height * width, jnp.int32), jnp.full(height * width, NOTHING))
+    overflow, below = (extent > tiers[-1][0]).sum(), 0
+    for window, capacity in tiers:
+        member = (extent > below) & (extent <= window)
+        splat = functools.partial(_splat, window=window, height=height, width=width)
+        if below == 0 and capacity is None:
+            image = resolve(splat(setup, member))
+        else:
+            capacity = len(triangles) if capacity is None else min(capacity, len(triangles))
+            overflow += jnp.maximum(member.sum() - capacity, 0)
+            image = _draw(image, setup, member, capacity, max(1, STEP_PIXELS // window**2), splat, resolve)
+        below = window
+    winner = jnp.where(image.triangle == NOTHING, -1, image.triangle)
+    return Visibility(winner.reshape(height, width), overflow.astype(jnp.int32))
 
 
 def interpolate(

@@ -30,6 +30,13 @@ def shape_mask(grid: jax.Array, center: jax.Array, radii: jax.Array, angle: jax.
     return jnp.clip((1.0 - distance) * radii.min() + 0.5, 0.0, 1.0)
 
 
+def _color(key: jax.Array) -> jax.Array:
+    """A random sRGB colour (3,), mostly muted: rooms and clothes are seldom saturated."""
+    tint, grey, amount = jax.random.split(key, 3)
+    saturation = jax.random.uniform(amount) ** 2
+    return jax.random.uniform(grey) * (1 - saturation) + jax.random.uniform(tint, (3,)) * saturation
+
+
 def _texture(key: jax.Array, grid: jax.Array, finest: float) -> jax.Array:
     """A coloured sum of sine waves (S,S,3) around 0, of periods between the picture's size and `finest` pixels."""
     keys = jax.random.split(key, 4)
@@ -38,8 +45,10 @@ def _texture(key: jax.Array, grid: jax.Array, finest: float) -> jax.Array:
     direction = jax.random.normal(keys[1], (WAVES, 2))
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     phase = jax.random.uniform(keys[2], (WAVES,), maxval=6.28)
-    color = jax.random.normal(keys[3], (WAVES, 3)) * 0.5 + jax.random.normal(keys[3], (WAVES, 1))
-    return jnp.sin(grid @ (6.28 * direction / period).T + phase) @ (color * 0.06)
+    color = jax.random.normal(keys[3], (WAVES, 3)) * 0.3 + jax.random.normal(keys[3], (WAVES, 1))
+    waves = jnp.sin(grid @ (6.28 * direction / period).T + phase)
+    # Products of waves are patches; waves alone would be stripes.
+    return (waves * jnp.roll(waves, 1, axis=-1)) @ (color * 0.08)
 
 
 def _shapes(key: jax.Array, picture: jax.Array, grid: jax.Array, count: int, share: float, scale: float) -> jax.Array:
@@ -52,7 +61,7 @@ def _shapes(key: jax.Array, picture: jax.Array, grid: jax.Array, count: int, sha
         center = size * jax.random.uniform(k[0], (2,))
         angle = jax.random.uniform(k[2], maxval=3.14)
         mask = shape_mask(grid, center, radii, angle, jax.random.bernoulli(k[3])) * jax.random.bernoulli(k[4], share)
-        color = jax.random.uniform(k[5], (3,)) + _texture(k[6], grid, 4.0) * 0.7
+        color = _color(k[5]) + _texture(k[6], grid, 4.0)
         return below + mask[..., None] * (color - below), None
 
     return jax.lax.scan(add, picture, jax.random.split(key, count))[0]
@@ -65,14 +74,14 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
     """
     k = jax.random.split(key, 10)
     grid = _grid(size)
-    picture = jax.random.uniform(k[0], (3,)) + _texture(k[1], grid, 3.0)
+    picture = _color(k[0]) + _texture(k[1], grid, 3.0)
     picture = _shapes(k[2], picture, grid, BACKGROUND_SHAPES, 0.7, 0.5)
     shoulders = shape_mask(grid, head_px + scale_px * jnp.array([0.0, 2.7]), scale_px * jnp.array([2.3, 1.5]), 0.0, False)
-    cloth = jax.random.uniform(k[3], (3,)) + _texture(k[4], grid, 4.0)
+    cloth = _color(k[3]) + _texture(k[4], grid, 4.0)
     picture += (shoulders * jax.random.bernoulli(k[5], 0.7))[..., None] * (cloth - picture)
     radii = scale_px * jax.random.uniform(k[6], (2,), minval=1.0, maxval=1.7)
     hair = shape_mask(grid, head_px - scale_px * jnp.array([0.0, 0.35]), radii, 0.0, False)
-    color = jax.random.uniform(k[7], (3,), maxval=0.5) + _texture(k[8], grid, 2.5)
+    color = 0.6 * _color(k[7]) + _texture(k[8], grid, 2.5)
     return picture + (hair * jax.random.bernoulli(k[9], 0.4))[..., None] * (color - picture)
 
 

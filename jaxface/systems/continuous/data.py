@@ -5,8 +5,8 @@ import numpy as np
 
 from jaxface.data import augment
 from jaxface.geometry import alignment
+from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
-from jaxface.systems.continuous import template
 
 ROTATE_RAD = np.deg2rad(30.0)
 SHIFT = 0.08
@@ -39,7 +39,7 @@ def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense
     image = augment.warp(example["image"], matrix, size, border)
     chosen = rng.choice(len(example["dense"]), dense, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
-    queries = np.concatenate([template.queries("68"), example["dense_queries"][chosen]])
+    queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
     points = _unit(alignment.apply_affine(matrix, points_px), size)
     if rng.random() < 0.5:
         image, queries, points = image[:, ::-1], queries * MIRROR_X, points * np.float32([-1, 1])
