@@ -96,6 +96,8 @@ def read_image(path: str | os.PathLike) -> Photo:
             return _decode(image, width, height)
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"{path.name}: no permission to read it") from error
     except MemoryError as error:
         raise UserError(f"{path.name}: {width} x {height} needs more memory than there is") from error
     except Image.UnidentifiedImageError as error:
@@ -217,8 +219,8 @@ def _squares(gray: np.ndarray, hits: int) -> np.ndarray:
     return np.concatenate([found[:, :2] + (found[:, 2:] - 1) / 2, found[:, 2:3]], axis=1)
 
 
-def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
-    """Boxes (F,4) float32 of (4,) or (F,4) numbers. UserError: no box, not finite, x1 <= x0, outside the picture."""
+def as_boxes(boxes: Any) -> np.ndarray:
+    """Boxes (F,4) float32 of (4,) or (F,4) numbers. UserError: another shape, not finite, x1 <= x0 or y1 <= y0."""
     try:
         array = np.atleast_2d(np.asarray(boxes, np.float32))
     except (TypeError, ValueError) as error:
@@ -226,11 +228,17 @@ def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != 4:
         raise UserError(f"a box is four numbers x0, y0, x1, y1; these have the shape {np.shape(boxes)}")
     for box in array:
-        x0, y0, x1, y1 = box
-        if not (np.isfinite(box).all() and x1 > x0 and y1 > y0):
+        if not (np.isfinite(box).all() and (box[2:] > box[:2]).all()):
             raise UserError(f"the box {box.tolist()} is not x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+    return array
+
+
+def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
+    """`as_boxes`, each of which touches the picture; UserError otherwise."""
+    array = as_boxes(boxes)
+    for x0, y0, x1, y1 in array.tolist():
         if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
-            raise UserError(f"the box {box.tolist()} lies outside the picture of {width} x {height} pixels")
+            raise UserError(f"the box {[x0, y0, x1, y1]} lies outside the picture of {width} x {height} pixels")
     return array
 
 
