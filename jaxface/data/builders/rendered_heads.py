@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.heads import scenes, sources
 from jaxface.heads.canonical import canonical
@@ -22,6 +23,7 @@ from jaxface.layouts import LAYOUT_68
 
 SEED = 20230618
 DENSE = 256
+SMALLEST = 32
 VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 ICT_FILE = "ict_facekit.npz"
@@ -29,11 +31,25 @@ ICT_FILE = "ict_facekit.npz"
 
 @dataclasses.dataclass
 class RenderedHeadsConfig(tfds.core.BuilderConfig):
-    """`size` of the square pictures in pixels, and the number of examples in each split."""
+    """`size` of the square pictures in pixels; `examples` to train on, a twentieth of it (at least 8) to test on."""
 
     size: int = 256
-    train: int = 20000
-    test: int = 1000
+    examples: int = 20000
+
+    def count(self, split: str) -> int:
+        """Examples in "train" or "test"."""
+        return self.examples if split == "train" else max(8, self.examples // 20)
+
+
+def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) -> tfds.core.DatasetBuilder:
+    """The builder of a variant, "procedural" where none is named. UserError for values that make no data set."""
+    variant = variant or "procedural"
+    if variant not in sources.NAMES:
+        raise UserError(f"rendered_heads has no variant {variant!r}; choose one of {', '.join(sources.NAMES)}")
+    if examples < 1 or size < SMALLEST:
+        raise UserError(f"rendered heads need at least 1 example and {SMALLEST} pixels, not {examples} and {size}")
+    config = RenderedHeadsConfig(name=variant, size=size, examples=examples)
+    return RenderedHeads(data_dir=data_dir, config=config)
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -72,14 +88,9 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/procedural` and `rendered_heads/ict`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [RenderedHeadsConfig(name=name) for name in sources.NAMES]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"`ict` reads ICT-FaceKit (MIT) from manual_dir: the contents of its FaceXModel folder, or {ICT_FILE}"
     )
-
-    def _head(self, manual_dir: str) -> MorphableHead:
-        path = os.path.join(manual_dir, ICT_FILE)
-        return sources.load_head(self.builder_config.name, path if os.path.exists(path) else manual_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
@@ -113,10 +124,16 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        manual_dir = str(dl_manager.manual_dir) if self.builder_config.name == "ict" else ""
-        head = self._head(manual_dir)
+        head = sources.load_head(self.builder_config.name, self._head_path(dl_manager))
         arguments = jax.device_put((scenes.renderable(head), canonical(head)))
         return {name: self._generate_examples(arguments, name) for name in SPLITS}
+
+    def _head_path(self, dl_manager: tfds.download.DownloadManager) -> str:
+        if self.builder_config.name == "procedural":
+            return ""
+        folder = str(dl_manager.manual_dir)
+        packed = os.path.join(folder, ICT_FILE)
+        return packed if os.path.exists(packed) else folder
 
     def _generate_examples(self, arguments: tuple, split: str) -> Iterator[tuple[int, dict]]:
         root = jax.random.fold_in(jax.random.key(SEED), SPLITS[split])
@@ -131,4 +148,4 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
         # The rasteriser's scatters run on one core each, so pictures run side by side.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from enumerate(pool.map(render, range(getattr(self.builder_config, split))))
+            yield from enumerate(pool.map(render, range(self.builder_config.count(split))))
