@@ -15,7 +15,7 @@ import numpy as np
 from jaxface import photo
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
-from jaxface.systems.continuous import template
+from jaxface.heads import canonical
 
 # How often the crop is realigned before the last answer: after the cascade's rough box, after a box that was given.
 PASSES_DETECTED, PASSES_GIVEN = 2, 1
@@ -77,7 +77,7 @@ def predict(
     extents = boxes
     crops = Crops(*alignment.square_crop(boxes), np.zeros(len(boxes)))
     for _ in range(PASSES_GIVEN if given else PASSES_DETECTED):
-        landmarks, sigma = _answer(network, variables, pixels, crops, template.queries("68"))
+        landmarks, sigma = _answer(network, variables, pixels, crops, canonical.queries("68"))
         crops, trusted = realign(crops, landmarks, sigma)
         extents = np.where(trusted[:, None], extent_boxes(landmarks), extents)
     points, sigma = _answer(network, variables, pixels, crops, queries)
@@ -89,7 +89,7 @@ def predict(
 def layout_queries(layout: Any) -> np.ndarray:
     """The template points (N,3) float32 of a layout's name or of an array. UserError: unknown, wrong shape, NaN."""
     if isinstance(layout, str):
-        return template.queries(layout)
+        return canonical.queries(layout)
     try:
         queries = np.asarray(layout, np.float32)
     except (TypeError, ValueError) as error:
@@ -106,7 +106,7 @@ def layout_queries(layout: Any) -> np.ndarray:
 
 def realign(crops: Crops, landmarks: np.ndarray, sigma: np.ndarray) -> tuple[Crops, np.ndarray]:
     """Upright crops around the faces of landmarks (F,68,2) with sigma (F,68) px, and which (F,) bool were believed."""
-    flat = template.queries("68")[:, :2] * [1, -1]
+    flat = canonical.queries("68")[:, :2] * [1, -1]
     _, rotation, _ = alignment.similarity(flat, landmarks)
     angle = np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0])
     upright = extent_boxes(_turned(landmarks, -angle))
