@@ -1,0 +1,98 @@
+"""Depthwise convolution that is fast on CPUs as well.
+
+XLA's grouped convolution takes 15-50 times PyTorch's time on a CPU. There the sum over the kernel's taps is written
+out: each tap is one shifted multiply-add, and XLA fuses all of them into one loop. GPUs and TPUs keep the grouped form.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _pad(image: jax.Array, size: int) -> jax.Array:
+    margin = size // 2
+    return jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+
+
+def _taps(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    height, width = image.shape[1:3]
+    size = kernel.shape[0]
+    padded = _pad(image, size)
+    # Small maps are quicker when the padding is written to memory first; large ones when it is fused into the taps.
+    if height * width <= 14 * 14:
+        padded = lax.optimization_barrier(padded)
+    shifted = (padded[:, y : y + height, x : x + width] * kernel[y, x, 0] for y in range(size) for x in range(size))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _grouped(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        image, kernel, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=image.shape[-1]
+    )
+
+
+def _kernel_gradient_taps(image: jax.Array, cotangent: jax.Array, size: int) -> jax.Array:
+    height, width = image.shape[1:3]
+    padded = _pad(image, size)
+    zero = jnp.zeros((), image.dtype)
+
+    def add(left, right):
+        return tuple(a + b for a, b in zip(left, right, strict=True))
+
+    rows = []
+    for y in range(size):
+        # One variadic reduction per kernel row reads the cotangent once for `size` taps.
+        products = tuple(padded[:, y : y + height, x : x + width] * cotangent for x in range(size))
+        rows.append(jnp.stack(lax.reduce(products, (zero,) * size, add, (0, 1, 2))))
+    return jnp.stack(rows)[:, :, None]
+
+
+def _kernel_gradient_grouped(image: jax.Array, cotangent: jax.Array, size: int) -> jax.Array:
+    like = jnp.zeros((size, size, 1, image.shape[-1]), image.dtype)
+    return jax.linear_transpose(functools.partial(_grouped, image), like)(cotangent)[0]
+
+
+@jax.custom_vjp
+def depthwise(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each channel of image (B,H,W,C) convolved with its own kernel (K,K,1,C), K odd, zeros around: (B,H,W,C).
+
+    The form is chosen for the platform at lowering. Differentiable once in both arguments (reverse mode).
+    """
+    return lax.platform_dependent(image, kernel, cpu=_taps, default=_grouped)
+
+
+def _forward(image, kernel):
+    return depthwise(image, kernel), (image, kernel)
+
+
+def _backward(residuals, cotangent):
+    image, kernel = residuals
+    size = kernel.shape[0]
+    kernel_gradient = lax.platform_dependent(
+        image,
+        cotangent,
+        cpu=functools.partial(_kernel_gradient_taps, size=size),
+        default=functools.partial(_kernel_gradient_grouped, size=size),
+    )
+    return depthwise(cotangent, kernel[::-1, ::-1]), kernel_gradient
+
+
+depthwise.defvjp(_forward, _backward)
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution with bias, kernel (size,size,1,C): (B,H,W,C) to (B,H,W,C)."""
+
+    size: int = 7
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        channels = image.shape[-1]
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.size, self.size, 1, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        return depthwise(image.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

@@ -1,0 +1,29 @@
+"""Multi-layer perceptron with the exact (erf) GELU, PyTorch's default."""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+class MLP(nn.Module):
+    """Dense layers of the given widths, each followed by GELU, then a linear layer of width `out` unless it is None.
+
+    (…,D) to (…,out or widths[-1]). Layers are named `layer0`, `layer1`, …
+    """
+
+    widths: Sequence[int]
+    out: int | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, width in enumerate(self.widths):
+            x = gelu(nn.Dense(width, dtype=self.dtype, name=f"layer{index}")(x))
+        if self.out is not None:
+            x = nn.Dense(self.out, dtype=self.dtype, name=f"layer{len(self.widths)}")(x)
+        return x

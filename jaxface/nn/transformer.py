@@ -1,0 +1,105 @@
+"""Blocks over a set of tokens (B,N,D) with an optional padding mask `valid` (B,N): padded tokens change no other."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxface.nn.mlp import MLP
+
+# PyTorch's defaults, which the XCiT code of the unofficial detector keeps.
+EPSILON = 1e-5
+
+
+class CrossCovarianceAttention(nn.Module):
+    """Attention between channels (El-Nouby et al., XCiT, NeurIPS 2021, eq. 3): cost is linear in the number of tokens.
+
+    Queries and keys are L2-normalised over the tokens; each head multiplies (D/heads)² attention with its values.
+    Padded tokens are zero in q, k and v, so they drop out of the norms and of the products.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+        batch, count, width = x.shape
+        qkv = nn.Dense(3 * width, use_bias=False, name="qkv")(x).reshape(batch, count, 3, self.heads, -1)
+        if valid is not None:
+            qkv = jnp.where(valid[:, :, None, None, None], qkv, 0.0)
+        q, k, v = jnp.moveaxis(qkv, 2, 0)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads, 1, 1))
+        scores = jnp.einsum("bnhi,bnhj->bhij", _unit_over_tokens(q), _unit_over_tokens(k)) * temperature
+        y = jnp.einsum("bhij,bnhj->bnhi", jax.nn.softmax(scores), v)
+        return nn.Dense(width, name="project")(y.reshape(batch, count, width))
+
+
+def _unit_over_tokens(x: jax.Array) -> jax.Array:
+    squared = jnp.sum(jnp.square(x), axis=1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+class LocalInteraction(nn.Module):
+    """XCiT's local patch interaction with 1x1 depthwise kernels, as the unofficial detector has it.
+
+    Per-channel scale and shift, GELU, batch norm, scale and shift. Statistics leave padded tokens out and are
+    synchronised over `axis_name`. The running variance is the biased one (PyTorch: unbiased).
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
+        x = jax.nn.gelu(_ChannelAffine(name="affine0")(x), approximate=False)
+        norm = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, epsilon=EPSILON, axis_name=self.axis_name, name="norm"
+        )
+        x = norm(x, mask=None if valid is None else valid[:, :, None])
+        return _ChannelAffine(name="affine1")(x)
+
+
+class _ChannelAffine(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        return x * scale + self.param("bias", nn.initializers.zeros, x.shape[-1:])
+
+
+class CrossCovarianceBlock(nn.Module):
+    """x += g1 XCA(LN x); with `local` also x += g3 local(LN x); x += g2 MLP(LN x), MLP ratio 4, layer scales from 1.
+
+    Source: the facebookresearch/xcit block, with the order and sizes of the unofficial continuous detector.
+    """
+
+    heads: int
+    local: bool = False
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
+        width = x.shape[-1]
+
+        def scaled(name: str, y: jax.Array) -> jax.Array:
+            return self.param(name, nn.initializers.ones, (width,)) * y
+
+        def norm(name: str) -> jax.Array:
+            return nn.LayerNorm(epsilon=EPSILON, name=name)(x)
+
+        x += scaled("scale1", CrossCovarianceAttention(self.heads, name="attention")(norm("norm1"), valid))
+        if self.local:
+            x += scaled("scale3", LocalInteraction(self.axis_name, name="local")(norm("norm3"), valid, train))
+        return x + scaled("scale2", MLP((4 * width,), width, name="mlp")(norm("norm2")))
+
+
+class AttentionBlock(nn.Module):
+    """Ordinary pre-norm self-attention block, MLP ratio 4 (Vaswani et al. 2017; pre-norm: Xiong et al. 2020)."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None, train: bool = False) -> jax.Array:
+        del train
+        width = x.shape[-1]
+        mask = None if valid is None else valid[:, None, None, :]
+        y = nn.LayerNorm(epsilon=EPSILON, name="norm1")(x)
+        x += nn.MultiHeadDotProductAttention(self.heads, name="attention")(y, mask=mask)
+        y = nn.LayerNorm(epsilon=EPSILON, name="norm2")(x)
+        return x + MLP((4 * width,), width, name="mlp")(y)

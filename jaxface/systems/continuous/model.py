@@ -1,0 +1,228 @@
+"""Continuous landmark detection with 3D queries (Chandran et al., CVPR 2023): any point of a template, found in 2D.
+
+One feature vector per image (ConvNeXt), a code per query (MLP on its template position), and a predictor that turns
+both into a place in the crop with its uncertainty. The paper leaves sizes open: where they follow the unofficial
+PyTorch rebuild florisdf/continuous_landmarks or are our own, it is said below.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxface.errors import UserError
+from jaxface.nn.convnext import SIZES, ConvNeXt
+from jaxface.nn.mlp import MLP, gelu
+from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
+
+AXIS = "data"  # Batch statistics are synchronised over the devices of `jaxface.parallel`.
+GRID_CHANNELS = 32
+LOG_SIGMA_RANGE = (-7.0, 3.0)
+SIGMA_FLOOR = 1e-3  # 0.11 px of a 224 px crop: without a floor the likelihood is unbounded.
+
+
+class GridPool(nn.Module):
+    """Ours, for small nets: the last map (B,h,w,C) kept in place: norm, 1x1 convolution, flattened, Dense, GELU."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, last_map: jax.Array) -> jax.Array:
+        x = nn.LayerNorm(epsilon=1e-6, name="norm")(last_map.astype(jnp.float32))
+        x = nn.Dense(GRID_CHANNELS, name="reduce")(x)
+        return gelu(nn.Dense(self.width, name="dense")(x.reshape(x.shape[0], -1)))
+
+
+class QueryEncoder(nn.Module):
+    """Template position (…,3) to code (…,width): two layers with GELU, after `fourier_bands` octaves of waves."""
+
+    width: int
+    fourier_bands: int = 0
+
+    @nn.compact
+    def __call__(self, queries: jax.Array) -> jax.Array:
+        angles = queries[..., None] * (jnp.pi * 2.0 ** jnp.arange(self.fourier_bands))
+        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*queries.shape[:-1], -1)
+        return MLP((self.width, self.width), name="mlp")(jnp.concatenate([queries, waves], -1))
+
+
+class Conditioned(nn.Module):
+    """One linear layer on (code, features), split so that the features (B,F) are multiplied once, not per query."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, code: jax.Array, features: jax.Array) -> jax.Array:
+        shared = nn.Dense(self.width, name="features")(features)
+        return nn.Dense(self.width, use_bias=False, name="code")(code) + shared[:, None]
+
+
+class PointwisePredictor(nn.Module):
+    """The MLP: `layers` layers with GELU, then 3 numbers per query. A query's answer does not depend on the others."""
+
+    width: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
+        del valid, train
+        x = gelu(Conditioned(self.width, name="first")(code, features))
+        return MLP((self.width,) * (self.layers - 1), 3, name="mlp")(x)
+
+
+class SetPredictor(nn.Module):
+    """A transformer over the queries, which see each other; `kind`: "transformer" (unofficial), "xca" or "mhsa"."""
+
+    kind: str
+    width: int
+    layers: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
+        x = Conditioned(self.width, name="first")(code, features)
+        for index in range(self.layers):
+            x = self._block(f"block{index}")(x, valid, train)
+        if self.kind == "mhsa":
+            x = nn.LayerNorm(name="norm")(x)
+        return nn.Dense(3, name="last")(x)
+
+    def _block(self, name: str) -> nn.Module:
+        if self.kind == "mhsa":
+            return AttentionBlock(self.heads, name=name)
+        return CrossCovarianceBlock(self.heads, local=self.kind == "transformer", axis_name=AXIS, name=name)
+
+
+class Continuous(nn.Module):
+    """The whole network. B images, N queries; parameters and everything behind the features are float32.
+
+    `encode(image (B,H,W,3) RGB in [0,1]) -> features (B,C)`;
+    `query(features, queries (B,N,3) in template units, valid (B,N) bool) -> points (B,N,2), sigma (B,N)`, crop in [-1,1].
+    Padded queries (`valid` false) change no other answer. `log_sigma`: the third output is log sigma, clamped, with a
+    floor (ours); otherwise it is the logarithm of the variance (unofficial).
+    """
+
+    encoder: ConvNeXt
+    predictor: nn.Module
+    query_encoder: QueryEncoder
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    grid: GridPool | None = None
+    log_sigma: bool = True
+
+    def encode(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """One feature vector per image, as fed to the predictor."""
+        normalised = (image - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        pooled, last_map = self.encoder(normalised, train)
+        return pooled if self.grid is None else self.grid(last_map)
+
+    def query(self, features, queries, valid=None, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Where each query is in the crop, and how sure: one sigma for x and y, in crop units."""
+        out = self.predictor(self.query_encoder(queries), features, valid, train)
+        if self.log_sigma:
+            sigma = jnp.exp(jnp.clip(out[..., 2], *LOG_SIGMA_RANGE)) + SIGMA_FLOOR
+        else:
+            sigma = jnp.exp(0.5 * out[..., 2])
+        return out[..., :2], sigma
+
+    def __call__(self, image, queries, valid=None, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        return self.query(self.encode(image, train), queries, valid, train)
+
+
+def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
+    """The network of `config.model`. Raises UserError for an unknown name or widths that do not fit. Its keys:
+
+    encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
+    image_size: int, side of the crop in pixels (read by `init`).
+    dtype: "float32" or "bfloat16", of the encoder's computation only.
+    final_norm: LayerNorm after the mean (unofficial: False). drop_path: rate of the last block.
+    pool: "mean" (paper) or "grid" (ours; needs a fixed image size).
+    feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
+    query_width: of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
+    predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (the same without), "mhsa" (ours).
+    width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
+    mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
+    sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
+    """
+    encoder = _encoder(config)
+    _check(config, encoder.dims[-1])
+    if config.predictor == "mlp":
+        predictor = PointwisePredictor(config.width, config.layers)
+    else:
+        predictor = SetPredictor(config.predictor, config.width, config.layers, config.heads)
+    return Continuous(
+        encoder=encoder,
+        predictor=predictor,
+        query_encoder=QueryEncoder(config.query_width, config.fourier_bands),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        grid=GridPool(config.feature_width) if config.pool == "grid" else None,
+        log_sigma=config.sigma == "log",
+    )
+
+
+def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
+    family, _, size = config.encoder.partition("_")
+    if config.encoder == "custom":
+        depths, dims = config.depths, config.dims
+    elif family in ("convnext", "convnextv2") and size in SIZES:
+        depths, dims = SIZES[size]
+    else:
+        sizes = ", ".join(SIZES)
+        raise UserError(f"config.model.encoder is {config.encoder!r}; use custom, convnext_ or convnextv2_ and {sizes}")
+    return ConvNeXt(
+        depths=tuple(depths),
+        dims=tuple(dims),
+        version=2 if family == "convnextv2" else 1,
+        drop_path=config.drop_path,
+        final_norm=config.final_norm and config.pool == "mean",
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
+    choices = {
+        "pool": ("mean", "grid"),
+        "predictor": ("mlp", "transformer", "xca", "mhsa"),
+        "sigma": ("log", "variance"),
+    }
+    for key, allowed in choices.items():
+        if config[key] not in allowed:
+            raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
+    if config.pool == "mean" and config.feature_width != encoder_width:
+        raise UserError(f'config.model.feature_width is {config.feature_width}; with pool "mean" it is {encoder_width}')
+    if config.predictor != "mlp" and config.width % config.heads:
+        raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
+
+
+def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
+    """Fresh (params, extra); `extra` is `{}` or {"batch_stats": …} (predictor "transformer")."""
+    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
+    params = variables.pop("params")
+    return params, variables
+
+
+def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
+
+    Returns `features` (B,C), and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma` (B,N).
+    Raises UserError where `image` is missing or a shape does not fit.
+    """
+    if "image" not in arrays:
+        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
+    variables = {"params": params, **extra}
+    image = np.asarray(arrays["image"], np.float32)
+    if image.ndim != 4 or image.shape[-1] != 3:
+        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+    features = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, image)
+    outputs = {"features": features}
+    if "queries" in arrays:
+        queries = np.asarray(arrays["queries"], np.float32)
+        if queries.ndim != 3 or queries.shape[::2] != (len(image), 3):
+            raise UserError(f"queries has shape {queries.shape}; it must be ({len(image)},N,3)")
+        query = jax.jit(lambda v, f, q: model.apply(v, f, q, method="query"))
+        outputs["points"], outputs["sigma"] = query(variables, features, queries)
+    return {name: np.asarray(value) for name, value in outputs.items()}

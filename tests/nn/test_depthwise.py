@@ -1,0 +1,46 @@
+"""The depthwise convolution's CPU form against XLA's grouped convolution, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxface.nn import depthwise
+from jaxface.nn.depthwise import Depthwise
+
+
+def sample(shape, size):
+    keys = jax.random.split(jax.random.key(0), 3)
+    image, cotangent = (jax.random.normal(key, shape) for key in keys[:2])
+    return image, jax.random.normal(keys[2], (size, size, 1, shape[-1])), cotangent
+
+
+@pytest.mark.parametrize("shape", [(2, 20, 17, 5), (1, 14, 14, 8), (3, 7, 7, 4), (2, 3, 1, 2)])
+@pytest.mark.parametrize("size", [3, 7])
+def test_values_and_gradients_are_those_of_the_grouped_convolution(shape, size):
+    image, kernel, cotangent = sample(shape, size)
+    expected, pull = jax.vjp(depthwise._grouped, image, kernel)
+    actual, pull_fast = jax.vjp(depthwise.depthwise, image, kernel)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+    for fast, slow in zip(pull_fast(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=2e-4)
+
+
+def test_kernel_gradient_of_other_platforms():
+    image, kernel, cotangent = sample((2, 9, 8, 3), 7)
+    expected = jax.vjp(depthwise._grouped, image, kernel)[1](cotangent)[1]
+    np.testing.assert_allclose(depthwise._kernel_gradient_grouped(image, cotangent, 7), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_numerically():
+    image, kernel, _ = sample((1, 5, 6, 2), 7)
+    check_grads(depthwise.depthwise, (image, kernel), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+def test_half_precision_keeps_float32_parameters():
+    module = Depthwise(dtype=jnp.bfloat16)
+    image = jax.random.normal(jax.random.key(0), (1, 8, 8, 4))
+    params = module.init(jax.random.key(1), image)
+    grads = jax.grad(lambda p: module.apply(p, image).astype(jnp.float32).sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {jnp.dtype("float32")}
