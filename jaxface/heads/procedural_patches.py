@@ -57,8 +57,10 @@ LOBE_RAD = -1.45
 # The tragus, a knob at the front edge: its place round the ear and its height in shares of the edge's.
 TRAGUS_RAD, TRAGUS_SHARE = 3.3, 2.2
 
-# Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes.
-EYEBALL_RINGS_RAD = (0.08, 0.163, 0.206, 0.32, 0.429, 0.475, 0.6, 0.8, 1.05, 1.35, 1.7, 2.0, 2.35, 2.75)
+# Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes. Its back
+# has the same rings, so that the mean of its vertices is its centre.
+EYEBALL_FRONT_RAD = (0.08, 0.163, 0.206, 0.32, 0.429, 0.475, 0.62, 0.85, 1.2)
+EYEBALL_RINGS_RAD = (*EYEBALL_FRONT_RAD, np.pi / 2, *(np.pi - a for a in reversed(EYEBALL_FRONT_RAD)))
 IRIS_EDGE_RAD = 0.45
 EYEBALL_COLUMNS = 24
 

@@ -49,7 +49,7 @@ SYMMETRIC = {
     "brow_ridge": [Field((24, 55, 104), (20, 8, 25), (0, -0.4, 2.0)), Field((0, 55, 108), (12, 8, 25), (0, 0, 1.0))],
     "brow_height": [Field((34, 60, 100), (24, 11, 40), (0, 2.2, 0))],
     "temple_depth": [Field((68, 55, 50), (20, 26, 28), (-2.4, 0, 0))],
-    "eye_size": [Field(EYE, (17, 13, 30), linear=(0.07, 0.07, 0.05))],
+    "eye_size": [Field(EYE, (17, 13, 30), linear=(0.05, 0.05, 0.04))],
     "eye_spacing": [Field(EYE, (22, 20, 40), (1.5, 0, 0))],
     "eye_height": [Field(EYE, (26, 22, 50), (0, 2.0, 0))],
     "eye_depth": [Field(EYE, (24, 18, 40), (0, 0, -2.0))],
