@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
@@ -63,7 +64,7 @@ class Checkpoints:
         if step in [saved.step for saved in self._checkpointer.checkpoints]:
             return
         metrics = {BEST: float(metric)} if metric is not None and np.isfinite(metric) else None
-        items = _items(state)
+        items = jax.tree.map(jnp.asarray, _items(state))
         with disk_errors(self._folder):
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -284,5 +285,7 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, short enough to stand in a message."""
+    """The first line of the innermost cause, short enough to stand in a message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
