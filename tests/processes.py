@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxface import parallel
 
-WORKER = pathlib.Path(__file__).parent / "multihost" / "worker.py"
+TESTS = pathlib.Path(__file__).resolve().parent
 
 
 def run(workdir: pathlib.Path, runs: list[dict], hosts: int = 1, devices: int = 2, timeout: float = 90) -> list:
@@ -22,7 +22,12 @@ def run(workdir: pathlib.Path, runs: list[dict], hosts: int = 1, devices: int = 
         for host in range(hosts):
             order = dict(workdir=str(workdir), runs=runs[host] if hosts > 1 else runs, hosts=hosts, host=host)
             environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-            command = [sys.executable, str(WORKER), json.dumps({**order, "coordinator": coordinator})]
+            environment["PYTHONPATH"] = f"{TESTS}:{TESTS.parent}"
+            command = [
+                sys.executable,
+                str(TESTS / "multihost" / "worker.py"),
+                json.dumps({**order, "coordinator": coordinator}),
+            ]
             pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
             children.append(subprocess.Popen(command, env=environment, **pipes))
         return [(child.returncode, text) for child in children for text in [child.communicate(timeout=timeout)[1]]]

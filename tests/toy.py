@@ -5,7 +5,6 @@
 
 import os
 import time
-
 from collections.abc import Iterator
 
 import jax

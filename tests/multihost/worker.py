@@ -1,16 +1,12 @@
 """One process of a run of the toy system: python worker.py '{"runs": [changes…], "workdir": …, "hosts": …}'.
 
-Every entry of `runs` is a call of `fit` in the same workdir; afterwards the parameters are written to `<workdir>/<number>.npz`.
+Every entry of `runs` is a call of `fit` in the same workdir; its parameters go to `host<host>_<number>.npz`.
 """
 
 import json
-import pathlib
 import sys
 
 import numpy as np
-
-sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file__).parents[2])]
-
 import toy
 
 from jaxface import parallel, training
