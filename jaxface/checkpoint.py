@@ -8,6 +8,7 @@ read: when none can be read, the configuration is the likelier cause than the di
 import contextlib
 import errno
 import json
+import logging
 import os
 import pathlib
 import zlib
@@ -15,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
@@ -32,6 +33,15 @@ Path = str | os.PathLike
 PARTS = ("step", "params", "extra", "opt_state", "ema")
 BEST = "best"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the stack traces that Orbax logs of errors which it raises as well."""
+    return not (record.exc_info and "orbax" in pathlib.Path(record.pathname).parts)
+
+
+logging.getLogger("absl").addFilter(_is_news)
+LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -63,7 +73,7 @@ class Checkpoints:
         if step in [saved.step for saved in self._checkpointer.checkpoints]:
             return
         metrics = {BEST: float(metric)} if metric is not None and np.isfinite(metric) else None
-        items = _items(state)
+        items = jax.tree.map(jnp.asarray, _items(state))
         with disk_errors(self._folder):
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -106,7 +116,7 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
             if set_aside:
                 _set_aside(workdir, damaged)
             return state
-        logging.warning("checkpoint passed over, %s", reason)
+        LOG.warning("checkpoint passed over, %s", reason)
         damaged[step] = reason
     if not found:
         return None
@@ -133,7 +143,7 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
             return _read_params(_folder(workdir) / str(step))
         except Exception as error:  # Damage raises a great many types.
             reason = f"step {step}: {_line(error)}"
-            logging.warning("checkpoint passed over, %s", reason)
+            LOG.warning("checkpoint passed over, %s", reason)
     raise UserError(f"no readable checkpoint in {_folder(workdir)} ({reason})")
 
 
@@ -253,7 +263,7 @@ def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
 def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:
     """Renames damaged steps: saving the same step number again would fail otherwise."""
     for step in damaged:
-        logging.warning("checkpoint %s is renamed %s.damaged", step, step)
+        LOG.warning("checkpoint %s is renamed %s.damaged", step, step)
         if jax.process_index() == 0:
             target, count = _folder(workdir) / f"{step}.damaged", 1
             while target.exists():
@@ -284,5 +294,7 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, short enough to stand in a message."""
+    """The first line of the innermost cause, short enough to stand in a message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
