@@ -128,11 +128,11 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
 
 def _half(name: str, value: Any) -> np.ndarray:
     value = np.asarray(value, np.float32)
-    if value.ndim > 1:
-        value = value.astype(np.float16)
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name} does not fit into float16")
-    return value
+    if value.ndim < 2:
+        return value
+    if not np.abs(value).max() <= np.finfo(np.float16).max:
+        raise ValueError(f"{name} does not fit into float16")
+    return value.astype(np.float16)
 
 
 def _flat(tree: Tree) -> dict[str, Any]:
