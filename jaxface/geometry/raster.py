@@ -105,21 +105,26 @@ def _prepare(points_px, depth, triangles, height, width, near) -> tuple[_Setup, 
 
 def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int) -> _Candidates:
     """Candidates of N triangles, of which `valid` (N,) count, in their windows of window x window pixels."""
-    offset_y, offset_x = jnp.divmod(jnp.arange(window * window, dtype=jnp.int32)[:, None], window)
-    column, row = setup.column + offset_x, setup.row + offset_y
-    areas = _edges(setup.corners, column.astype(jnp.float32), row.astype(jnp.float32))
-    lowest, highest = (f(f(areas[0], areas[1]), areas[2]) for f in (jnp.minimum, jnp.maximum))
-    # Both windings pass; all areas zero means that the triangle has none, and passes neither.
-    inside = (lowest >= 0) != (highest <= 0)
-    inside &= valid & (column < width) & (row < height)
-    total = jnp.where(inside, areas[0] + areas[1] + areas[2], 1.0)
-    # Quotients, not products, are added: no fused rounding can tell equal depths apart.
-    a, b, c = setup.inverse_depth
-    nearness = c + (areas[0] * (a - c) / total + areas[1] * (b - c) / total)
-    pixel = jnp.where(inside, row * width + column, height * width)
-    found = (pixel, lax.bitcast_convert_type(nearness, jnp.int32), jnp.broadcast_to(setup.triangle, pixel.shape))
-    # Without the barrier XLA evaluates the windows again inside every scatter: twice the time.
-    return _Candidates(*lax.optimization_barrier(tuple(array.reshape(-1) for array in found)))
+    column = setup.column + jnp.arange(window, dtype=jnp.int32)[:, None]
+
+    def splat_row(offset):
+        row = setup.row + offset
+        areas = _edges(setup.corners, column.astype(jnp.float32), row.astype(jnp.float32))
+        lowest, highest = (f(f(areas[0], areas[1]), areas[2]) for f in (jnp.minimum, jnp.maximum))
+        # Both windings pass; all areas zero means that the triangle has none, and passes neither.
+        inside = (lowest >= 0) != (highest <= 0)
+        inside &= valid & (column < width) & (row < height)
+        total = jnp.where(inside, areas[0] + areas[1] + areas[2], 1.0)
+        # Quotients, not products, are added: no fused rounding can tell equal depths apart.
+        a, b, c = setup.inverse_depth
+        nearness = c + (areas[0] * (a - c) / total + areas[1] * (b - c) / total)
+        pixel = jnp.where(inside, row * width + column, height * width)
+        return pixel, lax.bitcast_convert_type(nearness, jnp.int32)
+
+    # A loop, as XLA would fuse straight code into the scatters: evaluated again for each, one element at a time.
+    pixel, nearness = lax.map(splat_row, jnp.arange(window, dtype=jnp.int32))
+    triangle = jnp.broadcast_to(setup.triangle, pixel.shape)
+    return _Candidates(*(array.reshape(-1) for array in (pixel, nearness, triangle)))
 
 
 def _scatter(candidates: _Candidates, pixels: int) -> _Image:

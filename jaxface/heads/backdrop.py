@@ -6,7 +6,8 @@ Pictures are (S,S,3) float32 in [0,1]; positions are pixels with centres at inte
 import jax
 import jax.numpy as jnp
 
-WAVES = 6
+WAVES = 8
+FINEST_PX = 3.0
 BACKGROUND_SHAPES = 5
 OCCLUDERS = 2
 OCCLUDED_SHARE = 0.35
@@ -37,34 +38,40 @@ def _color(key: jax.Array) -> jax.Array:
     return jax.random.uniform(grey) * (1 - saturation) + jax.random.uniform(tint, (3,)) * saturation
 
 
-def _texture(key: jax.Array, grid: jax.Array, finest: float) -> jax.Array:
-    """A coloured sum of sine waves (S,S,3) around 0, of periods between the picture's size and `finest` pixels."""
-    keys = jax.random.split(key, 4)
+def _waves(key: jax.Array, grid: jax.Array) -> jax.Array:
+    """Patterns (S,S,WAVES) in [-1,1]: products of two sine waves, of periods between the picture's size and 3 pixels.
+
+    They are the costly part of a picture, so each picture computes them once and every surface mixes its own colours.
+    """
+    keys = jax.random.split(key, 3)
     size = grid.shape[0]
-    period = size * (finest / size) ** jax.random.uniform(keys[0], (WAVES, 1))
+    period = size * (FINEST_PX / size) ** jax.random.uniform(keys[0], (WAVES, 1))
     direction = jax.random.normal(keys[1], (WAVES, 2))
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
-    phase = jax.random.uniform(keys[2], (WAVES,), maxval=6.28)
-    color = jax.random.normal(keys[3], (WAVES, 3)) * 0.3 + jax.random.normal(keys[3], (WAVES, 1))
-    waves = jnp.sin(grid @ (6.28 * direction / period).T + phase)
+    waves = jnp.sin(grid @ (6.28 * direction / period).T + jax.random.uniform(keys[2], (WAVES,), maxval=6.28))
     # Products of waves are patches; waves alone would be stripes.
-    return (waves * jnp.roll(waves, 1, axis=-1)) @ (color * 0.08)
+    return waves * jnp.roll(waves, 1, axis=-1)
 
 
-def _shapes(key: jax.Array, picture: jax.Array, grid: jax.Array, count: int, share: float, scale: float) -> jax.Array:
-    """`picture` under up to `count` plain shapes, each present with probability `share`."""
-    size = grid.shape[0]
+def _surface(key: jax.Array, waves: jax.Array) -> jax.Array:
+    """A plain colour with a pattern on it: (S,S,3)."""
+    plain, tint, strength = jax.random.split(key, 3)
+    mix = jax.random.normal(tint, (WAVES, 3)) * 0.3 + jax.random.normal(strength, (WAVES, 1))
+    return _color(plain) + waves @ (mix * 0.07)
 
-    def add(below: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-        k = jax.random.split(key, 7)
+
+def _shapes(key: jax.Array, picture: jax.Array, waves: jax.Array, count: int, scale: float) -> jax.Array:
+    """`picture` under up to `count` ellipses and rectangles, of up to `scale` times its size."""
+    size = picture.shape[0]
+    grid = _grid(size)
+    for key in jax.random.split(key, count):
+        k = jax.random.split(key, 6)
         radii = size * scale * jax.random.uniform(k[1], (2,), minval=0.15, maxval=1.0)
         center = size * jax.random.uniform(k[0], (2,))
         angle = jax.random.uniform(k[2], maxval=3.14)
-        mask = shape_mask(grid, center, radii, angle, jax.random.bernoulli(k[3])) * jax.random.bernoulli(k[4], share)
-        color = _color(k[5]) + _texture(k[6], grid, 4.0)
-        return below + mask[..., None] * (color - below), None
-
-    return jax.lax.scan(add, picture, jax.random.split(key, count))[0]
+        mask = shape_mask(grid, center, radii, angle, jax.random.bernoulli(k[3])) * jax.random.bernoulli(k[4], 0.7)
+        picture += mask[..., None] * (_surface(k[5], waves) - picture)
+    return picture
 
 
 def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Array) -> jax.Array:
@@ -72,23 +79,23 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
 
     `head_px` (2,) is the middle of the face in the picture and `scale_px` the pixels of 100 mm there.
     """
-    k = jax.random.split(key, 10)
+    k = jax.random.split(key, 8)
     grid = _grid(size)
-    picture = _color(k[0]) + _texture(k[1], grid, 3.0)
-    picture = _shapes(k[2], picture, grid, BACKGROUND_SHAPES, 0.7, 0.5)
+    waves = jax.lax.optimization_barrier(_waves(k[0], grid))
+    picture = _shapes(k[1], _surface(k[2], waves), waves, BACKGROUND_SHAPES, 0.5)
     shoulders = shape_mask(grid, head_px + scale_px * jnp.array([0.0, 2.7]), scale_px * jnp.array([2.3, 1.5]), 0.0, False)
-    cloth = _color(k[3]) + _texture(k[4], grid, 4.0)
-    picture += (shoulders * jax.random.bernoulli(k[5], 0.7))[..., None] * (cloth - picture)
-    radii = scale_px * jax.random.uniform(k[6], (2,), minval=1.0, maxval=1.7)
+    cloth = _surface(k[3], waves)
+    picture += (shoulders * jax.random.bernoulli(k[4], 0.7))[..., None] * (cloth - picture)
+    radii = scale_px * jax.random.uniform(k[5], (2,), minval=1.0, maxval=1.7)
     hair = shape_mask(grid, head_px - scale_px * jnp.array([0.0, 0.35]), radii, 0.0, False)
-    color = 0.6 * _color(k[7]) + _texture(k[8], grid, 2.5)
-    return picture + (hair * jax.random.bernoulli(k[9], 0.4))[..., None] * (color - picture)
+    return picture + (hair * jax.random.bernoulli(k[6], 0.4))[..., None] * (0.6 * _surface(k[7], waves) - picture)
 
 
 def occlude(key: jax.Array, picture: jax.Array) -> jax.Array:
     """`picture` with, for a third of the keys, something held in front of it."""
-    present, shapes = jax.random.split(key)
-    covered = _shapes(shapes, picture, _grid(picture.shape[0]), OCCLUDERS, 0.7, 0.22)
+    present, shapes, pattern = jax.random.split(key, 3)
+    waves = jax.lax.optimization_barrier(_waves(pattern, _grid(picture.shape[0])))
+    covered = _shapes(shapes, picture, waves, OCCLUDERS, 0.22)
     return jnp.where(jax.random.bernoulli(present, OCCLUDED_SHARE), covered, picture)
 
 
@@ -97,6 +104,8 @@ def _blur(picture: jax.Array, sigma: jax.Array) -> jax.Array:
     weights = jnp.exp(-0.5 * (taps / sigma) ** 2)
     weights /= weights.sum()
     for axis in (0, 1):
+        # Without the barrier XLA evaluates all that lies before the blur again for every tap.
+        picture = jax.lax.optimization_barrier(picture)
         pad = [(0, 0)] * 3
         pad[axis] = (BLUR_TAPS // 2, BLUR_TAPS // 2)
         padded = jnp.pad(picture, pad, mode="edge")

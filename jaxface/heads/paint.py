@@ -41,7 +41,7 @@ def _soft(distance: np.ndarray, radius: float, edge: float) -> np.ndarray:
     return t * t * (3.0 - 2.0 * t)
 
 
-def _distance_to_polyline(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+def distance_to_polyline(points: np.ndarray, line: np.ndarray) -> np.ndarray:
     """Distance (V,) of `points` (V,D) to the segments between consecutive points of `line` (L,D)."""
     start, end = line[:-1], line[1:]
     along = end - start
@@ -68,12 +68,12 @@ def lip_mask(template: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 def _skin_masks(template: np.ndarray, landmarks: np.ndarray) -> dict[str, np.ndarray]:
     brows = np.minimum(
-        _distance_to_polyline(template, landmarks[17:22]), _distance_to_polyline(template, landmarks[22:27])
+        distance_to_polyline(template, landmarks[17:22]), distance_to_polyline(template, landmarks[22:27])
     )
     cheeks = np.stack([(landmarks[36] + landmarks[48]) / 2, (landmarks[45] + landmarks[54]) / 2])
     cheek_distance = np.linalg.norm(template[:, None, :2] - cheeks[:, :2], axis=-1).min(axis=1)
-    jaw = _distance_to_polyline(template, landmarks[3:14])
-    moustache = _distance_to_polyline(template, landmarks[48:55])
+    jaw = distance_to_polyline(template, landmarks[3:14])
+    moustache = distance_to_polyline(template, landmarks[48:55])
     below_nose = template[:, 1] < landmarks[33, 1]
     return {
         "brows": _soft(brows, BROW_HALF_WIDTH_MM - 1.5, 3.0),

@@ -15,8 +15,8 @@ from jaxface.heads import backdrop
 from jaxface.heads.morphable import MorphableHead, turn_eyes
 
 FACE_MM = 170.0
-# Of ICT's 49,000 triangles on 256² pixels the nearest faces fill each of these to about three quarters.
-TIERS = ((2, None), (3, 12288), (5, 12288), (8, 6144), (12, 1536), (40, 256))
+# Of ICT's 49,000 triangles on 256² pixels the nearest faces fill each of these to about half.
+TIERS = ((3, None), (6, 12288), (12, 4096), (40, 512))
 NEAR_MM = 50.0
 TEXTURE_WAVES = 8
 
