@@ -41,7 +41,8 @@ class Predictor:
         """The model that ships with the package. UserError names those there are."""
         shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{PARAMS_FILE}"))
         if name not in shipped:
-            raise UserError(f"no model ships for {name!r}, only for {', '.join(shipped) or 'none'}; give a --workdir")
+            there = f"those that do: {', '.join(shipped)}" if shipped else "none does; train one"
+            raise UserError(f"no model ships for {name!r} ({there}); give the workdir of a training run")
         return cls._checked(*load_asset(ASSETS / name), f"the shipped model {name!r}")
 
     @classmethod
