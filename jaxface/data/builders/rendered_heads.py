@@ -98,7 +98,8 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
         def floats(*shape: int | None) -> tfds.features.Tensor:
             return tfds.features.Tensor(shape=shape, dtype=np.float32)
 
-        return self.dataset_info_from_configs(
+        return tfds.core.DatasetInfo(
+            builder=self,
             description=__doc__,
             features=tfds.features.FeaturesDict(
                 {
