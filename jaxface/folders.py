@@ -86,8 +86,9 @@ def infer_files(
 
     source: a file or a folder, whose files are taken in order of name, subfolders not. Two inputs of one stem keep
     their full names; an input is never overwritten. Clips are followed by `video.track`, smoothed where `smooth` says
-    so. `options` go to `predictor`; an option that it refuses ends the run before the first file, as a UserError. Any
-    other failure costs its file and is told to `on_failure`.
+    so. A face has box, extent (hairline to chin and side to side by its own landmarks), layout, points, sigma, what
+    else the system adds, and in clips track, its number. `options` go to `predictor`; an option that it refuses ends
+    the run before the first file, as a UserError. Any other failure costs its file and is told to `on_failure`.
     """
     source, output = Path(source), Path(output)
     files, ignored = _inputs(source, output)

@@ -225,6 +225,8 @@ def as_boxes(boxes: Any) -> np.ndarray:
         array = np.atleast_2d(np.asarray(boxes, np.float32))
     except (TypeError, ValueError) as error:
         raise UserError(f"a box is four numbers x0, y0, x1, y1, not {boxes!r}") from error
+    if array.size == 0:
+        return array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise UserError(f"a box is four numbers x0, y0, x1, y1; these have the shape {np.shape(boxes)}")
     for box in array:

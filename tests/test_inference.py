@@ -37,7 +37,7 @@ def test_every_form_of_a_photo_gives_the_same(predictor, picture, tmp_path):
 def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, picture):
     boxes = [BOX, [0.0, 0.0, 30.0, 40.0]]
     assert np.array_equal([face["box"] for face in predictor(picture, boxes=boxes)], boxes)
-    assert predictor([picture, picture], boxes=[None, boxes])[0] == []
+    assert predictor([picture, picture], boxes=[None, boxes])[0] == predictor(picture, boxes=[]) == []
     with pytest.raises(UserError, match="a list as long"):
         predictor([picture, picture], boxes=[BOX])
 
