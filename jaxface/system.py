@@ -20,7 +20,8 @@ Batch = dict[str, Any]
 class TrainState:
     """What is saved and restored: a plain pytree with no functions and no random key.
 
-    `step` is an int32 scalar, the number of updates done. `ema` has the shape of `params`, or is `{}` where none is kept.
+    `step` is an int32 scalar, the number of updates done. `ema` has the shape of `params`, or is `{}` where none is
+    kept.
     """
 
     step: jax.Array
@@ -34,7 +35,7 @@ class TrainState:
 class Evaluator:
     """One data set and how to score it.
 
-    `data()` yields host-local numpy batches: the same number on every host, the last one padded, with a bool `mask` (B,).
+    `data()` yields host-local numpy batches, the same number on every host, the last one padded; bool `mask` (B,).
     `predict(params, extra, batch, frozen)` runs on one device and returns per-example arrays (leading axis B).
     `summarise(arrays)` gets all examples of all hosts once, padding removed, and returns named floats.
     `every` is the number of training steps between two evaluations.

@@ -1,17 +1,23 @@
-"""What every launcher shares: run `main` under absl and turn a user's mistake into one line."""
+"""What every launcher shares: flags, the system that a configuration names, and one line for a user's mistake."""
 
+import importlib
+import re
 import sys
 from collections.abc import Callable
 
-from absl import app
+import ml_collections
+from absl import app, flags, logging
 
 from jaxface.errors import UserError
+from jaxface.system import System
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs `main(argv)` under absl; a `UserError` becomes `error: …` on stderr and exit status 2."""
+    """Runs `main(argv)` under absl; a `UserError` and a wrong flag become `error: …` on stderr and exit status 2."""
 
     def guarded(argv: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise UserError(f"unknown argument {argv[1]!r}; see --help")
@@ -20,4 +26,43 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return 2
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """The configuration of a `--config` flag. Raises UserError where the flag is missing or its file cannot be read."""
+    if holder.value is None:
+        raise UserError("needs --config configs/NAME.py:variant")
+    try:
+        holder.value.system  # noqa: B018 - a file that could not be read is reported at the first use
+    except (OSError, AttributeError) as error:
+        path = flags.FLAGS[holder.name].config_filename
+        raise UserError(f"--config: {path} is no readable configuration; give configs/NAME.py:variant") from error
+    return holder.value
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system that `config.system` names. Raises UserError for a name that does not exist."""
+    name = f"jaxface.systems.{config.system}"
+    if not re.fullmatch(r"\w+", config.system) or importlib.util.find_spec(name) is None:
+        raise UserError(f"there is no system {config.system!r}")
+    return importlib.import_module(name).build(config)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError) as error:
+        print(f"error: {_flag_line(error, argv)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _flag_line(error: Exception, argv: list[str]) -> str:
+    """One line about a flag. ml_collections reports an unknown key as an attribute, a failing file as a traceback."""
+    if isinstance(error, flags.Error):
+        first, *rest = str(error).strip().splitlines()
+        last = re.sub(r"^[\w.]+: ", "", rest[-1]) if rest else ""
+        return f"{first.removesuffix(' Error whilst parsing config file:')} {last}".strip() + "; see --help"
+    key = re.search(r"\w+$", str(error).strip("'\"."))
+    wrong = [arg.split("=")[0] for arg in argv if key and key.group() in arg.split("=")[0].split(".")]
+    return f"{' '.join(wrong) or error}: the configuration has no such key"

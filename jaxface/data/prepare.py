@@ -1,0 +1,34 @@
+"""Building a TFDS data set by name, offline, from what the user has obtained or from nothing at all."""
+
+import importlib
+import importlib.util
+import pathlib
+import pkgutil
+
+import tensorflow_datasets as tfds
+
+from jaxface.data import builders
+from jaxface.errors import UserError
+
+
+def names() -> list[str]:
+    """The data sets there are: the modules of `jaxface.data.builders`."""
+    return sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
+
+
+def prepare(dataset: str, data_dir: str, manual_dir: str = "", **options: int) -> tfds.core.DatasetInfo:
+    """Builds `dataset` ("name" or "name/variant") under `data_dir` unless it is there, and returns what it holds.
+
+    `options` go to the builder's `make`. UserError: an unknown data set or variant, an option that it does not have, a
+    `manual_dir` that is missing; what the builder itself refuses.
+    """
+    name, _, variant = dataset.partition("/")
+    if name not in names():
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
+    if manual_dir and not pathlib.Path(manual_dir).is_dir():
+        raise UserError(f"manual_dir {manual_dir} is not a folder")
+    module = importlib.import_module(f"jaxface.data.builders.{name}")
+    builder = module.make(variant, data_dir, **options)
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
+    builder.download_and_prepare(download_config=config)
+    return builder.info

@@ -1,0 +1,79 @@
+"""Planar and spatial alignment: least-squares similarity, square face crops, affine maps of points.
+
+Every function takes numpy or JAX arrays and answers in kind, so that hosts and compiled code share them. Pixel
+coordinates have x right, y down and pixel centres at integers.
+"""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+# The face crop reaches 30 % beyond the mean of the box's width and height: hairline, ears and chin stay inside.
+SIDE_PER_BOX = 1.3
+
+
+def _namespace(*values: object) -> types.ModuleType:
+    """jnp as soon as one value lives in JAX (tracers included), else numpy."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
+    """The least-squares similarity target = scale * R @ source + t.
+
+    source, target (…,N,D) -> scale (…), R (…,D,D) a rotation without reflection, t (…,D). Coincident source points give
+    scale 1. Umeyama, PAMI 1991, eq. 39-42.
+    """
+    xp = _namespace(source, target)
+    source, target = xp.asarray(source), xp.asarray(target)
+    source_mean, target_mean = source.mean(-2), target.mean(-2)
+    centered = source - source_mean[..., None, :]
+    covariance = xp.swapaxes(target - target_mean[..., None, :], -1, -2) @ centered / source.shape[-2]
+    u, singular, vt = xp.linalg.svd(covariance)
+    last = xp.where(xp.linalg.det(u) * xp.linalg.det(vt) < 0, -1.0, 1.0)[..., None]
+    signs = xp.concatenate([xp.ones_like(singular[..., :-1]), last.astype(singular.dtype)], -1)
+    rotation = (u * signs[..., None, :]) @ vt
+    variance = (centered**2).sum(-1).mean(-1)
+    scale = xp.where(variance > 0, (singular * signs).sum(-1) / xp.where(variance > 0, variance, 1), 1)
+    translation = target_mean - scale[..., None] * (rotation @ source_mean[..., None])[..., 0]
+    return scale, rotation, translation
+
+
+def square_crop(box: Array) -> tuple[Array, Array]:
+    """Centre (…,2) and side (…) px of the square face crop of boxes (…,4) = x0, y0, x1, y1 (may leave the picture)."""
+    xp = _namespace(box)
+    box = xp.asarray(box)
+    low, high = box[..., :2], box[..., 2:]
+    return (low + high) / 2, SIDE_PER_BOX * (high - low).mean(-1)
+
+
+def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -> Array:
+    """Matrices (…,2,3) from picture pixels to the pixels of a `size` x `size` crop.
+
+    center (…,2) and side (…) px of the square in the picture; its upper edge points along (cos, sin) of `angle_rad`
+    (…), so that a face whose eye line has that angle stands upright in the crop.
+    """
+    xp = _namespace(center, side, angle_rad)
+    center, scale, angle = xp.asarray(center), size / xp.asarray(side), xp.asarray(angle_rad)
+    cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
+    linear = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
+    offset = (size - 1) / 2 - (linear @ center[..., None])
+    return xp.concatenate([xp.broadcast_to(linear, (*offset.shape[:-2], 2, 2)), offset], -1)
+
+
+def apply_affine(matrix: Array, points: Array) -> Array:
+    """Points (…,N,D) mapped by matrices (…,D,D+1)."""
+    xp = _namespace(matrix, points)
+    matrix, points = xp.asarray(matrix), xp.asarray(points)
+    return points @ xp.swapaxes(matrix[..., :-1], -1, -2) + matrix[..., None, :, -1]
+
+
+def invert_affine(matrix: Array) -> Array:
+    """The inverse maps (…,D,D+1) of matrices (…,D,D+1)."""
+    xp = _namespace(matrix)
+    matrix = xp.asarray(matrix)
+    linear = xp.linalg.inv(matrix[..., :-1])
+    return xp.concatenate([linear, -linear @ matrix[..., -1:]], -1)

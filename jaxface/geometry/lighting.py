@@ -1,0 +1,38 @@
+"""Second-order spherical-harmonics lighting of Lambertian surfaces.
+
+Source: Ramamoorthi & Hanrahan, SIGGRAPH 2001; signs and constants as in Deep3DFaceRecon_pytorch (models/bfm.py).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+# Cosine-lobe gain of each band times the normalisation of its basis functions.
+BAND_0 = math.pi / math.sqrt(4 * math.pi)
+BAND_1 = 2 * math.pi / math.sqrt(3) * math.sqrt(3) / math.sqrt(4 * math.pi)
+BAND_2 = 2 * math.pi / math.sqrt(8) * 3 * math.sqrt(5) / math.sqrt(12 * math.pi)
+
+
+def sh_basis(normals: jax.Array) -> jax.Array:
+    """The nine basis values (…,9) of unit normals (…,3) in the head's axes: x image right, y up, z to the viewer."""
+    x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
+    return jnp.stack(
+        [
+            jnp.full_like(x, BAND_0),
+            -BAND_1 * y,
+            BAND_1 * z,
+            -BAND_1 * x,
+            BAND_2 * x * y,
+            -BAND_2 * y * z,
+            BAND_2 / (2 * math.sqrt(3)) * (3 * z**2 - 1),
+            -BAND_2 * x * z,
+            BAND_2 / 2 * (x**2 - y**2),
+        ],
+        axis=-1,
+    )
+
+
+def sh_shade(normals: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Irradiance (…,3) RGB of unit normals (…,3) under light `coefficients` (9,3), to be multiplied with the albedo."""
+    return sh_basis(normals) @ coefficients

@@ -1,0 +1,176 @@
+"""ICT-FaceKit (USC ICT, MIT licence) as a `MorphableHead`: from its folder of OBJ files or from one .npz of its arrays.
+
+Source: github.com/ICT-VGL/ICT-FaceKit; Li et al., "Learning Formation of Physically-Based Face Attributes", CVPR 2020.
+The model's unit is taken as one centimetre (outer eye corners 8.9 apart), so vertices are multiplied by 10.
+It comes without colours: they are painted by `paint`.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import scipy.spatial
+
+from jaxface.errors import UserError
+from jaxface.heads import landmarks, paint
+from jaxface.heads.morphable import MorphableHead
+
+MM_PER_UNIT = 10.0
+VERTICES = 26719
+IDENTITIES = 100
+NECK_MM = -95.0
+# Height of the hairline above the origin, from the back of the head (z < 0) to the forehead.
+HAIRLINE_Z_MM = (-90.0, -30.0, 12.0, 32.0, 70.0)
+HAIRLINE_Y_MM = (-60.0, -40.0, 5.0, 58.0, 90.0)
+
+# Vertex ranges of the published mesh (its README): half-open.
+RANGES = {
+    "skin": (0, 11248),
+    "face": (0, 6706),
+    "mouth": (11248, 21451),
+    "teeth": (17039, 21451),
+    "eyeball_L": (21451, 23021),
+    "eyeball_R": (23021, 24591),
+    "iris_L": (22221, 23021),
+    "iris_R": (23791, 24591),
+    "transparent": (24591, 26719),
+}
+EYE_SOCKETS = (13294, 14062)
+
+# The 68 Multi-PIE vertices of the README, in iBUG order.
+LANDMARKS_68 = (
+    1225, 1888, 1052, 367, 1719, 1722, 2199, 1447, 966, 3661, 4390, 3927, 3924, 2608, 3272, 4088, 3443,
+    268, 493, 1914, 2044, 1401, 3615, 4240, 4114, 2734, 2509,
+    978, 4527, 4942, 4857, 1140, 2075, 1147, 4269, 3360,
+    1507, 1542, 1537, 1528, 1518, 1511, 3742, 3751, 3756, 3721, 3725, 3732,
+    5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841,
+    5702, 5711, 5533, 6216, 6207, 6470, 5517, 5966,
+)  # fmt: skip
+
+
+def load_ict(path: str | pathlib.Path) -> MorphableHead:
+    """The ICT-FaceKit head of 26,719 vertices, 100 identity and 53 expression modes.
+
+    `path` is the folder that holds `generic_neutral_mesh.obj` (FaceXModel in the repository) or an .npz of the arrays
+    neutral, identity_q, identity_scale, expression_q, expression_scale, expression_names, triangles.
+    UserError when the path holds neither, or a mesh of another size.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        neutral, identity, expression, names, triangles = _read_folder(path)
+    elif path.is_file():
+        neutral, identity, expression, names, triangles = _read_npz(path)
+    else:
+        raise UserError(f"no ICT-FaceKit at {path}: give its FaceXModel folder or an .npz of its arrays")
+    if len(neutral) != VERTICES:
+        raise UserError(f"{path}: {len(neutral)} vertices, ICT-FaceKit has {VERTICES}")
+    return _assemble(MM_PER_UNIT * neutral, MM_PER_UNIT * identity, MM_PER_UNIT * expression, names, triangles)
+
+
+def _read_npz(path: pathlib.Path):
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            identity = data["identity_q"] * data["identity_scale"][:, None, None]
+            expression = data["expression_q"] * data["expression_scale"][:, None, None]
+            names = tuple(str(name) for name in data["expression_names"])
+            return data["neutral"], identity, expression, names, data["triangles"]
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not an .npz of ICT-FaceKit's arrays: {error}") from error
+
+
+def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:
+    """Vertices (V,3) and polygons in file order. Mesh libraries merge or split them, and the order carries meaning."""
+    vertices, polygons = [], []
+    for line in path.read_text().splitlines():
+        if line.startswith("v "):
+            vertices.append([float(value) for value in line.split()[1:4]])
+        elif line.startswith("f "):
+            polygons.append([int(corner.split("/")[0]) - 1 for corner in line.split()[1:]])
+    return np.array(vertices, np.float32), polygons
+
+
+def _read_folder(folder: pathlib.Path):
+    neutral_path = folder / "generic_neutral_mesh.obj"
+    if not neutral_path.is_file():
+        raise UserError(f"{folder} has no generic_neutral_mesh.obj: give the FaceXModel folder of ICT-FaceKit")
+    neutral, polygons = _read_obj(neutral_path)
+    triangles = [(p[0], p[i], p[i + 1]) for p in polygons for i in range(1, len(p) - 1)]
+    index_path = folder / "vertex_indices.json"
+    if not index_path.is_file():
+        raise UserError(f"{folder} has no vertex_indices.json, which lists ICT-FaceKit's expressions")
+    names = tuple(json.loads(index_path.read_text())["expressions"])
+    identity = [_read_obj(folder / f"identity{i:03d}.obj")[0] - neutral for i in range(IDENTITIES)]
+    expression = [_read_obj(folder / f"{name}.obj")[0] - neutral for name in names]
+    return neutral, np.stack(identity), np.stack(expression), names, np.array(triangles, np.int32)
+
+
+def _mirror(template: np.ndarray) -> np.ndarray:
+    """Mirror map (V,), an involution: vertices are paired greedily with the nearest of the mirrored mesh, part by part.
+
+    The mesh is symmetric to about 0.1 mm only, so a plain nearest neighbour would pair some vertices one way.
+    """
+    mirror = np.full(len(template), -1, np.int32)
+    for own, other in _mirrored_parts():
+        tree = scipy.spatial.cKDTree(template[slice(*other)])
+        distance, near = tree.query(template[slice(*own)] * [-1, 1, 1], k=6)
+        for rank in np.argsort(distance, axis=None):
+            a, b = own[0] + rank // 6, other[0] + near.flat[rank]
+            if mirror[a] < 0 and mirror[b] < 0:
+                mirror[a], mirror[b] = b, a
+    return mirror
+
+
+def _mirrored_parts() -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    central = [(0, 9409), (9409, 11248), (11248, 13294), (14062, 17039), (17039, 21451)]
+    left = [(13294, 13678), (21451, 22221), (22221, 23021), (24591, 24795), (24999, 25023), (25047, 25199)]
+    left += [(25351, 26035)]
+    right = [(13678, 14062), (23021, 23791), (23791, 24591), (24795, 24999), (25023, 25047), (25199, 25351)]
+    right += [(26035, 26719)]
+    return [(part, part) for part in central] + list(zip(left, right, strict=True))
+
+
+def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
+    index = np.arange(len(template))
+    regions = {name: (index >= first) & (index < last) for name, (first, last) in RANGES.items()}
+    skin = regions.pop("skin")
+    regions["mouth"] &= ~((index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1]))
+    x, y, z = template.T
+    regions["lips"] = skin & paint.lip_mask(template, template[list(LANDMARKS_68)])
+    regions["ears"] = skin & (np.abs(x) > 75) & (np.abs(z - 5) < 28) & (np.abs(y + 8) < 38)
+    regions["neck"] = skin & ~regions["face"] & (y < NECK_MM + 0.5 * np.maximum(0, 60 - z))
+    regions["scalp"] = skin & ~regions["ears"] & (y > np.interp(z, HAIRLINE_Z_MM, HAIRLINE_Y_MM))
+    return regions
+
+
+def _landmarks(template: np.ndarray, regions: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The published 68 points; the 98 are their resampling, each on the nearest vertex of skin or eyeball."""
+    points = template[list(LANDMARKS_68)]
+    irises = (template[regions[name]] for name in ("iris_R", "iris_L"))
+    pupils = np.stack([iris[iris[:, 2].argmax()] for iris in irises])
+    allowed = np.arange(len(template)) < RANGES["skin"][1]
+    allowed |= regions["eyeball_L"] | regions["eyeball_R"]
+    everywhere = np.ones(len(template), bool)
+    return {
+        "68": landmarks.snap(points, template, everywhere),
+        "98": landmarks.snap(landmarks.wflw_from_ibug(points, pupils), template, allowed),
+    }
+
+
+def _assemble(template, identity, expression, names, triangles) -> MorphableHead:
+    regions = _regions(template)
+    mean, albedo, albedo_names = paint.paint(template, regions, template[list(LANDMARKS_68)])
+    return MorphableHead(
+        template=template.astype(np.float32),
+        triangles=np.asarray(triangles, np.int32),
+        identity=identity.astype(np.float32),
+        expression=expression.astype(np.float32),
+        albedo_mean=mean,
+        albedo=albedo,
+        mirror=_mirror(template),
+        landmarks=_landmarks(template, regions),
+        regions=regions,
+        name="ict",
+        identity_names=tuple(f"identity{i:03d}" for i in range(len(identity))),
+        expression_names=names,
+        albedo_names=albedo_names,
+    )

@@ -1,0 +1,47 @@
+"""WFLW's 98 points of a head whose 68 iBUG points are known, and points tied to the surface."""
+
+import numpy as np
+import scipy.spatial
+
+BROW_HALF_HEIGHT_MM = 3.5
+
+
+def _resample(line: np.ndarray, count: int) -> np.ndarray:
+    """`count` points (count,3) at equal steps of the index along the polyline `line` (L,3)."""
+    at = np.linspace(0, len(line) - 1, count)
+    return np.stack([np.interp(at, np.arange(len(line)), line[:, axis]) for axis in range(3)], axis=1)
+
+
+def wflw_from_ibug(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
+    """The 98 points (98,3) mm from 68 points (68,3) and the pupils (2,3) (image left first) of a neutral head.
+
+    Jaw and lids are resampled along the iBUG lines; a brow's upper and lower line lie half its height above and below
+    iBUG's single line, but for its outer end; nose and mouth are shared by both layouts.
+    """
+    up = np.array([0.0, BROW_HALF_HEIGHT_MM, 0.0])
+    right, left = points[17:22], points[22:27]
+    return np.concatenate(
+        [
+            _resample(points[0:17], 33),
+            np.concatenate([right[:1], right[1:] + up, right[:0:-1] - up]),
+            np.concatenate([left[:4] + up, left[4:], left[3::-1] - up]),
+            points[27:36],
+            _eye(points[36:42]),
+            _eye(points[42:48]),
+            points[48:68],
+            pupils,
+        ]
+    )
+
+
+def _eye(lid: np.ndarray) -> np.ndarray:
+    """WFLW's 8 points from iBUG's 6: three instead of two between the corners of each lid."""
+    lower = np.concatenate([lid[3:6], lid[:1]])
+    return np.concatenate([_resample(lid[:4], 5)[:4], _resample(lower, 5)[:4]])
+
+
+def snap(points: np.ndarray, template: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks in the form of `MorphableHead.landmarks`: each point's nearest vertex among `allowed` (V,) bool."""
+    index = np.flatnonzero(allowed)
+    nearest = index[scipy.spatial.cKDTree(template[index]).query(points)[1]]
+    return np.repeat(nearest[:, None], 3, axis=1).astype(np.int32), np.tile(np.float32([1, 0, 0]), (len(points), 1))

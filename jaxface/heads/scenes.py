@@ -1,0 +1,220 @@
+"""Random photographs of a `MorphableHead` with everything known about them: pure functions of (head, key).
+
+One source for the data sets on disk and for training batches that are rendered inside the step. Pixel coordinates have
+x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import jaxlie
+import numpy as np
+
+from jaxface.geometry import camera, lighting, mesh, raster
+from jaxface.heads import backdrop
+from jaxface.heads.morphable import MorphableHead, turn_eyes
+
+FACE_MM = 170.0
+# Of ICT's 49,000 triangles on 256² pixels the nearest faces fill each of these to about half.
+TIERS = ((3, None), (6, 12288), (12, 4096), (40, 512))
+NEAR_MM = 50.0
+TEXTURE_WAVES = 8
+
+
+@flax.struct.dataclass
+class Scene:
+    """What is in front of the camera. I, E, A: modes of the head.
+
+    identity (I,), expression (E,), albedo (A,), gaze (2,) rad; rotation (3,3) and translation (3,) mm of the head frame
+    into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
+    in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,) factor of the skin's colour; plain () share by
+    which brows, lips and hair fade into skin; key for textures and surroundings.
+    """
+
+    identity: jax.Array
+    expression: jax.Array
+    albedo: jax.Array
+    gaze: jax.Array
+    rotation: jax.Array
+    translation: jax.Array
+    focal_px: jax.Array
+    center_px: jax.Array
+    light: jax.Array
+    sun: jax.Array
+    gloss: jax.Array
+    exposure: jax.Array
+    hair: jax.Array
+    tone: jax.Array
+    plain: jax.Array
+    key: jax.Array
+
+
+@flax.struct.dataclass
+class Picture:
+    """A rendered scene: image (S,S,3) in [0,1], depth (S,S) mm with 0 where there is no head, points (V,3) in camera
+    space, points_px (V,2), and the rasteriser's overflow counter, which is 0 unless triangles were lost."""
+
+    image: jax.Array
+    depth: jax.Array
+    points: jax.Array
+    points_px: jax.Array
+    overflow: jax.Array
+
+
+def renderable(head: MorphableHead) -> MorphableHead:
+    """The head with only the triangles that are drawn; done once, on the host."""
+    return head.replace(triangles=head.opaque_triangles())
+
+
+def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """A sparse, mostly symmetric expression (E,) of at most three full modes' strength."""
+    twin = {name: i for i, name in enumerate(names)}
+    first = np.array([min(i, twin.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
+    k = jax.random.split(key, 5)
+    weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
+    weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[first], weights)
+    weights /= jnp.maximum(1.0, weights.sum() / 3.0)
+    jaw = names.index("jawOpen")
+    opened = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
+    weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opened))
+    if "mouthClose" in names:  # it closes the lips of an open jaw; alone it pushes them through each other
+        close = names.index("mouthClose")
+        weights = weights.at[close].min(weights[jaw])
+    return weights
+
+
+def _pose(key: jax.Array, middle: jax.Array, size: int) -> dict[str, jax.Array]:
+    """Rotation (yaw ±60°, pitch ±30°, roll ±30°), distance, focal length and framing of the face's `middle` (3,)."""
+    k = jax.random.split(key, 6)
+    spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
+    yaw, pitch, roll = jnp.deg2rad(60.0) * spread[0, 0], *(jnp.deg2rad(30.0) * spread[0, 1:] * abs(spread[1, 1:]))
+    rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
+    distance = 350.0 * (3000.0 / 350.0) ** jax.random.uniform(k[1])
+    share = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
+    center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
+    ahead = jnp.array([0.0, 0.0, 1.0]) * distance
+    return {
+        "rotation": rotation,
+        "translation": ahead - camera.to_camera(middle, rotation, jnp.zeros(3)),
+        "focal_px": share * size * distance / FACE_MM,
+        "center_px": center,
+    }
+
+
+def _look(key: jax.Array) -> dict[str, jax.Array]:
+    """Light, skin tone and hair."""
+    k = jax.random.split(key, 11)
+    ambient = jax.random.uniform(k[0], minval=0.35, maxval=1.0)
+    light = 0.18 * jax.random.normal(k[1], (9, 1)) + 0.03 * jax.random.normal(k[2], (9, 3))
+    direction = jax.random.normal(k[3], (3,)) + jnp.array([0.0, 0.4, 0.8])
+    direction /= jnp.linalg.norm(direction)
+    color = jax.random.uniform(k[4], maxval=0.8) * (1.0 + 0.12 * jax.random.normal(k[5], (3,)))
+    dark = jax.random.uniform(k[6], minval=0.35, maxval=1.15)
+    fade = jax.random.uniform(k[8], (2,))
+    return {
+        "light": light.at[0].add(ambient / lighting.sh_basis(jnp.array([0.0, 0.0, 1.0]))[0]),
+        "sun": jnp.stack([direction, color]),
+        "gloss": 0.35 * jax.random.uniform(k[7]) ** 2,
+        "exposure": jax.random.uniform(k[10], minval=0.2, maxval=0.6),
+        "hair": jax.random.uniform(k[9]) ** 2 * jnp.array([0.75, 0.62, 0.48]) + 0.05,
+        "tone": dark ** jnp.array([0.8, 1.0, 1.15]),
+        "plain": jnp.where(fade[0] < 0.2, fade[1], 0.0),
+    }
+
+
+def sample_scene(head: MorphableHead, key: jax.Array, size: int) -> Scene:
+    """A random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` picture."""
+    k = jax.random.split(key, 8)
+    middle = head.landmark_points(head.template, "68").mean(0)
+    strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
+    return Scene(
+        identity=strength * jax.random.normal(k[1], (len(head.identity_names),)),
+        expression=_expression(k[2], head.expression_names),
+        albedo=jax.random.normal(k[3], (len(head.albedo_names),)),
+        gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
+        key=k[7],
+        **_pose(k[5], middle, size),
+        **_look(k[6]),
+    )
+
+
+def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
+    """Albedo (V,3): the head's own, its hair recoloured, faded towards plain skin, toned and mottled."""
+    k = jax.random.split(scene.key, 4)
+    albedo = head.colors(scene.albedo)
+    albedo = jnp.where(head.regions["scalp"][:, None], scene.hair, albedo)
+    eyes = (head.regions["eyeball_L"] | head.regions["eyeball_R"])[:, None]
+    skin = albedo[head.landmarks["68"][0][30, 0]]
+    albedo = jnp.where(eyes, albedo, albedo + scene.plain * (skin - albedo))
+    waves = jax.random.normal(k[0], (TEXTURE_WAVES, 3)) * 0.25 * jax.random.uniform(k[1], (TEXTURE_WAVES, 1)) ** 2
+    phase = jax.random.uniform(k[2], (TEXTURE_WAVES,), maxval=6.28)
+    mottle = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
+    return albedo * jnp.where(eyes, 1.0, scene.tone) * (1.0 + 0.3 * jax.random.uniform(k[3]) * mottle)
+
+
+def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
+    """Colours (S,S,3) of interpolated albedo and y-up normals (S,S,6): harmonics, one sun, and its highlight."""
+    albedo, normals = surface[..., :3], surface[..., 3:]
+    normals /= jnp.sqrt((normals * normals).sum(-1, keepdims=True) + 1e-12)
+    direction, color = scene.sun
+    facing = jnp.maximum(normals @ direction, 0.0)[..., None] * color
+    halfway = direction + jnp.array([0.0, 0.0, 1.0])
+    highlight = jnp.maximum(normals @ (halfway / (jnp.linalg.norm(halfway) + 1e-6)), 0.0)[..., None] ** 24
+    diffuse = jnp.maximum(lighting.sh_shade(normals, scene.light), 0.02) + facing
+    return albedo * diffuse + scene.gloss * color * highlight
+
+
+def _facing(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
+    """Triangles (T,3) with those that face away made empty: half the work, as nothing is seen from inside."""
+    a, b, c = (points_px[triangles[:, corner]] for corner in range(3))
+    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    return jnp.where(area[:, None] < 0, triangles, 0)
+
+
+def place(head: MorphableHead, scene: Scene) -> tuple[jax.Array, jax.Array]:
+    """The head's vertices (V,3) mm in its own frame, and where the camera of `scene` sees them: (V,2) px."""
+    vertices = turn_eyes(head, head.shape(scene.identity, scene.expression), scene.gaze)
+    points = camera.to_camera(vertices, scene.rotation, scene.translation)
+    return vertices, camera.project(points, scene.focal_px, scene.center_px)
+
+
+def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None = None) -> Picture:
+    """The photograph of `scene` (S = `size`), or its part that `crop` (2,3), a map of picture to crop pixels, shows.
+
+    `head` is one made by `renderable`.
+    """
+    vertices, points_px = place(head, scene)
+    points = camera.to_camera(vertices, scene.rotation, scene.translation)
+    if crop is not None:
+        points_px = points_px @ crop[:, :2].T + crop[:, 2]
+    facing = _facing(head.triangles, points_px)
+    seen = raster.rasterize(points_px, points[:, 2], facing, size, size, tiers=TIERS, near=NEAR_MM)
+    normals = mesh.vertex_normals(vertices, head.triangles) @ scene.rotation.T
+    attributes = jnp.concatenate([_vertex_colors(head, scene), normals, points[:, 2:]], axis=-1)
+    surface = raster.interpolate(attributes, points_px, points[:, 2], head.triangles, seen.triangle_id)
+    covered = seen.triangle_id >= 0
+    k = jax.random.split(scene.key, 3)
+    middle = head.landmark_points(points_px, "68").mean(0)
+    scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
+    behind = backdrop.background(k[0], size, middle, scale_px)
+    shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
+    brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
+    exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
+    image = jnp.where(covered[..., None], exposed, behind)
+    image = backdrop.expose(k[2], backdrop.occlude(k[1], image))
+    return Picture(image, surface[..., 6], points, points_px, seen.overflow)
+
+
+def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Random points of the face's surface as (vertices (count,3) int32, weights (count,3)), uniform over triangles."""
+    faces = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
+    which, where = jax.random.split(key)
+    chosen = jax.random.categorical(which, jnp.where(faces, 0.0, -jnp.inf), shape=(count,))
+    return jnp.asarray(head.triangles)[chosen], jax.random.dirichlet(where, jnp.ones(3), (count,))
+
+
+def face_box(head: MorphableHead, points_px: jax.Array) -> jax.Array:
+    """The face's extent (4,) = x0, y0, x1, y1, hairline to chin and side to side."""
+    inside = jnp.asarray(head.regions["face"])[:, None]
+    low = jnp.where(inside, points_px, jnp.inf).min(0)
+    return jnp.concatenate([low, jnp.where(inside, points_px, -jnp.inf).max(0)])

@@ -1,0 +1,143 @@
+"""A trained system, called on photographs or arrays. Never loads TensorFlow."""
+
+import dataclasses
+import importlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from jaxface import checkpoint, photo
+from jaxface.errors import UserError
+from jaxface.system import System, Tree
+
+ASSETS = pathlib.Path(__file__).parent / "assets"
+PARAMS_FILE = "params.safetensors"
+EXTRA_PREFIX = "extra/"
+
+Face = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A system with its parameters: `predictor("photo.jpg")` gives the faces in it.
+
+    config: the configuration it was trained with. params, extra: see `jaxface.system.System`.
+    """
+
+    config: ml_collections.ConfigDict
+    system: System
+    params: Tree
+    extra: Tree
+
+    @classmethod
+    def pretrained(cls, name: str = "continuous") -> "Predictor":
+        """The model that ships with the package. UserError names those there are."""
+        shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{PARAMS_FILE}"))
+        if name not in shipped:
+            raise UserError(f"no model ships for {name!r}, only for {', '.join(shipped) or 'none'}; give a --workdir")
+        return cls._checked(*load_asset(ASSETS / name), f"the shipped model {name!r}")
+
+    @classmethod
+    def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
+        """The model of a training run or of a converted checkpoint. UserError: no workdir, nothing saved in it."""
+        config = checkpoint.load_config(workdir)
+        return cls._checked(config, *checkpoint.load_params(workdir), str(workdir))
+
+    @classmethod
+    def _checked(cls, config: ml_collections.ConfigDict, params: Tree, extra: Tree, where: str) -> "Predictor":
+        system = build(config, where)
+        expected = _shapes(jax.eval_shape(system.init, jax.random.key(0))[0])
+        found = _shapes(params)
+        if expected != found:
+            differing = sorted(name for name, _ in expected.items() ^ found.items())
+            raise UserError(f"the parameters of {where} do not fit its config.json; the first of them: {differing[0]}")
+        return cls(config, system, params, extra)
+
+    def __call__(self, photos: Any, boxes: Any = None, **options: Any) -> Any:
+        """The faces of one photo, or for a list of photos the list of theirs, each face as a dict.
+
+        photos: a path, a PIL picture or an array, see `photo.load`; or a list of these.
+        boxes: (4,) or (F,4) x0, y0, x1, y1 from hairline to chin and from side to side, used instead of the detector;
+        for a list of photos a list of these or of None. `options` go to the system; continuous: layout="68", "98",
+        "dense", a region name or template points (N,3).
+        A face has at least box [4], layout, points (N,2) and sigma (N,), in pixels of the full picture as displayed
+        with pixel centres at integers. UserError says what is wrong with a picture, a box or an option.
+        """
+        if not isinstance(photos, (list, tuple)):
+            return self._faces(photos, boxes, options)
+        listed = [None] * len(photos) if boxes is None else boxes
+        if not isinstance(listed, Sequence | np.ndarray) or len(listed) != len(photos):
+            raise UserError(f"for a list of {len(photos)} photos boxes is a list as long, or None")
+        return [self._faces(one, its_boxes, options) for one, its_boxes in zip(photos, listed, strict=True)]
+
+    def _faces(self, source: Any, boxes: Any, options: dict[str, Any]) -> list[Face]:
+        loaded = photo.load(source)
+        if boxes is not None:
+            boxes = loaded.to_kept(photo.check_boxes(boxes, loaded.width, loaded.height))
+        faces = self.system.predict(self.params, self.extra, loaded.pixels, boxes=boxes, **options)
+        return [loaded.face_to_full(face) for face in faces]
+
+    def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped."""
+        return self.system.raw(self.params, self.extra, arrays)
+
+
+def build(config: ml_collections.ConfigDict, where: str) -> System:
+    """The system that a configuration names; `where` it comes from is for the message of a UserError."""
+    name = f"jaxface.systems.{config.get('system')}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"{where} is of an unknown system, {config.get('system')!r}") from error
+    return module.build(config)
+
+
+def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, params: Tree, extra: Tree) -> None:
+    """Writes config.json and params.safetensors, as a model ships: matrices as float16, the rest as float32.
+
+    ValueError where a matrix does not fit into float16.
+    """
+    arrays = {name: _half(name, value) for name, value in _flat(params).items()}
+    arrays |= {EXTRA_PREFIX + name: np.asarray(value, np.float32) for name, value in _flat(extra).items()}
+    checkpoint.write_config(folder, config)
+    safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
+
+
+def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
+    """(config, params, extra) of a folder that `save_asset` wrote, as float32. UserError where it is damaged."""
+    path = pathlib.Path(folder) / PARAMS_FILE
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); install the package again") from error
+    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+    extra = {name.removeprefix(EXTRA_PREFIX): value for name, value in arrays.items() if name.startswith(EXTRA_PREFIX)}
+    params = {name: value for name, value in arrays.items() if not name.startswith(EXTRA_PREFIX)}
+    unflatten = traverse_util.unflatten_dict
+    return checkpoint.load_config(folder), unflatten(params, sep="/"), unflatten(extra, sep="/")
+
+
+def _half(name: str, value: Any) -> np.ndarray:
+    value = np.asarray(value, np.float32)
+    if value.ndim > 1:
+        value = value.astype(np.float16)
+        if not np.isfinite(value).all():
+            raise ValueError(f"{name} does not fit into float16")
+    return value
+
+
+def _flat(tree: Tree) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in _flat(tree).items()}

@@ -1,0 +1,62 @@
+"""What was found, drawn over the picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+# Runs of points that are joined by a line: first, last, closed.
+CONTOURS = {
+    "68": ((0, 16, 0), (17, 21, 0), (22, 26, 0), (27, 30, 0), (31, 35, 0), (36, 41, 1), (42, 47, 1), (48, 59, 1))
+    + ((60, 67, 1),),
+    "98": ((0, 32, 0), (33, 41, 1), (42, 50, 1), (51, 54, 0), (55, 59, 0), (60, 67, 1), (68, 75, 1), (76, 87, 1))
+    + ((88, 95, 1),),
+}
+BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
+SURE_COLOR, UNSURE_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
+# The sigma, in mean sides of the face box, at which a point is drawn in UNSURE_COLOR.
+UNSURE = 0.08
+SUBPIXEL_BITS = 4
+
+
+def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]], step: int = 1) -> np.ndarray:
+    """A copy of (h,w,3) uint8 RGB with boxes, points (green: sure, red: unsure), their contours and sigmas (circles).
+
+    `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of the full picture, of which each pixel
+    here covers `step` x `step`.
+    """
+    canvas = np.ascontiguousarray(pixels).copy()
+    for face in faces:
+        box, points = ((np.asarray(face[key]) + 0.5) / step - 0.5 for key in ("box", "points"))
+        _draw_face(canvas, box, points, np.asarray(face["sigma"]) / step, face["layout"])
+    return canvas
+
+
+def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
+    side = max(1.0, (box[2:] - box[:2]).mean())
+    thickness = max(1, round(side / 300))
+    corners = [box[[0, 1]], box[[2, 1]], box[[2, 3]], box[[0, 3]]]
+    _draw_line(canvas, corners, True, BOX_COLOR, thickness)
+    for first, last, closed in CONTOURS.get(layout, ()):
+        _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
+    radius = side / (100 if len(points) < 200 else 250)
+    for point, spread in zip(points, sigma, strict=True):
+        share = min(1.0, spread / side / UNSURE)
+        color = tuple(int(value) for value in SURE_COLOR * (1 - share) + UNSURE_COLOR * share)
+        _draw_circle(canvas, point, radius, color, cv2.FILLED)
+        if spread > radius and layout in CONTOURS:
+            _draw_circle(canvas, point, spread, color, thickness)
+
+
+def _fixed(values: Any) -> np.ndarray:
+    """Numbers as OpenCV's fixed-point integers; far outside the picture they are held where these do not overflow."""
+    return np.rint(np.clip(values, -1e6, 1e6) * 2**SUBPIXEL_BITS).astype(np.int32)
+
+
+def _draw_line(canvas: np.ndarray, points: Any, closed: bool, color: tuple[int, ...], thickness: int) -> None:
+    cv2.polylines(canvas, [_fixed(np.array(points))], closed, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _draw_circle(canvas: np.ndarray, point: np.ndarray, radius: float, color: tuple[int, ...], thickness: int) -> None:
+    cv2.circle(canvas, _fixed(point).tolist(), int(_fixed(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)

@@ -1,0 +1,39 @@
+"""How good the 68 points are: per-example errors on the device, summaries on the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FAILURE_AT = 0.10
+
+
+def landmark_errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Per-example errors of points (B,68,2) in [-1,1] of the crop.
+
+    Reads of `batch`: landmarks (B,68,2) in the same unit, visible (B,68) bool, and eye_distance (B,), the outer eye
+    corners' distance in space seen at the head's depth, so that turning the head does not inflate the error.
+    """
+    distance = jnp.linalg.norm(points - batch["landmarks"], axis=-1) / batch["eye_distance"][:, None]
+    seen = batch["visible"].astype(distance.dtype)
+    return {
+        "nme": distance.mean(-1),
+        "nme_visible": (distance * seen).sum(-1) / jnp.maximum(seen.sum(-1), 1.0),
+        "yaw": batch["yaw_rad"],
+    }
+
+
+def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Mean errors in percent of the eye distance, the failure rate and the area under the error curve at 10 %."""
+    nme = np.asarray(arrays["nme"], np.float64)
+    yaw = np.abs(np.rad2deg(arrays["yaw"]))
+    result = {
+        "nme": 100 * nme.mean(),
+        "nme_visible": 100 * np.mean(arrays["nme_visible"]),
+        "failure_rate": 100 * np.mean(nme > FAILURE_AT),
+        "auc": 100 * np.mean(np.clip(1 - nme / FAILURE_AT, 0, 1)),
+    }
+    for low, high in ((0, 30), (30, 60), (60, 90)):
+        inside = (yaw >= low) & (yaw < high)
+        if inside.any():
+            result[f"nme_yaw_{low}_{high}"] = 100 * nme[inside].mean()
+    return {name: float(value) for name, value in result.items()}

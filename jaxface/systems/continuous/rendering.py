@@ -1,0 +1,54 @@
+"""Training batches rendered inside the step: no data set, no TensorFlow, an endless supply from (seed, step, device)."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxface.geometry import alignment
+from jaxface.heads import scenes
+from jaxface.heads.canonical import canonical
+from jaxface.heads.morphable import MorphableHead
+
+SCENE_SIZE = 256
+SHIFT = 0.08
+SCALE = (0.8, 1.3)
+ROTATE_RAD = 0.5
+
+
+def rendering_head(head: MorphableHead) -> dict:
+    """What `render_batch` needs of a head, placed on the devices once: the head to draw and its canonical vertices."""
+    return {"head": scenes.renderable(head), "canonical": canonical(head)}
+
+
+def _crop(key: jax.Array, box: jax.Array, size: int) -> jax.Array:
+    k = jax.random.split(key, 3)
+    center, side = alignment.square_crop(box)
+    center += side * SHIFT * jax.random.uniform(k[0], (2,), minval=-1.0)
+    scale = SCALE[0] * (SCALE[1] / SCALE[0]) ** jax.random.uniform(k[1])
+    return alignment.crop_matrix(center, side * scale, size, ROTATE_RAD * jax.random.uniform(k[2], minval=-1.0))
+
+
+def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[str, jax.Array]:
+    """One training example of `preprocess_train`'s form, photographed directly through its jittered crop."""
+    head, places = frozen["head"], frozen["canonical"]
+    k = jax.random.split(key, 3)
+    scene = scenes.sample_scene(head, k[0], SCENE_SIZE)
+    crop = _crop(k[1], scenes.face_box(head, scenes.place(head, scene)[1]), size)
+    picture = scenes.render(head, scene, size, crop)
+    index, weights = scenes.surface_points(head, k[2], dense)
+    landmark_index, landmark_weights = head.landmarks["68"]
+    index = jnp.concatenate([landmark_index, index])
+    weights = jnp.concatenate([landmark_weights, weights])[..., None]
+    points_px = (picture.points_px[index] * weights).sum(1)
+    points = (2 * points_px + 1) / size - 1
+    return {
+        "image": picture.image,
+        "queries": (places[index] * weights).sum(1),
+        "points": points,
+        "valid": (abs(points) < 1.5).all(-1),
+    }
+
+
+def render_batch(batch: dict, key: jax.Array, frozen: dict, size: int, dense: int) -> dict[str, jax.Array]:
+    """Rendered examples in the place of `batch`, which carries only its length in `index` (B,)."""
+    keys = jax.random.split(key, len(batch["index"]))
+    return jax.lax.map(lambda k: render_example(frozen, k, size, dense), keys)

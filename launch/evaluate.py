@@ -1,0 +1,38 @@
+"""Scores the model of a workdir: python -m launch.evaluate --workdir W [--dataset NAME]
+
+Prints the results and writes them to W/eval.json. Everything about the model comes from W/config.json.
+"""
+
+import json
+
+import jax
+from absl import flags
+
+from jaxface import checkpoint, evaluation, parallel
+from jaxface.errors import UserError
+from launch import app, hosts
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint")
+DATASET = flags.DEFINE_string("dataset", None, "one of the system's evaluators (default: all)")
+BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is put on the devices (default: config)")
+
+
+def main(argv: list[str]) -> None:
+    """Builds the system of the workdir and scores its model."""
+    del argv
+    if not WORKDIR.value:
+        raise UserError("needs --workdir W")
+    config = checkpoint.load_config(WORKDIR.value)
+    if BACKEND.value:
+        config.backend = BACKEND.value
+    if hosts.COORDINATOR.value:
+        hosts.join()
+    names = [DATASET.value] if DATASET.value else None
+    results = evaluation.evaluate(app.build(config), config, WORKDIR.value, names)
+    if jax.process_index() == 0:
+        print(json.dumps(results, indent=2))
+        print(f"written to {WORKDIR.value}/eval.json")
+
+
+if __name__ == "__main__":
+    app.run(main)
