@@ -41,7 +41,7 @@ class Writer(pickle._Pickler):
             return ("storage", Global("torch", value.kind), value.key, "cpu", value.array.size)
         return None
 
-    def save(self, value, *rest):
+    def save(self, value, **options):
         if isinstance(value, Global):
             self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
         elif isinstance(value, Call):
@@ -49,7 +49,7 @@ class Writer(pickle._Pickler):
             self.save(value.arguments)
             self.write(pickle.REDUCE)
         else:
-            super().save(value, *rest)
+            super().save(value, **options)
 
 
 def tensor(storage, offset, shape, strides):
@@ -145,7 +145,10 @@ def test_missing_file_and_other_zip(tmp_path):
 
 
 def test_rename_fills_and_names_every_misfit():
-    expected = {"conv": {"kernel": np.zeros((3, 3, 2, 4), np.float32), "bias": np.zeros(4, np.float32)}, "scale": np.zeros(4)}
+    expected = {
+        "conv": {"kernel": np.zeros((3, 3, 2, 4), np.float32), "bias": np.zeros(4, np.float32)},
+        "scale": np.zeros(4),
+    }
     sources = {"conv/kernel": ("c.w", convolution), "conv/bias": ("c.b", vector), "scale": ("s", vector)}
     tensors = {"c.w": np.random.rand(4, 2, 3, 3), "c.b": np.ones(4), "s": np.ones((4, 1, 1))}
     filled = rename(tensors, sources, expected)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x. By erf: `jax.nn.gelu` goes through erfc, which is slower on CPUs."""
+    """x times the normal distribution function of x; by erf, as erfc (`jax.nn.gelu`) is slower on CPUs."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
