@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints without running their code, and maps their entries onto our parameters, strict both ways."""
+"""Reads PyTorch checkpoints without running their code, and maps their entries onto our parameters, strictly."""
 
 import collections
 import importlib.util
@@ -32,8 +32,9 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# What reading a damaged archive or its pickle program raises.
+# What reading a damaged archive or its pickle program raises; the last line is for PyTorch's reader of old files.
 DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+DAMAGE += (safetensors.SafetensorError, AssertionError, RuntimeError)
 
 
 def read(path: str | pathlib.Path) -> Tensors:
@@ -66,7 +67,7 @@ def _guarded(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
         return reader(path)
     except UserError:
         raise
-    except (*DAMAGE, safetensors.SafetensorError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {error})") from error
 
 
@@ -141,12 +142,14 @@ def _read_legacy(path: pathlib.Path) -> Any:
 
 
 def unwrap(tensors: Tensors, *nests: str) -> Tensors:
-    """The entries inside the first nest that is there ("model" of {"model": …, "epoch": …}), DataParallel's prefix removed.
+    """The entries inside the first nest that is there ("model" of {"model": …}), without DataParallel's prefix.
 
     Without such a nest the entries stay as they are.
     """
     for nest in nests:
-        inside = {name.removeprefix(f"{nest}."): value for name, value in tensors.items() if name.startswith(f"{nest}.")}
+        inside = {
+            name.removeprefix(f"{nest}."): value for name, value in tensors.items() if name.startswith(f"{nest}.")
+        }
         if inside:
             tensors = inside
             break
@@ -171,9 +174,9 @@ def vector(weight: np.ndarray) -> np.ndarray:
 
 
 def rename(tensors: Tensors, sources: Mapping[str, tuple[str, Transform]], expected: Any) -> Any:
-    """A tree like `expected` filled from the checkpoint; leaves are float32 (or of the expected dtype).
+    """A tree like `expected` filled from the checkpoint; leaves get the expected dtype.
 
-    `sources`: our path ("encoder/stem/kernel") to the checkpoint's name and the transform of its array. Several paths may
+    `sources`: our path ("encoder/stem/kernel") to the checkpoint's name and the transform of its array. Several may
     take parts of one entry. Raises UserError, in one message, for every missing entry, left-over entry and wrong shape.
     """
     leaves = flax.traverse_util.flatten_dict(expected, sep="/")

@@ -19,7 +19,7 @@ UNOFFICIAL_ENCODER = "FeatureExtractor.model."
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """How one library names a ConvNeXt. `block` and `reduce` are templates of the stage s, block b and part p (0 or 1)."""
+    """How one library names a ConvNeXt; `reduce`, `block`, `stem` are templates of stage s, block b, part p (0, 1)."""
 
     name: str
     reduce: str
@@ -75,7 +75,7 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> 
 
     An ImageNet backbone (its names are recognised) fills the encoder only; its classifier, and its last norm where the
     model has none, are dropped by name, and the rest keeps its fresh values: a line is printed that says so. The
-    unofficial rebuild's state dict fills everything. Raises UserError with every missing, left-over or ill-shaped entry.
+    unofficial rebuild's state dict fills everything. UserError names every missing, left-over or misshaped entry.
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
