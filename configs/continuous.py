@@ -9,6 +9,9 @@ inside the step; `convnext_tiny` and `convnext_small` are the paper's size at 22
 `smoke` runs in seconds and prepares its own data.
 """
 
+import os
+import tempfile
+
 import ml_collections
 
 VARIANTS = (
@@ -166,6 +169,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
     config.model.image_size, config.model.depths, config.model.dims = 32, (1, 1, 1, 1), (8, 8, 16, 16)
     config.model.feature_width = config.model.width = 32
     config.data.dense, config.data.build_examples = 8, 16
+    config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
     config.optim.warmup, config.loss.warmup = 2, 4
     config.steps, config.batch_size, config.log_every, config.save_every, config.eval_every = 8, 4, 2, 2, 4
 

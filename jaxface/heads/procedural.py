@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxface.heads import paint, procedural_landmarks, procedural_mesh, procedural_modes
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural_mesh import HAIRLINE_Y_MM, HAIRLINE_Z_MM, HeadMesh
+from jaxface.heads.procedural_mesh import HeadMesh, above_hairline
 from jaxface.heads.procedural_patches import BAG_ROWS, EYE_RADIUS_MM, IRIS_EDGE_RAD, LIP_RINGS, RIM_ROW, smoothstep
 
 NECK_TOP_MM, NECK_SLOPE = -84.0, 0.55
@@ -28,7 +28,7 @@ def procedural_head() -> MorphableHead:
     layouts = procedural_landmarks.layouts(mesh, outer)
     points_68 = (mesh.points[layouts["68"][0]] * layouts["68"][1][..., None]).sum(1)
     regions |= _brows(mesh.points, points_68, outer)
-    hair = regions["scalp"] * smoothstep(0.5 + _above_hairline(mesh.points) / HAIRLINE_EDGE_MM)
+    hair = regions["scalp"] * smoothstep(0.5 + above_hairline(mesh.points) / HAIRLINE_EDGE_MM)
     mean, albedo, albedo_names = paint.paint(mesh.points, regions | {"scalp": hair}, points_68)
     identity, identity_names = procedural_modes.identity(mesh)
     expression, expression_names = procedural_modes.expression(mesh)
@@ -67,7 +67,7 @@ def _eye_regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
         "iris_L": iris,
         "iris_R": iris[mesh.mirror],
         "lids": _mark(mesh, mesh.grids["eye"][RIM_ROW : RIM_ROW + 5]),
-        "socket": _mark(mesh, mesh.grids["eye"][: RIM_ROW - 1], mesh.grids["eye"].max() + 1),
+        "socket": _mark(mesh, mesh.grids["eye"][: RIM_ROW - 1], mesh.caps["eye"]),
     }
 
 
@@ -77,23 +77,19 @@ def _regions(mesh: HeadMesh) -> dict[str, np.ndarray]:
     teeth = _mark(mesh, mesh.grids["upper_teeth"], mesh.grids["lower_teeth"])
     regions = _eye_regions(mesh) | {
         "teeth": teeth,
-        "mouth": teeth | _mark(mesh, mouth[:BAG_ROWS], mouth[:-1].max() + 1),
+        "mouth": teeth | _mark(mesh, mouth[:BAG_ROWS], mesh.caps["mouth"]),
         "lips": _mark(mesh, mouth[BAG_ROWS : BAG_ROWS + len(LIP_RINGS)]),
-        "ears": _mark(mesh, ear[:-1], ear[:-1].max() + 1),
-        "nostrils": _mark(mesh, mesh.grids["nostril"][:-2], mesh.grids["nostril"][:-1].max() + 1),
+        "ears": _mark(mesh, ear[:-1], mesh.caps["ear"]),
+        "nostrils": _mark(mesh, mesh.grids["nostril"][:-2], mesh.caps["nostril"]),
         "transparent": np.zeros(len(x), bool),
     }
     inside = regions["mouth"] | regions["socket"] | regions["eyeball_L"] | regions["eyeball_R"]
     skin = ~(inside | regions["ears"])
     regions["neck"] = skin & (y < NECK_TOP_MM + NECK_SLOPE * np.maximum(0, 60 - z))
-    above = _above_hairline(mesh.points)
+    above = above_hairline(mesh.points)
     regions["scalp"] = skin & ~regions["neck"] & (above > -HAIRLINE_EDGE_MM / 2)
     regions["face"] = skin & ~regions["neck"] & (above < HAIRLINE_EDGE_MM / 2) & (z > FACE_Z_MM)
     return regions
-
-
-def _above_hairline(points: np.ndarray) -> np.ndarray:
-    return points[:, 1] - np.interp(points[:, 2], HAIRLINE_Z_MM, HAIRLINE_Y_MM)
 
 
 def _brows(points: np.ndarray, points_68: np.ndarray, outer: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,7 +98,7 @@ def _brows(points: np.ndarray, points_68: np.ndarray, outer: np.ndarray) -> dict
 
 
 def _shade(mesh: HeadMesh) -> np.ndarray:
-    """Factor (V,3) on the albedo: nostrils and mouth darkened, since renderers here cast no shadows; lashes, lid rims."""
+    """Factor (V,3) on the albedo: lashes, lid rims, and dark nostrils and mouth, since nothing here casts shadows."""
     eye, mouth, nostril = (mesh.grids[name] for name in ("eye", "mouth", "nostril"))
     upper = slice(1, eye.shape[1] // 2)
     factor = np.ones((len(mesh.points), 3), np.float32)
@@ -111,8 +107,8 @@ def _shade(mesh: HeadMesh) -> np.ndarray:
         ((0.85, 0.70, 0.66), eye[RIM_ROW]),
         ((0.30, 0.27, 0.26), eye[RIM_ROW, upper]),
         ((0.35, 0.28, 0.26), nostril[2]),
-        ((0.15, 0.10, 0.09), nostril[:2], nostril[:-1].max() + 1),
-        ((0.35, 0.35, 0.35), mouth[: BAG_ROWS - 1], mouth[:-1].max() + 1),
+        ((0.15, 0.10, 0.09), nostril[:2], mesh.caps["nostril"]),
+        ((0.35, 0.35, 0.35), mouth[: BAG_ROWS - 1], mesh.caps["mouth"]),
     ):
         for part in parts:
             factor[_mark(mesh, part)] = color

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxface.heads import landmarks
 from jaxface.heads.procedural_mesh import HeadMesh
-from jaxface.heads.procedural_patches import BAG_ROWS, EYE_COLUMNS, LIP_RINGS, MOUTH_COLUMNS, RIM_ROW
+from jaxface.heads.procedural_patches import BAG_ROWS, LIP_RINGS, MOUTH_COLUMNS, RIM_ROW
 from jaxface.layouts import LAYOUT_68, LAYOUT_98, Layout
 
 # The middle and the subject's left, where annotators of frontal faces put them (mm, near the surface).
@@ -21,6 +21,7 @@ EYE_98 = {68: 16, 69: 11, 70: 8, 71: 5, 72: 0, 73: 27, 74: 24, 75: 21}
 # Wanted x (mm) and lip (+1 upper, -1 lower, 0 corner) of the lip points on the vermilion's border and at the contact.
 OUTER_68 = {51: (0, 1), 52: (7.5, 1), 53: (17, 1), 54: (26, 0), 55: (18, -1), 56: (10, -1), 57: (0, -1)}
 INNER_68 = {62: (0, 1), 63: (10, 1), 64: (26, 0), 65: (10, -1), 66: (0, -1)}
+LIPS_98 = 76 - 48
 BORDER_ROW, CONTACT_ROW = BAG_ROWS + len(LIP_RINGS) - 1, BAG_ROWS
 
 
@@ -93,8 +94,8 @@ def layouts(mesh: HeadMesh, skin: np.ndarray) -> dict[str, tuple[np.ndarray, np.
     points = (mesh.points[ibug[0]] * ibug[1][..., None]).sum(1)
     pupil = mesh.grids["eyeball"][0]
     wide = landmarks.wflw_from_ibug(points, mesh.points[[mesh.mirror[pupil], pupil]])
-    fixed = {i + 28: vertex for i, vertex in lips.items() if i < 55} | {i + 28: v for i, v in lips.items() if i >= 55}
-    fixed |= {i: rim[column] for i, column in EYE_98.items()} | {97: pupil}
+    fixed = {i + LIPS_98: vertex for i, vertex in lips.items()} | {97: pupil}
+    fixed |= {i: rim[column] for i, column in EYE_98.items()}
     left = [i for i in range(98) if i not in fixed and i != 96 and wide[i, 0] > -1e-6]
     targets = {i: np.where(np.abs(wide[i]) < 1e-6, 0.0, wide[i]) for i in left}
     return {"68": ibug, "98": _complete(mesh, _tie(mesh, targets, fixed, skin), LAYOUT_98)}

@@ -1,4 +1,4 @@
-"""The mesh of the procedural head: rings around eyes, lips, nostrils and ears, a graded filling between, eyeballs, teeth.
+"""The mesh of the procedural head: the ringed patches, a graded filling between them, eyeballs and teeth.
 
 Only the half x >= 0 is built; its mirror image closes it, so that template and topology are exactly symmetric.
 """
@@ -39,14 +39,22 @@ RELAXATIONS = 8
 
 @dataclasses.dataclass(frozen=True)
 class HeadMesh:
-    """`points` (V,3), `triangles` (T,3), `mirror` (V,), and the vertex grids (rings, columns) of each patch, subject's left:
-    eye, mouth (half: from the lower to the upper middle), nostril, ear; plain lists: eyeball (the pupil first),
-    upper_teeth, lower_teeth (half)."""
+    """`points` (V,3) mm, `triangles` (T,3), `mirror` (V,), and which vertices the parts of the subject's left are.
+
+    `grids`: (rings, columns) of eye, mouth (half: from the lower to the upper middle), nostril and ear; lists of
+    eyeball (the pupil first), upper_teeth and lower_teeth (half). `caps`: the vertex that closes each patch.
+    """
 
     points: np.ndarray
     triangles: np.ndarray
     mirror: np.ndarray
     grids: dict[str, np.ndarray]
+    caps: dict[str, int]
+
+
+def above_hairline(points: np.ndarray) -> np.ndarray:
+    """Height (N,) in mm of `points` (N,3) above the hairline."""
+    return points[:, 1] - np.interp(points[:, 2], HAIRLINE_Z_MM, HAIRLINE_Y_MM)
 
 
 def spacing(points: np.ndarray) -> np.ndarray:
@@ -57,7 +65,7 @@ def spacing(points: np.ndarray) -> np.ndarray:
     for center, radius, fine in FINE:
         away = np.maximum(np.linalg.norm(points - np.array(center), axis=1) - radius, 0.0)
         wanted = np.minimum(wanted, fine + SPACING_GROWTH * away)
-    from_hair = np.abs(points[:, 1] - np.interp(points[:, 2], HAIRLINE_Z_MM, HAIRLINE_Y_MM)) + np.maximum(HAIRLINE_FROM_Z - points[:, 2], 0.0)
+    from_hair = np.abs(above_hairline(points)) + np.maximum(HAIRLINE_FROM_Z - points[:, 2], 0.0)
     return np.minimum(wanted, HAIRLINE_MM + SPACING_GROWTH * np.maximum(from_hair - 3.0, 0.0))
 
 
@@ -82,7 +90,7 @@ def _thin_out(points: np.ndarray, wanted: np.ndarray, kept: np.ndarray) -> np.nd
 
 
 def _midline(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Points of the skin on x = 0 from `first` (3,) over the head or under the neck to `last` (3,), at the wanted spacing."""
+    """Points (N,3) of the skin on x = 0, spaced as wanted, from `first` (3,) up (or under the neck) to `last` (3,)."""
     low, high = (np.arctan2(*(point - CENTER)[1:]) for point in (first, last))
     fine = np.linspace(low, high + 2 * np.pi * (high < low), 2000)
     line = skin(np.stack([0 * fine, np.sin(fine), np.cos(fine)], axis=1))
@@ -138,7 +146,7 @@ def _both(half: np.ndarray) -> np.ndarray:
 
 
 def _clear(free: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """`free` points (N,3) moved out of the circles over the `edges` (E,2,3), so that each edge stays a Delaunay edge."""
+    """`free` points (N,3) moved out of the circles over `edges` (E,2,3), so that triangulation keeps those edges."""
     middle, radius = edges.mean(1), 0.55 * np.linalg.norm(edges[:, 0] - edges[:, 1], axis=1)
     distance, near = scipy.spatial.cKDTree(middle).query(free, k=3)
     for k in range(3):
@@ -161,7 +169,8 @@ def _relax(fixed: np.ndarray, edges: np.ndarray, loops: list[np.ndarray], free: 
         wanted = spacing(np.column_stack([np.abs(middle[:, 0]), middle[:, 1:]]))
         wanted *= 1.15 * np.sqrt((length**2).mean() / (wanted**2).mean())
         push = (np.maximum(wanted - length, 0.0) / length)[:, None] * along
-        force = np.stack([np.bincount(b, push[:, i], len(points)) - np.bincount(a, push[:, i], len(points)) for i in range(3)], 1)
+        ends, pull = np.concatenate([b, a]), np.concatenate([push, -push])
+        force = np.stack([np.bincount(ends, pull[:, axis], len(points)) for axis in range(3)], axis=1)
         free = _clear(free + 0.2 * force[len(fixed) : len(half)], edges)
         free = free[_outside(free, loops)]
     return free
@@ -186,7 +195,7 @@ def _loop(part: patches.Patch) -> np.ndarray:
 
 
 def _lay_in(part: patches.Patch, loop: np.ndarray, start: int):
-    """Vertex grid, new points and triangles of a patch whose outermost ring has the indices `loop`, others from `start`."""
+    """Vertex grid, new points and triangles of a patch: its last ring is `loop`, the other vertices follow `start`."""
     rings, columns = part.points.shape[:2]
     own = start + np.arange((rings - 1) * columns).reshape(rings - 1, columns)
     grid = np.concatenate([own, loop[None]])
@@ -196,7 +205,7 @@ def _lay_in(part: patches.Patch, loop: np.ndarray, start: int):
 
 
 def _skin_half(parts: dict[str, patches.Patch]):
-    """Points (N,3), triangles (T,3) and patch vertex grids of the half skin."""
+    """Points (N,3), triangles (T,3) vertex grids and caps of the half skin."""
     neck, lips = _neck_ring(), parts["mouth"].points[-1]
     lines = [_midline(neck[0], lips[0]), _midline(lips[-1], neck[-1]), _midline(neck[-1], neck[0]), neck]
     rims = [part.points[-1] for part in parts.values()]
@@ -206,20 +215,21 @@ def _skin_half(parts: dict[str, patches.Patch]):
     points = np.concatenate([fixed, _fill(fixed, edges, [_loop(part) for part in parts.values()])])
     triangles = _hull(direction(_both(points)))
     triangles = triangles[(triangles < len(points)).all(1)]
-    grids, first = {}, 0
+    grids, caps, first = {}, {}, 0
     for name, part in parts.items():
         loop = np.arange(first, first + part.points.shape[1])
         first += len(loop)
         grids[name], new, laid = _lay_in(part, loop, len(points))
         hole = np.isin(triangles, loop).all(1)
         points, triangles = np.concatenate([points, new]), np.concatenate([triangles[~hole], laid])
-    return points, triangles, grids
+        caps[name] = len(points) - 1
+    return points, triangles, grids, caps
 
 
 def build() -> HeadMesh:
     """The whole mesh: both halves of skin, eyeballs and teeth."""
     parts = {"eye": patches.eye(), "mouth": patches.mouth(), "nostril": patches.nostril(), "ear": patches.ear()}
-    points, triangles, grids = _skin_half(parts)
+    points, triangles, grids, caps = _skin_half(parts)
     solids = {"eyeball": patches.eyeball(), "upper_teeth": patches.teeth(True), "lower_teeth": patches.teeth(False)}
     for name, (own, faces) in solids.items():
         grids[name] = len(points) + np.arange(len(own))
@@ -229,4 +239,4 @@ def build() -> HeadMesh:
     beside = points[:, 0] > 0
     other[beside] = len(points) + np.arange(beside.sum())
     mirror = np.concatenate([other, np.flatnonzero(beside)])
-    return HeadMesh(_both(points), np.concatenate([triangles, other[triangles[:, ::-1]]]), mirror, grids)
+    return HeadMesh(_both(points), np.concatenate([triangles, other[triangles[:, ::-1]]]), mirror, grids, caps)

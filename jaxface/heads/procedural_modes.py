@@ -11,13 +11,15 @@ import numpy as np
 from jaxface.heads import procedural_patches as patches
 from jaxface.heads.procedural_mesh import HeadMesh
 from jaxface.heads.procedural_patches import smoothstep
-from jaxface.heads.procedural_tables import ASYMMETRIC, EXPRESSIONS, SYMMETRIC, Field
+from jaxface.heads.procedural_tables import ASYMMETRIC, LEFT_EXPRESSIONS, SYMMETRIC, WHOLE_EXPRESSIONS, Field
 
 FLIP = np.array([-1.0, 1.0, 1.0])
 RANDOM_SYMMETRIC, RANDOM_ASYMMETRIC = 6, 3
 RANDOM_FIELDS, RANDOM_MM = 14, 0.6
 # Modes that shape the lids themselves; in all others the lids go with the eyeball.
 LID_MODES = ("eyelid", "canthal")
+# How far the rings from the rim's inner edge outwards go with the eyeball.
+LID_FOLLOWS = (1.0, 1.0, 1.0, 1.0, 0.95, 0.85, 0.6, 0.3)
 JAW_HINGE = np.array([0.0, 6.0, 2.0])
 JAW_OPEN_RAD = 0.31
 JAW_SIDE_MM = 8.0
@@ -62,22 +64,45 @@ def _random_fields(rng: np.random.Generator, points: np.ndarray, asymmetric: boo
     return fields
 
 
-def _carry_eyes(mesh: HeadMesh, displacement: np.ndarray, lids_follow: bool) -> np.ndarray:
-    """`displacement` (V,3) with both eyeballs moved and scaled as one body by the mean motion of their lids' rims."""
-    result = displacement.copy()
-    for side in (lambda index: index, lambda index: mesh.mirror[index]):
-        rim, ball = side(mesh.grids["eye"][patches.RIM_ROW]), side(mesh.grids["eyeball"])
-        pocket = side(mesh.grids["eye"][: patches.RIM_ROW - 1]).ravel()
-        middle, mean = mesh.points[rim].mean(0), displacement[rim].mean(0)
+def _carry_eyes(mesh: HeadMesh, displacement: np.ndarray) -> np.ndarray:
+    """`displacement` (V,3) with eyeballs moved and scaled as one body by the mean motion of their rims, lids after."""
+    result, eye = displacement.copy(), mesh.grids["eye"]
+    for side in (np.arange(len(mesh.points)), mesh.mirror):
+        rim, inside = side[eye[patches.RIM_ROW]], side[inside_eye(mesh)]
+        middle = mesh.points[rim].mean(0)
         spread = mesh.points[rim] - middle
         scale = (spread * displacement[rim]).sum() / (spread**2).sum()
-        body = mean + scale * (mesh.points - middle)
-        result[ball], result[pocket] = body[ball], body[pocket]
-        if lids_follow:
-            for row, share in zip(range(patches.RIM_ROW - 1, patches.RIM_ROW + 4), (1, 1, 0.9, 0.6, 0.3), strict=True):
-                lid = side(mesh.grids["eye"][row])
-                result[lid] += share * (body[lid] - displacement[lid])
+        body = displacement[rim].mean(0) + scale * (mesh.points - middle)
+        result[inside] = body[inside]
+        for row, share in zip(eye[patches.RIM_ROW - 1 :], LID_FOLLOWS, strict=False):
+            lid = side[row]
+            result[lid] += share * (body[lid] - displacement[lid])
     return result
+
+
+def _slide_lids(mesh: HeadMesh, displacement: np.ndarray) -> np.ndarray:
+    """`displacement` (V,3), symmetric, with the eyeballs at rest and the lids sliding over them."""
+    result = displacement.copy()
+    inside = inside_eye(mesh)
+    result[inside] = result[mesh.mirror[inside]] = 0.0
+    for lid, way in zip(mesh.grids["eye"][patches.RIM_ROW - 1 :], (0.0, *patches.LID_WAYS), strict=True):
+        result[lid, 2] *= 1 - patches.lid_share(way)
+        result[lid, 2] += _slide(mesh.points[lid], displacement[lid], way)
+        result[mesh.mirror[lid]] = FLIP * result[lid]
+    return result
+
+
+def _slide(points: np.ndarray, move: np.ndarray, way: float) -> np.ndarray:
+    """The change of depth (N,) that keeps lid `points` (N,3), moved sideways and up by `move`, on the eyeball."""
+    there = points + move
+    rest, moved = (patches.lid_depth(p[:, 0], p[:, 1], patches.LID_MM) for p in (points, there))
+    return patches.lid_share(way) * (moved - rest)
+
+
+def inside_eye(mesh: HeadMesh) -> np.ndarray:
+    """Vertices of the left eyeball and of the pocket around it, its rim excepted."""
+    pocket = mesh.grids["eye"][: patches.RIM_ROW - 1]
+    return np.concatenate([mesh.grids["eyeball"], pocket.ravel(), [mesh.caps["eye"]]])
 
 
 def identity(mesh: HeadMesh) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -92,23 +117,23 @@ def identity(mesh: HeadMesh) -> tuple[np.ndarray, tuple[str, ...]]:
     for i in range(RANDOM_ASYMMETRIC):
         fields = _random_fields(rng, points, True)
         modes[f"asymmetric_smooth_{i}"] = 0.7 * sum(_evaluate(field, points, lower) for field in fields)
-    carried = [_carry_eyes(mesh, mode, not name.startswith(LID_MODES)) for name, mode in modes.items()]
-    return np.stack(carried), tuple(modes)
+    for name, mode in modes.items():
+        modes[name] = _slide_lids(mesh, mode) if name.startswith(LID_MODES) else _carry_eyes(mesh, mode)
+    return np.stack(list(modes.values())), tuple(modes)
 
 
 def jaw_weight(mesh: HeadMesh) -> np.ndarray:
-    """How far each vertex (V,) goes with the lower jaw: 0 skull, 1 chin; parted between the lips, so that they open to an oval."""
+    """How far each vertex (V,) goes with the lower jaw: 0 skull, 1 chin; the lips part to an oval."""
     x, y, z = mesh.points.T
     line = np.interp(np.abs(x), patches.LIP_X, patches.CONTACT_Y) + 0.4 * np.maximum(100.0 - z, 0.0)
     blend = 5.0 + 22.0 * smoothstep((np.abs(x) - 10.0) / 20.0) + 0.1 * np.maximum(100.0 - z, 0.0)
     weight = smoothstep(0.5 + (line - y) / (2 * blend))
     weight *= smoothstep(z / 45.0) * (1 - smoothstep((-84.0 - y) / 26.0) * smoothstep((95.0 - z) / 25.0))
-    count = patches.MOUTH_COLUMNS // 2
-    lips = (1 - np.sin(np.pi / 2 * np.arange(-count, count + 1) / count)) / 2
+    lips = (1 - np.sin(patches.mouth_turn())) / 2
     rows = mesh.grids["mouth"]
     share = np.concatenate([np.zeros(patches.BAG_ROWS + len(patches.LIP_RINGS)), patches.AROUND_LIPS])[:, None]
     weight[rows] = (1 - share) * lips + share * weight[rows]
-    weight[rows[:-1].max() + 1] = 0.5
+    weight[mesh.caps["mouth"]] = 0.5
     weight[mesh.grids["upper_teeth"]], weight[mesh.grids["lower_teeth"]] = 0.0, 1.0
     return np.where(x < 0, weight[mesh.mirror], weight)
 
@@ -136,29 +161,23 @@ def _blink(mesh: HeadMesh) -> np.ndarray:
     meet = np.where(upper, 0.2 * rim[:, 1] + 0.8 * partner[:, 1], 0.8 * rim[:, 1] + 0.2 * partner[:, 1])
     for row, way in zip(rows, (0.0, *patches.LID_WAYS), strict=True):
         fade = 1 - smoothstep(way / 0.62)
-        x, y, _ = mesh.points[row].T
-        closed = y + fade * (meet - rim[:, 1])
-        slide = patches.lid_depth(x, closed, patches.LID_MM) - patches.lid_depth(x, y, patches.LID_MM)
-        displacement[row] = np.column_stack([0 * x, closed - y, patches.lid_share(way) * slide])
+        points = mesh.points[row]
+        shift = np.zeros_like(points)
+        shift[:, 1] = fade * (meet - rim[:, 1])
+        shift[:, 2] = _slide(points, shift, way)
+        displacement[row] = shift
     return displacement
 
 
 def expression(mesh: HeadMesh) -> tuple[np.ndarray, tuple[str, ...]]:
     """Expression modes (E,V,3) mm at weight 1, and their ARKit names, those of one side in pairs _L, _R."""
-    lower = jaw_weight(mesh)
-    modes = _jaw(mesh)
-    still = np.concatenate([mesh.grids[name] for name in ("eyeball", "upper_teeth", "lower_teeth")])
-    still = np.concatenate([still, mesh.grids["eye"][: patches.RIM_ROW - 1].ravel()])
-    left = {"eyeBlink": _blink(mesh)}
-    for name, fields in EXPRESSIONS.items():
-        both = not name.endswith("_")
-        shift = (_sum(fields, mesh.points, lower) if both else
-                 sum(_evaluate(field, mesh.points, lower) for field in fields))
+    points, lower = mesh.points, jaw_weight(mesh)
+    whole = {name: _sum(fields, points, lower) for name, fields in WHOLE_EXPRESSIONS.items()}
+    left = {name: sum(_evaluate(field, points, lower) for field in fields) for name, fields in LEFT_EXPRESSIONS.items()}
+    still = np.concatenate([inside_eye(mesh), mesh.grids["upper_teeth"], mesh.grids["lower_teeth"]])
+    for shift in [*whole.values(), *left.values()]:
         shift[still] = shift[mesh.mirror[still]] = 0.0
-        if both:
-            modes[name] = shift
-        else:
-            left[name[:-1]] = shift
-    for name, shift in left.items():
+    modes = _jaw(mesh) | whole
+    for name, shift in {"eyeBlink": _blink(mesh), **left}.items():
         modes[f"{name}_L"], modes[f"{name}_R"] = shift, shift[mesh.mirror] * FLIP
     return np.stack(list(modes.values())), tuple(modes)

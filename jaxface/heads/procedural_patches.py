@@ -1,6 +1,7 @@
-"""The parts of the procedural head that have rings of their own: eye, mouth, nostril and ear of the subject's left half.
+"""The parts of the procedural head that have rings of their own (eye, mouth, nostril, ear), eyeball and teeth.
 
-A patch is a grid of rings; the last ring is the loop where it meets the skin, columns run counter-clockwise from outside.
+All are of the subject's left half. A patch is a grid of rings; the last ring is the loop where it meets the skin;
+columns run counter-clockwise seen from outside.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ EYE_CENTER = np.array([31.0, 34.8, 80.0])
 EYE_RADIUS_MM = 14.2
 LID_MM = 1.0
 # How far round the eyeball the pocket behind the lids reaches.
-POCKET_RAD = 2.2
+POCKET_RAD, POCKET_GAP_MM = 2.2, 0.25
 INNER_CANTHUS = np.array([17.2, 32.6, 90.3])
 OUTER_CANTHUS = np.array([44.8, 35.0, 85.5])
 EYE_COLUMNS = 32
@@ -31,11 +32,37 @@ UPPER_BORDER_Y = (-25.6, -24.9, -24.4, -25.2, -27.2, -30.2, -32.6, -34.8)
 LOWER_BORDER_Y = (-44.0, -44.0, -43.8, -43.2, -42.0, -39.6, -37.2, -34.8)
 CONTACT_Y = (-33.2, -33.4, -33.6, -33.7, -33.9, -34.2, -34.6, -34.8)
 # Rings across the lip: way from the line of contact to the border, swelling of the upper and of the lower lip (mm).
-# They follow the rings of the bag behind the lips.
-BAG_ROWS = 4
 LIP_RINGS = ((0.0, -1.6, -1.4), (0.12, 0.4, 0.9), (0.4, 1.6, 2.4), (0.75, 1.5, 2.0), (1.0, 0.6, 0.7))
-# Rings of the skin around them, from the border (0) to the loop (1).
+# Rings of the bag behind the lips, which come first: depth, half height (mm), share of the width.
+BAG_RINGS = ((70, 9, 0.9), (45, 11, 1.0), (18, 7, 1.0), (4, 0, 0.99))
+BAG_ROWS = len(BAG_RINGS)
+LIP_GAP_MM = 0.1
+# Rings of the skin around the lips, from the border (0) to the loop (1).
 AROUND_LIPS = (0.18, 0.5, 1.0)
+
+EAR_CENTER = np.array([72.0, 11.0, -8.0])
+EAR_HALF = (17.0, 31.0)
+EAR_TILT_RAD = 0.2
+EAR_COLUMNS = 44
+# Height above the skin at the front edge, and how much higher the back edge stands.
+EAR_HEIGHT_MM = (1.6, 16.0)
+# Rings of the ear from the concha over antihelix and helix to its back: share of the outline, share of the height.
+EAR_RINGS = (
+    (0.12, 0.0), (0.28, 0.05), (0.4, 0.25), (0.47, 0.75), (0.56, 0.95), (0.68, 0.8), (0.8, 0.62), (0.88, 0.85),
+    (0.95, 1.0), (1.0, 0.95), (0.98, 0.72),
+)  # fmt: skip
+# The concha lies in front of and below the middle of the outline.
+CONCHA_SHIFT_MM = (-3.5, -6.0)
+LOBE_RAD = -1.45
+# The tragus, a knob at the front edge: its place round the ear and its height in shares of the edge's.
+TRAGUS_RAD, TRAGUS_SHARE = 3.3, 2.2
+
+# Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes. Its back
+# has the same rings, so that the mean of its vertices is its centre.
+EYEBALL_FRONT_RAD = (0.08, 0.163, 0.206, 0.32, 0.429, 0.475, 0.62, 0.85, 1.2)
+EYEBALL_RINGS_RAD = (*EYEBALL_FRONT_RAD, np.pi / 2, *(np.pi - a for a in reversed(EYEBALL_FRONT_RAD)))
+IRIS_EDGE_RAD = 0.45
+EYEBALL_COLUMNS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,60 +116,69 @@ def lid_share(way: float) -> float:
     return 1 - smoothstep((way - 0.15) / 0.5)
 
 
-def eye() -> Patch:
-    """Lids from the pocket behind the eyeball over the rim to the orbit. Column 0 is the outer canthus."""
-    turn = 2 * np.pi * np.arange(EYE_COLUMNS) / EYE_COLUMNS
-    s = (1 + np.cos(turn)) / 2
-    upper = np.sin(turn) >= 0
-    height = np.where(upper, UPPER_LID_MM * _bump(s, 0.72, 0.9), -LOWER_LID_MM * _bump(s, 0.95, 0.72))
-    rim = INNER_CANTHUS[:2] + s[:, None] * (OUTER_CANTHUS - INNER_CANTHUS)[:2]
-    rim[:, 1] += height
-    orbit = np.stack([32.0 + 22.5 * np.cos(turn), 35.5 + np.where(upper, 15.0, 13.5) * np.sin(turn)], axis=1)
-    at_rim = np.arcsin(np.minimum(np.linalg.norm(rim - EYE_CENTER[:2], axis=1) / EYE_RADIUS_MM, 0.97))
-    around = np.arctan2(rim[:, 1] - EYE_CENTER[1], rim[:, 0] - EYE_CENTER[0])
+def _pocket(rim: np.ndarray) -> list[np.ndarray]:
+    """Rings (EYE_COLUMNS,3) of the pocket that encloses the eyeball, from the back to the `rim` (EYE_COLUMNS,2)."""
+    beside = rim - EYE_CENTER[:2]
+    around = np.arctan2(beside[:, 1], beside[:, 0])
+    at_rim = np.arcsin(np.minimum(np.linalg.norm(beside, axis=1) / EYE_RADIUS_MM, 0.97))
     rings = []
     for share in (1.0, 0.5, 0.15):
         tilt = at_rim + share * (POCKET_RAD - at_rim)
         ray = np.stack([np.cos(around) * np.sin(tilt), np.sin(around) * np.sin(tilt), np.cos(tilt)], axis=1)
-        rings.append(EYE_CENTER + (EYE_RADIUS_MM + 0.5) * ray)
-    inner = EYE_CENTER[:2] + 0.985 * (rim - EYE_CENTER[:2])
-    rings.append(np.column_stack([inner, lid_depth(*inner.T, 0.2)]))
+        rings.append(EYE_CENTER + (EYE_RADIUS_MM + POCKET_GAP_MM) * ray)
+    edge = EYE_CENTER[:2] + 0.985 * beside
+    return [*rings, np.column_stack([edge, lid_depth(*edge.T, 0.2)])]
+
+
+def eye() -> Patch:
+    """Lids from the pocket behind the eyeball over the rim to the orbit. Column 0 is the outer canthus."""
+    turn = 2 * np.pi * np.arange(EYE_COLUMNS) / EYE_COLUMNS
+    s, upper = (1 + np.cos(turn)) / 2, np.sin(turn) >= 0
+    rim = INNER_CANTHUS[:2] + s[:, None] * (OUTER_CANTHUS - INNER_CANTHUS)[:2]
+    rim[:, 1] += np.where(upper, UPPER_LID_MM * _bump(s, 0.72, 0.9), -LOWER_LID_MM * _bump(s, 0.95, 0.72))
+    orbit = np.stack([32.0 + 22.5 * np.cos(turn), 35.5 + np.where(upper, 15.0, 13.5) * np.sin(turn)], axis=1)
+    rings = _pocket(rim)
     for way in LID_WAYS:
         xy = rim + way * (orbit - rim)
         z = drop(np.column_stack([xy, np.full(EYE_COLUMNS, 94.0)]), 2)[:, 2]
         z += lid_share(way) * (lid_depth(*xy.T, LID_MM) - z)
         crease = 1.1 * upper * np.exp(-(((way - 0.36) / 0.1) ** 2)) * np.sin(turn).clip(0)
         rings.append(np.column_stack([xy, z - crease]))
-    return Patch(np.stack(rings), True, EYE_CENTER - [0, 0, EYE_RADIUS_MM + 0.5])
+    return Patch(np.stack(rings), True, EYE_CENTER - [0, 0, EYE_RADIUS_MM + POCKET_GAP_MM])
+
+
+def mouth_turn() -> np.ndarray:
+    """Angle (MOUTH_COLUMNS,) of the mouth's columns: lower middle -pi/2, corner 0, upper middle pi/2."""
+    count = MOUTH_COLUMNS // 2
+    return np.pi / 2 * np.arange(-count, count + 1) / count
+
+
+def _lips(turn: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+    """Rings (MOUTH_COLUMNS,3) from the line of contact over the lips and the skin around them to the loop."""
+    upper = turn > 0
+    contact = np.interp(x, LIP_X, CONTACT_Y) + LIP_GAP_MM / 2 * np.sign(np.round(turn, 9))
+    border = np.where(upper, np.interp(x, LIP_X, UPPER_BORDER_Y), np.interp(x, LIP_X, LOWER_BORDER_Y))
+    fade = np.sqrt(np.clip(1 - (x / MOUTH_HALF_WIDTH) ** 2, 0, 1))
+    near = 114 - 0.02 * x**2
+    rings = []
+    for way, upper_mm, lower_mm in LIP_RINGS:
+        xy = np.stack([x + 1.2 * way * (1 - fade), contact + way * (border - contact)], axis=1)
+        swelling = fade * np.where(upper, upper_mm, lower_mm)
+        rings.append(drop(np.column_stack([xy, near]), 2) + swelling[:, None] * [0, 0, 1])
+    edge = rings[-1][:, :2]
+    outline = np.stack([34 * np.cos(turn), -34.5 + np.where(upper, 15.5, 17.0) * np.sin(turn)], axis=1)
+    return rings + [drop(np.column_stack([edge + way * (outline - edge), near]), 2) for way in AROUND_LIPS]
 
 
 def mouth() -> Patch:
     """Lips and the bag behind them, half: column 0 is the lower middle, the last one the upper middle."""
-    count = MOUTH_COLUMNS // 2
-    turn = np.pi / 2 * np.arange(-count, count + 1) / count
-    x = MOUTH_HALF_WIDTH * np.cos(turn)
-    x[[0, -1]] = 0.0
-    upper, side = turn > 0, np.sign(np.round(turn, 9))
-    contact = np.interp(x, LIP_X, CONTACT_Y) + 0.05 * side
-    border = np.where(upper, np.interp(x, LIP_X, UPPER_BORDER_Y), np.interp(x, LIP_X, LOWER_BORDER_Y))
-    fade = np.sqrt(np.clip(1 - (x / MOUTH_HALF_WIDTH) ** 2, 0, 1))
-    rings = []
-    for way, upper_mm, lower_mm in LIP_RINGS:
-        xy = np.stack([x + way * (1.2 * (1 - fade)), contact + way * (border - contact)], axis=1)
-        z = drop(np.column_stack([xy, 114 - 0.02 * x**2]), 2)[:, 2]
-        rings.append(np.column_stack([xy, z + fade * np.where(upper, upper_mm, lower_mm)]))
-    outline = np.stack([34 * np.cos(turn), -34.5 + np.where(upper, 15.5, 17.0) * np.sin(turn)], axis=1)
-    for way in AROUND_LIPS:
-        xy = rings[len(LIP_RINGS) - 1][:, :2] * (1 - way) + way * outline
-        rings.append(drop(np.column_stack([xy, 112 - 0.02 * x**2]), 2))
-    front = rings[0]
-    bag = []
-    for depth, spread, narrow in ((70, 9, 0.9), (45, 11, 1.0), (18, 7, 1.0), (4, 0.0, 0.99)):
-        back = front * [narrow, 1, 1] - [0, 0, 1] * np.array([depth])
-        bag.append(back + np.stack([0 * x, spread * np.sin(turn), 0 * x], axis=1))
+    turn = mouth_turn()
+    rings = _lips(turn, MOUTH_HALF_WIDTH * np.cos(turn))
+    front, high = rings[0], np.sin(turn)[:, None] * [0, 1, 0]
+    bag = [front * [narrow, 1, 1] + spread * high - [0, 0, depth] for depth, spread, narrow in BAG_RINGS]
     points = np.stack(bag + rings)
     points[:, [0, -1], 0] = 0.0
-    return Patch(points, False, np.array([0, STOMION_Y, front[0, 2] - 74]))
+    return Patch(points, False, np.array([0, STOMION_Y, front[0, 2] - BAG_RINGS[0][0] - 4]))
 
 
 def nostril() -> Patch:
@@ -156,24 +192,6 @@ def nostril() -> Patch:
         rings.append(skin(direction(oval)) + depth * np.array([0, 0.8, -0.6]))
     rings = np.stack(rings)
     return Patch(rings, True, rings[0].mean(0))
-
-
-EAR_CENTER = np.array([72.0, 11.0, -8.0])
-EAR_HALF = (17.0, 31.0)
-EAR_TILT_RAD = 0.2
-EAR_COLUMNS = 44
-# Height above the skin at the front edge, and how much higher the back edge stands.
-EAR_HEIGHT_MM = (1.6, 16.0)
-# Rings of the ear from the concha over antihelix and helix to its back: share of the outline, share of the height.
-EAR_RINGS = (
-    (0.12, 0.0), (0.28, 0.05), (0.4, 0.25), (0.47, 0.75), (0.56, 0.95), (0.68, 0.8), (0.8, 0.62), (0.88, 0.85),
-    (0.95, 1.0), (1.0, 0.95), (0.98, 0.72),
-)  # fmt: skip
-# The concha lies in front of and below the middle of the outline.
-CONCHA_SHIFT_MM = (-3.5, -6.0)
-LOBE_RAD = -1.45
-# The tragus, a knob at the front edge: its place round the ear and its height in shares of the edge's.
-TRAGUS_RAD, TRAGUS_SHARE = 3.3, 2.2
 
 
 def _ear_rings(turn: np.ndarray, hinge: np.ndarray) -> np.ndarray:
@@ -202,12 +220,6 @@ def ear() -> Patch:
     lift = own[..., 2] * (EAR_HEIGHT_MM[0] + EAR_HEIGHT_MM[1] * hinge**0.8)
     points = on_skin + lift[..., None] * np.array([0.95, 0, 0.15])
     return Patch(points, True, points[0].mean(0))
-
-
-# Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes.
-EYEBALL_RINGS_RAD = (0.08, 0.163, 0.206, 0.32, 0.429, 0.475, 0.6, 0.8, 1.05, 1.35, 1.7, 2.0, 2.35, 2.75)
-IRIS_EDGE_RAD = 0.45
-EYEBALL_COLUMNS = 24
 
 
 def eyeball() -> tuple[np.ndarray, np.ndarray]:

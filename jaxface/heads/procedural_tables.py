@@ -49,7 +49,7 @@ SYMMETRIC = {
     "brow_ridge": [Field((24, 55, 104), (20, 8, 25), (0, -0.4, 2.0)), Field((0, 55, 108), (12, 8, 25), (0, 0, 1.0))],
     "brow_height": [Field((34, 60, 100), (24, 11, 40), (0, 2.2, 0))],
     "temple_depth": [Field((68, 55, 50), (20, 26, 28), (-2.4, 0, 0))],
-    "eye_size": [Field(EYE, (17, 13, 30), linear=(0.07, 0.07, 0.05))],
+    "eye_size": [Field(EYE, (17, 13, 30), linear=(0.05, 0.05, 0.04))],
     "eye_spacing": [Field(EYE, (22, 20, 40), (1.5, 0, 0))],
     "eye_height": [Field(EYE, (26, 22, 50), (0, 2.0, 0))],
     "eye_depth": [Field(EYE, (24, 18, 40), (0, 0, -2.0))],
@@ -91,8 +91,7 @@ ASYMMETRIC = {
     "asymmetric_cheeks": [Field((48, -10, 82), (24, 34, 38), (0.8, 0, 1.6))],
 }
 
-# A name that ends in "_" is the left one of a pair.
-EXPRESSIONS = {
+WHOLE_EXPRESSIONS = {
     "mouthPucker": [
         Field(MOUTH, (34, 20, 40), (0, 0.5, 6.0), (-0.22, 0, 0)),
         Field(CORNER, (10, 9, 20), (-2.0, 0.5, 3.5)),
@@ -108,30 +107,37 @@ EXPRESSIONS = {
     "mouthRight": [Field(MOUTH, (32, 15, 40), (-9.0, 1.0, -1.5))],
     "mouthRollUpper": [Field((0, -30, 116), (22, 6, 14), (0, -3.0, -3.5), part="upper")],
     "mouthRollLower": [Field((0, -40, 115), (22, 6, 14), (0, 4.0, -3.5), part="lower")],
-    "mouthSmile_": [
+}
+
+# The left ones of pairs; fields act where they stand only.
+LEFT_EXPRESSIONS = {
+    "mouthSmile": [
         Field(CORNER, (14, 12, 25), (6.5, 8.5, -7.0)),
         Field((44, -6, 92), (17, 15, 25), (1.0, 4.0, 3.0)),
         Field((33, 26, 93), (14, 5, 15), (0, 0.8, 0.3)),
     ],
-    "mouthFrown_": [Field(CORNER, (12, 10, 22), (1.5, -5.0, -1.5)), Field((14, -52, 108), (12, 8, 20), (0, 1.5, 1.0))],
-    "mouthStretch_": [Field(CORNER, (14, 13, 25), (6.5, -3.0, -6.0))],
-    "mouthDimple_": [Field(CORNER, (10, 9, 22), (2.5, 1.5, -5.0))],
-    "mouthUpperUp_": [
+    "mouthFrown": [Field(CORNER, (12, 10, 22), (1.5, -5.0, -1.5)), Field((14, -52, 108), (12, 8, 20), (0, 1.5, 1.0))],
+    "mouthStretch": [Field(CORNER, (14, 13, 25), (6.5, -3.0, -6.0))],
+    "mouthDimple": [Field(CORNER, (10, 9, 22), (2.5, 1.5, -5.0))],
+    "mouthUpperUp": [
         Field((9, -27, 115), (11, 11, 25), (0, 5.0, 0), part="upper"),
         Field((20, -10, 105), (9, 10, 18), (0.5, 3.0, 1.0)),
     ],
-    "mouthLowerDown_": [Field((10, -42, 112), (11, 10, 25), (0.5, -4.5, -1.0), part="lower")],
-    "eyeWide_": [Field((31, 41, 95), (13, 5, 14), (0, 2.8, -0.8))],
-    "eyeSquint_": [Field((31, 28, 94), (15, 5, 15), (0, 2.2, 0.5))],
-    "browDown_": [
+    "mouthLowerDown": [Field((10, -42, 112), (11, 10, 25), (0.5, -4.5, -1.0), part="lower")],
+    "eyeWide": [Field((31, 41, 95), (13, 5, 14), (0, 2.8, -0.8))],
+    "eyeSquint": [Field((31, 28, 94), (15, 5, 15), (0, 2.2, 0.5))],
+    "browDown": [
         Field((24, 60, 104), (20, 10, 22), (-2.5, -4.0, 2.0)),
         Field((50, 59, 90), (14, 10, 20), (-1.5, -1.5, 2.0)),
     ],
-    "browInnerUp_": [Field((13, 60, 107), (12, 12, 25), (0.4, 5.0, -0.5))],
-    "browOuterUp_": [Field((44, 62, 95), (18, 12, 25), (1.5, 6.5, -2.5))],
-    "cheekPuff_": [Field((45, -32, 88), (19, 19, 30), (4.0, 1.0, 8.0)), Field((10, -32, 114), (18, 14, 20), (0, 0, 3.0))],
-    "cheekSquint_": [Field((38, 14, 95), (16, 11, 20), (0, 3.5, 2.0))],
-    "noseSneer_": [
+    "browInnerUp": [Field((13, 60, 107), (12, 12, 25), (0.4, 5.0, -0.5))],
+    "browOuterUp": [Field((44, 62, 95), (18, 12, 25), (1.5, 6.5, -2.5))],
+    "cheekPuff": [
+        Field((45, -32, 88), (19, 19, 30), (4.0, 1.0, 8.0)),
+        Field((10, -32, 114), (18, 14, 20), (0, 0, 3.0)),
+    ],
+    "cheekSquint": [Field((38, 14, 95), (16, 11, 20), (0, 3.5, 2.0))],
+    "noseSneer": [
         Field((15, -3, 108), (9, 11, 18), (0.5, 5.0, 0.5)),
         Field((10, 22, 108), (8, 13, 14), (-0.3, 2.0, 0.8)),
         Field((12, 58, 107), (10, 8, 20), (-0.5, -2.5, 0.5)),
