@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -35,12 +36,13 @@ BEST = "best"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for the stack traces that Orbax logs of errors which it raises as well."""
-    return not (record.exc_info and "orbax" in pathlib.Path(record.pathname).parts)
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs: full stack traces of errors that it raises as well, and that are told here in a line."""
+    return "orbax" not in pathlib.Path(record.pathname).parts
 
 
-logging.getLogger("absl").addFilter(_is_news)
+logging.getLogger("absl").addFilter(_is_not_orbax)
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 LOG = logging.getLogger(__name__)
 
 
@@ -159,14 +161,17 @@ def steps(workdir: Path) -> list[int]:
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The whole configuration that `workdir` was made with. Raises UserError for a folder that is no workdir."""
+    """The whole configuration that `workdir` was made with, its sequences as tuples.
+
+    Raises UserError for a folder that is no workdir and for a damaged file.
+    """
     path = pathlib.Path(workdir) / "config.json"
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent}")
     if not path.is_file():
         raise UserError(f"{path.parent} is not a workdir: it has no config.json; give the --workdir of a training run")
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({_line(error)}); train again, or restore the file") from error
 
@@ -203,6 +208,13 @@ def disk_errors(where: Path) -> Iterator[None]:
             f"cannot write to {where}: {reason}; what was saved before is intact; "
             "make room and run the same command again"
         ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists only, and modules want their fields hashable."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _folder(workdir: Path) -> pathlib.Path:
@@ -251,6 +263,8 @@ def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | N
 def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
     saved = ocp.checkpointables_metadata(folder.absolute()).metadata
     names = ["ema" if "ema" in saved else "params"] + (["extra"] if "extra" in saved else [])
+    if None in [saved[name] for name in names]:
+        raise ValueError(f"{' or '.join(names)} cannot be read")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
