@@ -8,22 +8,6 @@ cv2.setNumThreads(0)
 Rng = np.random.Generator
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """The (size,size,3) crop of `image` (H,W,3) by `matrix` (2,3), a map of picture pixels to crop pixels.
-
-    Where the crop shrinks the picture by more than half, the picture is halved first, so that nothing aliases.
-    """
-    shrink = 1.0 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    while shrink > 2.0 and min(image.shape[:2]) > 1:
-        height, width = image.shape[:2]
-        image = cv2.resize(image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
-        scale = np.array([width / image.shape[1], height / image.shape[0]])
-        offset = (scale - 1) / 2
-        matrix = np.concatenate([matrix[:, :2] * scale, (matrix[:, :2] @ offset + matrix[:, 2])[:, None]], axis=1)
-        shrink /= 2.0
-    return cv2.warpAffine(image, matrix.astype(np.float64), (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
 def color(image: np.ndarray, rng: Rng) -> np.ndarray:
     """Random gain and gamma per channel, and grey for one picture in six."""
     gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
