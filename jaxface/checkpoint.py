@@ -8,16 +8,18 @@ read: when none can be read, the configuration is the likelier cause than the di
 import contextlib
 import errno
 import json
+import logging
 import os
 import pathlib
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
@@ -32,6 +34,16 @@ Path = str | os.PathLike
 PARTS = ("step", "params", "extra", "opt_state", "ema")
 BEST = "best"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """False for what Orbax logs: full stack traces of errors that it raises as well, and that are told here in a line."""
+    return "orbax" not in pathlib.Path(record.pathname).parts
+
+
+logging.getLogger("absl").addFilter(_is_not_orbax)
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -63,7 +75,7 @@ class Checkpoints:
         if step in [saved.step for saved in self._checkpointer.checkpoints]:
             return
         metrics = {BEST: float(metric)} if metric is not None and np.isfinite(metric) else None
-        items = _items(state)
+        items = jax.tree.map(jnp.asarray, _items(state))
         with disk_errors(self._folder):
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -106,7 +118,7 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
             if set_aside:
                 _set_aside(workdir, damaged)
             return state
-        logging.warning("checkpoint passed over, %s", reason)
+        LOG.warning("checkpoint passed over, %s", reason)
         damaged[step] = reason
     if not found:
         return None
@@ -133,7 +145,7 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
             return _read_params(_folder(workdir) / str(step))
         except Exception as error:  # Damage raises a great many types.
             reason = f"step {step}: {_line(error)}"
-            logging.warning("checkpoint passed over, %s", reason)
+            LOG.warning("checkpoint passed over, %s", reason)
     raise UserError(f"no readable checkpoint in {_folder(workdir)} ({reason})")
 
 
@@ -149,14 +161,17 @@ def steps(workdir: Path) -> list[int]:
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The whole configuration that `workdir` was made with. Raises UserError for a folder that is no workdir."""
+    """The whole configuration that `workdir` was made with, its sequences as tuples.
+
+    Raises UserError for a folder that is no workdir and for a damaged file.
+    """
     path = pathlib.Path(workdir) / "config.json"
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent}")
     if not path.is_file():
         raise UserError(f"{path.parent} is not a workdir: it has no config.json; give the --workdir of a training run")
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({_line(error)}); train again, or restore the file") from error
 
@@ -193,6 +208,13 @@ def disk_errors(where: Path) -> Iterator[None]:
             f"cannot write to {where}: {reason}; what was saved before is intact; "
             "make room and run the same command again"
         ) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists only, and modules want their fields hashable."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _folder(workdir: Path) -> pathlib.Path:
@@ -241,6 +263,8 @@ def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | N
 def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
     saved = ocp.checkpointables_metadata(folder.absolute()).metadata
     names = ["ema" if "ema" in saved else "params"] + (["extra"] if "extra" in saved else [])
+    if None in [saved[name] for name in names]:
+        raise ValueError(f"{' or '.join(names)} cannot be read")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -253,7 +277,7 @@ def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
 def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:
     """Renames damaged steps: saving the same step number again would fail otherwise."""
     for step in damaged:
-        logging.warning("checkpoint %s is renamed %s.damaged", step, step)
+        LOG.warning("checkpoint %s is renamed %s.damaged", step, step)
         if jax.process_index() == 0:
             target, count = _folder(workdir) / f"{step}.damaged", 1
             while target.exists():
@@ -284,5 +308,7 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, short enough to stand in a message."""
+    """The first line of the innermost cause, short enough to stand in a message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

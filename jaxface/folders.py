@@ -86,8 +86,9 @@ def infer_files(
 
     source: a file or a folder, whose files are taken in order of name, subfolders not. Two inputs of one stem keep
     their full names; an input is never overwritten. Clips are followed by `video.track`, smoothed where `smooth` says
-    so. `options` go to `predictor`; an option that it refuses ends the run before the first file, as a UserError. Any
-    other failure costs its file and is told to `on_failure`.
+    so. A face has box, extent (hairline to chin and side to side by its own landmarks), layout, points, sigma, what
+    else the system adds, and in clips track, its number. `options` go to `predictor`; an option that it refuses ends
+    the run before the first file, as a UserError. Any other failure costs its file and is told to `on_failure`.
     """
     source, output = Path(source), Path(output)
     files, ignored = _inputs(source, output)
@@ -105,9 +106,10 @@ def infer_files(
             if protected & _outputs(target):
                 raise UserError("its result would overwrite an input; choose another --output")
             if path.suffix.lower() in VIDEOS:
-                summary.counts += _clip(predict, path, target, boxes.get(path.name), smooth)
+                done = _clip(predict, path, target, boxes.get(path.name), smooth)
             else:
-                summary.counts += _picture(predict, path, target, boxes.get(path.name))
+                done = _picture(predict, path, target, boxes.get(path.name))
+            summary.counts.update(done)
         except (UserError, OSError) as error:
             summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
             on_failure(f"{path.name}: {summary.failed[path.name]}")
@@ -173,13 +175,16 @@ def _clip(predict: Predict, path: Path, target: Path, box: np.ndarray | None, sm
     if smooth:
         tracked = video.smooth(tracked, clip.rate)
     partial, lines = _ending(target, ".partial.mp4"), []
-    with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as writer:
-        for index, (frame, faces) in enumerate(tracked):
-            writer.write(overlay.draw_overlay(frame, faces))
-            when = {"frame": index, "time": round(index / clip.rate, DECIMALS)}
-            size = {"width": clip.width, "height": clip.height}
-            lines.append(_line({"image": path.name, **when, **size, "faces": plain(faces)}))
-    partial.replace(_ending(target, OVERLAYS[1]))
+    try:
+        with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as writer:
+            for index, (frame, faces) in enumerate(tracked):
+                writer.write(overlay.draw_overlay(frame, faces))
+                when = {"frame": index, "time": round(index / clip.rate, DECIMALS)}
+                size = {"width": clip.width, "height": clip.height}
+                lines.append(_line({"image": path.name, **when, **size, "faces": plain(faces)}))
+        partial.replace(_ending(target, OVERLAYS[1]))
+    finally:
+        partial.unlink(missing_ok=True)
     _write(_ending(target, RECORDS[1]), b"".join(lines))
     return Counter(video=1, frame=len(lines))
 

@@ -41,7 +41,8 @@ class Predictor:
         """The model that ships with the package. UserError names those there are."""
         shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{PARAMS_FILE}"))
         if name not in shipped:
-            raise UserError(f"no model ships for {name!r}, only for {', '.join(shipped) or 'none'}; give a --workdir")
+            there = f"those that do: {', '.join(shipped)}" if shipped else "none does; train one"
+            raise UserError(f"no model ships for {name!r} ({there}); give the workdir of a training run")
         return cls._checked(*load_asset(ASSETS / name), f"the shipped model {name!r}")
 
     @classmethod
@@ -128,11 +129,11 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
 
 def _half(name: str, value: Any) -> np.ndarray:
     value = np.asarray(value, np.float32)
-    if value.ndim > 1:
-        value = value.astype(np.float16)
-        if not np.isfinite(value).all():
-            raise ValueError(f"{name} does not fit into float16")
-    return value
+    if value.ndim < 2:
+        return value
+    if not np.abs(value).max() <= np.finfo(np.float16).max:
+        raise ValueError(f"{name} does not fit into float16")
+    return value.astype(np.float16)
 
 
 def _flat(tree: Tree) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 import json
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from jaxface.checkpoint import Path, disk_errors
 
@@ -21,12 +25,15 @@ class Metrics:
 
     def __init__(self, workdir: Path, start: int):
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
-        self._events: SummaryWriter | None = None
+        # SummaryWriter writes from a thread of its own, where a full disk would be a stack trace and no error.
+        self._events: EventsWriter | None = None
         if jax.process_index() == 0:
             with disk_errors(workdir):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_after(self._path, start)
-                self._events = SummaryWriter(str(workdir), purge_step=start + 1, write_to_disk=True)
+                self._events = EventsWriter(str(self._path.with_name("events")))
+                restart = SessionLog(status=SessionLog.START)
+                self._events.write_event(Event(step=start + 1, wall_time=time.time(), session_log=restart))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds one line and one event per scalar."""
@@ -35,16 +42,19 @@ class Metrics:
         with disk_errors(self._path):
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **{name: float(value) for name, value in scalars.items()}}) + "\n")
-            for name, value in scalars.items():
-                self._events.add_scalar(name, float(value), step)
+            self._add(step, [summary.scalar(name, float(value)) for name, value in scalars.items()])
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Adds pictures (H,W,3) RGB, uint8 or float in [0,1], to the events."""
         if self._events is None:
             return
         with disk_errors(self._path):
-            for name, image in images.items():
-                self._events.add_image(name, image, step, dataformats="HWC")
+            self._add(step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()])
+
+    def _add(self, step: int, parts: list[Summary]) -> None:
+        merged = Summary(value=[value for part in parts for value in part.value])
+        self._events.write_event(Event(step=step, wall_time=time.time(), summary=merged))
+        self._events.flush()
 
     def __enter__(self) -> "Metrics":
         return self

@@ -26,7 +26,7 @@ KEPT_PIXELS = 50_000_000
 ORIENTATION_TAG = 0x0112
 
 # The long side at which faces are looked for; small pictures are enlarged to the first.
-DETECTION_SIDES = (320, 800)
+DETECTION_SIDES = (320, 1280)
 # Overlapping hits that make a face. Measured on photographs without faces: false ones have 4, in turned pictures 5.
 HITS, HITS_TURNED = 5, 8
 TURNS_DEG = (30, -30)
@@ -225,6 +225,8 @@ def as_boxes(boxes: Any) -> np.ndarray:
         array = np.atleast_2d(np.asarray(boxes, np.float32))
     except (TypeError, ValueError) as error:
         raise UserError(f"a box is four numbers x0, y0, x1, y1, not {boxes!r}") from error
+    if array.size == 0:
+        return array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise UserError(f"a box is four numbers x0, y0, x1, y1; these have the shape {np.shape(boxes)}")
     for box in array:
@@ -243,7 +245,7 @@ def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
 
 
 def cut(pixels: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
-    """The crop (size,size,3) float32 in [0,1] of a square in `pixels` (H,W,3) uint8, as `alignment.crop_matrix` has it.
+    """The crop (size,size,3) uint8 of a square in `pixels` (H,W,3) uint8, as `alignment.crop_matrix` has it.
 
     A large square is first reduced by averaging, so that fine detail does not alias. Beyond the edge the picture is
     continued. UserError where the square does not touch the picture.
@@ -259,5 +261,4 @@ def cut(pixels: np.ndarray, center: np.ndarray, side: float, angle_rad: float, s
     if step > 1:
         around = cv2.resize(around, (columns, rows), interpolation=cv2.INTER_AREA)
     matrix = alignment.crop_matrix((center - low + 0.5) / step - 0.5, side / step, size, angle_rad)
-    crop = cv2.warpAffine(around, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return crop.astype(np.float32) / 255
+    return cv2.warpAffine(around, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

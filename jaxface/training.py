@@ -98,6 +98,7 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
     """
     workdir, backend, best = pathlib.Path(workdir), config.backend, _best(system, config)
     parallel.local_batch_size(config.batch_size)
+    compiled = parallel.compile_step(make_step(system, config.seed, config.ema), backend)
     if (workdir / "config.json").is_file():
         checkpoint.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
@@ -107,7 +108,6 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
     state = parallel.replicate(state, backend)
     if start >= config.steps:
         return state
-    compiled = parallel.compile_step(make_step(system, config.seed, config.ema), backend)
     frozen = parallel.replicate(system.frozen(), backend)
     scores = {name: evaluation.compile_score(evaluator, backend) for name, evaluator in system.evaluators.items()}
     window = _Window(system, workdir)
@@ -183,7 +183,7 @@ class _Window:
 def _best(system: System, config: ml_collections.ConfigDict) -> str:
     """config.best, which may be left out. Raises UserError where no evaluator has its name."""
     best = config.get("best", "")
-    if best and best.split("/")[0] not in system.evaluators:
+    if best and best.rpartition("/")[0] not in system.evaluators:
         raise UserError(f"config.best: {best!r} is not evaluator/metric with an evaluator of {list(system.evaluators)}")
     return best
 

@@ -63,6 +63,7 @@ def _flag_line(error: Exception, argv: list[str]) -> str:
         first, *rest = str(error).strip().splitlines()
         last = re.sub(r"^[\w.]+: ", "", rest[-1]) if rest else ""
         return f"{first.removesuffix(' Error whilst parsing config file:')} {last}".strip() + "; see --help"
-    key = re.search(r"\w+$", str(error).strip("'\"."))
+    first, *hints = str(error).replace("\\n", "\n").replace("\\", "").strip("'\"").splitlines()
+    key = re.search(r"\w+$", first.strip("'."))
     wrong = [arg.split("=")[0] for arg in argv if key and key.group() in arg.split("=")[0].split(".")]
-    return f"{' '.join(wrong) or error}: the configuration has no such key"
+    return "; ".join([f"{' '.join(wrong) or first}: the configuration has no such key", *hints])

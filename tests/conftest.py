@@ -19,3 +19,23 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("needs the reference data beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def detector_workdir(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a tiny continuous detector with random parameters, as if trained for no step."""
+    import jax
+    import jax.numpy as jnp
+
+    from configs.continuous import get_config
+    from jaxface import checkpoint
+    from jaxface.system import TrainState
+    from jaxface.systems import continuous
+
+    workdir = tmp_path_factory.mktemp("detector")
+    config = get_config("smoke")
+    params, extra = continuous.build(config).init(jax.random.key(0))
+    checkpoint.write_config(workdir, config)
+    with checkpoint.Checkpoints(workdir, keep=1) as saved:
+        saved.save(TrainState(jnp.zeros((), jnp.int32), params, extra, {}, {}))
+    return workdir

@@ -1,5 +1,10 @@
-"""A tiny real System for the tests of the seams: linear regression whose data is a function of (seed, step)."""
+"""A tiny real System for the tests of the seams: linear regression whose data is a function of (seed, step).
 
+`config.data` can make it misbehave: a batch that is not finite, a slow stream, a signal that the process sends itself.
+"""
+
+import os
+import time
 from collections.abc import Iterator
 
 import jax
@@ -16,15 +21,17 @@ TRUTH = np.linspace(-1, 1, FEATURES, dtype=np.float32)
 OPTIM = {"name": "adamw", "lr": 0.05, "schedule": "cosine", "warmup": 2, "weight_decay": 0.01, "clip": 1.0}
 
 
-def config(**changes) -> ml_collections.ConfigDict:
-    """The configuration of a run of 12 steps that saves at every third."""
+def config(changes: dict | None = None) -> ml_collections.ConfigDict:
+    """The configuration of a run of 12 steps that saves at every third; `changes` by dotted name."""
     values = dict(
         system="toy", seed=0, steps=12, batch_size=8, log_every=4, save_every=3, keep=3, eval_every=6, ema=0.9,
         backend="pmap", resume="", init="", prefetch=2, best="",
         optim={**OPTIM, "betas": (0.9, 0.99), "multipliers": {"offset": 0.5}},
-        data={"poison": -1, "width": FEATURES},
+        data={"width": FEATURES, "poison": -1, "delay_s": 0.0, "signal": 0, "signal_at": -1},
     )  # fmt: skip
-    return ml_collections.ConfigDict({**values, **changes})
+    made = ml_collections.ConfigDict(values)
+    made.update_from_flattened_dict(changes or {})
+    return made
 
 
 def examples(seed: int, first: int, count: int) -> dict[str, np.ndarray]:
@@ -58,6 +65,9 @@ def build(config: ml_collections.ConfigDict) -> System:
             batch = examples(config.seed, step, config.batch_size)
             if step == config.data.poison:
                 batch["x"][-1] = np.nan
+            if step == config.data.signal_at:
+                os.kill(os.getpid(), config.data.signal)
+            time.sleep(config.data.delay_s)
             first = jax.process_index() * share
             yield {name: array[first : first + share] for name, array in batch.items()}
             step += 1

@@ -1,7 +1,7 @@
 """Building a TFDS data set by name, offline, from what the user has obtained or from nothing at all."""
 
 import importlib
-import importlib.util
+import inspect
 import pathlib
 import pkgutil
 
@@ -16,11 +16,16 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
 
 
+def is_prepared(dataset: str, data_dir: str) -> bool:
+    """Whether some version of `dataset` lies under `data_dir`."""
+    return any((pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json"))
+
+
 def prepare(dataset: str, data_dir: str, manual_dir: str = "", **options: int) -> tfds.core.DatasetInfo:
     """Builds `dataset` ("name" or "name/variant") under `data_dir` unless it is there, and returns what it holds.
 
-    `options` go to the builder's `make`. UserError: an unknown data set or variant, an option that it does not have, a
-    `manual_dir` that is missing; what the builder itself refuses.
+    `options` go to the builder's `make`. UserError: an unknown data set or variant, options for one that is there
+    already, a `manual_dir` that is missing; what the builder itself refuses.
     """
     name, _, variant = dataset.partition("/")
     if name not in names():
@@ -28,7 +33,12 @@ def prepare(dataset: str, data_dir: str, manual_dir: str = "", **options: int) -
     if manual_dir and not pathlib.Path(manual_dir).is_dir():
         raise UserError(f"manual_dir {manual_dir} is not a folder")
     module = importlib.import_module(f"jaxface.data.builders.{name}")
+    unknown = set(options) - set(inspect.signature(module.make).parameters)
+    if unknown:
+        raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}")
     builder = module.make(variant, data_dir, **options)
+    if options and builder.is_prepared():
+        raise UserError(f"{builder.data_path} is there already: remove it first, or choose another --data_dir")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
     return builder.info

@@ -28,13 +28,14 @@ READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> tfds.core.DatasetBuilder:
-    """The prepared data set "NAME" or "NAME/variant" below `data_dir`, newest version. Raises UserError if absent."""
+    """The prepared data set "NAME" or "NAME/variant" of `data_dir`, newest version. Raises UserError without it."""
     folder = pathlib.Path(data_dir) / name
     prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
     versions = sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
     if not versions:
         raise UserError(
-            f"data set {name} is not in {data_dir}; run: python -m launch.prepare --dataset {name} --data_dir {data_dir}"
+            f"data set {name} is not in {data_dir}; "
+            f"run: python -m launch.prepare --dataset {name} --data_dir {data_dir}"
         )
     return tfds.builder_from_directory(versions[-1])
 

@@ -8,6 +8,7 @@ antialiasing (Laine et al., SIGGRAPH Asia 2020, §3). T triangles, V vertices, p
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,6 @@ from jax import lax
 
 Tiers = tuple[tuple[int, int | None], ...]
 
-DEFAULT_TIERS: Tiers = ((2, None), (4, 16384), (16, 512))
 # Keeps the upper half of a float32 mantissa, so that products of the halves are exact.
 UPPER_BITS = -4096
 # Pixels tested per step of a tier's loop: enough to fill the machine, few enough to waste little in the last step.
@@ -129,26 +129,11 @@ def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int
 
 def _scatter(candidates: _Candidates, pixels: int) -> _Image:
     """The nearest candidate of every pixel, the smallest id among equals, by two scatters."""
-
-    @jax.custom_batching.custom_vmap
-    def resolve(pixel, nearness, triangle):
-        nearest = jnp.zeros(pixels, jnp.int32).at[pixel].max(nearness, mode="drop")
-        wins = nearest.at[pixel].get(mode="fill", fill_value=-1) == nearness
-        winner = jnp.full(pixels, NOTHING).at[jnp.where(wins, pixel, pixels)].min(triangle, mode="drop")
-        return _Image(nearest, winner)
-
-    @resolve.def_vmap
-    def resolve_batch(size, batched, *arrays):
-        # One long scatter: batched scatters are slower on every device.
-        pixel, nearness, triangle = (
-            array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
-            for array, is_batched in zip(arrays, batched, strict=True)
-        )
-        pixel = jnp.where(pixel < pixels, pixel + pixels * jnp.arange(size, dtype=jnp.int32)[:, None], size * pixels)
-        flat = _Candidates(*(array.reshape(-1) for array in (pixel, nearness, triangle)))
-        return jax.tree.map(lambda a: a.reshape(size, pixels), _scatter(flat, size * pixels)), _Image(True, True)
-
-    return resolve(*candidates)
+    pixel, nearness, triangle = candidates
+    nearest = jnp.zeros(pixels, jnp.int32).at[pixel].max(nearness, mode="drop")
+    wins = nearest.at[pixel].get(mode="fill", fill_value=-1) == nearness
+    winner = jnp.full(pixels, NOTHING).at[jnp.where(wins, pixel, pixels)].min(triangle, mode="drop")
+    return _Image(nearest, winner)
 
 
 def _sort(candidates: _Candidates, pixels: int) -> _Image:
@@ -187,28 +172,16 @@ def _draw(image: _Image, setup: _Setup, member, capacity: int, step: int, splat,
 VISIBILITY = {"scatter": _scatter, "sort": _sort}
 
 
-def rasterize(
-    points_px: jax.Array,
-    depth: jax.Array,
-    triangles: jax.Array,
-    height: int,
-    width: int,
-    *,
-    tiers: Tiers = DEFAULT_TIERS,
-    near: float = 1.0,
-    visibility: str = "scatter",
-) -> Visibility:
-    """Which triangle every pixel shows; no gradient.
+def default_tiers(height: int, width: int) -> Tiers:
+    """Tiers that draw every triangle of any mesh in an image of height x width pixels: overflow is always 0."""
+    largest = max(height, width)
+    return tuple((window, None) for window in (2, 4, 8, 16, 64) if window < largest) + ((largest, None),)
 
-    points_px (V,2) float32, x right, y down; depth (V,) along the camera axis; triangles (T,3) int32, both windings.
-    A pixel belongs to a triangle when its centre is inside or on the border; the nearest one wins, the smallest id
-    among equals. Triangles with a corner nearer than `near` are dropped whole. `tiers`: rising (window px, capacity or
-    None for all): a triangle goes to the first window that covers its box clipped to the image. What exceeds a capacity
-    or the last window is not drawn and counted in `overflow`.
-    """
-    points_px, depth = lax.stop_gradient((points_px.astype(jnp.float32), depth.astype(jnp.float32)))
+
+def _visible(points_px, depth, triangles, *, height, width, tiers, near, resolve) -> Visibility:
+    """`rasterize` for one image."""
     setup, extent = _prepare(points_px, depth, triangles, height, width, near)
-    resolve = functools.partial(VISIBILITY[visibility], pixels=height * width)
+    resolve = functools.partial(resolve, pixels=height * width)
     image = _Image(jnp.zeros(height * width, jnp.int32), jnp.full(height * width, NOTHING))
     overflow, below = (extent > tiers[-1][0]).sum(), 0
     for window, capacity in tiers:
@@ -223,6 +196,59 @@ def rasterize(
         below = window
     winner = jnp.where(image.triangle == NOTHING, -1, image.triangle)
     return Visibility(winner.reshape(height, width), overflow.astype(jnp.int32))
+
+
+def _one_by_one_on_cpu(function: Callable) -> Callable:
+    """`function` of arrays, with a vmap that is a loop on the CPU: there a batch leaves the cache and takes 3-7x."""
+
+    @jax.custom_batching.custom_vmap
+    def batchable(*arrays):
+        return function(*arrays)
+
+    @batchable.def_vmap
+    def batch(size, batched, *arrays):
+        def one(index):
+            return batchable(*(a[index] if is_batched else a for a, is_batched in zip(arrays, batched, strict=True)))
+
+        axes = [0 if is_batched else None for is_batched in batched]
+        found = lax.platform_dependent(
+            *arrays, cpu=lambda *_: lax.map(one, jnp.arange(size)), default=jax.vmap(function, axes, axis_size=size)
+        )
+        return found, jax.tree.map(lambda _: True, found)
+
+    return batchable
+
+
+def rasterize(
+    points_px: jax.Array,
+    depth: jax.Array,
+    triangles: jax.Array,
+    height: int,
+    width: int,
+    *,
+    tiers: Tiers | None = None,
+    near: float = 1.0,
+    visibility: str = "scatter",
+) -> Visibility:
+    """Which triangle every pixel shows; no gradient. Batches by vmap.
+
+    points_px (V,2) float32, x right, y down; depth (V,) along the camera axis; triangles (T,3) int32, both windings.
+    A pixel belongs to a triangle when its centre is inside or on the border; the nearest one wins, the smallest id
+    among equals. Triangles with a corner nearer than `near` (> 0) are dropped whole. `tiers`: rising (window px,
+    capacity or None for all), `default_tiers` if None: a triangle goes to the first window that covers its box clipped
+    to the image. What exceeds a capacity or the last window is not drawn and counted in `overflow`.
+    `visibility`: "scatter", or "sort" for TPUs; the result is the same.
+    """
+    points_px, depth = lax.stop_gradient((points_px.astype(jnp.float32), depth.astype(jnp.float32)))
+    visible = functools.partial(
+        _visible,
+        height=height,
+        width=width,
+        tiers=tiers or default_tiers(height, width),
+        near=near,
+        resolve=VISIBILITY[visibility],
+    )
+    return _one_by_one_on_cpu(visible)(points_px, depth, triangles)
 
 
 def interpolate(

@@ -19,6 +19,8 @@ MM_PER_UNIT = 10.0
 VERTICES = 26719
 IDENTITIES = 100
 NECK_MM = -95.0
+# The published narrow face goes on under the chin; here a face ends at its chin.
+CHIN, BELOW_CHIN_MM = 966, 6.0
 # Height of the hairline above the origin, from the back of the head (z < 0) to the forehead.
 HAIRLINE_Z_MM = (-90.0, -30.0, 12.0, 32.0, 70.0)
 HAIRLINE_Y_MM = (-60.0, -40.0, 5.0, 58.0, 90.0)
@@ -135,6 +137,7 @@ def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
     skin = regions.pop("skin")
     regions["mouth"] &= ~((index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1]))
     x, y, z = template.T
+    regions["face"] &= y > template[CHIN, 1] - BELOW_CHIN_MM
     regions["lips"] = skin & paint.lip_mask(template, template[list(LANDMARKS_68)])
     regions["ears"] = skin & (np.abs(x) > 75) & (np.abs(z - 5) < 28) & (np.abs(y + 8) < 38)
     regions["neck"] = skin & ~regions["face"] & (y < NECK_MM + 0.5 * np.maximum(0, 60 - z))

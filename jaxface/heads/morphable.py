@@ -52,12 +52,12 @@ class MorphableHead:
         """Vertex albedo (…,V,3), sRGB, unclipped, of coefficients (…,A)."""
         return self.albedo_mean + jnp.tensordot(albedo, self.albedo, 1)
 
-    def landmark_points(self, vertices: Array, layout: str) -> jax.Array:
-        """The points (…,K,3) of a layout on `vertices` (…,V,3). KeyError names the layouts there are."""
+    def landmark_points(self, vertices: Array, layout: str) -> Array:
+        """The points (…,K,D) of a layout on `vertices` (…,V,D), numpy or JAX. KeyError names the layouts there are."""
         if layout not in self.landmarks:
             raise KeyError(f"head {self.name!r} has no layout {layout!r}; it has {sorted(self.landmarks)}")
         index, weights = self.landmarks[layout]
-        return jnp.einsum("...kcd,kc->...kd", vertices[..., index, :], weights)
+        return (vertices[..., index, :] * weights[..., None]).sum(-2)
 
     def expression_weights(self, **weights: float) -> np.ndarray:
         """A weight vector (E,) from names, e.g. `jawOpen=0.5`. ValueError names an unknown expression."""

@@ -209,7 +209,8 @@ def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax
     """Random points of the face's surface as (vertices (count,3) int32, weights (count,3)), uniform over triangles."""
     faces = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
     which, where = jax.random.split(key)
-    chosen = jax.random.categorical(which, jnp.where(faces, 0.0, -jnp.inf), shape=(count,))
+    counted = jnp.cumsum(faces)
+    chosen = jnp.searchsorted(counted, jax.random.randint(which, (count,), 1, counted[-1] + 1))
     return jnp.asarray(head.triangles)[chosen], jax.random.dirichlet(where, jnp.ones(3), (count,))
 
 

@@ -1,13 +1,15 @@
 """Multi-layer perceptron with the exact (erf) GELU, PyTorch's default."""
 
-import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x; by erf, as erfc (`jax.nn.gelu`) is slower on CPUs."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
 class MLP(nn.Module):

@@ -1,12 +1,20 @@
 """Examples of rendered heads to batches: alignment jitter, augmentation, queries. TensorFlow is loaded from here only."""
 
-import cv2
-import numpy as np
+import functools
+from collections.abc import Iterator
 
-from jaxface.data import augment
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxface import parallel, photo
+from jaxface.data import augment, stream
+from jaxface.data.prepare import is_prepared, prepare
+from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
+from jaxface.system import Batch
 
 ROTATE_RAD = np.deg2rad(30.0)
 SHIFT = 0.08
@@ -19,11 +27,11 @@ def _unit(points_px: np.ndarray, size: int) -> np.ndarray:
     return ((2 * points_px + 1) / size - 1).astype(np.float32)
 
 
-def _jittered(box: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def _jittered(box: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+    """Centre, side and angle of a crop near the one of `box`."""
     center, side = alignment.square_crop(box)
     center = center + side * rng.uniform(-SHIFT, SHIFT, 2)
-    scale = np.exp(rng.uniform(*np.log(SCALE)))
-    return alignment.crop_matrix(center, side * scale, size, rng.uniform(-ROTATE_RAD, ROTATE_RAD))
+    return center, side * np.exp(rng.uniform(*np.log(SCALE))), rng.uniform(-ROTATE_RAD, ROTATE_RAD)
 
 
 def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense: int) -> dict[str, np.ndarray]:
@@ -34,9 +42,9 @@ def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense
     (68+dense,) bool: whether the point is in or near the crop. Mirrored pictures mirror the queries, not their order.
     """
     rng = np.random.default_rng(seed)
-    matrix = _jittered(example["box"], size, rng)
-    border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
-    image = augment.warp(example["image"], matrix, size, border)
+    center, side, angle = _jittered(example["box"], rng)
+    matrix = alignment.crop_matrix(center, side, size, angle)
+    image = photo.cut(example["image"], center, side, angle, size)
     chosen = rng.choice(len(example["dense"]), dense, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
     queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
@@ -65,9 +73,45 @@ def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.n
     eyes = eye_distance_px(example["landmarks_mm"], example["focal_px"])
     rotation = example["rotation"]
     return {
-        "image": augment.warp(example["image"], matrix, size).astype(np.float32) / 255,
+        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _unit(alignment.apply_affine(matrix, example["landmarks"]), size),
         "visible": example["visible"],
         "eye_distance": np.float32(2 * eyes / side),
         "yaw_rad": np.float32(np.arctan2(rotation[0, 2], rotation[2, 2])),
     }
+
+
+def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
+    """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
+    share, rest = divmod(parallel.local_batch_size(config.batch_size), len(config.data.datasets))
+    if rest:
+        raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
+    size, dense = config.model.image_size, config.data.dense
+    process = functools.partial(preprocess_train, size=size, dense=dense)
+    streams = [
+        stream.train_stream(_open(config, name), "train", share, config.seed + number, step, process)
+        for number, name in enumerate(config.data.datasets)
+    ]
+    for parts in zip(*streams, strict=True):
+        yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
+    """The test split of the data set `name`, padded."""
+    process = functools.partial(preprocess_eval, size=config.model.image_size)
+    local = parallel.local_batch_size(config.batch_size)
+    return stream.eval_stream(_open(config, name), "test", local, process)
+
+
+def _open(config: ml_collections.ConfigDict, name: str) -> tfds.core.DatasetBuilder:
+    """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
+    if config.data.build_examples:
+        _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)
+    return stream.open_dataset(name, config.data.dir)
+
+
+@functools.cache
+def _prepare_own(name: str, folder: str, examples: int, size: int) -> None:
+    with parallel.process_zero_first(f"prepare {name}"):
+        if not is_prepared(name, folder):
+            prepare(name, folder, examples=examples, size=size)

@@ -100,7 +100,7 @@ class Continuous(nn.Module):
     """The whole network. B images, N queries; parameters and everything behind the features are float32.
 
     `encode(image (B,H,W,3) RGB in [0,1]) -> features (B,C)`;
-    `query(features, queries (B,N,3) in template units, valid (B,N) bool) -> points (B,N,2), sigma (B,N)`, crop in [-1,1].
+    `query(features, queries (B,N,3) in template units, valid (B,N) bool) -> points (B,N,2) in [-1,1], sigma (B,N)`.
     Padded queries (`valid` false) change no other answer. `log_sigma`: the third output is log sigma, clamped, with a
     floor (ours); otherwise it is the logarithm of the variance (unofficial).
     """

@@ -1,0 +1,49 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def infer(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch.infer", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+
+def test_pictures_to_json_and_overlays(detector_workdir, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    (tmp_path / "boxes.json").write_text('{"a.png": [10, 12, 60.5, 80]}')
+    flags = ["--workdir", detector_workdir, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    done = infer(*flags, "--boxes", tmp_path / "boxes.json", "--layout", "98")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "1 picture, 1 face, 1 failed: bad.png (the file is empty" in done.stdout
+    (face,) = json.loads((tmp_path / "out" / "a.json").read_text())["faces"]
+    assert face["box"] == [10, 12, 60.5, 80] and face["layout"] == "98"
+    assert np.shape(face["points"]) == (98, 2) and np.shape(face["sigma"]) == (98,)
+    overlay = np.asarray(Image.open(tmp_path / "out" / "a_overlay.png"))
+    assert overlay.shape == noise.shape and (overlay != noise).any()
+
+
+def test_prepared_arrays(detector_workdir, tmp_path):
+    np.savez(tmp_path / "in.npz", image=np.ones((1, 32, 32, 3), np.float32), queries=np.ones((1, 7, 3), np.float32))
+    done = infer("--workdir", detector_workdir, "--raw", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
+    assert done.returncode == 0, done.stderr
+    assert {name: array.shape[:2] for name, array in np.load(tmp_path / "out.npz").items()} == {
+        "features": (1, 32),
+        "points": (1, 7),
+        "sigma": (1, 7),
+    }
+
+
+def test_a_mistake_is_one_line(detector_workdir, tmp_path):
+    done = infer("--workdir", detector_workdir, "--system", "pipnet", "--input", tmp_path, "--output", tmp_path / "out")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "pipnet" in line and not (tmp_path / "out").exists()

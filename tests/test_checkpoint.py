@@ -1,0 +1,135 @@
+"""Checkpoints: which are kept, what is done about damage, and what other commands read from a workdir."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from jaxface import checkpoint, training
+from jaxface.errors import UserError
+
+CONFIG = toy.config()
+
+
+def state(step: int, ema: float = 0.9):
+    system = toy.build(CONFIG)
+    params, _ = system.init(jax.random.key(step))
+    extra = {"mean": np.random.default_rng(step).normal(size=4096).astype(np.float32)}
+    return training.initial_state(system, params, extra, ema).replace(step=np.int32(step))
+
+
+def save(workdir: pathlib.Path, steps: dict[int, float | None], keep: int = 3) -> None:
+    checkpoint.write_config(workdir, CONFIG)
+    with checkpoint.Checkpoints(workdir, keep) as checkpoints:
+        for step, metric in steps.items():
+            checkpoints.save(state(step), metric)
+
+
+def truncate(folder):
+    for path in (folder / "ema").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def remove(folder):
+    (folder / "ema" / "manifest.ocdbt").unlink()
+
+
+def flip(folder):
+    """Turns one bit amid the values of an array, which Orbax itself restores without a word."""
+    path = max((folder / "extra").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, zero, remove, flip])
+def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage):
+    save(tmp_path, {1: None, 2: None})
+    damage(tmp_path / "checkpoints" / "2")
+    kernel = checkpoint.load_params(tmp_path)[0]["weights"]["kernel"]
+    assert checkpoint.steps(tmp_path) == [2, 1]
+    restored = checkpoint.restore(tmp_path, state(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, state(1))
+    np.testing.assert_array_equal(kernel, restored.ema["weights"]["kernel"])
+    assert checkpoint.steps(tmp_path) == [1]
+    assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
+    assert "checkpoint passed over, step 2: " in caplog.text
+    assert ("wrong checksum of ['extra']['mean']" in caplog.text) == (damage is flip)
+    save(tmp_path, {2: None})
+    assert checkpoint.restore(tmp_path, state(0)).step == 2
+
+
+def test_nothing_is_touched_where_none_can_be_read(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    before = sorted(tmp_path.rglob("*"))
+    other = state(0).replace(params={"weights": {"kernel": np.zeros((3, 1), np.float32)}})
+    with pytest.raises(UserError, match="does the configuration differ"):
+        checkpoint.restore(tmp_path, other)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    save(tmp_path, {1: 3.0, 2: 1.0, 3: None, 4: float("nan"), 5: 2.0, 6: 4.0}, keep=2)
+    assert checkpoint.steps(tmp_path) == [6, 5, 2]
+    save(tmp_path, {7: 9.0, 8: 8.0}, keep=2)
+    assert checkpoint.steps(tmp_path) == [8, 7, 2]
+    kernel = state(8).params["weights"]["kernel"]
+    np.testing.assert_array_equal(checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], kernel)
+    checkpoint.write_config(tmp_path, toy.config({"best": "held_out/error"}))
+    kernel = state(2).params["weights"]["kernel"]
+    np.testing.assert_array_equal(checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], kernel)
+
+
+def test_what_is_no_workdir_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        checkpoint.load_config(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no config.json"):
+        checkpoint.load_params(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load_config(tmp_path)
+    checkpoint.write_config(tmp_path, CONFIG)
+    with pytest.raises(UserError, match="no readable checkpoint .*train first"):
+        checkpoint.load_params(tmp_path)
+    with pytest.raises(UserError, match="of the system 'toy', not 'pipnet'"):
+        checkpoint.check_system(tmp_path, "pipnet")
+    assert checkpoint.load_config(tmp_path).to_dict() == CONFIG.to_dict()
+
+
+FULL_DISK = """
+import pathlib, resource, sys
+sys.path[:0] = ["tests", "."]
+import jax, numpy as np
+from jaxface import checkpoint
+from jaxface.errors import UserError
+from test_checkpoint import save, state
+workdir = pathlib.Path(sys.argv[1])
+save(workdir, {1: None})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+large = state(2).replace(extra={"mean": np.random.default_rng(0).normal(size=100_000)})
+try:
+    with checkpoint.Checkpoints(workdir, 1) as checkpoints:
+        checkpoints.save(large)
+except UserError as error:
+    print("error:", error)
+"""
+
+
+def test_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=pathlib.Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"error: cannot write to {tmp_path / 'checkpoints'}: File too large;"), done.stderr
+    assert done.stdout.count("\n") == 1
+    assert checkpoint.restore(tmp_path, state(0)).step == 1

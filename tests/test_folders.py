@@ -1,0 +1,132 @@
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxface import folders, photo, video
+from jaxface.errors import UserError
+
+
+def predict(source, boxes=None, layout="68"):
+    """Finds a face wherever it is told to, or none."""
+    if layout != "68":
+        raise UserError(f"unknown layout {layout!r}")
+    loaded = photo.load(source)
+    boxes = [] if boxes is None else photo.check_boxes(boxes, loaded.width, loaded.height)
+    points = np.full((68, 2), 1 / 3)
+    return [{"box": box, "extent": box, "layout": "68", "points": points, "sigma": np.ones(68)} for box in boxes]
+
+
+def infer(source, output, boxes=None, smooth=False, **options):
+    told = []
+    if boxes is not None:
+        (source / "b.json").write_text(json.dumps(boxes))
+    listed = None if boxes is None else source / "b.json"
+    return folders.infer_files(predict, source, output, listed, smooth, options, told.append), told
+
+
+@pytest.fixture
+def source(tmp_path) -> pathlib.Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "c.png", "c.bmp"):
+        Image.new("RGB", (60, 40), "gray").save(folder / name)
+    return folder
+
+
+def names(folder: pathlib.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_one_bad_file_costs_that_file_only(source, tmp_path):
+    (source / "bad.jpg").write_bytes(b"no picture")
+    (source / "notes.txt").write_text("")
+    (source / ".hidden.png").write_text("")
+    boxes = {"a.png": [5, 5, 30, 35], "b.jpg": [500, 5, 530, 35]}
+    summary, told = infer(source, tmp_path / "out", boxes)
+    assert sorted(summary.failed) == ["b.jpg", "bad.jpg"] and len(told) == 2
+    assert "outside the picture" in summary.failed["b.jpg"]
+    assert str(summary).startswith("3 pictures, 1 face, 2 failed: b.jpg (") and "notes.txt" in str(summary)
+    assert "\n" not in str(summary)
+    assert names(tmp_path / "out") == {
+        name + end for name in ("a", "c.png", "c.bmp") for end in (".json", "_overlay.png")
+    }
+    record = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert (record["image"], record["width"], record["height"]) == ("a.png", 60, 40)
+    assert record["faces"][0]["box"] == [5, 5, 30, 35] and record["faces"][0]["points"][0] == [0.333, 0.333]
+    assert json.loads((tmp_path / "out" / "c.bmp.json").read_text())["faces"] == []
+
+
+def test_an_input_is_never_overwritten_and_a_second_run_says_the_same(source):
+    Image.new("RGB", (60, 40), "red").save(source / "a_overlay.png")
+    (source / "b.json").write_text("{}")
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    first, _ = infer(source, source, {})
+    there = names(source)
+    second, _ = infer(source, source, {})
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert {"a.png.json", "a_overlay.json", "b.jpg.json"} <= there
+    assert first.counts == second.counts and there == names(source) and not first.failed
+
+
+def test_names_that_cannot_be_made_free_fail(tmp_path):
+    for name in ("a.png", "a.jpg", "a.png_overlay.png"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name)
+    summary, _ = infer(tmp_path, tmp_path)
+    assert list(summary.failed) == ["a.png"] and "overwrite" in summary.failed["a.png"]
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_clip_gives_a_line_for_every_frame_and_a_clip(source, tmp_path, smooth):
+    with video.ClipWriter(source / "v.mp4", 10.0, 64, 48) as writer:
+        for _ in range(3):
+            writer.write(np.full((48, 64, 3), 90, np.uint8))
+    summary, _ = infer(source, tmp_path / "out", {"v.mp4": [5, 5, 30, 35]}, smooth)
+    assert "1 video, 3 frames" in str(summary)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "v.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["time"]) for line in lines] == [(0, 0), (1, 0.1), (2, 0.2)]
+    assert all(len(line["faces"]) == 1 for line in lines)
+    assert len(list(video.open_clip(tmp_path / "out" / "v_overlay.mp4").frames())) == 3
+
+
+def test_mistakes_that_end_the_run(source, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        infer(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(UserError, match="no picture and no video"):
+        infer(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="unknown layout"):
+        infer(source, tmp_path / "out", layout="70")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        infer(source, source / "a.png")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"none.png": [1, 2, 3, 4]}', '{"a.png": [1, 2, 3]}', '{"a.png": [1, 2, NaN, 4]}']
+    + ['{"a.png": [9, 2, 3, 4]}', '{"a.png": "face"}', '{"a.png": [[1, 2, 3, 4], [1, 2, 3, 4]]}', '{"a.png": null}'],
+)
+def test_bad_boxes_cost_one_line(source, text):
+    (source / "b.json").write_text(text)
+    with pytest.raises(UserError, match="b.json") as caught:
+        folders.read_boxes(source / "b.json", source)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_go_through_as_they_are(tmp_path):
+    np.savez(tmp_path / "in.npz", image=np.ones((2, 3)))
+    folders.infer_arrays(lambda arrays: {"twice": 2 * arrays["image"]}, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert np.array_equal(np.load(tmp_path / "out.npz")["twice"], np.full((2, 3), 2, np.float32))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no arrays", {"a": np.array([None])}, {"a": np.ones(3, np.uint8)}])
+def test_other_arrays_cost_one_line(tmp_path, content):
+    if isinstance(content, dict):
+        np.savez(tmp_path / "in.npz", **content)
+    elif content is not None:
+        (tmp_path / "in.npz").write_bytes(content)
+    with pytest.raises(UserError, match="in.npz") as caught:
+        folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "out.npz")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,106 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxface import checkpoint, inference
+from jaxface.errors import UserError
+from jaxface.inference import Predictor
+
+BOX = [20.0, 10.0, 60.0, 65.0]
+
+
+@pytest.fixture(scope="module")
+def predictor(detector_workdir) -> Predictor:
+    return Predictor.from_workdir(detector_workdir)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
+
+
+def test_every_form_of_a_photo_gives_the_same(predictor, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), picture, Image.fromarray(picture)]
+    (first,), *others = predictor(sources, boxes=[BOX] * 4, layout="98")
+    assert first["points"].shape == (98, 2) and first["sigma"].shape == (98,) and first["layout"] == "98"
+    for (face,) in others:
+        assert np.array_equal(face["points"], first["points"])
+    assert np.array_equal(predictor(picture, boxes=BOX, layout="98")[0]["points"], first["points"])
+
+
+def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, picture):
+    boxes = [BOX, [0.0, 0.0, 30.0, 40.0]]
+    assert np.array_equal([face["box"] for face in predictor(picture, boxes=boxes)], boxes)
+    assert predictor([picture, picture], boxes=[None, boxes])[0] == predictor(picture, boxes=[]) == []
+    with pytest.raises(UserError, match="a list as long"):
+        predictor([picture, picture], boxes=[BOX])
+
+
+def test_a_huge_file_is_answered_in_pixels_of_the_full_picture(predictor, tmp_path):
+    full = Image.new("L", (9000, 8000), 90)
+    full.paste(200, (3000, 3000, 4000, 4500))
+    full.save(tmp_path / "a.png")
+    box = [3000.0, 2800.0, 4200.0, 4400.0]
+    (face,) = predictor(tmp_path / "a.png", boxes=box)
+    (exact,) = predictor(np.asarray(full), boxes=box)
+    assert np.allclose(face["box"], box) and np.allclose(face["points"], exact["points"], atol=10)
+    assert np.allclose(face["sigma"], exact["sigma"], rtol=0.02)
+
+
+def test_raw_is_the_network_alone(predictor):
+    arrays = {"image": np.zeros((2, 32, 32, 3), np.float32), "queries": np.zeros((2, 5, 3), np.float32)}
+    outputs = predictor.raw(arrays)
+    assert outputs["points"].shape == (2, 5, 2) and outputs["sigma"].shape == (2, 5)
+
+
+def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypatch):
+    extra = {"batch_stats": {"mean": np.float32([1e-6])}}
+    inference.save_asset(tmp_path / "mine", predictor.config, predictor.params, extra)
+    config, params, read = inference.load_asset(tmp_path / "mine")
+    assert config.to_dict() == predictor.config.to_dict() and read["batch_stats"]["mean"] == np.float32(1e-6)
+    monkeypatch.setattr(inference, "ASSETS", tmp_path)
+    shipped = Predictor.pretrained("mine")
+    ours, theirs = (one(picture, boxes=BOX)[0]["points"] for one in (shipped, predictor))
+    assert np.abs(ours - theirs).max() < 0.5
+    with pytest.raises(UserError, match="mine"):
+        Predictor.pretrained("other")
+    with pytest.raises(ValueError, match="float16"):
+        inference.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
+    (tmp_path / "mine" / inference.PARAMS_FILE).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="install"):
+        Predictor.pretrained("mine")
+
+
+def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        Predictor.from_workdir(tmp_path / "none")
+    with pytest.raises(UserError, match="config.json"):
+        Predictor.from_workdir(tmp_path)
+    shutil.copy(detector_workdir / "config.json", tmp_path)
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        Predictor.from_workdir(tmp_path)
+    shutil.copytree(detector_workdir / "checkpoints", tmp_path / "checkpoints")
+    config = checkpoint.load_config(detector_workdir)
+    for changes, words in (({"model": {"width": 48}}, "do not fit"), ({"system": "unheard"}, "unknown system")):
+        (tmp_path / "config.json").write_text(json.dumps(merged(config.to_dict(), changes)))
+        with pytest.raises(UserError, match=words):
+            Predictor.from_workdir(tmp_path)
+
+
+def merged(old: dict, new: dict) -> dict:
+    return old | {key: merged(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}
+
+
+def test_inference_leaves_tensorflow_alone(detector_workdir):
+    code = (
+        "import sys; from jaxface.inference import Predictor; import numpy as np;"
+        f"Predictor.from_workdir({str(detector_workdir)!r})(np.zeros((60, 60, 3), np.uint8), boxes=[5, 5, 50, 55]);"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

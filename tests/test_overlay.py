@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+from jaxface import overlay
+
+
+def face(points, sigma: float, layout: str) -> dict:
+    return {"box": np.array([4.0, 4, 60, 60]), "layout": layout, "points": points, "sigma": np.full(len(points), sigma)}
+
+
+def test_points_are_drawn_where_they_are_and_the_picture_stays():
+    picture = np.full((100, 80, 3), 50, np.uint8)
+    drawn = overlay.draw_overlay(picture, [face(np.array([[40.0, 30.0]]), 0.1, "custom")])
+    assert (picture == 50).all() and drawn.shape == picture.shape
+    red, green, _ = drawn[30, 40].astype(int)
+    assert green > red + 50 and (drawn[30, 20] == 50).all()
+    unsure = overlay.draw_overlay(picture, [face(np.array([[40.0, 30.0]]), 20.0, "custom")])
+    assert unsure[30, 40, 0] > unsure[30, 40, 1] + 50
+
+
+def test_a_picture_kept_at_half_size_is_drawn_on_in_half_the_pixels():
+    point = np.array([[60.5, 40.5]])
+    drawn = overlay.draw_overlay(np.zeros((50, 40, 3), np.uint8), [face(point, 0.1, "custom")], step=2)
+    assert drawn[20, 30, 1] > 100 and drawn[40, 36].sum() == 0
+
+
+@pytest.mark.parametrize(("layout", "count"), [("68", 68), ("98", 98)])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (64, 2000, 3)])
+def test_every_size_and_far_away_points_can_be_drawn(layout, count, shape):
+    points = np.linspace(-1e12, 1e12, 2 * count).reshape(count, 2)
+    assert overlay.draw_overlay(np.zeros(shape, np.uint8), [face(points, 1e9, layout)]).shape == shape

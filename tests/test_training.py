@@ -1,0 +1,117 @@
+"""The loop: the same bits after any interruption, where a run starts from, and when it refuses to go on."""
+
+import re
+import signal
+
+import jax
+import numpy as np
+import processes
+import pytest
+import toy
+
+from jaxface import checkpoint, metrics, parallel, training
+from jaxface.errors import UserError
+
+
+def fit(workdir, changes=None):
+    config = toy.config(changes)
+    return parallel.to_host(training.fit(toy.build(config), config, workdir))
+
+
+def scored(workdir):
+    return [(line["step"], line.get("held_out/error")) for line in metrics.read(workdir)]
+
+
+def test_interrupted_runs_end_with_the_same_bits(tmp_path):
+    straight = fit(tmp_path / "straight")
+    killed = tmp_path / "killed"
+    for at in (1, 11):
+        status, _ = processes.run(killed, [{"data.signal": signal.SIGKILL, "data.signal_at": at}])[0]
+        assert status == -signal.SIGKILL
+    status, text = processes.run(killed, [{}])[0]
+    assert status == 0
+    assert re.search(r"resumed at step [36] ", text)
+    ended = processes.params(killed)
+    np.testing.assert_array_equal(ended["kernel"], straight.params["weights"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, fit(killed), straight)
+    assert scored(killed) == scored(tmp_path / "straight")
+
+
+def test_sigterm_saves_and_ends_well(tmp_path):
+    slow = {"steps": 1000, "save_every": 1000, "data.delay_s": 0.02, "data.signal": signal.SIGTERM, "data.signal_at": 5}
+    status, text = processes.run(tmp_path, [slow])[0]
+    assert status == 0
+    assert f"stopped by SIGTERM at step {checkpoint.steps(tmp_path)[0]}, which is saved" in text
+
+
+def test_a_finished_run_only_verifies_its_checkpoint(tmp_path, capsys):
+    first = fit(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, fit(tmp_path), first)
+    assert "resumed at step 12" in capsys.readouterr().err
+    data = max((tmp_path / "checkpoints" / "12" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(b"")
+    jax.tree.map(np.testing.assert_array_equal, fit(tmp_path), first)
+    assert "resumed at step 9" in capsys.readouterr().err
+    assert checkpoint.steps(tmp_path) == [12, 9, 6]
+
+
+def test_sources_in_order(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    first = fit(source, {"steps": 3})
+    resumed = fit(target, {"steps": 4, "resume": str(source), "init": str(tmp_path / "unused")})
+    assert resumed.step == 4
+    assert fit(target, {"steps": 4, "resume": str(tmp_path / "unused")}).step == 4
+    config = toy.config({"init": str(source)})
+    state, origin = training.starting_state(toy.build(config), config, tmp_path / "fresh")
+    jax.tree.map(np.testing.assert_array_equal, state.params, first.ema)
+    assert state.step == 0
+    assert str(source) in origin
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"init": "nowhere"}, "no folder nowhere"),
+        ({"system": "pipnet"}, "is a workdir of the system 'toy'"),
+        ({"data.width": 9, "steps": 20}, "does the configuration differ"),
+        ({"batch_size": 5}, "multiple of 2"),
+        ({"best": "nowhere/error"}, "config.best"),
+        ({"backend": "pjit"}, "unknown backend"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, changes, message):
+    if "init" not in changes:
+        fit(tmp_path, {"steps": 3})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message):
+        fit(tmp_path, changes)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_init_of_another_shape_names_the_arrays(tmp_path):
+    fit(tmp_path / "source", {"steps": 3})
+    with pytest.raises(UserError, match=r"2 arrays differ.*extra|2 arrays differ.*mean"):
+        fit(tmp_path / "target", {"init": str(tmp_path / "source"), "data.width": 9})
+
+
+@pytest.mark.parametrize("save_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, save_every):
+    changes = {"save_every": save_every, "log_every": 4, "data.poison": 5}
+    with pytest.raises(UserError, match="not finite at step 5 .*nonfinite_5.npz") as caught:
+        fit(tmp_path, changes)
+    assert "\n" not in str(caught.value)
+    assert np.isnan(np.load(tmp_path / "nonfinite_5.npz")["x"]).any()
+    assert checkpoint.steps(tmp_path) == ([5, 4, 3] if save_every == 1 else [])
+
+
+def test_the_loss_falls_and_the_best_is_tracked(tmp_path):
+    fit(
+        tmp_path,
+        {"steps": 60, "eval_every": 20, "best": "held_out/error", "save_every": 0, "optim.schedule": "constant"},
+    )
+    lines = metrics.read(tmp_path)
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    assert [line["step"] for line in lines if "held_out/error" in line] == [20, 40, 60]
+    assert {"loss", "mae", "grad_norm", "finite"} <= lines[0].keys()
+    assert checkpoint.steps(tmp_path) == [60, 40, 20]
+    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} >= {"config", "checkpoints", "metrics", "events"}

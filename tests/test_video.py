@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from jaxface import video
+from jaxface.errors import UserError
+
+SIZE = np.array([-20.0, -30, 20, 30])
+
+
+def moving_face(index: int) -> np.ndarray:
+    """The frame `index`: the face's centre is its brightest pixel."""
+    frame = np.zeros((120, 200, 3), np.uint8)
+    if index >= 0:
+        frame[60, 40 + 5 * index] = 255
+    return frame
+
+
+class Finder:
+    """Predicts from the frame, with boxes only near them; counts how often it had to detect."""
+
+    def __init__(self):
+        self.detections = 0
+
+    def __call__(self, frame, boxes):
+        self.detections += boxes is None
+        there = np.argwhere(frame[..., 0])[:, ::-1]
+        if boxes is None:
+            return [self.face(center, np.concatenate([center, center]) + 0.8 * SIZE, 1.0) for center in there]
+        return [self.face(there[0] if len(there) else np.zeros(2), box, 1.0 if len(there) else 50.0) for box in boxes]
+
+    def face(self, center, box, sigma):
+        extent = np.concatenate([center, center]) + SIZE
+        return {"box": box, "extent": extent, "points": center[None], "sigma": np.array([sigma])}
+
+
+def test_a_face_is_followed_lost_and_found():
+    find = Finder()
+    frames = [moving_face(index) for index in (0, 1, 2, -1, 3, 4)]
+    tracked = [faces for _, faces in video.track(frames, find)]
+    assert [[face["track"] for face in faces] for faces in tracked] == [[0], [0], [0], [], [1], [1]]
+    assert np.array_equal(tracked[1][0]["box"], tracked[0][0]["extent"])
+    assert find.detections == 3
+
+
+def test_a_given_box_is_followed_without_a_detector():
+    find = Finder()
+    tracked = [faces for _, faces in video.track([moving_face(i) for i in (0, -1, 1)], find, [20, 30, 60, 90])]
+    assert find.detections == 0 and [len(faces) for faces in tracked] == [1, 1, 1]
+    assert np.array_equal(tracked[2][0]["box"], tracked[1][0]["box"])
+
+
+def test_one_euro_calms_rest_and_follows_motion():
+    rng = np.random.default_rng(0)
+    noise, still = rng.normal(0, 1, (200, 4, 2)), video.OneEuro(30.0)
+    calm = np.stack([still(value, 100.0) for value in noise])
+    assert np.diff(calm[50:], axis=0).std() < 0.25 * np.diff(noise[50:], axis=0).std()
+    ramp, moving = np.arange(60.0)[:, None, None] * [[20.0, 0.0]], video.OneEuro(30.0)
+    assert np.abs(np.stack([moving(value, 100.0) for value in ramp])[-1] - ramp[-1]).max() < 20
+    constant = video.OneEuro(30.0)
+    assert all(np.array_equal(constant(np.ones((2, 2))), np.ones((2, 2))) for _ in range(3))
+
+
+def test_smoothing_keeps_faces_apart():
+    faces = [(moving_face(0), [{"track": k, "extent": SIZE, "points": np.full((1, 2), 50.0 * k)} for k in (0, 1)])] * 3
+    for _, smoothed in video.smooth(faces, 25.0):
+        assert [face["points"][0, 0] for face in smoothed] == [0.0, 50.0]
+
+
+def test_clips_come_back(tmp_path):
+    with video.ClipWriter(tmp_path / "a.mp4", 10.0, 64, 48) as writer:
+        for level in (40, 120, 200):
+            writer.write(np.full((48, 64, 3), [level, 20, 90], np.uint8))
+    clip = video.open_clip(tmp_path / "a.mp4")
+    frames = list(clip.frames())
+    assert (clip.rate, clip.width, clip.height, len(frames)) == (10.0, 64, 48, 3)
+    assert np.abs(frames[1].mean((0, 1)) - [120, 20, 90]).max() < 6
+
+
+@pytest.mark.parametrize("data", [b"", b"no clip", None])
+def test_what_is_no_clip_costs_one_line(tmp_path, data):
+    if data is not None:
+        (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(UserError, match="a.mp4"):
+        video.open_clip(tmp_path / "a.mp4")
