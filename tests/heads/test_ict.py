@@ -1,0 +1,93 @@
+"""ICT-FaceKit: both forms of the file give one head; the mirror map and the landmarks are what was published."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxface.errors import UserError
+from jaxface.heads import canonical, ict
+from jaxface.layouts import LAYOUTS, wflw_to_ibug
+
+
+@pytest.fixture(scope="module")
+def arrays(request):
+    folder = request.config.rootpath.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ICT-FaceKit beside the project")
+    with np.load(folder / "ict_facekit.npz") as data:
+        return dict(data), folder / "ict_facekit.npz"
+
+
+@pytest.fixture(scope="module")
+def head(arrays):
+    return ict.load_ict(arrays[1])
+
+
+def test_landmarks_and_mirror_are_the_published_ones(head, arrays):
+    published = arrays[0]
+    np.testing.assert_array_equal(head.landmarks["68"][0][:, 0], published["landmarks68"])
+    np.testing.assert_array_equal(head.mirror[head.mirror], np.arange(ict.VERTICES))
+    assert (head.mirror == published["mirror"]).mean() > 0.99
+    for name, layout in LAYOUTS.items():
+        points = head.landmark_points(head.template, name)
+        np.testing.assert_allclose(points[layout.flip] * [-1, 1, 1], points, atol=0.5)
+    wide = head.landmark_points(head.template, "98")[:, :2]
+    np.testing.assert_allclose(wflw_to_ibug(wide), head.landmark_points(head.template, "68")[:, :2], atol=1.5)
+
+
+def test_modes_are_in_millimetres(head, arrays):
+    published = arrays[0]
+    weights = head.expression_weights(jawOpen=1.0, mouthSmile_L=0.5)
+    identity = np.zeros(100, np.float32)
+    identity[7] = 2.0
+    moved = published["neutral"] + 2 * published["identity_q"][7] * published["identity_scale"][7]
+    for name, weight in (("jawOpen", 1.0), ("mouthSmile_L", 0.5)):
+        index = list(published["expression_names"]).index(name)
+        moved = moved + weight * published["expression_q"][index] * published["expression_scale"][index]
+    np.testing.assert_allclose(head.shape(identity, weights), 10 * moved, atol=1e-3)
+
+
+def test_transparent_parts_are_not_drawn(head):
+    assert head.opaque_triangles().max() < ict.RANGES["transparent"][0] < head.triangles.max()
+
+
+def test_its_landmarks_land_on_the_canonical_ones(head):
+    places = canonical.canonical(head)
+    assert places.shape == (ict.VERTICES, 3)
+    np.testing.assert_allclose(head.landmark_points(places, "68"), canonical.queries("68"), atol=1e-3)
+
+
+def test_the_folder_of_objs_gives_the_same_head(head, arrays, tmp_path, monkeypatch):
+    published, names = arrays[0], ["jawOpen", "mouthSmile_L"]
+    monkeypatch.setattr(ict, "IDENTITIES", 1)
+    corners = "".join(f"f {' '.join(f'{v + 1}/1' for v in polygon if v >= 0)}\n" for polygon in published["polygons"])
+
+    def write(name: str, vertices: np.ndarray) -> None:
+        np.savetxt(tmp_path / f"{name}.obj", vertices, fmt="v %.6f %.6f %.6f", footer=corners, comments="")
+
+    write("generic_neutral_mesh", published["neutral"])
+    write("identity000", published["neutral"] + published["identity_q"][0] * published["identity_scale"][0])
+    for name in names:
+        index = list(published["expression_names"]).index(name)
+        delta = published["expression_q"][index] * published["expression_scale"][index]
+        write(name, published["neutral"] + delta)
+    (tmp_path / "vertex_indices.json").write_text(json.dumps({"expressions": names}))
+    folder = ict.load_ict(tmp_path)
+    np.testing.assert_array_equal(folder.triangles, head.triangles)
+    np.testing.assert_allclose(folder.identity[0], head.identity[0], atol=1e-4)
+    np.testing.assert_allclose(folder.expression[0], head.expression[head.expression_names.index("jawOpen")], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: path / "absent", "no ICT-FaceKit at"),
+        (lambda path: path, "has no generic_neutral_mesh.obj"),
+        (lambda path: path / "other.npz", "is not an .npz of ICT-FaceKit's arrays"),
+    ],
+)
+def test_a_wrong_path_is_one_line(tmp_path, make, message):
+    np.savez(tmp_path / "other.npz", neutral=np.zeros((3, 3)))
+    with pytest.raises(UserError, match=message):
+        ict.load_ict(make(tmp_path))

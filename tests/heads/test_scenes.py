@@ -1,0 +1,75 @@
+"""Photographs of a head: points lie where the pixels are, depth decides what is seen, nothing is lost or repeated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxface.geometry import raster
+from jaxface.heads import canonical, scenes
+from jaxface.heads.morphable import turn_eyes
+from jaxface.heads.procedural import procedural_head
+from jaxface.systems.continuous import rendering
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def head():
+    return jax.device_put(scenes.renderable(procedural_head()))
+
+
+@pytest.fixture(scope="module")
+def shot(head):
+    """(scene, picture) of a key, compiled once."""
+
+    @jax.jit
+    def take(head, key):
+        scene = scenes.sample_scene(head, key, SIZE)
+        return scene, scenes.render(head, scene, SIZE)
+
+    return lambda seed: take(head, jax.random.key(seed))
+
+
+def test_pictures_depend_on_the_key_alone(shot):
+    (_, one), (_, same), (_, other) = shot(1), shot(1), shot(2)
+    np.testing.assert_array_equal(one.image, same.image)
+    assert np.abs(one.image - other.image).mean() > 0.02
+    assert one.image.min() >= 0 and one.image.max() <= 1 and np.isfinite(one.image).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depth_and_points_agree(head, shot, seed):
+    _, picture = shot(seed)
+    assert picture.overflow == 0
+    landmarks, px = (head.landmark_points(points, "68") for points in (picture.points, picture.points_px))
+    seen = raster.visible_points(px, landmarks[:, 2], picture.depth, 4.0)
+    nose = np.round(np.asarray(px[30])).astype(int)
+    assert picture.depth[nose[1], nose[0]] == pytest.approx(float(landmarks[30, 2]), abs=8.0)
+    assert 25 <= int(seen.sum()) <= 68
+    low, high = np.split(np.asarray(scenes.face_box(head, picture.points_px)), 2)
+    assert (px[17:] > low - 1).all() and (px[17:] < high + 1).all() and (high - low)[1] > 0.3 * SIZE
+
+
+def test_gaze_turns_the_eyeballs_only(head):
+    moved = np.asarray(turn_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
+    eyes = np.asarray(head.regions["eyeball_L"] | head.regions["eyeball_R"])
+    assert np.abs(moved[~eyes]).max() == 0
+    for side in "LR":
+        iris = moved[np.asarray(head.regions[f"iris_{side}"])].mean(0)
+        assert iris[0] > 2 and iris[1] > 1
+
+
+def test_surface_points_lie_on_the_face(head):
+    index, weights = scenes.surface_points(head, jax.random.key(0), 64)
+    assert np.asarray(head.regions["face"])[np.asarray(index)].all()
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert len(np.unique(np.asarray(index), axis=0)) > 50
+
+
+def test_a_rendered_example_shows_its_points(head):
+    frozen = jax.device_put(rendering.rendering_head(procedural_head()))
+    example = jax.jit(rendering.render_example, static_argnums=(2, 3))(frozen, jax.random.key(3), 64, 16)
+    assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
+    np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)
+    assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8
