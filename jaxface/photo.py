@@ -245,7 +245,7 @@ def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
 
 
 def cut(pixels: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
-    """The crop (size,size,3) float32 in [0,1] of a square in `pixels` (H,W,3) uint8, as `alignment.crop_matrix` has it.
+    """The crop (size,size,3) uint8 of a square in `pixels` (H,W,3) uint8, as `alignment.crop_matrix` has it.
 
     A large square is first reduced by averaging, so that fine detail does not alias. Beyond the edge the picture is
     continued. UserError where the square does not touch the picture.
@@ -261,5 +261,4 @@ def cut(pixels: np.ndarray, center: np.ndarray, side: float, angle_rad: float, s
     if step > 1:
         around = cv2.resize(around, (columns, rows), interpolation=cv2.INTER_AREA)
     matrix = alignment.crop_matrix((center - low + 0.5) / step - 0.5, side / step, size, angle_rad)
-    crop = cv2.warpAffine(around, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return crop.astype(np.float32) / 255
+    return cv2.warpAffine(around, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

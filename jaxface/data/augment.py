@@ -8,26 +8,10 @@ cv2.setNumThreads(0)
 Rng = np.random.Generator
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """The (size,size,3) crop of `image` (H,W,3) by `matrix` (2,3), a map of picture pixels to crop pixels.
-
-    Where the crop shrinks the picture by more than half, the picture is halved first, so that nothing aliases.
-    """
-    shrink = 1.0 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    while shrink > 2.0 and min(image.shape[:2]) > 1:
-        height, width = image.shape[:2]
-        image = cv2.resize(image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
-        scale = np.array([width / image.shape[1], height / image.shape[0]])
-        offset = (scale - 1) / 2
-        matrix = np.concatenate([matrix[:, :2] * scale, (matrix[:, :2] @ offset + matrix[:, 2])[:, None]], axis=1)
-        shrink /= 2.0
-    return cv2.warpAffine(image, matrix.astype(np.float64), (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
-
-
 def color(image: np.ndarray, rng: Rng) -> np.ndarray:
     """Random gain and gamma per channel, and grey for one picture in six."""
-    gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.06, 3))
-    gamma = np.exp(rng.normal(0, 0.2))
+    gain = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.05, 3))
+    gamma = np.exp(rng.normal(0, 0.12))
     ramp = (np.arange(256)[:, None] / 255.0) ** gamma * gain
     image = cv2.LUT(image, np.clip(255 * ramp, 0, 255).astype(np.uint8)[None])
     if rng.random() < 1 / 6:
@@ -46,18 +30,18 @@ def degrade(image: np.ndarray, rng: Rng) -> np.ndarray:
     if rng.random() < 0.2:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
-    if rng.random() < 0.3:
-        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 14)
+    if rng.random() < 0.2:
+        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 10)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     return image
 
 
 def cutout(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """For one picture in four, a rectangle of one colour or of noise over up to a quarter of it."""
-    if rng.random() >= 0.25:
+    """For one picture in six, a rectangle of one colour or of noise over up to a sixth of it."""
+    if rng.random() >= 1 / 6:
         return image
     height, width = image.shape[:2]
-    h, w = (int(n * rng.uniform(0.08, 0.5)) for n in (height, width))
+    h, w = (int(n * rng.uniform(0.08, 0.4)) for n in (height, width))
     y, x = rng.integers(0, height - h), rng.integers(0, width - w)
     image = image.copy()
     shape = (h, w, 3) if rng.random() < 0.5 else (1, 1, 3)

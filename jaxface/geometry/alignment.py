@@ -21,6 +21,11 @@ def _namespace(*values: object) -> types.ModuleType:
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
+def _product(a: Array, b: Array) -> Array:
+    """a @ b of small matrices in full precision: accelerators round the operands of a matmul to 8-11 bits."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
 def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
     """The least-squares similarity target = scale * R @ source + t.
 
@@ -31,14 +36,14 @@ def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
     source, target = xp.asarray(source), xp.asarray(target)
     source_mean, target_mean = source.mean(-2), target.mean(-2)
     centered = source - source_mean[..., None, :]
-    covariance = xp.swapaxes(target - target_mean[..., None, :], -1, -2) @ centered / source.shape[-2]
+    covariance = _product(xp.swapaxes(target - target_mean[..., None, :], -1, -2), centered) / source.shape[-2]
     u, singular, vt = xp.linalg.svd(covariance)
     last = xp.where(xp.linalg.det(u) * xp.linalg.det(vt) < 0, -1.0, 1.0)[..., None]
     signs = xp.concatenate([xp.ones_like(singular[..., :-1]), last.astype(singular.dtype)], -1)
-    rotation = (u * signs[..., None, :]) @ vt
+    rotation = _product(u * signs[..., None, :], vt)
     variance = (centered**2).sum(-1).mean(-1)
     scale = xp.where(variance > 0, (singular * signs).sum(-1) / xp.where(variance > 0, variance, 1), 1)
-    translation = target_mean - scale[..., None] * (rotation @ source_mean[..., None])[..., 0]
+    translation = target_mean - scale[..., None] * _product(rotation, source_mean[..., None])[..., 0]
     return scale, rotation, translation
 
 
@@ -60,7 +65,7 @@ def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -
     center, scale, angle = xp.asarray(center), size / xp.asarray(side), xp.asarray(angle_rad)
     cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
     linear = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
-    offset = (size - 1) / 2 - (linear @ center[..., None])
+    offset = (size - 1) / 2 - _product(linear, center[..., None])
     return xp.concatenate([xp.broadcast_to(linear, (*offset.shape[:-2], 2, 2)), offset], -1)
 
 
@@ -68,7 +73,7 @@ def apply_affine(matrix: Array, points: Array) -> Array:
     """Points (…,N,D) mapped by matrices (…,D,D+1)."""
     xp = _namespace(matrix, points)
     matrix, points = xp.asarray(matrix), xp.asarray(points)
-    return points @ xp.swapaxes(matrix[..., :-1], -1, -2) + matrix[..., None, :, -1]
+    return _product(points, xp.swapaxes(matrix[..., :-1], -1, -2)) + matrix[..., None, :, -1]
 
 
 def invert_affine(matrix: Array) -> Array:
@@ -76,4 +81,4 @@ def invert_affine(matrix: Array) -> Array:
     xp = _namespace(matrix)
     matrix = xp.asarray(matrix)
     linear = xp.linalg.inv(matrix[..., :-1])
-    return xp.concatenate([linear, -linear @ matrix[..., -1:]], -1)
+    return xp.concatenate([linear, -_product(linear, matrix[..., -1:])], -1)

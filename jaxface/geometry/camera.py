@@ -15,7 +15,8 @@ def to_camera(vertices: jax.Array, rotation: jax.Array, translation: jax.Array) 
 
     rotation (3,3) turns the head in its own frame; translation (3,) mm is where its origin stands before the camera.
     """
-    return (vertices @ rotation.T) * jnp.array(HEAD_TO_CAMERA, vertices.dtype) + translation
+    turned = jnp.matmul(vertices, rotation.T, precision="highest")
+    return turned * jnp.array(HEAD_TO_CAMERA, turned.dtype) + translation
 
 
 def project(points: jax.Array, focal_px: jax.Array, center_px: jax.Array) -> jax.Array:

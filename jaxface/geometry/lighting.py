@@ -35,4 +35,4 @@ def sh_basis(normals: jax.Array) -> jax.Array:
 
 def sh_shade(normals: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Irradiance (…,3) RGB of unit normals (…,3) under light `coefficients` (9,3), to be multiplied with the albedo."""
-    return sh_basis(normals) @ coefficients
+    return jnp.matmul(sh_basis(normals), coefficients, precision="highest")

@@ -21,7 +21,7 @@ HAIRLINE_EDGE_MM = 7.0
 
 @functools.lru_cache
 def procedural_head() -> MorphableHead:
-    """The head: about 9 k vertices, float32; built once per process, the same on every machine."""
+    """The head: 7.3 k vertices, 64 identity and 40 expression modes, float32; built in about a second, then kept."""
     mesh = procedural_mesh.build()
     regions = _regions(mesh)
     outer = ~(regions["mouth"] | regions["eyeball_L"] | regions["eyeball_R"] | regions["socket"])

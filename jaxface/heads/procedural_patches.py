@@ -45,7 +45,7 @@ EAR_HALF = (17.0, 31.0)
 EAR_TILT_RAD = 0.2
 EAR_COLUMNS = 44
 # Height above the skin at the front edge, and how much higher the back edge stands.
-EAR_HEIGHT_MM = (1.6, 16.0)
+EAR_HEIGHT_MM = (0.8, 16.5)
 # Rings of the ear from the concha over antihelix and helix to its back: share of the outline, share of the height.
 EAR_RINGS = (
     (0.12, 0.0), (0.28, 0.05), (0.4, 0.25), (0.47, 0.75), (0.56, 0.95), (0.68, 0.8), (0.8, 0.62), (0.88, 0.85),
@@ -55,7 +55,7 @@ EAR_RINGS = (
 CONCHA_SHIFT_MM = (-3.5, -6.0)
 LOBE_RAD = -1.45
 # The tragus, a knob at the front edge: its place round the ear and its height in shares of the edge's.
-TRAGUS_RAD, TRAGUS_SHARE = 3.3, 2.2
+TRAGUS_RAD, TRAGUS_SHARE = 3.3, 4.0
 
 # Angles of the eyeball's rings from its axis; doubled at the rims of pupil and iris, where the colour changes. Its back
 # has the same rings, so that the mean of its vertices is its centre.

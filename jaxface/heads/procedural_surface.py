@@ -1,8 +1,9 @@
 """The smooth skin of the procedural head: a star-shaped surface through anthropometric control points.
 
-Frame and unit are those of `MorphableHead`. The controls are whole millimetres for an adult of average proportions
-(Farkas, "Anthropometry of the Head and Face", 1994: bizygomatic width 137, nasion to gnathion 120, head length 190);
-eyes, lips, nostrils and ears are laid into this skin by `procedural_mesh`.
+Frame and unit are those of `MorphableHead`. The controls are whole millimetres, chosen for an adult of average
+proportions (Farkas, "Anthropometry of the Head and Face", 1994: bizygomatic width 137, nasion to gnathion 120, head
+length 190); relief between those measures was taken by rule from the mean face of ICT-FaceKit (MIT; Li et al., CVPR
+2020). Eyes, lips, nostrils and ears are laid into this skin by `procedural_mesh`.
 """
 
 import functools
@@ -93,7 +94,8 @@ def _radius():
 def skin(directions: np.ndarray) -> np.ndarray:
     """Points (N,3) of the skin in unit `directions` (N,3) from the centre; the neck is cut off flat."""
     below = np.minimum(directions[:, 1], -1e-3)
-    radius = np.minimum(_radius()(directions), (NECK_BASE_MM - CENTER[1]) / below)
+    # Rounded, so that the last bits of a linear solver decide nothing about the mesh.
+    radius = np.minimum(_radius()(directions).round(6), (NECK_BASE_MM - CENTER[1]) / below)
     points = CENTER + radius[:, None] * directions
     near = points[:, 2] > 90
     points[near] += _forms(points[near])

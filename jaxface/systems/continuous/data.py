@@ -3,12 +3,11 @@
 import functools
 from collections.abc import Iterator
 
-import cv2
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface import parallel
+from jaxface import parallel, photo
 from jaxface.data import augment, stream
 from jaxface.data.prepare import is_prepared, prepare
 from jaxface.errors import UserError
@@ -28,11 +27,11 @@ def _unit(points_px: np.ndarray, size: int) -> np.ndarray:
     return ((2 * points_px + 1) / size - 1).astype(np.float32)
 
 
-def _jittered(box: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def _jittered(box: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+    """Centre, side and angle of a crop near the one of `box`."""
     center, side = alignment.square_crop(box)
     center = center + side * rng.uniform(-SHIFT, SHIFT, 2)
-    scale = np.exp(rng.uniform(*np.log(SCALE)))
-    return alignment.crop_matrix(center, side * scale, size, rng.uniform(-ROTATE_RAD, ROTATE_RAD))
+    return center, side * np.exp(rng.uniform(*np.log(SCALE))), rng.uniform(-ROTATE_RAD, ROTATE_RAD)
 
 
 def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense: int) -> dict[str, np.ndarray]:
@@ -43,9 +42,9 @@ def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense
     (68+dense,) bool: whether the point is in or near the crop. Mirrored pictures mirror the queries, not their order.
     """
     rng = np.random.default_rng(seed)
-    matrix = _jittered(example["box"], size, rng)
-    border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
-    image = augment.warp(example["image"], matrix, size, border)
+    center, side, angle = _jittered(example["box"], rng)
+    matrix = alignment.crop_matrix(center, side, size, angle)
+    image = photo.cut(example["image"], center, side, angle, size)
     chosen = rng.choice(len(example["dense"]), dense, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
     queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
@@ -74,7 +73,7 @@ def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.n
     eyes = eye_distance_px(example["landmarks_mm"], example["focal_px"])
     rotation = example["rotation"]
     return {
-        "image": augment.warp(example["image"], matrix, size).astype(np.float32) / 255,
+        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _unit(alignment.apply_affine(matrix, example["landmarks"]), size),
         "visible": example["visible"],
         "eye_distance": np.float32(2 * eyes / side),

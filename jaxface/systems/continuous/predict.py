@@ -145,6 +145,7 @@ def _answer(
     size = network.image_size
     frames = list(zip(crops.center, crops.side, crops.angle_rad, strict=True))
     images = np.stack([photo.cut(pixels, center, side, angle, size) for center, side, angle in frames])
+    images = images.astype(np.float32) / 255
     points, sigma = ask_mirrored(network, variables, images, queries)
     if not (np.isfinite(points).all() and np.isfinite(sigma).all()):
         raise UserError("the network gives numbers that are not finite: its parameters are damaged")
