@@ -37,11 +37,13 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """False for what Orbax logs: full stack traces of errors that it raises as well, and that are told here in a line."""
-    return "orbax" not in pathlib.Path(record.pathname).parts
+    """False for what Orbax logs: stack traces of errors that it raises as well, and that are told here in a line."""
+    in_task = record.name == "asyncio" and "orbax" in record.getMessage()
+    return not in_task and "orbax" not in pathlib.Path(record.pathname).parts
 
 
-logging.getLogger("absl").addFilter(_is_not_orbax)
+for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(_is_not_orbax)
 warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 LOG = logging.getLogger(__name__)
 

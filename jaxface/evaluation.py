@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,13 +14,16 @@ from jaxface import checkpoint, parallel
 from jaxface.errors import UserError
 from jaxface.system import Evaluator, System, Tree
 
-Score = Callable[[Tree, Tree, Tree], dict[str, float]]
+PICTURES = 4
+
+Score = Callable[[Tree, Tree, Tree], tuple[dict[str, float], dict[str, np.ndarray]]]
 
 
 def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
-    """`score(params, extra, frozen) -> named floats` for one evaluator, equal on all hosts; replicated arguments.
+    """`score(params, extra, frozen) -> (named floats, pictures)` of one evaluator, equal on all hosts.
 
-    Examples that only pad the last batch (`mask` False) are left out before `summarise`.
+    The arguments are replicated. Examples that only pad the last batch (`mask` False) are left out before `summarise`.
+    The pictures (H,W,3), by number, are the first `PICTURES` of what `predict` calls "picture"; none if it has no such.
     """
 
     def step(model: tuple[Tree, Tree], batch: dict[str, jax.Array], frozen: Tree) -> dict[str, jax.Array]:
@@ -29,15 +32,20 @@ def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
 
     compiled = parallel.compile_step(step, backend, donate=False)
 
-    def score(params: Tree, extra: Tree, frozen: Tree) -> dict[str, float]:
+    def score(params: Tree, extra: Tree, frozen: Tree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         parts: dict[str, list[np.ndarray]] = {}
+        pictures: list[np.ndarray] = []
         for batch in evaluator.data():
             arrays = parallel.to_host(compiled((params, extra), parallel.shard(batch, backend), frozen))
             mask = arrays.pop("mask")
+            if "picture" in arrays:
+                pictures += list(arrays.pop("picture")[mask][: PICTURES - len(pictures)])
             for name, array in arrays.items():
                 parts.setdefault(name, []).append(array[mask])
         summary = evaluator.summarise({name: np.concatenate(arrays) for name, arrays in parts.items()})
-        return {name: float(value) for name, value in summary.items()}
+        return {name: float(value) for name, value in summary.items()}, {
+            str(number): picture for number, picture in enumerate(pictures)
+        }
 
     return score
 
@@ -57,13 +65,13 @@ def evaluate(
     checkpoint.check_system(workdir, config.system)
     params, extra = checkpoint.load_params(workdir)
     model = [parallel.replicate(tree, config.backend) for tree in (params, extra, system.frozen())]
-    results = {name: compile_score(system.evaluators[name], config.backend)(*model) for name in chosen}
+    results = {name: compile_score(system.evaluators[name], config.backend)(*model)[0] for name in chosen}
     if jax.process_index() == 0:
         with checkpoint.disk_errors(workdir):
             (pathlib.Path(workdir) / "eval.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
 
 
-def scalars(results: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Results under the names by which they are logged and chosen: "evaluator/metric"."""
-    return {f"{name}/{metric}": value for name, metrics in results.items() for metric, value in metrics.items()}
+def prefixed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of an evaluator under the names by which they are logged and chosen: "evaluator/metric"."""
+    return {f"{name}/{key}": value for key, value in values.items()}

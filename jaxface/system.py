@@ -36,7 +36,8 @@ class Evaluator:
     """One data set and how to score it.
 
     `data()` yields host-local numpy batches, the same number on every host, the last one padded; bool `mask` (B,).
-    `predict(params, extra, batch, frozen)` runs on one device and returns per-example arrays (leading axis B).
+    `predict(params, extra, batch, frozen)` runs on one device and returns per-example arrays (leading axis B); the
+    first few of an array named "picture" (B,H,W,3) are shown in TensorBoard, it is not given to `summarise`.
     `summarise(arrays)` gets all examples of all hosts once, padding removed, and returns named floats.
     `every` is the number of training steps between two evaluations.
     """

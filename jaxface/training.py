@@ -131,7 +131,13 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
             with jax.transfer_guard("allow"):
                 window.check(done)
                 model = (state.ema if config.ema else state.params, state.extra, frozen)
-                scored = evaluation.scalars({name: scores[name](*model) for name in due if not stopping})
+                scored = {}
+                for name in [] if stopping else due:
+                    values, pictures = scores[name](*model)
+                    scored |= evaluation.prefixed(name, values)
+                    metrics.write_images(done, evaluation.prefixed(name, pictures))
+                if best.rpartition("/")[0] in due and best not in scored and not stopping:
+                    raise UserError(f"config.best: there is no {best!r}; choose from {', '.join(scored)}")
                 if logging or due:
                     means = window.means()
                     bar.set_postfix(loss=f"{means['loss']:.4g}")

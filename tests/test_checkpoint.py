@@ -1,6 +1,5 @@
 """Checkpoints: which are kept, what is done about damage, and what other commands read from a workdir."""
 
-import json
 import pathlib
 import subprocess
 import sys

@@ -94,6 +94,11 @@ def test_init_of_another_shape_names_the_arrays(tmp_path):
         fit(tmp_path / "target", {"init": str(tmp_path / "source"), "data.width": 9})
 
 
+def test_a_metric_that_is_not_there_cannot_be_the_best(tmp_path):
+    with pytest.raises(UserError, match="no 'held_out/eror'; choose from held_out/error, held_out/count"):
+        fit(tmp_path, {"steps": 3, "best": "held_out/eror"})
+
+
 @pytest.mark.parametrize("save_every", [1, 100])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, save_every):
     changes = {"save_every": save_every, "log_every": 4, "data.poison": 5}
@@ -114,4 +119,5 @@ def test_the_loss_falls_and_the_best_is_tracked(tmp_path):
     assert [line["step"] for line in lines if "held_out/error" in line] == [20, 40, 60]
     assert {"loss", "mae", "grad_norm", "finite"} <= lines[0].keys()
     assert checkpoint.steps(tmp_path) == [60, 40, 20]
-    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} >= {"config", "checkpoints", "metrics", "events"}
+    events = next(tmp_path.glob("events.out.tfevents.*")).read_bytes()
+    assert all(name in events for name in (b"loss", b"held_out/error", b"held_out/3"))

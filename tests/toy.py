@@ -80,7 +80,8 @@ def build(config: ml_collections.ConfigDict) -> System:
             yield {**{name: array[np.minimum(chosen, 9)] for name, array in batch.items()}, "mask": chosen < 10}
 
     def score(params, extra, batch, frozen):
-        return {"error": jnp.abs(predict(params, extra, batch["x"]) - frozen["scale"] * batch["y"])}
+        error = jnp.abs(predict(params, extra, batch["x"]) - frozen["scale"] * batch["y"])
+        return {"error": error, "picture": jnp.tile(error[:, None, None, None], (1, 8, 8, 3)).clip(0, 1)}
 
     def summarise(arrays):
         return {"error": arrays["error"].mean(), "count": len(arrays["error"])}
