@@ -5,6 +5,7 @@ both into a place in the crop with its uncertainty. The paper leaves sizes open:
 PyTorch rebuild florisdf/continuous_landmarks or are our own, it is said below.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +18,8 @@ from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES, ConvNeXt
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
+from jaxface.parallel import AXIS
 
-AXIS = "data"  # Batch statistics are synchronised over the devices of `jaxface.parallel`.
 GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
 SIGMA_FLOOR = 1e-3  # 0.11 px of a 224 px crop: without a floor the likelihood is unbounded.
@@ -217,12 +218,15 @@ def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray
     image = np.asarray(arrays["image"], np.float32)
     if image.ndim != 4 or image.shape[-1] != 3:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    features = jax.jit(lambda v, x: model.apply(v, x, method="encode"))(variables, image)
-    outputs = {"features": features}
+    outputs = {"features": _apply(model, "encode", variables, image)}
     if "queries" in arrays:
         queries = np.asarray(arrays["queries"], np.float32)
         if queries.ndim != 3 or queries.shape[::2] != (len(image), 3):
             raise UserError(f"queries has shape {queries.shape}; it must be ({len(image)},N,3)")
-        query = jax.jit(lambda v, f, q: model.apply(v, f, q, method="query"))
-        outputs["points"], outputs["sigma"] = query(variables, features, queries)
+        outputs["points"], outputs["sigma"] = _apply(model, "query", variables, outputs["features"], queries)
     return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(model: Continuous, method: str, variables: Any, *arrays: jax.Array) -> Any:
+    return model.apply(variables, *arrays, method=method)

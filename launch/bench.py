@@ -1,0 +1,127 @@
+"""Times of this machine, one JSON line per measured thing: python -m launch.bench [--system NAME]
+
+{"system", "metric", "batch", "ms", "peer", "peer_ms", "ratio", …}: medians of runs that alternate with the peer's, stock
+eager PyTorch in float32 with the same threads, the better of both memory formats. ratio = ms / peer_ms; the peer's
+entries are null where torch is not installed. `per_s` is batch items per second.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+from absl import flags
+
+from configs import continuous as continuous_config
+from jaxface import parallel, training
+from jaxface.errors import UserError
+from jaxface.nn.convnext import SIZES
+from launch import app
+
+SYSTEM = flags.DEFINE_string("system", None, "measure this system only (default: all)")
+SECONDS = flags.DEFINE_float("seconds", 30.0, "time for each measured thing; at least 5 runs are made")
+
+QUERIES = 68
+TRAIN_BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One thing to measure: `ours` and every peer do the same work once per call and wait for its end."""
+
+    system: str
+    metric: str
+    batch: int
+    ours: Callable[[], object]
+    peers: Mapping[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+
+
+def measure(work: Work, seconds: float) -> dict:
+    """The JSON line of a Work: medians in milliseconds of alternating runs, after one warm-up of each."""
+    runs = {"ours": work.ours, **work.peers}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    end = time.perf_counter() + seconds
+    while len(times["ours"]) < 5 or time.perf_counter() < end:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ms = medians.pop("ours")
+    best = min(medians, key=medians.get, default=None)
+    return {
+        "system": work.system,
+        "metric": work.metric,
+        "batch": work.batch,
+        "ms": round(ms, 3),
+        "peer": f"torch, {best}" if best else None,
+        "peer_ms": round(medians[best], 3) if best else None,
+        "ratio": round(ms / medians[best], 3) if best else None,
+        "per_s": round(1e3 * work.batch / ms, 1),
+        "runs": len(times["ours"]),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def continuous() -> Iterator[Work]:
+    """ConvNeXt-Tiny at 224 px with the MLP predictor on 68 queries: forward at 1 and 8, training step at 8."""
+    config = continuous_config.get_config("convnext_tiny")
+    config.model.drop_path, config.ema = 0.0, 0.0  # the peer has neither
+    system = app.build(config)
+    params, extra = system.init(jax.random.key(0))
+    random = np.random.default_rng(0)
+    batch = {
+        "image": random.random((TRAIN_BATCH, 224, 224, 3), np.float32),
+        "queries": random.standard_normal((TRAIN_BATCH, QUERIES, 3), np.float32),
+        "points": random.standard_normal((TRAIN_BATCH, QUERIES, 2), np.float32),
+    }
+    for size in (1, TRAIN_BATCH):
+        arrays = {name: batch[name][:size] for name in ("image", "queries")}
+        run = functools.partial(system.raw, params, extra, arrays)
+        yield Work("continuous", "forward", size, run, _continuous_peers(arrays["image"], arrays["queries"], None))
+    device = jax.local_devices()[:1]
+    step = parallel.compile_step(training.make_step(system, 0, 0.0), config.backend, device)
+    state = parallel.replicate(training.initial_state(system, params, extra, 0.0), config.backend, device)
+    valid = np.ones((TRAIN_BATCH, QUERIES), bool)
+    held = [state, parallel.shard({**batch, "valid": valid}, config.backend, device)]
+
+    def train() -> None:
+        held[0] = jax.block_until_ready(step(*held, {}))[0]
+
+    yield Work("continuous", "train_step", TRAIN_BATCH, train, _continuous_peers(**batch))
+
+
+def _continuous_peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict:
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    import torch
+
+    from launch import peers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return peers.continuous(image, queries, points, *SIZES["tiny"])
+
+
+SYSTEMS = {"continuous": continuous}
+
+
+def main(argv: list[str]) -> None:
+    """Prints a line as soon as it is measured."""
+    del argv
+    if SYSTEM.value is not None and SYSTEM.value not in SYSTEMS:
+        raise UserError(f"--system: nothing is measured for {SYSTEM.value!r}; choose one of {', '.join(SYSTEMS)}")
+    for name in [SYSTEM.value] if SYSTEM.value else SYSTEMS:
+        for work in SYSTEMS[name]():
+            print(json.dumps(measure(work, SECONDS.value)), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
