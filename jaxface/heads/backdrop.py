@@ -64,14 +64,16 @@ def _shapes(key: jax.Array, picture: jax.Array, waves: jax.Array, count: int, sc
     """`picture` under up to `count` ellipses and rectangles, of up to `scale` times its size."""
     size = picture.shape[0]
     grid = _grid(size)
-    for key in jax.random.split(key, count):
+
+    def add(below: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         k = jax.random.split(key, 6)
         radii = size * scale * jax.random.uniform(k[1], (2,), minval=0.15, maxval=1.0)
         center = size * jax.random.uniform(k[0], (2,))
         angle = jax.random.uniform(k[2], maxval=3.14)
         mask = shape_mask(grid, center, radii, angle, jax.random.bernoulli(k[3])) * jax.random.bernoulli(k[4], 0.7)
-        picture += mask[..., None] * (_surface(k[5], waves) - picture)
-    return picture
+        return below + mask[..., None] * (_surface(k[5], waves) - below), None
+
+    return jax.lax.scan(add, picture, jax.random.split(key, count))[0]
 
 
 def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Array) -> jax.Array:

@@ -15,8 +15,6 @@ from jaxface.heads import backdrop
 from jaxface.heads.morphable import MorphableHead, turn_eyes
 
 FACE_MM = 170.0
-# Of ICT's 49,000 triangles on 256² pixels the nearest faces fill each of these to about half.
-TIERS = ((3, None), (6, 12288), (12, 4096), (40, 512))
 NEAR_MM = 50.0
 TEXTURE_WAVES = 8
 
@@ -52,13 +50,12 @@ class Scene:
 @flax.struct.dataclass
 class Picture:
     """A rendered scene: image (S,S,3) in [0,1], depth (S,S) mm with 0 where there is no head, points (V,3) in camera
-    space, points_px (V,2), and the rasteriser's overflow counter, which is 0 unless triangles were lost."""
+    space and points_px (V,2)."""
 
     image: jax.Array
     depth: jax.Array
     points: jax.Array
     points_px: jax.Array
-    overflow: jax.Array
 
 
 def renderable(head: MorphableHead) -> MorphableHead:
@@ -188,7 +185,7 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     if crop is not None:
         points_px = points_px @ crop[:, :2].T + crop[:, 2]
     facing = _facing(head.triangles, points_px)
-    seen = raster.rasterize(points_px, points[:, 2], facing, size, size, tiers=TIERS, near=NEAR_MM)
+    seen = raster.rasterize(points_px, points[:, 2], facing, size, size, near=NEAR_MM)
     normals = mesh.vertex_normals(vertices, head.triangles) @ scene.rotation.T
     attributes = jnp.concatenate([_vertex_colors(head, scene), normals, points[:, 2:]], axis=-1)
     surface = raster.interpolate(attributes, points_px, points[:, 2], head.triangles, seen.triangle_id)
@@ -202,7 +199,7 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
     image = jnp.where(covered[..., None], exposed, behind)
     image = backdrop.expose(k[2], backdrop.occlude(k[1], image))
-    return Picture(image, surface[..., 6], points, points_px, seen.overflow)
+    return Picture(image, surface[..., 6], points, points_px)
 
 
 def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

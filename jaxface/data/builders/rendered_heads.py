@@ -54,7 +54,7 @@ def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) ->
 
 @functools.partial(jax.jit, static_argnames="size")
 def render_example(head: MorphableHead, places: jax.Array, key: jax.Array, size: int) -> dict[str, jax.Array]:
-    """One example's features, before encoding, and the rasteriser's `overflow`."""
+    """One example's features, before encoding."""
     scene_key, dense_key = jax.random.split(key)
     scene = scenes.sample_scene(head, scene_key, size)
     picture = scenes.render(head, scene, size)
@@ -80,7 +80,6 @@ def render_example(head: MorphableHead, places: jax.Array, key: jax.Array, size:
         "box": scenes.face_box(head, picture.points_px),
         **{name: getattr(scene, name) for name in ("focal_px", "center_px", "rotation", "translation")},
         **{name: getattr(scene, name) for name in ("identity", "expression", "albedo", "gaze")},
-        "overflow": picture.overflow,
     }
 
 
@@ -142,8 +141,6 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
         def render(i: int) -> dict[str, np.ndarray]:
             key = jax.random.fold_in(root, i)
             example = jax.device_get(render_example(*arguments, key, self.builder_config.size))
-            if example.pop("overflow"):
-                raise RuntimeError(f"example {i} of {split} has more large triangles than `scenes.TIERS` holds")
             example["five"] = LAYOUT_68.five_points(example["landmarks"])
             return example
 
