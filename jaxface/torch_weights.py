@@ -68,7 +68,9 @@ def _guarded(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
     except UserError:
         raise
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {error})") from error
+        # PyTorch's reader gives its reason after a page of advice.
+        reason = " ".join(str(error).split("WeightsUnpickler error: ")[-1].split())[:200]
+        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
 
 
 def _flatten(tree: Any, prefix: str = ""):

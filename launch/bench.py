@@ -1,4 +1,4 @@
-"""Times of this machine, one JSON line per measured thing: python -m launch.bench [--system NAME]
+"""Times of this machine, a JSON line per thing: python -m launch.bench [--system NAME]
 
 {"system", "metric", "batch", "ms", "peer", "peer_ms", "ratio", …}: medians of runs that alternate with the peer's, stock
 eager PyTorch in float32 with the same threads, the better of both memory formats. ratio = ms / peer_ms; the peer's

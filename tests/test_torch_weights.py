@@ -163,3 +163,11 @@ def test_rename_fills_and_names_every_misfit():
 def test_linear_takes_one_by_one_convolutions():
     weight = np.arange(6).reshape(2, 3)
     np.testing.assert_array_equal(linear(weight[:, :, None, None]), weight.T)
+
+
+def test_old_format_says_what_it_needs(tmp_path):
+    path = tmp_path / "old.pth"
+    path.write_bytes(pickle.dumps({"a": print}, 2))
+    with pytest.raises(UserError, match=r"jaxface\[torch\]|print") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """launch.convert as a user calls it: a workdir that the other commands read, or one line."""
 
+import functools
 import subprocess
 import sys
 
@@ -25,13 +26,12 @@ def convert(*flags):
 @pytest.fixture
 def tiny():
     """A Facebook-style checkpoint for the smoke variant's encoder."""
-    config = configs.get_config("smoke")
-    net = model.model_from_config(config.model)
-    params, _ = continuous.build(config).init(jax.random.key(config.seed))
+    net = model.model_from_config(configs.get_config("smoke").model)
+    params, _ = jax.eval_shape(functools.partial(model.init, net, 32), jax.random.key(0))
     leaves = checkpoint_leaves(params["encoder"])
     sources = torch_weights.encoder_sources(torch_weights.FACEBOOK, net.encoder)
     tensors = {name: weights.fill(name, torch_shape(leaves[path].shape)) for path, (name, _) in sources.items()}
-    return params, tensors | {"head.weight": np.zeros((1000, 16), np.float32), "head.bias": np.zeros(1000, np.float32)}
+    return tensors | {"head.weight": np.zeros((1000, 16), np.float32), "head.bias": np.zeros(1000, np.float32)}
 
 
 def checkpoint_leaves(tree):
@@ -44,8 +44,7 @@ def torch_shape(shape):
 
 
 def test_backbone_becomes_a_workdir(tmp_path, tiny):
-    fresh, tensors = tiny
-    tensors |= {f"norm.{part}": np.zeros(16, np.float32) for part in ("weight", "bias")}
+    tensors = tiny | {f"norm.{part}": np.zeros(16, np.float32) for part in ("weight", "bias")}
     safetensors.numpy.save_file({f"model.{name}": value for name, value in tensors.items()}, tmp_path / "x.safetensors")
     done = convert("--torch", tmp_path / "x.safetensors", "--workdir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
@@ -55,15 +54,16 @@ def test_backbone_becomes_a_workdir(tmp_path, tiny):
     assert checkpoint.steps(tmp_path / "w") == [0]
     depthwise = params["encoder"]["stage1_block0"]["depthwise"]["kernel"]
     np.testing.assert_array_equal(depthwise[:, :, 0, 3], tensors["stages.1.0.dwconv.weight"][3, 0])
+    config = configs.get_config("smoke")
+    fresh, _ = continuous.build(config).init(jax.random.key(config.seed))
     jax.tree.map(np.testing.assert_array_equal, params["predictor"], fresh["predictor"])
     again = convert("--torch", tmp_path / "x.safetensors", "--workdir", tmp_path / "w")
     assert again.returncode == 2 and "has checkpoints already" in again.stderr
 
 
 def test_a_misfit_is_one_line_and_leaves_no_workdir(tmp_path, tiny):
-    _, tensors = tiny
-    tensors.pop("stages.0.0.gamma")
-    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    del tiny["stages.0.0.gamma"]
+    safetensors.numpy.save_file(tiny, tmp_path / "x.safetensors")
     done = convert("--torch", tmp_path / "x.safetensors", "--workdir", tmp_path / "w")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: the checkpoint does not fit")

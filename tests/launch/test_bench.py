@@ -1,0 +1,48 @@
+"""The bench measures what it says, and its PyTorch peer is the network that it stands for."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import continuous as configs
+from jaxface.nn.convnext import SIZES
+from jaxface.systems.continuous import model as continuous
+from launch import bench
+from tests import weights
+
+
+def test_lines_hold_medians_and_the_better_peer():
+    sleep = lambda seconds: lambda: time.sleep(seconds)  # noqa: E731
+    work = bench.Work("x", "forward", 4, sleep(0.02), {"contiguous": sleep(0.04), "channels_last": sleep(0.01)})
+    line = bench.measure(work, seconds=0.1)
+    assert line["peer"] == "torch, channels_last" and line["runs"] >= 5
+    assert (
+        20 <= line["ms"] < 40 and 1 < line["ratio"] < 3 and line["per_s"] == pytest.approx(4000 / line["ms"], rel=0.01)
+    )
+    alone = bench.measure(bench.Work("x", "render", 1, sleep(0.001)), seconds=0)
+    assert alone["peer"] is None and alone["peer_ms"] is None and alone["ratio"] is None
+
+
+def test_peer_is_convnext_tiny_with_its_head():
+    torch = pytest.importorskip("torch")
+    from launch import peers
+
+    net = peers.Continuous(*SIZES["tiny"])
+    assert sum(p.numel() for p in net.encoder.parameters()) == 27_820_128
+    total = sum(p.numel() for p in net.parameters())
+    config = configs.get_config("convnext_tiny")
+    ours = jax.eval_shape(
+        lambda key: continuous.init(continuous.model_from_config(config.model), 224, key), jax.random.key(0)
+    )
+    assert total == sum(leaf.size for leaf in jax.tree.leaves(ours))
+    timm = weights.state_dict("timm_convnext_tiny_manifest.json")
+    named = zip(net.encoder.state_dict(), timm.values(), strict=True)
+    net.encoder.load_state_dict({name: torch.from_numpy(value) for name, value in named})
+    image = weights.image("cld/image224", (2, 224, 224, 3))
+    normalised = (image - np.array(config.model.mean)) / np.array(config.model.std)
+    golden = np.load(weights.GOLDEN / "timm_convnext_tiny_golden.npz")["pooled"]
+    with torch.inference_mode():
+        pooled = net.encoder(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float()).numpy()
+    assert np.abs(pooled - golden).max() < 1e-4 * np.abs(golden).max()

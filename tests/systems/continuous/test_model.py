@@ -1,0 +1,78 @@
+"""The continuous network: what its options do, and which answers depend on which inputs."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from configs import continuous as configs
+from jaxface.errors import UserError
+from jaxface.systems.continuous import model as continuous
+
+QUERIES = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
+IMAGE = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
+
+
+def build(**changes):
+    config = configs.get_config("smoke").model
+    config.update(changes)
+    net = continuous.model_from_config(config)
+    return net, *continuous.init(net, 32, jax.random.key(0))
+
+
+@pytest.mark.parametrize("predictor", ["mlp", "transformer", "xca", "mhsa"])
+def test_padded_queries_change_no_answer(predictor):
+    net, params, extra = build(predictor=predictor)
+    query = jax.jit(functools.partial(net.apply, {"params": params, **extra}, method="query"))
+    valid = np.arange(9)[None].repeat(2, 0) < 6
+    features = np.random.default_rng(2).normal(size=(2, 32)).astype(np.float32)
+    points, sigma = query(features, QUERIES, valid)
+    alone = query(features, QUERIES[:, :6])
+    np.testing.assert_allclose(points[:, :6], alone[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sigma[:, :6], alone[1], rtol=1e-4, atol=1e-5)
+    one = query(features, QUERIES[:, :1])[0]
+    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor == "mlp")
+
+
+def test_sigma_stays_above_its_floor_and_below_its_clamp():
+    net, params, _ = build()
+    last = f"layer{net.predictor.layers - 1}"
+    for bias, expected in ((-1e4, np.exp(-7) + 1e-3), (1e4, np.exp(3) + 1e-3)):
+        params["predictor"]["mlp"][last]["bias"] = np.array([0.0, 0.0, bias], np.float32)
+        np.testing.assert_allclose(
+            continuous.raw(net, params, {}, {"image": IMAGE, "queries": QUERIES})["sigma"], expected
+        )
+
+
+def test_raw_names_and_user_errors():
+    net, params, extra = build(pool="mean", feature_width=16, final_norm=True)
+    out = continuous.raw(net, params, extra, {"image": IMAGE, "queries": QUERIES})
+    assert {name: value.shape for name, value in out.items()} == {
+        "features": (2, 16),
+        "points": (2, 9, 2),
+        "sigma": (2, 9),
+    }
+    np.testing.assert_allclose(out["features"].mean(-1), 0, atol=1e-5)
+    for arrays, message in [
+        ({}, "no image"),
+        ({"image": IMAGE[0]}, r"must be \(B,H,W,3\)"),
+        ({"image": IMAGE, "queries": QUERIES[:1]}, r"must be \(2,N,3\)"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            continuous.raw(net, params, extra, arrays)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("encoder", "resnet"), ("pool", "max"), ("predictor", "cnn"), ("sigma", "std"), ("heads", 5)],
+)
+def test_wrong_configurations_name_the_key(key, value):
+    changes = {key: value} | ({"predictor": "xca"} if key == "heads" else {})
+    with pytest.raises(UserError, match=key):
+        build(**changes)
+
+
+def test_fourier_bands_widen_the_query():
+    kernel = build(fourier_bands=3)[1]["query_encoder"]["mlp"]["layer0"]["kernel"]
+    assert kernel.shape[0] == 3 + 3 * 2 * 3
