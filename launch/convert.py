@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--system is {SYSTEM.value}, but --config is of the system {config.system}")
     if checkpoint.steps(WORKDIR.value):
         raise UserError(f"{WORKDIR.value} has checkpoints already; choose another --workdir")
-    system = inference.build(config, "the configuration")
     tensors = torch_weights.read(TORCH.value)
+    system = inference.build(config, "the configuration")
     params, extra = system.from_torch(tensors, *system.init(jax.random.key(config.seed)))
     state = training.initial_state(system, params, extra, config.ema)
     checkpoint.write_config(WORKDIR.value, config)

@@ -23,8 +23,8 @@ def tokens():
 @pytest.mark.parametrize("train", [False, True])
 def test_padding_is_exact(kind, train, tokens):
     block = BLOCKS[kind]
-    variables = block.init(jax.random.key(1), tokens)
-    apply = lambda *args: block.apply(variables, *args, train=train, mutable=["batch_stats"])[0]  # noqa: E731
+    variables = jax.jit(block.init)(jax.random.key(1), tokens)
+    apply = jax.jit(lambda *args: block.apply(variables, *args, train=train, mutable=["batch_stats"])[0])
     junk = jnp.concatenate([tokens, jnp.full((2, 5, 8), 1e3)], 1)
     valid = jnp.arange(12)[None].repeat(2, 0) < 7
     np.testing.assert_allclose(apply(junk, valid)[:, :7], apply(tokens), rtol=1e-4, atol=1e-5)
@@ -33,10 +33,10 @@ def test_padding_is_exact(kind, train, tokens):
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_gradients_are_finite_where_nothing_is_valid(kind, tokens):
     block = BLOCKS[kind]
-    variables = block.init(jax.random.key(1), tokens)
+    variables = jax.jit(block.init)(jax.random.key(1), tokens)
     valid = jnp.array([[True] * 7, [False] * 7])
     loss = lambda v, x: jnp.where(valid[..., None], block.apply(v, x, valid), 0.0).sum()  # noqa: E731
-    for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(variables, tokens)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, tokens)):
         assert np.isfinite(leaf).all()
 
 
@@ -60,7 +60,7 @@ def test_cross_covariance_attention_by_hand(tokens):
 
 def test_batch_statistics_leave_padding_out(tokens):
     block = BLOCKS["local"]
-    variables = block.init(jax.random.key(1), tokens)
+    variables = jax.jit(block.init)(jax.random.key(1), tokens)
     valid = jnp.arange(7)[None].repeat(2, 0) < 3
     for rest in (0.0, 1e3):
         x = jnp.where(valid[..., None], tokens, rest)

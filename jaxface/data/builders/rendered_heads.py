@@ -87,8 +87,9 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/procedural` and `rendered_heads/ict`."""
 
     VERSION = tfds.core.Version("1.0.0")
+
     @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:  # noqa: N802 - the name is TFDS's
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
         """What has to lie in `manual_dir`, None for the embedded head."""
         if self.builder_config.name == "procedural":
             return None
