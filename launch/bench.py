@@ -105,12 +105,11 @@ def continuous() -> Iterator[Work]:
 
     yield Work("continuous", "train_step", TRAIN_BATCH, train, _continuous_peers(**batch))
 
-
     yield from _rendered_heads()
 
 
 def _rendered_heads() -> Iterator[Work]:
-    """Pictures of random procedural heads, as `launch.prepare` renders them, and batches of them, read and augmented."""
+    """Pictures of random procedural heads as `launch.prepare` makes them, and batches of them, read and augmented."""
     head = jax.device_put(scenes.renderable(procedural_head()))
     keys = jax.random.split(jax.random.key(0), RENDERED)
 
@@ -119,7 +118,9 @@ def _rendered_heads() -> Iterator[Work]:
         return scenes.render(head, scenes.sample_scene(head, key, RENDER_SIZE), RENDER_SIZE).image
 
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    yield Work("continuous", "render", RENDERED, lambda: jax.block_until_ready([*pool.map(photograph, repeat(head), keys)]))
+    yield Work(
+        "continuous", "render", RENDERED, lambda: jax.block_until_ready([*pool.map(photograph, repeat(head), keys)])
+    )
     with tempfile.TemporaryDirectory() as folder:
         config = continuous_config.get_config("quick")
         config.data.update(dir=folder, build_examples=2 * RENDERED)

@@ -86,10 +86,10 @@ class Block(nn.Module):
 class ConvNeXt(nn.Module):
     """The backbone without a classifier: image (B,H,W,3), normalised, to pooled features (B,C) and each stage's map.
 
-    `depths`, `dims`: as in `SIZES`. The maps (B,h,w,C) are not normalised; with `final_norm` the pooled mean of the last
-    one is, as before the official classifier. `drop_path`: rate of the last block, growing linearly from 0 at the
-    first; per sample, in training only, drawn from the "dropout" stream. `layer_scale`: V1's initial one. `dtype` is that of the computation; parameters
-    are float32. Sizes that 32 does not divide are floored as in PyTorch.
+    `depths`, `dims`: as in `SIZES`. The maps (B,h,w,C) are not normalised; with `final_norm` the pooled mean of the
+    last one is, as before the official classifier. `drop_path`: rate of the last block, growing linearly from 0 at the
+    first; per sample, in training only, drawn from the "dropout" stream. `layer_scale`: V1's initial one. `dtype` is
+    that of the computation; parameters are float32. Sizes that 32 does not divide are floored as in PyTorch.
     """
 
     depths: tuple[int, ...]

@@ -67,7 +67,9 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
 def test_every_key_is_read(variant):
     sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
     unread = [
-        name for name, _ in _leaves(get_config(variant)) if not re.search(rf"\bconfig[\w.]*\.{name}\b|\[.{name}.\]", sources)
+        name
+        for name, _ in _leaves(get_config(variant))
+        if not re.search(rf"\bconfig[\w.]*\.{name}\b|\[.{name}.\]", sources)
     ]
     assert not unread
 
