@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -45,10 +46,15 @@ class Metrics:
             self._add(step, [summary.scalar(name, float(value)) for name, value in scalars.items()])
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Adds pictures (H,W,3) RGB, uint8 or float in [0,1], to the events."""
-        if self._events is None:
+        """Adds pictures (H,W,3) RGB, uint8 or float in [0,1], to the events and to the folder `pictures`."""
+        if self._events is None or not images:
             return
+        folder = self._path.with_name("pictures")
         with disk_errors(self._path):
+            folder.mkdir(exist_ok=True)
+            for name, image in images.items():
+                pixels = image if image.dtype == np.uint8 else (255 * image.clip(0, 1) + 0.5).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{step:08d}_{name.replace('/', '_')}.png")
             self._add(step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()])
 
     def _add(self, step: int, parts: list[Summary]) -> None:

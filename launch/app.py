@@ -1,6 +1,5 @@
 """What every launcher shares: flags, the system that a configuration names, and one line for a user's mistake."""
 
-import importlib
 import re
 import sys
 from collections.abc import Callable
@@ -9,7 +8,6 @@ import ml_collections
 from absl import app, flags, logging
 
 from jaxface.errors import UserError
-from jaxface.system import System
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -39,14 +37,6 @@ def config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
         path = flags.FLAGS[holder.name].config_filename
         raise UserError(f"--config: {path} is no readable configuration; give configs/NAME.py:variant") from error
     return holder.value
-
-
-def build(config: ml_collections.ConfigDict) -> System:
-    """The system that `config.system` names. Raises UserError for a name that does not exist."""
-    name = f"jaxface.systems.{config.system}"
-    if not re.fullmatch(r"\w+", config.system) or importlib.util.find_spec(name) is None:
-        raise UserError(f"there is no system {config.system!r}")
-    return importlib.import_module(name).build(config)
 
 
 def _parse(argv: list[str]) -> list[str]:

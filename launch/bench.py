@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from configs import continuous as continuous_config
-from jaxface import parallel, training
+from jaxface import inference, parallel, training
 from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES
 from launch import app
@@ -75,7 +75,7 @@ def continuous() -> Iterator[Work]:
     """ConvNeXt-Tiny at 224 px with the MLP predictor on 68 queries: forward at 1 and 8, training step at 8."""
     config = continuous_config.get_config("convnext_tiny")
     config.model.drop_path, config.ema = 0.0, 0.0  # the peer has neither
-    system = app.build(config)
+    system = inference.build(config, "the configuration")
     params, extra = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {

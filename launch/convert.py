@@ -8,7 +8,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from jaxface import checkpoint, parallel, torch_weights, training
+from jaxface import checkpoint, inference, parallel, torch_weights, training
 from jaxface.errors import UserError
 from launch import app
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     if checkpoint.steps(WORKDIR.value):
         raise UserError(f"{WORKDIR.value} has checkpoints already; choose another --workdir")
     tensors = torch_weights.read(TORCH.value)
-    system = app.build(config)
+    system = inference.build(config, "the configuration")
     params, extra = system.from_torch(tensors, *system.init(jax.random.key(config.seed)))
     state = training.initial_state(system, params, extra, config.ema)
     checkpoint.write_config(WORKDIR.value, config)

@@ -8,7 +8,7 @@ import json
 import jax
 from absl import flags
 
-from jaxface import checkpoint, evaluation, parallel
+from jaxface import checkpoint, evaluation, inference, parallel
 from jaxface.errors import UserError
 from launch import app, hosts
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if hosts.COORDINATOR.value:
         hosts.join()
     names = [DATASET.value] if DATASET.value else None
-    results = evaluation.evaluate(app.build(config), config, WORKDIR.value, names)
+    results = evaluation.evaluate(inference.build(config, "the configuration"), config, WORKDIR.value, names)
     if jax.process_index() == 0:
         print(json.dumps(results, indent=2))
         print(f"written to {WORKDIR.value}/eval.json")

@@ -66,6 +66,7 @@ class Block(nn.Module):
 
     version: int = 1
     drop_path: float = 0.0
+    layer_scale: float = LAYER_SCALE
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -78,37 +79,40 @@ class Block(nn.Module):
             y = GlobalResponseNorm(name="response")(y)
         y = nn.Dense(channels, kernel_init=INIT, dtype=self.dtype, name="project")(y)
         if self.version == 1:
-            y *= self.param("scale", nn.initializers.constant(LAYER_SCALE), (channels,)).astype(self.dtype)
+            y *= self.param("scale", nn.initializers.constant(self.layer_scale), (channels,)).astype(self.dtype)
         return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
 
 
 class ConvNeXt(nn.Module):
-    """The backbone without a classifier: image (B,H,W,3), normalised, to pooled features (B,C) and the last map.
+    """The backbone without a classifier: image (B,H,W,3), normalised, to pooled features (B,C) and each stage's map.
 
-    `depths`, `dims`: as in `SIZES`. The map is (B,h,w,C), before the last norm; with `final_norm` the pooled mean is
-    normalised, as before the official classifier. `drop_path`: rate of the last block, growing linearly from 0 at the
-    first; per sample, in training only, drawn from the "dropout" stream. `dtype` is that of the computation; parameters
-    are float32. Sizes that 32 does not divide are floored as in PyTorch.
+    `depths`, `dims`: as in `SIZES`. The maps (B,h,w,C) are not normalised; with `final_norm` the pooled mean of the
+    last one is, as before the official classifier. `drop_path`: rate of the last block, growing linearly from 0 at the
+    first; per sample, in training only, drawn from the "dropout" stream. `layer_scale`: V1's initial one. `dtype` is
+    that of the computation; parameters are float32. Sizes that 32 does not divide are floored as in PyTorch.
     """
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
     version: int = 1
     drop_path: float = 0.0
+    layer_scale: float = LAYER_SCALE
     final_norm: bool = True
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, list[jax.Array]]:
+        maps: list[jax.Array] = []
         x, done, last = image, 0, max(sum(self.depths) - 1, 1)
         for stage, (depth, width) in enumerate(zip(self.depths, self.dims, strict=True)):
             x = self._reduce(x, stage, width)
             for index in range(depth):
                 rate = self.drop_path * done / last
-                x = Block(self.version, rate, self.dtype, name=f"stage{stage}_block{index}")(x, train)
+                x = Block(self.version, rate, self.layer_scale, self.dtype, name=f"stage{stage}_block{index}")(x, train)
                 done += 1
+            maps.append(x)
         pooled = x.astype(jnp.float32).mean((1, 2))
-        return (nn.LayerNorm(epsilon=EPSILON, name="norm")(pooled) if self.final_norm else pooled), x
+        return (nn.LayerNorm(epsilon=EPSILON, name="norm")(pooled) if self.final_norm else pooled), maps
 
     def _reduce(self, x: jax.Array, stage: int, width: int) -> jax.Array:
         """The stem (patches, then norm) or a downsampling (norm, then patches)."""

@@ -20,19 +20,28 @@ def build(config: ml_collections.ConfigDict) -> System:
     size, dense = config.model.image_size, config.data.dense
 
     def loss(params: Tree, extra: Tree, batch: Batch, key: jax.Array, step: jax.Array, frozen: Tree):
-        variables, rngs = {"params": params, **extra}, {"dropout": key}
         (points, sigma), changed = net.apply(
-            variables, batch["image"], batch["queries"], batch["valid"], train=True, rngs=rngs, mutable=list(extra)
+            {"params": params, **extra},
+            *(batch[name] for name in ("image", "queries", "valid")),
+            train=True,
+            rngs={"dropout": key},
+            mutable=[*extra, "intermediates"],
         )
-        value, measured = losses.detector_loss(
-            points, sigma, batch["points"], batch["valid"], step, config.loss.warmup
-        )
+        target, valid = batch["points"], batch["valid"]
+        value, measured = losses.detector_loss(points, sigma, target, valid, step, config.loss.warmup)
+        seen = changed.pop("intermediates", {})
+        if seen:
+            (log_attention,) = seen["predictor"]["log_attention"]
+            looked = losses.attention_cross_entropy(log_attention, model.cell_centers(size // 8, size // 8), target)
+            measured["attention"] = losses.masked_mean(looked, valid & (abs(target) < 1).all(-1))
+            value += config.loss.attention * measured["attention"]
         return value, (changed, measured)
 
     def predict_batch(params: Tree, extra: Tree, batch: Batch, frozen: Tree) -> dict[str, jax.Array]:
         queries = jnp.broadcast_to(canonical.queries("68"), (len(batch["image"]), 68, 3))
         points, _ = net.apply({"params": params, **extra}, batch["image"], queries)
-        return metrics.landmark_errors(points, batch)
+        picture = metrics.drawn(batch["image"], points, batch["landmarks"])
+        return {**metrics.landmark_errors(points, batch), "picture": picture}
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:

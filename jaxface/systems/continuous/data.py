@@ -16,9 +16,9 @@ from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
 from jaxface.system import Batch
 
-ROTATE_RAD = np.deg2rad(30.0)
-SHIFT = 0.08
-SCALE = (0.8, 1.3)
+ROTATE_RAD = np.deg2rad(15.0)
+SHIFT = 0.06
+SCALE = (0.85, 1.2)
 MIRROR_X = np.float32([-1, 1, 1])
 
 

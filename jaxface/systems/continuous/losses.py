@@ -24,6 +24,18 @@ def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
     return per_picture.mean()
 
 
+def attention_cross_entropy(log_attention: jax.Array, centers: jax.Array, target: jax.Array) -> jax.Array:
+    """Cross-entropy (…) of where queries look, log_attention (…,T) over cells at centers (T,2), with their place.
+
+    The place (…,2) is a Gaussian over the cells, one cell wide; as a heat map it teaches attention much faster than the
+    gradient through its mean. Ours; after integral regression (Sun et al., ECCV 2018).
+    """
+    width = 2 / len(centers) ** 0.5
+    squared = ((target[..., None, :] - centers) ** 2).sum(-1)
+    wanted = jax.nn.softmax(-squared / (2 * width**2))
+    return -(wanted * log_attention).sum(-1)
+
+
 def detector_loss(
     points: jax.Array, sigma: jax.Array, target: jax.Array, valid: jax.Array, step: jax.Array, warmup: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:

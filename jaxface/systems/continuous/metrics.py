@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 FAILURE_AT = 0.10
+DRAWN_TRUE, DRAWN_FOUND = (0.1, 0.9, 0.1), (1.0, 0.2, 0.2)
 
 
 def landmark_errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -20,6 +21,16 @@ def landmark_errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str,
         "nme_visible": (distance * seen).sum(-1) / jnp.maximum(seen.sum(-1), 1.0),
         "yaw": batch["yaw_rad"],
     }
+
+
+def drawn(image: jax.Array, points: jax.Array, landmarks: jax.Array) -> jax.Array:
+    """Pictures (B,S,S,3) with the true points as green and the found ones as red pixels; both (B,68,2) in [-1,1]."""
+    size = image.shape[1]
+    for places, color in ((landmarks, DRAWN_TRUE), (points, DRAWN_FOUND)):
+        at = jnp.round((places + 1) * size / 2 - 0.5).astype(jnp.int32)
+        at = jnp.where(at < 0, size, at)  # negative places would count from the end; beyond the end they are dropped
+        image = image.at[jnp.arange(len(image))[:, None], at[..., 1], at[..., 0]].set(jnp.array(color), mode="drop")
+    return image
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.nn.convnext import SIZES, ConvNeXt
+from jaxface.nn.convnext import SIZES, Block, ConvNeXt
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
@@ -31,10 +31,25 @@ class GridPool(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, last_map: jax.Array) -> jax.Array:
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(last_map.astype(jnp.float32))
+    def __call__(self, maps: list[jax.Array]) -> jax.Array:
+        x = nn.LayerNorm(epsilon=1e-6, name="norm")(maps[-1].astype(jnp.float32))
         x = nn.Dense(GRID_CHANNELS, name="reduce")(x)
         return gelu(nn.Dense(self.width, name="dense")(x.reshape(x.shape[0], -1)))
+
+
+class MapPool(nn.Module):
+    """Ours: no pooling. The stages' maps from stride 8 on, coarse added to fine, and one block: (B,H/8,W/8,width)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, maps: list[jax.Array]) -> jax.Array:
+        fused = None
+        for index in range(len(maps) - 1, 0, -1):
+            x = nn.LayerNorm(epsilon=1e-6, name=f"norm{index}")(maps[index].astype(jnp.float32))
+            x = nn.Dense(self.width, name=f"reduce{index}")(x)
+            fused = x if fused is None else x + jax.image.resize(fused, x.shape, "linear")
+        return nn.LayerNorm(epsilon=1e-6, name="norm")(Block(layer_scale=1.0, name="block")(fused))
 
 
 class QueryEncoder(nn.Module):
@@ -74,6 +89,37 @@ class PointwisePredictor(nn.Module):
         return MLP((self.width,) * (self.layers - 1), 3, name="mlp")(x)
 
 
+def cell_centers(height: int, width: int) -> jax.Array:
+    """Where the cells of a map lie in the crop: (height * width, 2) as x, y in [-1,1], row by row."""
+    y, x = jnp.meshgrid(*((2 * jnp.arange(n) + 1) / n - 1 for n in (height, width)), indexing="ij")
+    return jnp.stack([x.ravel(), y.ravel()], -1)
+
+
+class LocatingPredictor(nn.Module):
+    """Ours, on a map (B,h,w,C): the query looks for its place (attention's mean position) and reads what is there.
+
+    A regression from one vector must learn where everything is; here a query only learns what its place looks like,
+    which takes far fewer examples. Queries do not see each other. Sows "log_attention" (B,N,h*w) for the loss.
+    """
+
+    width: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
+        del valid, train
+        batch, height, width, channels = features.shape
+        tokens = features.reshape(batch, height * width, channels)
+        sought = MLP((self.width,), channels, name="seek")(code)
+        logits = jnp.einsum("bnc,btc->bnt", sought, tokens) / channels**0.5
+        self.sow("intermediates", "log_attention", nn.log_softmax(logits))
+        attention = nn.softmax(logits)
+        place = attention @ cell_centers(height, width)
+        seen = jnp.concatenate([code, attention @ tokens, place], -1)
+        out = MLP((self.width,) * self.layers, 3, name="mlp")(seen)
+        return out.at[..., :2].add(place)
+
+
 class SetPredictor(nn.Module):
     """A transformer over the queries, which see each other; `kind`: "transformer" (unofficial), "xca" or "mhsa"."""
 
@@ -100,7 +146,7 @@ class SetPredictor(nn.Module):
 class Continuous(nn.Module):
     """The whole network. B images, N queries; parameters and everything behind the features are float32.
 
-    `encode(image (B,H,W,3) RGB in [0,1]) -> features (B,C)`;
+    `encode(image (B,H,W,3) RGB in [0,1]) -> features (B,C)`, with `MapPool` (B,h,w,C);
     `query(features, queries (B,N,3) in template units, valid (B,N) bool) -> points (B,N,2) in [-1,1], sigma (B,N)`.
     Padded queries (`valid` false) change no other answer. `log_sigma`: the third output is log sigma, clamped, with a
     floor (ours); otherwise it is the logarithm of the variance (unofficial).
@@ -111,14 +157,14 @@ class Continuous(nn.Module):
     query_encoder: QueryEncoder
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    grid: GridPool | None = None
+    pool: GridPool | MapPool | None = None
     log_sigma: bool = True
 
     def encode(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """One feature vector per image, as fed to the predictor."""
+        """The features of each image, as fed to the predictor."""
         normalised = (image - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        pooled, last_map = self.encoder(normalised, train)
-        return pooled if self.grid is None else self.grid(last_map)
+        pooled, maps = self.encoder(normalised, train)
+        return pooled if self.pool is None else self.pool(maps)
 
     def query(self, features, queries, valid=None, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Where each query is in the crop, and how sure: one sigma for x and y, in crop units."""
@@ -133,17 +179,22 @@ class Continuous(nn.Module):
         return self.query(self.encode(image, train), queries, valid, train)
 
 
+POOLS = {"grid": GridPool, "map": MapPool}
+
+
 def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     """The network of `config.model`. Raises UserError for an unknown name or widths that do not fit. Its keys:
 
     encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
     image_size: int, side of the crop in pixels (read by `init`).
     dtype: "float32" or "bfloat16", of the encoder's computation only.
+    layer_scale: initial weight of a block of V1 (1e-6 as published; a short training of a shallow net wants 1).
     final_norm: LayerNorm after the mean (unofficial: False). drop_path: rate of the last block.
-    pool: "mean" (paper) or "grid" (ours; needs a fixed image size).
+    pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "locate").
     feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
     query_width: of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
-    predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (the same without), "mhsa" (ours).
+    predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (the same without), "mhsa" (ours),
+        "locate" (ours; needs pool "map").
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
@@ -152,6 +203,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     _check(config, encoder.dims[-1])
     if config.predictor == "mlp":
         predictor = PointwisePredictor(config.width, config.layers)
+    elif config.predictor == "locate":
+        predictor = LocatingPredictor(config.width, config.layers)
     else:
         predictor = SetPredictor(config.predictor, config.width, config.layers, config.heads)
     return Continuous(
@@ -160,7 +213,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
         query_encoder=QueryEncoder(config.query_width, config.fourier_bands),
         mean=tuple(config.mean),
         std=tuple(config.std),
-        grid=GridPool(config.feature_width) if config.pool == "grid" else None,
+        pool=POOLS[config.pool](config.feature_width) if config.pool in POOLS else None,
         log_sigma=config.sigma == "log",
     )
 
@@ -179,6 +232,7 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
         dims=tuple(dims),
         version=2 if family == "convnextv2" else 1,
         drop_path=config.drop_path,
+        layer_scale=config.layer_scale,
         final_norm=config.final_norm and config.pool == "mean",
         dtype=jnp.dtype(config.dtype),
     )
@@ -186,8 +240,8 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
 
 def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
     choices = {
-        "pool": ("mean", "grid"),
-        "predictor": ("mlp", "transformer", "xca", "mhsa"),
+        "pool": ("mean", *POOLS),
+        "predictor": ("mlp", "locate", "transformer", "xca", "mhsa"),
         "sigma": ("log", "variance"),
     }
     for key, allowed in choices.items():
@@ -195,7 +249,9 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.pool == "mean" and config.feature_width != encoder_width:
         raise UserError(f'config.model.feature_width is {config.feature_width}; with pool "mean" it is {encoder_width}')
-    if config.predictor != "mlp" and config.width % config.heads:
+    if (config.pool == "map") != (config.predictor == "locate"):
+        raise UserError('config.model.pool "map" and config.model.predictor "locate" go together')
+    if config.predictor in ("transformer", "xca", "mhsa") and config.width % config.heads:
         raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
 
 

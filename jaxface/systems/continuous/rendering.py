@@ -9,9 +9,9 @@ from jaxface.heads.canonical import canonical
 from jaxface.heads.morphable import MorphableHead
 
 SCENE_SIZE = 256
-SHIFT = 0.08
-SCALE = (0.8, 1.3)
-ROTATE_RAD = 0.5
+SHIFT = 0.06
+SCALE = (0.85, 1.2)
+ROTATE_RAD = 0.26
 
 
 def rendering_head(head: MorphableHead) -> dict:

@@ -140,7 +140,7 @@ def _block_sources(flavour: Flavour, path: str, prefix: str, version: int) -> So
 
 def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
     pointwise = isinstance(model.predictor, PointwisePredictor)
-    if model.grid is not None or not (pointwise or model.predictor.kind == "transformer"):
+    if model.pool is not None or not (pointwise or model.predictor.kind == "transformer"):
         raise UserError('the unofficial checkpoint needs pool "mean" and predictor "mlp" or "transformer"')
     kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     sources = {
