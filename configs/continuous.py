@@ -169,7 +169,7 @@ def _unofficial(predictor: str, config: ml_collections.ConfigDict) -> None:
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
-    config.model.image_size, config.model.depths, config.model.dims = 32, (1, 1, 1, 1), (8, 8, 16, 16)
+    config.model.image_size, config.model.depths, config.model.dims = 64, (1, 1, 1, 1), (8, 8, 16, 16)
     config.model.feature_width = config.model.width = 32
     config.data.dense, config.data.build_examples = 8, 16
     config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")

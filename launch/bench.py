@@ -5,14 +5,17 @@ peer is stock eager PyTorch in float32 with the same threads, the better of both
 The peer's entries are null where torch is not installed. `per_s` is batch items per second.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 
 import jax
 import numpy as np
@@ -21,6 +24,9 @@ from absl import flags
 from configs import continuous as continuous_config
 from jaxface import inference, parallel, training
 from jaxface.errors import UserError
+from jaxface.heads import scenes
+from jaxface.heads.morphable import MorphableHead
+from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
 from launch import app
 
@@ -28,6 +34,7 @@ SYSTEM = flags.DEFINE_string("system", None, "measure this system only (default:
 SECONDS = flags.DEFINE_float("seconds", 30.0, "time for each measured thing; at least 5 runs are made")
 
 QUERIES = 68
+RENDERED, RENDER_SIZE = 8, 256
 TRAIN_BATCH = 8
 
 
@@ -97,6 +104,29 @@ def continuous() -> Iterator[Work]:
         held[0] = jax.block_until_ready(step(*held, {}))[0]
 
     yield Work("continuous", "train_step", TRAIN_BATCH, train, _continuous_peers(**batch))
+
+    yield from _rendered_heads()
+
+
+def _rendered_heads() -> Iterator[Work]:
+    """Pictures of random procedural heads as `launch.prepare` makes them, and batches of them, read and augmented."""
+    head = jax.device_put(scenes.renderable(procedural_head()))
+    keys = jax.random.split(jax.random.key(0), RENDERED)
+
+    @jax.jit
+    def photograph(head: MorphableHead, key: jax.Array) -> jax.Array:
+        return scenes.render(head, scenes.sample_scene(head, key, RENDER_SIZE), RENDER_SIZE).image
+
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    yield Work(
+        "continuous", "render", RENDERED, lambda: jax.block_until_ready([*pool.map(photograph, repeat(head), keys)])
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        config = continuous_config.get_config("quick")
+        config.data.update(dir=folder, build_examples=2 * RENDERED)
+        stream = inference.build(config, "the configuration").train_data(0)
+        yield Work("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
+        stream.close()
 
 
 def _continuous_peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict:

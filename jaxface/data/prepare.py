@@ -39,6 +39,8 @@ def prepare(dataset: str, data_dir: str, manual_dir: str = "", **options: int) -
     builder = module.make(variant, data_dir, **options)
     if options and builder.is_prepared():
         raise UserError(f"{builder.data_path} is there already: remove it first, or choose another --data_dir")
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
+        raise UserError(f"{dataset} needs --manual_dir: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
     return builder.info

@@ -1,4 +1,4 @@
-"""What surrounds a rendered head: background, occluders, shadow, blur and noise, all from a random key on the accelerator.
+"""What surrounds a rendered head: background, occluders, shadow, blur and noise, from a random key.
 
 Pictures are (S,S,3) float32 in [0,1]; positions are pixels with centres at integers.
 """
@@ -85,7 +85,9 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
     grid = _grid(size)
     waves = jax.lax.optimization_barrier(_waves(k[0], grid))
     picture = _shapes(k[1], _surface(k[2], waves), waves, BACKGROUND_SHAPES, 0.5)
-    shoulders = shape_mask(grid, head_px + scale_px * jnp.array([0.0, 2.7]), scale_px * jnp.array([2.3, 1.5]), 0.0, False)
+    shoulders = shape_mask(
+        grid, head_px + scale_px * jnp.array([0.0, 2.7]), scale_px * jnp.array([2.3, 1.5]), 0.0, False
+    )
     cloth = _surface(k[3], waves)
     picture += (shoulders * jax.random.bernoulli(k[4], 0.7))[..., None] * (cloth - picture)
     radii = scale_px * jax.random.uniform(k[5], (2,), minval=1.0, maxval=1.7)

@@ -1,8 +1,8 @@
 """The canonical face that queries live on: the procedural head with its mouth half open, in units of 100 mm.
 
-The mouth is open because a coordinate must tell the upper lip from the lower one. Any other head is brought onto it by a
-smooth warp that takes its landmarks to the canonical ones, so that a query means the same place on every head. The face
-is mirror-symmetric: the query of a mirrored picture is the query with x negated.
+The mouth is open because a coordinate must tell the upper lip from the lower one. Any other head is brought onto it by
+a smooth warp that takes its landmarks to the canonical ones, so that a query means the same place on every head. The
+face is mirror-symmetric: the query of a mirrored picture is the query with x negated.
 """
 
 import functools

@@ -130,7 +130,7 @@ def paint(
         lips[:, None] * [0.09, 0.08, 0.08],
         (iris * (1 - pupil))[:, None] * [0.12, 0.12, 0.12],
         (iris * (1 - pupil))[:, None] * [-0.10, 0.03, 0.14],
-        (cheeks * (1 - brows))[:, None] * [0.05, -0.03, -0.03],
+        (cheeks * (1 - brows))[:, None] * [0.03, -0.015, -0.015],
         beard[:, None] * [-0.12, -0.11, -0.09],
     ]
     return mean.astype(np.float32), np.stack(modes).astype(np.float32), ALBEDO_NAMES

@@ -2,8 +2,9 @@
 
 Frame and unit are those of `MorphableHead`. The controls are whole millimetres, chosen for an adult of average
 proportions (Farkas, "Anthropometry of the Head and Face", 1994: bizygomatic width 137, nasion to gnathion 120, head
-length 190); relief between those measures was taken by rule from the mean face of ICT-FaceKit (MIT; Li et al., CVPR
-2020). Eyes, lips, nostrils and ears are laid into this skin by `procedural_mesh`.
+length 190); many depths between those measures are rounded readings off the mean face of ICT-FaceKit (MIT licence,
+Copyright (c) 2020 USC Institute for Creative Technologies; Li et al., CVPR 2020). Eyes, lips, nostrils and ears are laid
+into this skin by `procedural_mesh`.
 """
 
 import functools

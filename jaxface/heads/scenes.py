@@ -25,8 +25,9 @@ class Scene:
 
     identity (I,), expression (E,), albedo (A,), gaze (2,) rad; rotation (3,3) and translation (3,) mm of the head frame
     into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
-    in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,) factor of the skin's colour; plain () share by
-    which brows, lips and hair fade into skin; key for textures and surroundings.
+    in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,)
+    factor of the skin's colour; plain () share by which brows, lips and hair fade into skin; key for textures and
+    surroundings.
     """
 
     identity: jax.Array

@@ -87,9 +87,13 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/procedural` and `rendered_heads/ict`."""
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"`ict` reads ICT-FaceKit (MIT) from manual_dir: the contents of its FaceXModel folder, or {ICT_FILE}"
-    )
+
+    @property
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
+        """What has to lie in `manual_dir`, None for the embedded head."""
+        if self.builder_config.name == "procedural":
+            return None
+        return f"ICT-FaceKit (MIT), the contents of its FaceXModel folder, or {ICT_FILE}"
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size

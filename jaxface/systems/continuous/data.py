@@ -1,4 +1,4 @@
-"""Examples of rendered heads to batches: alignment jitter, augmentation, queries. TensorFlow is loaded from here only."""
+"""Examples of rendered heads to batches: jitter, augmentation, queries. The only file here that loads TensorFlow."""
 
 import functools
 from collections.abc import Iterator
@@ -38,8 +38,9 @@ def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense
     """A training example: a jittered, augmented crop with its 68 points and `dense` random surface points as queries.
 
     Reads image (H,W,3) uint8, box (4,), landmarks (68,2) px, dense_queries (N,3) template units, dense (N,2) px.
-    Gives image (size,size,3) float32 in [0,1], queries (68+dense,3), points (68+dense,2) in [-1,1] of the crop, and valid
-    (68+dense,) bool: whether the point is in or near the crop. Mirrored pictures mirror the queries, not their order.
+    Gives image (size,size,3) float32 in [0,1], queries (68+dense,3), points (68+dense,2) in [-1,1] of the crop, and
+    valid (68+dense,) bool: whether the point is in or near the crop. Mirrored pictures mirror the queries, not their
+    order.
     """
     rng = np.random.default_rng(seed)
     center, side, angle = _jittered(example["box"], rng)

@@ -1,4 +1,4 @@
-"""Training batches rendered inside the step: no data set, no TensorFlow, an endless supply from (seed, step, device)."""
+"""Training batches rendered inside the step: no data set, no TensorFlow, endless."""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,96 @@
+"""The builder of rendered heads: every feature of what it writes, determinism, and what bad options get."""
+
+import numpy as np
+import pytest
+
+from jaxface.data import augment, stream
+from jaxface.data.prepare import names, prepare
+from jaxface.errors import UserError
+from jaxface.heads.canonical import queries
+from jaxface.heads.procedural import procedural_head
+from jaxface.layouts import LAYOUT_68
+from jaxface.systems.continuous import data
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """The decoded training examples of a tiny set, in the order of their making."""
+    folder = str(tmp_path_factory.mktemp("heads"))
+    info = prepare("rendered_heads/procedural", folder, examples=6, size=SIZE)
+    assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 6, "test": 8}
+    with pytest.raises(UserError, match="is there already"):
+        prepare("rendered_heads/procedural", folder, examples=7)
+    read = stream.open_dataset("rendered_heads/procedural", folder)
+    return list(read.as_dataset(split="train").as_numpy_iterator())
+
+
+def test_every_feature_is_what_it_says(examples):
+    head = procedural_head()
+    for example in examples:
+        assert example["image"].shape == (SIZE, SIZE, 3) and example["image"].std() > 5
+        np.testing.assert_allclose(example["five"], LAYOUT_68.five_points(example["landmarks"]), rtol=1e-4)
+        depth = example["landmarks_mm"][:, 2:]
+        px = example["focal_px"] * example["landmarks_mm"][:, :2] / depth + example["center_px"]
+        np.testing.assert_allclose(px, example["landmarks"], atol=1e-2)
+        vertices = np.asarray(head.shape(example["identity"], example["expression"]))
+        points = head.landmark_points(vertices, "68") @ example["rotation"].T * [1, -1, -1] + example["translation"]
+        np.testing.assert_allclose(points, example["landmarks_mm"], atol=0.05)
+        assert 15 < example["visible"].sum() <= 68 and 30 < example["dense_visible"].sum() <= 256
+        assert (example["box"][2:] - example["box"][:2] > 0.3 * SIZE).all()
+        assert np.abs(example["dense_queries"]).max() < 1.6 and example["dense"].shape == (256, 2)
+        assert example["albedo"].shape == (10,) and np.abs(example["gaze"]).max() < 0.5
+    seen = np.concatenate([example["dense_visible"] for example in examples])
+    assert 0.3 < seen.mean() < 0.99
+
+
+def test_the_same_pictures_are_made_again(examples, tmp_path):
+    prepare("rendered_heads/procedural", str(tmp_path), examples=6, size=SIZE)
+    read = stream.open_dataset("rendered_heads/procedural", tmp_path).as_dataset(split="train")
+    for one, other in zip(examples, read.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
+        np.testing.assert_array_equal(one["image"], other["image"])
+
+
+def test_training_crops_keep_points_on_their_pixels(examples):
+    """A picture that says where it is: red is x, green is y; so the crop at a point tells the point."""
+    example = dict(examples[0])
+    x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
+    example["image"] = np.stack([4 * x, 4 * y, 0 * x], axis=-1).astype(np.uint8)
+    plain = {name: getattr(augment, name) for name in ("color", "degrade", "cutout")}
+    try:
+        for name in plain:
+            setattr(augment, name, lambda image, rng: image)
+        made = data.preprocess_train(example, 3, 128, 8)
+        mirrored = [data.preprocess_train(example, seed, 128, 8) for seed in range(6)]
+    finally:
+        for name, function in plain.items():
+            setattr(augment, name, function)
+    inside = (example["landmarks"] > 1).all(-1) & (example["landmarks"] < SIZE - 2).all(-1)
+    inside &= (np.abs(made["points"][:68]) < 0.95).all(-1)
+    at = np.round((made["points"][:68][inside] + 1) * 64 - 0.5).astype(int)
+    found = made["image"][at[:, 1], at[:, 0], :2] * 255 / 4
+    np.testing.assert_allclose(found, example["landmarks"][inside], atol=1.0)
+    signs = {float(np.sign(one["queries"][0, 0] * queries("68")[0, 0])) for one in mirrored}
+    assert signs == {1.0, -1.0} and made["valid"].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "dataset, options, message",
+    [
+        ("faces", {}, "unknown data set 'faces'; choose one of .*rendered_heads"),
+        ("rendered_heads/marble", {}, "no variant 'marble'; choose one of procedural, ict"),
+        ("rendered_heads", {"examples": 0}, "at least 1 example"),
+        ("rendered_heads", {"colour": 1}, "has no option colour"),
+        ("rendered_heads/ict", {"examples": 1}, "manual_dir|ICT-FaceKit"),
+    ],
+)
+def test_wrong_requests_are_one_line(tmp_path, dataset, options, message):
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(dataset, str(tmp_path / "data"), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_the_builders():
+    assert names() == ["rendered_heads"]

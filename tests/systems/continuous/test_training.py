@@ -1,0 +1,79 @@
+"""The whole system on its smoke variant: trained, resumed, scored; and its loss falls on one batch."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from configs.continuous import VARIANTS, get_config
+from jaxface import checkpoint, evaluation, metrics, parallel, training
+from jaxface.systems import continuous
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The smoke variant with a data folder of its own."""
+    config = get_config("smoke")
+    config.data.dir = str(tmp_path_factory.mktemp("data"))
+    return config
+
+
+def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
+    first = training.fit(continuous.build(prepared), prepared, tmp_path)
+    lines = metrics.read(tmp_path)
+    assert int(first.step) == 8 and lines[-1]["step"] == 8
+    assert len(checkpoint.steps(tmp_path)) == 3
+    scored = lines[-1]["rendered_heads/procedural/nme"]
+    again = training.fit(continuous.build(prepared), prepared, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    results = evaluation.evaluate(continuous.build(prepared), prepared, tmp_path)
+    assert results["rendered_heads/procedural"]["nme"] == pytest.approx(scored, rel=1e-4)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) >= 4
+
+
+def test_batches_are_a_function_of_the_step(prepared):
+    straight = continuous.build(prepared).train_data(0)
+    batches = [next(straight) for _ in range(6)]
+    resumed = next(continuous.build(prepared).train_data(5))
+    assert batches[5].keys() == resumed.keys()
+    for name, array in resumed.items():
+        np.testing.assert_array_equal(array, batches[5][name])
+    assert np.abs(batches[0]["image"] - batches[4]["image"]).max() > 0  # an epoch is 16 pictures: seen again, but anew
+
+
+@pytest.mark.parametrize("endless", [False, True])
+def test_the_loss_falls_on_one_batch(endless, prepared):
+    config = prepared.copy_and_resolve_references()
+    config.data.endless, config.steps, config.batch_size = endless, 40, 4
+    config.model.dims, config.loss.warmup = (16, 16, 32, 32), 40
+    system = continuous.build(config)
+    step = parallel.compile_step(training.make_step(system, 0, 0.0), devices=jax.devices()[:1])
+    state = training.initial_state(system, *system.init(jax.random.key(0)), 0.0)
+    state = parallel.replicate(state, devices=jax.devices()[:1])
+    frozen = parallel.replicate(system.frozen(), devices=jax.devices()[:1])
+    batch = parallel.shard(next(system.train_data(0)), devices=jax.devices()[:1])
+    losses = []
+    for _ in range(25):
+        state, measured = step(state, batch, frozen)
+        losses.append(float(measured["distance"]))
+    assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_key_is_read(variant):
+    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
+    unread = [
+        name
+        for name, _ in _leaves(get_config(variant))
+        if not re.search(rf"\bconfig[\w.]*\.{name}\b|\[.{name}.\]", sources)
+    ]
+    assert not unread
+
+
+def _leaves(config):
+    for name, value in config.items():
+        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [(name, value)]
