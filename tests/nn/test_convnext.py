@@ -41,8 +41,8 @@ def test_rows_that_fill_no_patch_are_dropped():
     net = ConvNeXt(**SMALL)
     params = random_params(net)
     image = np.random.default_rng(2).standard_normal((2, 75, 98, 3), np.float32)
-    pooled, last_map = jax.jit(net.apply)(params, image)
-    assert last_map.shape == (2, 75 // 8, 98 // 8, 6)
+    pooled, maps = jax.jit(net.apply)(params, image)
+    assert [one.shape for one in maps] == [(2, 75 // 4, 98 // 4, 4), (2, 75 // 8, 98 // 8, 6)]
     np.testing.assert_allclose(jax.jit(net.apply)(params, image[:, :72, :96])[0], pooled, rtol=1e-5, atol=1e-5)
 
 

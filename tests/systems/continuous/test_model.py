@@ -16,7 +16,7 @@ IMAGE = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
 
 def build(**changes):
     config = configs.get_config("smoke").model
-    config.update(changes)
+    config.update({"pool": "grid", "feature_width": 32, "predictor": "mlp", "layers": 3} | changes)
     net = continuous.model_from_config(config)
     shapes = jax.eval_shape(functools.partial(continuous.init, net, 32), jax.random.key(0))
     draw = np.random.default_rng(3)
@@ -25,18 +25,19 @@ def build(**changes):
     return net, params, jax.tree.map(np.abs, extra)
 
 
-@pytest.mark.parametrize("predictor", ["mlp", "transformer", "xca", "mhsa"])
+@pytest.mark.parametrize("predictor", ["mlp", "locate", "transformer", "xca", "mhsa"])
 def test_padded_queries_change_no_answer(predictor):
-    net, params, extra = build(predictor=predictor)
+    net, params, extra = build(predictor=predictor, pool="map" if predictor == "locate" else "grid")
     query = jax.jit(functools.partial(net.apply, {"params": params, **extra}, method="query"))
     valid = np.arange(9)[None].repeat(2, 0) < 6
-    features = np.random.default_rng(2).normal(size=(2, 32)).astype(np.float32)
+    shape = (2, 4, 4, 32) if predictor == "locate" else (2, 32)
+    features = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     points, sigma = query(features, QUERIES, valid)
     alone = query(features, QUERIES[:, :6])
     np.testing.assert_allclose(points[:, :6], alone[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sigma[:, :6], alone[1], rtol=1e-4, atol=1e-5)
     one = query(features, QUERIES[:, :1])[0]
-    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor == "mlp")
+    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "locate"))
 
 
 def test_sigma_stays_above_its_floor_and_below_its_clamp():
@@ -71,7 +72,7 @@ def test_raw_names_and_user_errors():
     [("encoder", "resnet"), ("pool", "max"), ("predictor", "cnn"), ("sigma", "std"), ("heads", 5)],
 )
 def test_wrong_configurations_name_the_key(key, value):
-    changes = {key: value} | ({"predictor": "xca"} if key == "heads" else {})
+    changes = {key: value} | ({"predictor": "mhsa"} if key == "heads" else {})
     with pytest.raises(UserError, match=key):
         build(**changes)
 
