@@ -52,7 +52,8 @@ def _some(what: str, names: list[str]) -> str:
 def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     """File name -> box (4,) float32 of a boxes.json: {"file name": [x0, y0, x1, y1]}; see `photo.detect_faces`.
 
-    UserError: no such file, not JSON, not such an object, a malformed box, a name of no file in `folder`.
+    One file may serve several folders: names of no file in `folder` are left out. UserError: no such file, not JSON, not
+    such an object, a malformed box, or not one name of a file in `folder`.
     """
     try:
         listed = json.loads(Path(path).read_text("utf-8"))
@@ -64,13 +65,14 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         raise UserError(f'{path} must be an object {{"file name": [x0, y0, x1, y1]}}')
     boxes = {}
     for name, value in listed.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{path} names {name!r}, which is not in {folder}")
         try:
             boxes[name] = photo.as_boxes(value).reshape(4)
         except ValueError as error:
             raise UserError(f"{path}, {name!r}: a box is four numbers x0 < x1 and y0 < y1, not {value}") from error
-    return boxes
+    here = {name: box for name, box in boxes.items() if (folder / name).is_file()}
+    if boxes and not here:
+        raise UserError(f"{path} names {next(iter(boxes))!r}, and no file of {folder} either")
+    return here
 
 
 def infer_files(

@@ -265,7 +265,7 @@ def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
 def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
 
-    Returns `features` (B,C), and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma` (B,N).
+    Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma` (B,N).
     Raises UserError where `image` is missing or a shape does not fit.
     """
     if "image" not in arrays:
@@ -274,12 +274,13 @@ def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray
     image = np.asarray(arrays["image"], np.float32)
     if image.ndim != 4 or image.shape[-1] != 3:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    outputs = {"features": _apply(model, "encode", variables, image)}
+    features = _apply(model, "encode", variables, image)
+    outputs = {"features": features.reshape(len(image), -1)}
     if "queries" in arrays:
         queries = np.asarray(arrays["queries"], np.float32)
         if queries.ndim != 3 or queries.shape[::2] != (len(image), 3):
             raise UserError(f"queries has shape {queries.shape}; it must be ({len(image)},N,3)")
-        outputs["points"], outputs["sigma"] = _apply(model, "query", variables, outputs["features"], queries)
+        outputs["points"], outputs["sigma"] = _apply(model, "query", variables, features, queries)
     return {name: np.asarray(value) for name, value in outputs.items()}
 
 
