@@ -36,7 +36,7 @@ def test_prepared_arrays(detector_workdir, tmp_path):
     done = infer("--workdir", detector_workdir, "--raw", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
     assert done.returncode == 0, done.stderr
     assert {name: array.shape[:2] for name, array in np.load(tmp_path / "out.npz").items()} == {
-        "features": (1, 8 * 8 * 32),
+        "features": (1, 4 * 4 * 32),
         "points": (1, 7),
         "sigma": (1, 7),
     }
