@@ -26,7 +26,7 @@ def get_config(variant="small"):
             ["--config=X:small", "--workdir=W", "--num_processes=2"],
             "--num_processes and --process_id need --coordinator",
         ),
-        (["--config=X:small", "--workdir=W"], "there is no system 'nowhere'"),
+        (["--config=X:small", "--workdir=W"], "the configuration is of an unknown system, 'nowhere'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, flags, line):
