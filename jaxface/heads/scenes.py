@@ -26,8 +26,8 @@ class Scene:
     identity (I,), expression (E,), albedo (A,), gaze (2,) rad; rotation (3,3) and translation (3,) mm of the head frame
     into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
     in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,)
-    factor of the skin's colour; plain () share by which brows, lips and hair fade into skin; key for textures and
-    surroundings.
+    factor of the skin's colour; plain (2,) shares by which brows, lips and hair, and by which the eyes fade into skin;
+    key for textures and surroundings.
     """
 
     identity: jax.Array
@@ -100,23 +100,25 @@ def _pose(key: jax.Array, middle: jax.Array, size: int) -> dict[str, jax.Array]:
 
 
 def _look(key: jax.Array) -> dict[str, jax.Array]:
-    """Light, skin tone and hair."""
-    k = jax.random.split(key, 11)
+    """Light, skin tone and hair; one in seven is a statue, whatever its colour, without brows, lips and irises."""
+    k = jax.random.split(key, 12)
     ambient = jax.random.uniform(k[0], minval=0.35, maxval=1.0)
     light = 0.18 * jax.random.normal(k[1], (9, 1)) + 0.03 * jax.random.normal(k[2], (9, 3))
     direction = jax.random.normal(k[3], (3,)) + jnp.array([0.0, 0.4, 0.8])
     direction /= jnp.linalg.norm(direction)
     color = jax.random.uniform(k[4], maxval=0.8) * (1.0 + 0.12 * jax.random.normal(k[5], (3,)))
     dark = jax.random.uniform(k[6], minval=0.35, maxval=1.15)
-    fade = jax.random.uniform(k[8], (2,))
+    fade = jax.random.uniform(k[8], (4,))
+    plaster = fade[0] < 0.15
+    tint = jnp.where(plaster, jax.random.uniform(k[11], (3,), minval=-0.8, maxval=0.4), 0.0)
     return {
         "light": light.at[0].add(ambient / lighting.sh_basis(jnp.array([0.0, 0.0, 1.0]))[0]),
         "sun": jnp.stack([direction, color]),
         "gloss": 0.35 * jax.random.uniform(k[7]) ** 2,
         "exposure": jax.random.uniform(k[10], minval=0.2, maxval=0.6),
         "hair": jax.random.uniform(k[9]) ** 2 * jnp.array([0.75, 0.62, 0.48]) + 0.05,
-        "tone": dark ** jnp.array([0.8, 1.0, 1.15]),
-        "plain": jnp.where(fade[0] < 0.2, fade[1], 0.0),
+        "tone": dark ** jnp.array([0.8, 1.0, 1.15]) * jnp.exp(tint),
+        "plain": jnp.where(plaster, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < 0.4), 0.0])),
     }
 
 
@@ -143,11 +145,12 @@ def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
     albedo = jnp.where(head.regions["scalp"][:, None], scene.hair, albedo)
     eyes = (head.regions["eyeball_L"] | head.regions["eyeball_R"])[:, None]
     skin = albedo[head.landmarks["68"][0][30, 0]]
-    albedo = jnp.where(eyes, albedo, albedo + scene.plain * (skin - albedo))
+    albedo += jnp.where(eyes, scene.plain[1], scene.plain[0]) * (skin - albedo)
     waves = jax.random.normal(k[0], (TEXTURE_WAVES, 3)) * 0.25 * jax.random.uniform(k[1], (TEXTURE_WAVES, 1)) ** 2
     phase = jax.random.uniform(k[2], (TEXTURE_WAVES,), maxval=6.28)
     mottle = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
-    return albedo * jnp.where(eyes, 1.0, scene.tone) * (1.0 + 0.3 * jax.random.uniform(k[3]) * mottle)
+    albedo *= jnp.where(eyes, scene.tone ** scene.plain[1], scene.tone)
+    return albedo * (1.0 + 0.3 * jax.random.uniform(k[3]) * mottle)
 
 
 def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
