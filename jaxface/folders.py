@@ -52,8 +52,8 @@ def _some(what: str, names: list[str]) -> str:
 def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     """File name -> box (4,) float32 of a boxes.json: {"file name": [x0, y0, x1, y1]}; see `photo.detect_faces`.
 
-    One file may serve several folders: names of no file in `folder` are left out. UserError: no such file, not JSON, not
-    such an object, a malformed box, or not one name of a file in `folder`.
+    One file may serve several folders: names of no file in `folder` are left out. UserError: no such file, not JSON,
+    not such an object, a malformed box, or not one name of a file in `folder`.
     """
     try:
         listed = json.loads(Path(path).read_text("utf-8"))

@@ -265,8 +265,8 @@ def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
 def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
 
-    Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma` (B,N).
-    Raises UserError where `image` is missing or a shape does not fit.
+    Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma`
+    (B,N). Raises UserError where `image` is missing or a shape does not fit.
     """
     if "image" not in arrays:
         raise UserError(f"the arrays have no image, only {sorted(arrays)}")
