@@ -23,7 +23,7 @@ def test_it_is_small():
 
 
 def test_it_finds_the_points_of_unseen_heads(predictor):
-    """In percent of the outer eye corners' distance: the mean face in the box scores 27, the bound of the project is 6."""
+    """In percent of the outer eye corners' distance; the mean face in the box scores 27, the project's bound is 6."""
     head = jax.device_put(scenes.renderable(procedural_head()))
 
     @jax.jit
