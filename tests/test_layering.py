@@ -54,7 +54,7 @@ def test_imports_go_down(path: pathlib.Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_tensorflow_stays_in_data(path: pathlib.Path):
     tops = {name.split(".")[0] for name in imports(path)}
-    if room(path) != "data" and path.name != "data.py":
+    if room(path) != "data":
         assert not tops & {"tensorflow", "tensorflow_datasets"}
 
 

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from jaxface.errors import UserError
 
 Example = dict[str, np.ndarray]
+Builder = tfds.core.DatasetBuilder
 
 # TensorFlow only reads here: it must not take the memory of the accelerators, nor OpenCV the cores of the pipeline.
 tf.config.set_visible_devices([], "GPU")
@@ -27,7 +28,7 @@ SHUFFLE_BUFFER = 10_000
 READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
-def open_dataset(name: str, data_dir: str | pathlib.Path) -> tfds.core.DatasetBuilder:
+def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
     """The prepared data set "NAME" or "NAME/variant" of `data_dir`, newest version. Raises UserError without it."""
     folder = pathlib.Path(data_dir) / name
     prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
@@ -41,7 +42,7 @@ def open_dataset(name: str, data_dir: str | pathlib.Path) -> tfds.core.DatasetBu
 
 
 def train_stream(
-    builder: tfds.core.DatasetBuilder,
+    builder: Builder,
     split: str,
     batch_size: int,
     seed: int,
@@ -70,7 +71,7 @@ def train_stream(
 
 
 def eval_stream(
-    builder: tfds.core.DatasetBuilder, split: str, batch_size: int, process: Callable[[Example], Example]
+    builder: Builder, split: str, batch_size: int, process: Callable[[Example], Example]
 ) -> Iterator[Example]:
     """Every example of this host's part of the split once, in order, in batches of `batch_size` with a bool `mask`.
 
@@ -94,7 +95,7 @@ def eval_stream(
 class _Reader:
     """Reads one split, and says which record it was that could not be read."""
 
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, process: Callable[[Example, int], Example]):
+    def __init__(self, builder: Builder, split: str, process: Callable[[Example, int], Example]):
         if split.split("[")[0] not in builder.info.splits or not builder.info.splits[split].num_examples:
             raise UserError(
                 f"data set {builder.info.full_name} has no split {split!r}; it has {list(builder.info.splits)}"

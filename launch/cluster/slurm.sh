@@ -1,6 +1,6 @@
 #!/bin/bash
 # One run on several SLURM nodes with GPUs:
-#   sbatch --nodes 2 launch/cluster/slurm.sh --config configs/continuous.py:rendered --workdir SHARED/work/continuous
+#   sbatch --nodes 2 launch/cluster/slurm.sh --config configs/continuous.py:rendered --workdir SHARED/runs/continuous
 # The workdir and the data must lie on a file system that all nodes see. JAX gives each task of a node one of its GPUs,
 # so there is one task per GPU. Two minutes before the time limit, and when it is preempted, the job gets SIGTERM: it
 # saves, ends, and goes on from there when it is queued again.

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
-import tensorflow_datasets as tfds
 
 from jaxface import parallel, photo
 from jaxface.data import augment, stream
@@ -104,7 +103,7 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     return stream.eval_stream(_open(config, name), "test", local, process)
 
 
-def _open(config: ml_collections.ConfigDict, name: str) -> tfds.core.DatasetBuilder:
+def _open(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
     """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
     if config.data.build_examples:
         _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)

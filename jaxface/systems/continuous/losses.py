@@ -1,7 +1,12 @@
 """Losses of the continuous landmark detector: pure functions, every reduction in the open."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+from jaxface.system import Batch, Tree
+from jaxface.systems.continuous.model import Continuous, cell_centers
 
 WARMUP_SIGMA = 0.05
 
@@ -50,3 +55,38 @@ def detector_loss(
     distance = jnp.sqrt(((points - target) ** 2).sum(-1) + 1e-12)
     metrics = {"distance": masked_mean(distance, valid), "sigma": masked_mean(sigma, valid)}
     return masked_mean(per_query, valid), metrics
+
+
+def training_loss(
+    net: Continuous,
+    settings: Any,
+    params: Tree,
+    extra: Tree,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    frozen: Tree,
+) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
+    """`System.loss` of a network: `detector_loss`, and `settings.attention` times the attention's where it has one.
+
+    `settings` is config.loss; `batch` is of `data.preprocess_train`'s form. The attention is taught where the place
+    lies in the crop.
+    """
+    del frozen
+    (points, sigma), changed = net.apply(
+        {"params": params, **extra},
+        *(batch[name] for name in ("image", "queries", "valid")),
+        train=True,
+        rngs={"dropout": key},
+        mutable=[*extra, "intermediates"],
+    )
+    target, valid = batch["points"], batch["valid"]
+    loss, measured = detector_loss(points, sigma, target, valid, step, settings.warmup)
+    seen = changed.pop("intermediates", {})
+    if seen:
+        (log_attention,) = seen["predictor"]["log_attention"]
+        height, width = (side // 8 for side in batch["image"].shape[1:3])
+        looked = attention_cross_entropy(log_attention, cell_centers(height, width), target)
+        measured["attention"] = masked_mean(looked, valid & (abs(target) < 1).all(-1))
+        loss += settings.attention * measured["attention"]
+    return loss, (changed, measured)
