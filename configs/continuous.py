@@ -110,7 +110,7 @@ def _base() -> dict:
             "multipliers": {},
         },
         "seed": 0,
-        "steps": 12000,
+        "steps": 7500,
         "batch_size": 16,
         "log_every": 50,
         "save_every": 500,
