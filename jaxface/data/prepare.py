@@ -6,6 +6,7 @@ import pathlib
 import pkgutil
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from jaxface.data import builders
 from jaxface.errors import UserError
@@ -36,6 +37,7 @@ def prepare(dataset: str, data_dir: str, manual_dir: str = "", **options: int) -
     unknown = set(options) - set(inspect.signature(module.make).parameters)
     if unknown:
         raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}")
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed beforehand
     builder = module.make(variant, data_dir, **options)
     if options and builder.is_prepared():
         raise UserError(f"{builder.data_path} is there already: remove it first, or choose another --data_dir")
