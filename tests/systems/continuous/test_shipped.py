@@ -45,11 +45,11 @@ def test_it_finds_the_points_of_unseen_heads(predictor):
 
 
 def test_it_is_plausible_on_a_photograph(predictor):
-    """Eyes, nose and mouth of the portrait, read off by hand to about ten pixels."""
+    """Eyes, nose and mouth of the portrait, read off an enlargement to about two pixels."""
     data = pytest.importorskip("skimage.data")
     (face,) = predictor(data.astronaut())
     found = LAYOUT_68.five_points(face["points"])
-    by_hand = np.array([[203, 113], [244, 106], [229, 132], [209, 157], [248, 149]])
-    assert np.linalg.norm(found - by_hand, axis=1).max() < 14
+    by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
+    assert np.linalg.norm(found - by_hand, axis=1).max() < 10
     dense = predictor(data.astronaut(), layout="dense")[0]
     assert dense["points"].shape[0] > 1000 and np.isfinite(dense["sigma"]).all()
