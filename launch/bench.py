@@ -6,12 +6,14 @@ The peer's entries are null where torch is not installed. `per_s` is batch items
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -125,6 +127,8 @@ def _rendered_heads() -> Iterator[Work]:
         config = continuous_config.get_config("quick")
         config.data.update(dir=folder, build_examples=2 * RENDERED)
         stream = inference.build(config, "the configuration").train_data(0)
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it prepares where only our lines may be
+            next(stream)
         yield Work("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
         stream.close()
 
