@@ -30,13 +30,19 @@ def read_numbers(path: pathlib.Path) -> np.ndarray:
     return _numbers(path, _text(path))
 
 
+def read_lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
+    """(number from 1, words) of every line that is not empty."""
+    numbered = enumerate(_text(path).splitlines(), start=1)
+    return [(number, line.split()) for number, line in numbered if line.strip()]
+
+
 def read_rows(path: pathlib.Path, fields: int) -> list[list[str]]:
     """The words of every line that is not empty. Raises UserError for a line with another number of words."""
-    rows = [line.split() for line in _text(path).splitlines() if line.strip()]
-    for number, row in enumerate(rows, start=1):
+    rows = read_lines(path)
+    for number, row in rows:
         if len(row) != fields:
             raise UserError(f"{path}, line {number}: {len(row)} values where {fields} belong")
-    return rows
+    return [row for _, row in rows]
 
 
 def read_mat(path: pathlib.Path, *names: str) -> list[np.ndarray]:

@@ -79,8 +79,10 @@ def find_root(manual_dir: str | pathlib.Path, marker: str, tree: str) -> pathlib
     raise UserError(f"{folder} has no {marker}; expected {tree}")
 
 
-def info(builder: tfds.core.DatasetBuilder, layout: str, count: int, more: dict[str, Any] | None = None, **metadata):
-    """The DatasetInfo of a set with `count` landmarks of `layout`; 0: a set without labels. `more` features.
+def info(
+    builder: tfds.core.DatasetBuilder, layout: str, count: int | None, more: dict[str, Any] | None = None
+) -> tfds.core.DatasetInfo:
+    """What a set with `count` landmarks of `layout` holds: 0 for none, None for as many as the files say; `more` of it.
 
     image: the face and half a crop around it, RGB. landmarks (L,2), box (4,): px of `image`, pixel centres at
     integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded; crop_landmarks (L,2): PIPNet's labels
@@ -88,10 +90,10 @@ def info(builder: tfds.core.DatasetBuilder, layout: str, count: int, more: dict[
     The metadata name the `layout` and hold the mean face: 2L floats x0, y0, x1, … in crop units, float64.
     """
 
-    def floats(*shape: int) -> tfds.features.Tensor:
+    def floats(*shape: int | None) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=np.float32)
 
-    labels = {"landmarks": floats(count, 2), "crop_landmarks": floats(count, 2)} if count else {}
+    labels = {"landmarks": floats(count, 2), "crop_landmarks": floats(count, 2)} if count != 0 else {}
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "box": floats(4),
@@ -104,17 +106,17 @@ def info(builder: tfds.core.DatasetBuilder, layout: str, count: int, more: dict[
         builder=builder,
         description=builder.__doc__,
         features=tfds.features.FeaturesDict(features),
-        metadata=tfds.core.MetadataDict(layout=layout, **metadata),
+        metadata=tfds.core.MetadataDict(layout=layout),
     )
 
 
-def records(faces: Iterable[Face], count: int, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
-    """(name, record) of every face, `count` landmarks each (NaN where a face has none).
+def records(faces: Iterable[Face], count: int = 0, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
+    """(name, record) of every face; where it has no landmarks, `count` times NaN.
 
     With `averaged`, the mean of their labels is left in its metadata as "meanface". Raises UserError for a split
     without faces and a face box outside its picture.
     """
-    total, seen = np.zeros((count, 2)), 0
+    total, seen = 0.0, 0
     for face in faces:
         missing = np.full((count, 2), np.nan)
         labels = missing if face.labels is None else face.labels
@@ -122,7 +124,7 @@ def records(faces: Iterable[Face], count: int, averaged: tfds.core.DatasetInfo |
         total, seen = total + labels, seen + 1
         yield face.name, _record(face, landmarks, labels)
     if not seen:
-        raise UserError("the data set has a split without a single face; is it unpacked completely?")
+        raise UserError("a split of the data set has not a single face; is everything there?")
     if averaged is not None:
         averaged.metadata["meanface"] = (total / seen).ravel().tolist()
 

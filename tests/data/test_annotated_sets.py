@@ -262,7 +262,7 @@ def check_record(record: dict, face: dict) -> None:
         ("aflw", "AFLWinfo_release.mat", None, "has no AFLWinfo_release.mat; expected AFLWinfo_release.mat and flickr"),
         ("lapa", "val/landmarks/1_0.txt", "106\n1 2\n", "does not hold 106 and 106 points"),
         ("celeba", "celeba_bboxes.txt", "000001.jpg 300 300 400 400", "lies outside the 220 x 180 picture"),
-        ("celeba", "celeba_bboxes.txt", "\n", "without a single face"),
+        ("celeba", "celeba_bboxes.txt", "\n", "not a single face"),
     ],
 )  # fmt: skip
 def test_missing_and_wrong_files_are_one_line(tmp_path, dataset, file, content, message):

@@ -39,7 +39,7 @@ class Celeba(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(root, annotations.read_rows(root / FILE, 5))}
 
     def _generate_examples(self, root: pathlib.Path, rows: list[list[str]]) -> Iterator:
-        return faces.records((_face(root, row) for row in rows), 0)
+        return faces.records(_face(root, row) for row in rows)
 
 
 def _face(root: pathlib.Path, row: list[str]) -> faces.Face:
