@@ -17,22 +17,27 @@ RENDERED = "rendered_heads"
 def complete(config: ml_collections.ConfigDict) -> None:
     """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
 
-    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
-    Raises UserError where there is none.
+    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's. Of a
+    folder of the user's own the number of landmarks and the flip map come from there as well, where the configuration
+    leaves them open (0 and empty). Raises UserError where there is none.
     """
     if len(config.model.meanface):
         return
     name = config.data.datasets[0]
+    metadata = {}
     if name.startswith(RENDERED):
         found = rendered_meanface().ravel().tolist()
     else:
-        found = _metadata(pathlib.Path(config.data.dir) / name).get("meanface")
+        metadata = _metadata(pathlib.Path(config.data.dir) / name)
+        found = metadata.get("meanface")
     if not found:
         raise UserError(
             f"there is no mean face: config.model.meanface is empty and {name} is not prepared in {config.data.dir}; "
             f"prepare it, set --config.data.dir, or convert with --meanface FILE"
         )
     config.model.meanface = tuple(found)
+    config.model.landmarks = config.model.landmarks or len(found) // 2
+    config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
 
 
 def _metadata(folder: pathlib.Path) -> dict:
