@@ -160,7 +160,7 @@ def _scratch(config: ml_collections.ConfigDict) -> None:
 
 def _rendered(config: ml_collections.ConfigDict) -> None:
     _scratch(config)
-    config.steps, config.save_every, config.eval_every = 4500, 500, 1500
+    config.steps, config.save_every, config.eval_every = 4000, 500, 1000
 
 
 def _rendered_gssl(config: ml_collections.ConfigDict) -> None:

@@ -64,9 +64,11 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
     """The same losses where picture b teaches `TASKS[task[b]]` only; maps with `cls2` and `cls3`.
 
     `map` is the mean over the cells of all pictures' grids that count, so that a picture of a coarse task weighs less;
-    offsets are those of "std" pictures, 0 where there are none.
+    offsets are those of "std" pictures, 0 where there are none. Raises UserError where the grid is too small for that.
     """
     size = maps["cls"].shape[1]
+    if size < 4:
+        raise UserError(f"a curriculum needs a grid of at least 4 x 4 cells, not {size} x {size}: lower the stride")
     wanted = targets(points, table, size)
     full = (task <= 1).astype(jnp.float32)
     total = count = jnp.zeros(())
