@@ -9,6 +9,9 @@ resnet18, resnet50, resnet101, mobilenet_v2 or mobilenet_v3; `gssl_resnet18` and
 are for `launch.self_train` (alone, its first round); `own` learns a folder of your own; `smoke` runs in seconds and
 prepares its own data.
 
+python -m launch.self_train --config configs/pipnet.py:rendered_gssl --workdir work/gssl --round0 work/pipnet \\
+    --config.init=work/pipnet --rounds std,cls3,std
+
 python -m launch.prepare --dataset landmark_folder --manual_dir FOLDER --data_dir data
 python -m launch.train --config configs/pipnet.py:own --workdir work/own --config.init=BACKBONE
 
@@ -164,10 +167,12 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
 
 
 def _rendered_gssl(config: ml_collections.ConfigDict) -> None:
-    """Labelled procedural heads, unlabelled ones of another head model."""
-    _rendered(config)
+    """Labelled procedural heads, unlabelled ones of another head model; short rounds that start from a trained net."""
+    _scratch(config)
     config.data.unlabelled = ("rendered_heads/ict",)
     config.data.evaluate = ("rendered_heads/ict", "rendered_heads/procedural")
+    config.optim.lr, config.optim.warmup = 5e-4, 100
+    config.steps, config.save_every, config.eval_every = 1000, 250, 5000
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:

@@ -7,6 +7,7 @@ config.data.unlabelled, prints the errors of each on the test sets and writes th
 command again goes on. With --round0 a model that was trained before takes the place of the first round.
 """
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -37,8 +38,9 @@ def main(argv: list[str]) -> None:
     results = self_training.run(
         config, WORKDIR.value, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value
     )
-    print(self_training.table(results))
-    print(f"written to {WORKDIR.value}/{self_training.RESULTS_FILE}")
+    if jax.process_index() == 0:
+        print(self_training.table(results))
+        print(f"written to {WORKDIR.value}/{self_training.RESULTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -17,26 +17,26 @@ RENDERED = "rendered_heads"
 def complete(config: ml_collections.ConfigDict) -> None:
     """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
 
-    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's. Of a
-    folder of the user's own the number of landmarks and the flip map come from there as well, where the configuration
-    leaves them open (0 and empty). Raises UserError where there is none.
+    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
+    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map, that of
+    the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
     """
-    if len(config.model.meanface):
-        return
-    name = config.data.datasets[0]
-    metadata = {}
+    if not len(config.model.meanface):
+        _fill(config, config.data.datasets[0])
+    config.model.landmarks = config.model.landmarks or len(config.model.meanface) // 2
+
+
+def _fill(config: ml_collections.ConfigDict, name: str) -> None:
+    metadata = _metadata(pathlib.Path(config.data.dir) / name)
+    found = metadata.get("meanface")
     if name.startswith(RENDERED):
         found = rendered_meanface().ravel().tolist()
-    else:
-        metadata = _metadata(pathlib.Path(config.data.dir) / name)
-        found = metadata.get("meanface")
     if not found:
         raise UserError(
             f"there is no mean face: config.model.meanface is empty and {name} is not prepared in {config.data.dir}; "
             f"prepare it, set --config.data.dir, or convert with --meanface FILE"
         )
     config.model.meanface = tuple(found)
-    config.model.landmarks = config.model.landmarks or len(found) // 2
     config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
 
 

@@ -62,7 +62,8 @@ def run(
         errors = _score(pipnet.build(own), own, folder, compile_score)
         results.append({"round": number, "task": rounds[number], "workdir": str(folder), "errors": errors})
         _write(workdir, results)
-        print(table(results), flush=True)
+        if jax.process_index() == 0:
+            print(table(results[-1:]), flush=True)
     return results
 
 
