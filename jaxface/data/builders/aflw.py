@@ -1,7 +1,7 @@
 """AFLW with 19 landmarks (Köstinger et al., 2011; Zhu et al., CVPR 2016): the Full protocol of AFLWinfo_release.mat.
 
-The first 20,000 faces of its order `ra` are to train on, the rest to test on. PIPNet's crop is the given box as it is
-(lib/preprocess.py). Landmarks are clamped into the picture and taken as 0-based, as they stand there.
+The first 20,000 faces of its order `ra` are to train on, the rest, if there are more, to test on. PIPNet's crop is the
+given box as it is (lib/preprocess.py). Landmarks are clamped into the picture and taken as 0-based, as they stand there.
 """
 
 import pathlib
@@ -43,7 +43,7 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"{root / FILE}: bbox, data, nameList and ra do not fit together")
         parts = {"train": order[:TRAIN], "test": order[TRAIN:]}
         known = boxes.astype(np.float64), shapes.astype(np.float64), names
-        return {split: self._generate_examples(root, split, part, *known) for split, part in parts.items()}
+        return {split: self._generate_examples(root, split, part, *known) for split, part in parts.items() if len(part)}
 
     def _generate_examples(
         self, root: pathlib.Path, split: str, order: np.ndarray, boxes: np.ndarray, shapes: np.ndarray, names: list[str]

@@ -20,8 +20,9 @@ FILES = {"train": ("COFW_train_color.mat", "Tr"), "test": ("COFW_test_color.mat"
 SCALES = {"": 1.0, "68": 1.3}
 COUNTS = {"": 29, "68": 68}
 BOXES_68 = "cofw68_test_bboxes.mat"
+POINTS_68 = ("cofw68_test_annotations", "test_annotations")
 TREE = "COFW_train_color.mat and COFW_test_color.mat (color version, MATLAB 7.3)"
-TREE_68 = f"{TREE}, {BOXES_68} and cofw68_test_annotations/1_points.mat, 2_points.mat, …"
+TREE_68 = f"{TREE}, {BOXES_68} and {POINTS_68[0]}/1_points.mat, 2_points.mat, …"
 
 
 def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -51,42 +52,41 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, str(count), count, visible)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        tree = self.MANUAL_DOWNLOAD_INSTRUCTIONS
-        root = faces.find_root(dl_manager.manual_dir, FILES["train"][0], tree)
-        needed = [FILES["test"][0], *([BOXES_68, "cofw68_test_annotations"] if self._variant else [])]
-        for name in needed:
-            if not (root / name).exists():
-                raise UserError(f"{root / name} is missing; expected {tree}")
-        return {split: self._generate_examples(root, split) for split in FILES}
+        tree, folder = self.MANUAL_DOWNLOAD_INSTRUCTIONS, dl_manager.manual_dir
+        paths = {split: faces.find_root(folder, name, tree) / name for split, (name, _) in FILES.items()}
+        # PIPNet's tree keeps what is of the 68 landmarks in another folder.
+        more = faces.find_root(folder, BOXES_68, tree) if self._variant else None
+        return {split: self._generate_examples(path, split, more) for split, path in paths.items()}
 
-    def _generate_examples(self, root: pathlib.Path, split: str) -> Iterator:
+    def _generate_examples(self, path: pathlib.Path, split: str, more: pathlib.Path | None) -> Iterator:
         averaged = self.info if split == "train" and not self._variant else None
-        return faces.records(self._faces(root, split), COUNTS[self._variant], averaged)
+        return faces.records(self._faces(path, split, more), COUNTS[self._variant], averaged)
 
-    def _faces(self, root: pathlib.Path, split: str) -> Iterator[faces.Face]:
-        name, suffix = FILES[split]
-        boxes, shapes = annotations.read_mat(root / name, f"bboxes{suffix}", f"phis{suffix}")
-        if self._variant and split == "test":
-            (boxes,) = annotations.read_mat(root / BOXES_68, "bboxes")
-        for i, picture in enumerate(_pictures(root / name, f"Is{suffix}", len(boxes))):
+    def _faces(self, path: pathlib.Path, split: str, more: pathlib.Path | None) -> Iterator[faces.Face]:
+        suffix = FILES[split][1]
+        boxes, shapes = annotations.read_mat(path, f"bboxes{suffix}", f"phis{suffix}")
+        if more and split == "test":
+            (boxes,) = annotations.read_mat(more / BOXES_68, "bboxes")
+        for i, picture in enumerate(_pictures(path, f"Is{suffix}", len(boxes))):
             low, size = boxes[i, :2].astype(np.float64), boxes[i, 2:].astype(np.float64)
             margin = size * (SCALES[self._variant] - 1) / 2
             high = low + size - 1
             crop = faces.clamped(low - margin, high + margin, picture)
-            points = self._points(root, split, i, shapes)
             box = np.concatenate([low, high]) - 1
-            visible = {} if self._variant else {"visible": shapes[i, 58:] == 0}
+            points, visible = shapes[i, :58].reshape(2, 29).T, {"visible": shapes[i, 58:] == 0}
+            if more:
+                points, visible = _points_68(more, i) if split == "test" else None, {}
             known = {} if points is None else {"landmarks": points - 1, "labels": crop.units(points)}
-            yield faces.Face(f"{name}#{i + 1}", picture, crop, box, **known, more=visible)
+            yield faces.Face(f"{path.name}#{i + 1}", picture, crop, box, **known, more=visible)
 
-    def _points(self, root: pathlib.Path, split: str, i: int, shapes: np.ndarray) -> np.ndarray | None:
-        """The landmarks (L,2) of face i as the files have them; None where there are no 68."""
-        if not self._variant:
-            return shapes[i, :58].reshape(2, 29).T
-        if split == "train":
-            return None
-        (points,) = annotations.read_mat(root / "cofw68_test_annotations" / f"{i + 1}_points.mat", "Points")
-        return points.astype(np.float64)
+
+def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
+    """The landmarks (68,2) of test face i, 1-based."""
+    found = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
+    if not found:
+        raise UserError(f"{folder / POINTS_68[0]} is missing; expected {TREE_68}")
+    (points,) = annotations.read_mat(found[0] / f"{i + 1}_points.mat", "Points")
+    return points.astype(np.float64)
 
 
 def _pictures(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]:

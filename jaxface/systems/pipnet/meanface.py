@@ -18,8 +18,8 @@ def complete(config: ml_collections.ConfigDict) -> None:
     """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
 
     A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
-    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map, that of
-    the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
+    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map,
+    that of the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
     """
     if not len(config.model.meanface):
         _fill(config, config.data.datasets[0])
