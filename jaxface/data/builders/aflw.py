@@ -1,7 +1,7 @@
 """AFLW with 19 landmarks (Köstinger et al., 2011; Zhu et al., CVPR 2016): the Full protocol of AFLWinfo_release.mat.
 
 The first 20,000 faces of its order `ra` are to train on, the rest, if there are more, to test on. PIPNet's crop is the
-given box as it is (lib/preprocess.py). Landmarks are clamped into the picture and taken as 0-based, as they stand there.
+given box as it is (lib/preprocess.py). Landmarks are held inside the picture and taken as 0-based, as they stand.
 """
 
 import pathlib
