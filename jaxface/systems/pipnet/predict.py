@@ -2,7 +2,7 @@
 
 The original's demo crops every model by its self-trained net's rule, whatever it was trained on (its issue 52). Here
 the mean face says where in the crop a face lies, and a second crop puts the landmarks found where the mean face has
-them.
+them. A net of square crops gets a second one only where the box was the detector's.
 """
 
 import functools
@@ -17,13 +17,14 @@ import numpy as np
 from jaxface import photo
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.layouts import wflw_to_ibug
 from jaxface.systems.pipnet import decoding, model
 
 CROPS = ("square", "meanface")
 # Of a box from hairline to chin, the part above the brows, and how much of its width the points of a layout span: those
-# without a jaw line reach from brow to brow.
-FOREHEAD = 0.23
-SPANS = {"19": 0.8, "29": 0.8}
+# without a jaw line reach from brow to brow. Measured on the embedded head.
+FOREHEAD = 0.2
+SPANS = {"19": 0.76, "29": 0.76}
 MAX_BATCH = 32
 
 Answer = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
@@ -51,12 +52,13 @@ def predict(
 ) -> list[dict[str, Any]]:
     """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
 
-    A face is a dict of box [4], layout, points (L,2), sigma (L,) and scores (L,). sigma, in pixels and for each of x
-    and y, is how far the own prediction and its neighbours' votes scatter: no calibrated error, but large where they
-    disagree. With config.model.confidence also confidence (L,) in [0,1]. UserError: another layout than the model's,
-    bad boxes, a network that gives no numbers.
+    A face is a dict of box [4] (given or found), extent [4] (hairline to chin and side to side, by its landmarks),
+    layout, points (L,2), sigma (L,) and scores (L,). sigma, in pixels and for each of x and y, is how far the own
+    prediction and its neighbours' votes scatter: no calibrated error, but large where they disagree. With
+    config.model.confidence also confidence (L,) in [0,1]. layout: the model's, or "68" of a model of 98. UserError:
+    another layout, bad boxes, a network that gives no numbers.
     """
-    if layout not in (None, config.layout):
+    if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
         raise UserError(f"the model knows the layout {config.layout!r} only, not {layout!r}")
     given = boxes is not None
     boxes = photo.check_boxes(boxes, pixels.shape[1], pixels.shape[0]) if given else photo.detect_faces(pixels)
@@ -65,16 +67,28 @@ def predict(
     ask = functools.partial(_ask, functools.partial(answer, {"params": params, **extra}), pixels, config)
     if config.crop == "square":
         found = ask(_squares(boxes))
+        if not given:
+            found = ask(_squares(extents(found["points"], config.layout)))
     else:
         found = ask(inside(ask(face_rectangles(boxes, meanface, config.layout))["points"], meanface))
-    faces = [{"box": box, "layout": config.layout} for box in boxes]
-    for name, values in found.items():
-        for face, value in zip(faces, values, strict=True):
-            face[name] = value
+    found["extent"] = extents(found["points"], config.layout)
     if config.confidence:
-        for face in faces:
-            face["confidence"] = decoding.confidence(face["scores"])
-    return faces
+        found["confidence"] = decoding.confidence(found["scores"])
+    if layout not in (None, config.layout):
+        found = {name: value if name == "extent" else _as_68(value) for name, value in found.items()}
+    labels = {"layout": layout or config.layout}
+    places = boxes if given else found["extent"]
+    return [
+        {"box": box, **labels, **{name: values[number] for name, values in found.items()}}
+        for number, box in enumerate(places)
+    ]
+
+
+def _as_68(values: np.ndarray) -> np.ndarray:
+    """Points (F,98,2), or one number of each (F,98), as those of 68 points."""
+    if values.ndim == 3:
+        return wflw_to_ibug(values)
+    return wflw_to_ibug(np.stack([values, values], axis=-1))[..., 1]
 
 
 def _squares(boxes: np.ndarray) -> np.ndarray:
@@ -88,6 +102,14 @@ def face_rectangles(boxes: np.ndarray, meanface: np.ndarray, layout: str) -> np.
     margin = (high - low) * [(1 - SPANS.get(layout, 1.0)) / 2, 0]
     low = low + margin + (high - low) * [0, FOREHEAD]
     return inside(np.stack([low, high - margin], axis=1), meanface)
+
+
+def extents(points: np.ndarray, layout: str) -> np.ndarray:
+    """Boxes (F,4) px from hairline to chin and from side to side of points (F,N,2) that begin at the brows."""
+    low, high = points.min(axis=1), points.max(axis=1)
+    margin = (high - low) * [(1 / SPANS.get(layout, 1.0) - 1) / 2, 0]
+    forehead = (high - low) * [0, FOREHEAD / (1 - FOREHEAD)]
+    return np.concatenate([low - margin - forehead, high + margin], axis=1)
 
 
 def inside(points: np.ndarray, meanface: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from configs.pipnet import get_config
 from jaxface import photo
 from jaxface.errors import UserError
+from jaxface.layouts import wflw_to_ibug
 from jaxface.systems import pipnet
 from jaxface.systems.pipnet import predict
 
@@ -64,7 +65,29 @@ def test_the_first_crop_puts_brows_and_chin_where_the_mean_face_has_them():
     np.testing.assert_allclose(rectangle[:2] + [0.1, 0.2] * size, [BOX[0], brows])
     np.testing.assert_allclose(rectangle[:2] + [0.9, 0.95] * size, BOX[2:])
     (narrow,) = predict.face_rectangles(np.array([BOX]), MEAN, "19")
-    np.testing.assert_allclose((narrow[2] - narrow[0]) / size[0], 0.8)
+    np.testing.assert_allclose((narrow[2] - narrow[0]) / size[0], 0.76)
+
+
+@pytest.mark.parametrize("layout", ["68", "29"])
+def test_extents_are_boxes_from_hairline_to_chin(layout):
+    crops = predict.face_rectangles(np.array([BOX]), MEAN, layout)
+    points = crops[:, None, :2] + MEAN * (crops[:, 2:] - crops[:, :2])[:, None]
+    np.testing.assert_allclose(predict.extents(points, layout), [BOX])
+
+
+def test_a_net_of_98_answers_with_68():
+    scale = np.random.default_rng(0).random((1, 98)) + 1
+    points = np.random.default_rng(1).random((1, 98, 2))
+    config = settings("square")
+    config.update(layout="98", landmarks=98)
+    found = {"landmarks": points, "scores": scale, "spread": scale}
+    whole, some = (
+        predict.predict(lambda *_: found, config, points[0], {}, {}, PICTURE, BOX, layout)[0] for layout in (None, "68")
+    )
+    np.testing.assert_array_equal(some["points"], wflw_to_ibug(whole["points"]))
+    assert whole["layout"] == "98" and some["layout"] == "68" and np.array_equal(whole["extent"], some["extent"])
+    jaw = list(range(0, 33, 2))
+    np.testing.assert_array_equal(some["sigma"][:17], whole["sigma"][jaw])
 
 
 @pytest.mark.parametrize("side", [40.0, 130.0, 600.0])
