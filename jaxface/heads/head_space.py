@@ -4,6 +4,8 @@ One unit is 250 mm (NPHM: FLAME's metres times 4), x to the subject's left, y up
 about where FLAME has it, so that the boxes of the official code (Giebenhain et al., CVPR 2023) hold our heads too.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxface.heads.closed import ClosedHead, skin_vertices
@@ -98,7 +100,23 @@ def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.
     return weights.astype(np.float32)
 
 
-def scan(closed: ClosedHead, seed: int, subject: int, number: int) -> np.ndarray:
-    """The closed surface's vertices (W,3) float32, in units, of person `subject` with expression `number`."""
+def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -> list[np.ndarray]:
+    """The closed surface's vertices (W,3) float32, in units, of a person in each of the expressions `numbers`."""
     head = closed.head
-    return to_units(closed.posed(identity(head, seed, subject), expression(head, seed, subject, number)))
+    person = np.asarray(head.template) + np.tensordot(identity(head, seed, subject), head.identity, 1)
+    made = []
+    for number in numbers:
+        weights = expression(head, seed, subject, number)
+        active = np.flatnonzero(weights)
+        posed = person + np.tensordot(weights[active], np.asarray(head.expression)[active], 1)
+        made.append(to_units(closed.surface(posed)))
+    return made
+
+
+def anchors(head: MorphableHead, seed: int, subjects: Sequence[int]) -> np.ndarray:
+    """The anchors (P,39,3) float32, in units, of people's neutral scans."""
+    vertices = anchor_vertices(head)
+    coefficients = np.stack([identity(head, seed, subject) for subject in subjects])
+    moved = np.tensordot(coefficients, np.asarray(head.identity)[:, vertices], 1)
+    resting = np.tensordot(neutral(head), np.asarray(head.expression)[:, vertices], 1)
+    return to_units(np.asarray(head.template)[vertices] + resting + moved)
