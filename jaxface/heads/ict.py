@@ -135,7 +135,8 @@ def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
     index = np.arange(len(template))
     regions = {name: (index >= first) & (index < last) for name, (first, last) in RANGES.items()}
     skin = regions.pop("skin")
-    regions["mouth"] &= ~((index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1]))
+    regions["socket"] = (index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1])
+    regions["mouth"] &= ~regions["socket"]
     x, y, z = template.T
     regions["face"] &= y > template[CHIN, 1] - BELOW_CHIN_MM
     regions["lips"] = skin & paint.lip_mask(template, template[list(LANDMARKS_68)])
