@@ -12,6 +12,8 @@ from jaxface.geometry import mesh, raster
 GOLDEN_ANGLE_RAD = np.pi * (3 - 5**0.5)
 # Meshes are padded to these multiples, so that one compiled renderer serves many.
 VERTEX_STEP, TRIANGLE_STEP = 16384, 32768
+# Fewer windows than the rasteriser's own: they are compiled for each size of picture, and used a few times only.
+WINDOWS = (8, 64)
 
 
 class View(NamedTuple):
@@ -74,7 +76,9 @@ def see(
 
 @functools.partial(jax.jit, static_argnums=4)
 def _seen(pixels: jax.Array, depth: jax.Array, vertices: jax.Array, triangles: jax.Array, size: tuple[int, int]):
-    shown = raster.rasterize(pixels, depth, triangles, *size).triangle_id
+    largest = max(size)
+    tiers = tuple((window, None) for window in WINDOWS if window < largest) + ((largest, None),)
+    shown = raster.rasterize(pixels, depth, triangles, *size, tiers=tiers).triangle_id
     hit = shown >= 0
     points = raster.interpolate(vertices, pixels, depth, triangles, shown)
     normals = mesh.face_normals(vertices, triangles)[jnp.maximum(shown, 0)]
