@@ -19,18 +19,12 @@ import tensorflow_datasets as tfds
 
 from jaxface.data import head_records, nphm_scans
 from jaxface.errors import UserError
+from jaxface.heads import head_space
 
 SEED = 20230618
 SURFACE_RECORDS, PAIR_RECORDS = 24, 4
 FACE_SHARE = 0.75
 SPLITS = {"train": "train", "validation": "test", "test": "observations"}
-
-
-@dataclasses.dataclass
-class NphmConfig(tfds.core.BuilderConfig):
-    """`points` of a record."""
-
-    points: int = 8000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +46,7 @@ def make(variant: str, data_dir: str, size: int = 8000) -> tfds.core.DatasetBuil
         raise UserError(f"nphm has no variant {variant!r}; name the data set nphm alone")
     if size < 100:
         raise UserError(f"records need at least 100 points, not {size}")
-    return Nphm(data_dir=data_dir, config=NphmConfig(name="nphm", points=size))
+    return Nphm(points=size, data_dir=data_dir)
 
 
 def draw(job: Job) -> str:
@@ -86,6 +80,10 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = nphm_scans.TREE
 
+    def __init__(self, points: int = 8000, **options):
+        self._points = points
+        super().__init__(**options)
+
     def _info(self) -> tfds.core.DatasetInfo:
         observation = tfds.features.Tensor(shape=(None, 3), dtype=np.float32)
         return tfds.core.DatasetInfo(
@@ -97,7 +95,7 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
-        people, kept = nphm_scans.people(root), pathlib.Path(self.data_dir).parents[1] / "drawn"
+        people, kept = nphm_scans.people(root), pathlib.Path(self.data_dir).parent / "drawn"
         nphm_scans.face_mask(root)
         kept.mkdir(parents=True, exist_ok=True)
         jobs = {split: self._jobs(root, kept, split, people[split]) for split in people}
@@ -109,7 +107,7 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
                 mean,
                 {ours: len(people[theirs]) for ours, theirs in named.items()},
                 {ours: len(posed[theirs]) for ours, theirs in named.items()},
-                mm_per_unit=250.0,
+                mm_per_unit=head_space.MM_PER_UNIT,
             )
         )
         made = {}
@@ -118,10 +116,10 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
             made[ours] = self._generate_examples(surfaces, list(people[split]))
             if posed[split]:
                 made[f"{ours}_expressions"] = self._generate_examples(posed[split], list(people[split]))
-        return {name: made for name, made in made.items() if made is not None}
+        return made
 
     def _jobs(self, root: pathlib.Path, kept: pathlib.Path, split: str, people: dict[int, int]) -> list[Job]:
-        points, made = self.builder_config.points, []
+        points, made = self._points, []
 
         def job(subject: int, expression: int, part: str) -> Job:
             name = f"{subject:03d}_{expression:03d}_{part}_{points}.npz"
