@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlie
 import numpy as np
 import optax
 from jax import lax
@@ -31,13 +32,20 @@ FALLS = {
 START = {"lr": LEARNING_RATE, "symmetry": 5.0, "global": 0.25, "local": 0.05, "expression": 0.01, "limit": 0.1}
 SURFACE, LOOSE = 2.0, 10.0
 SCHEDULED_STEPS = 1000
+# Poses are nearly right when the fit begins.
+POSE_RATE = 0.1
 
 
 class Codes(NamedTuple):
-    """What is fitted: identity (code,) and expressions (K,code), with leading axes where people are batched."""
+    """What is fitted: identity (code,), expressions (K,code) and the scans' poses (K,6), a rotation vector and a shift.
+
+    Leading axes come where people are batched. poses None: the scans lie in the model's frame already, as the
+    reference takes for granted.
+    """
 
     identity: jax.Array
     expressions: jax.Array
+    poses: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +60,16 @@ class Fitter:
     loose: tuple[int, ...] = ()
     method: str = "broyden"
 
-    def start(self, scans: int) -> Codes:
-        """All-zero codes."""
+    def start(self, scans: int, poses: bool = False) -> Codes:
+        """All-zero codes; `poses`: with poses to be refined."""
         width = self.deformation.code if self.deformation else 0
-        return Codes(jnp.zeros(self.identity.code), jnp.zeros((scans, width)))
+        return Codes(jnp.zeros(self.identity.code), jnp.zeros((scans, width)), jnp.zeros((scans, 6)) if poses else None)
 
     def canonical(self, params: Tree, codes: Codes, rows: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(canonical points (K',P,3), bool found (K',P)) of observed points (K',P,3) with expressions `rows` (K',)."""
+        if codes.poses is not None:
+            poses = codes.poses[rows]
+            points = jnp.einsum("kij,knj->kni", jax.vmap(rotation)(poses[:, :3]), points) + poses[:, None, 3:]
         if self.deformation is None:
             return points, jnp.ones(points.shape[:2], bool)
         identity = codes.identity[None]
@@ -106,7 +117,8 @@ class Fitter:
         codes, moments = state
         grads, terms = jax.grad(self.loss, 1, has_aux=True)(params, codes, rows, points, valid, weights)
         directions, moments = ADAM.update(grads, moments)
-        codes = jax.tree.map(lambda code, step: code - weights["lr"] * step, codes, directions)
+        rates = Codes(1.0, 1.0, None if codes.poses is None else POSE_RATE)
+        codes = jax.tree.map(lambda code, step, rate: code - weights["lr"] * rate * step, codes, directions, rates)
         return (codes, moments), terms
 
     def fit(
@@ -114,7 +126,7 @@ class Fitter:
     ) -> tuple[Codes, dict]:
         """(codes, terms of the steps) of one person from scans (K,P,3), of which the first `count` (K,) points count.
 
-        Every step looks at `per_step` points of every scan, drawn with replacement.
+        Every step looks at `per_step` points of every scan, drawn with replacement; poses are refined.
         """
         scans = len(points)
         rows, valid = jnp.arange(scans), jnp.ones((scans, per_step), bool)
@@ -125,12 +137,17 @@ class Fitter:
             chosen = jnp.take_along_axis(points, index[..., None], 1)
             return self.step(params, state, rows, chosen, valid, schedule(number * SCHEDULED_STEPS / steps))
 
-        codes = self.start(scans)
+        codes = self.start(scans, poses=True)
         (codes, _), terms = lax.scan(body, (codes, ADAM.init(codes)), jnp.arange(steps))
         return codes, terms
 
 
 ADAM = optax.scale_by_adam()
+
+
+def rotation(vector: jax.Array) -> jax.Array:
+    """The matrix (3,3) of a rotation vector (3,), with derivatives at 0."""
+    return jaxlie.SO3.exp(jnp.asarray(vector)).as_matrix()
 
 
 def schedule(step: jax.Array) -> dict[str, jax.Array]:

@@ -1,8 +1,10 @@
 """Official NPHM and NPM checkpoints: decoder and codes, by the names of SimonGiebenhain/NPHM."""
 
+import dataclasses
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
@@ -16,32 +18,42 @@ CODES = "latent_codes_state_dict.weight"
 Sources = dict[str, tuple[str, Transform]]
 
 
-def position_width(tensors: Tensors) -> int | None:
+def position_width(decoder: Tensors) -> int | None:
     """Width of the anchors' MLP in a checkpoint, which the release's configurations do not tell; None without one."""
-    weight = unwrap(tensors, *DECODER).get("mlp_pos.0.weight")
+    weight = decoder.get("mlp_pos.0.weight")
     return None if weight is None else len(weight)
 
 
 def from_torch(
-    model: Ensemble | Single | Deformation, part: str, tensors: Tensors, params: Any, extra: Any
+    model: Ensemble | Single | Deformation, config: ml_collections.ConfigDict, tensors: Tensors, params: Any, extra: Any
 ) -> tuple[Any, Any]:
-    """(params, extra) of a checkpoint: `part` ("identity" or "expression") and, where it has codes, all of those.
+    """(params, extra) of a checkpoint, with all its codes where it has any; else the codes of `params` stay.
 
-    `params` gives what the checkpoint may lack: the codes of a bare state dict. UserError names every missing,
-    left-over or misshaped entry.
+    What only the checkpoint knows is set in `config.model`: `position_width` and the number of `codes`. UserError names
+    every missing, left-over or misshaped entry, and anchors of another number.
     """
     decoder = unwrap(tensors, *DECODER)
     decoder = {name: value for name, value in decoder.items() if not name.startswith("latent_codes")}
-    expected = jax.eval_shape(model.init, jax.random.key(0))
-    filled = {part: rename(decoder, sources(model), expected)}
+    if isinstance(model, Ensemble):
+        _check_anchors(model, decoder)
+        width = position_width(decoder)
+        if width:
+            model, config.model.position_width = dataclasses.replace(model, position_width=width), width
+    filled = {config.phase: rename(decoder, sources(model), jax.eval_shape(model.init, jax.random.key(0)))}
     if CODES in tensors:
         codes = np.ascontiguousarray(tensors[CODES], np.float32)
         if codes.ndim != 2 or codes.shape[1] != model.code:
-            raise UserError(
-                f"the checkpoint's codes are {codes.shape}, the configured model's have {model.code} numbers"
-            )
-        filled["codes"] = codes
+            raise UserError(f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code} numbers")
+        filled["codes"], config.model.codes = codes, len(codes)
     return {**params, **filled}, extra
+
+
+def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
+    last = decoder.get("mlp_pos.4.bias")
+    if last is not None and len(last) != len(model.mean_anchors):
+        raise UserError(
+            f"there are {model.anchor_count} mean anchors, but the checkpoint has {len(last) // 3}: give its --anchors"
+        )
 
 
 def sources(model: Ensemble | Single | Deformation) -> Sources:

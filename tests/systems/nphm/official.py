@@ -4,6 +4,7 @@ import functools
 import json
 
 import jax
+import ml_collections
 import numpy as np
 
 from jaxface.systems.nphm import torch_weights
@@ -40,7 +41,8 @@ def model(name: str):
 def converted(name: str):
     """(model, its parameters)."""
     part = "identity" if name.endswith("id") else "expression"
-    made = torch_weights.from_torch(model(name), part, checkpoint(name), {}, {})[0][part]
+    config = ml_collections.ConfigDict({"phase": part, "model": {"position_width": 64, "codes": 0}})
+    made = torch_weights.from_torch(model(name), config, checkpoint(name), {}, {})[0][part]
     return model(name), jax.tree.map(np.asarray, made)
 
 
