@@ -100,7 +100,7 @@ def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
     config.model.width, config.model.narrow_skip, config.model.local_code = 48, False, 16
     config.model.position_width = 128
     config.loss.code, config.loss.symmetry = 1e-3, 1e-3
-    config.optim.update(lr=2e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
+    config.optim.update(lr=1.5e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.steps, config.validation.lr = 60, 0.02
     config.fit.points, config.fit.resolution, config.fit.steps = 2000, 128, 500
     config.steps, config.batch_size, config.eval_every, config.save_every = 3200, 16, 3200, 400

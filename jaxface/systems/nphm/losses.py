@@ -119,7 +119,7 @@ def identity_loss(
 def expression_terms(
     model: Deformation, params: Tree, condition: jax.Array, codes: jax.Array, batch: Batch, noise: jax.Array = 0.0
 ) -> dict:
-    """The terms of phase 2, unweighted: condition (B,…), codes (B,code), neutral and posed (B,N,3), cube (B,M,3), M <= N.
+    """The terms of phase 2, unweighted: condition (B,…), codes (B,code), neutral and posed (B,N,3), cube (B,M,3).
 
     noise (B,N,compressed) goes to the condition at the correspondences, and its first points to the cube's.
     """
