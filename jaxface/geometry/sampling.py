@@ -1,5 +1,6 @@
 """Random points of a mesh's surface, on the host: W vertices, T triangles (T,3) counter-clockwise from outside."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,13 @@ class SurfacePoints(NamedTuple):
     def on(self, values: np.ndarray, triangles: np.ndarray) -> np.ndarray:
         """Vertex values (W,C) at the points: (N,C)."""
         return np.einsum("nk,nkc->nc", self.weights, values[triangles[self.triangle]]).astype(np.float32)
+
+
+class Pairs(NamedTuple):
+    """Corresponding points `neutral` and `posed` (N,3) float32."""
+
+    neutral: np.ndarray
+    posed: np.ndarray
 
 
 def area_vectors(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -47,3 +55,30 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     around = triangles.ravel()
     summed = [np.bincount(around, np.repeat(vectors[:, axis], 3), len(vertices)) for axis in range(3)]
     return unit(np.stack(summed, axis=1)).astype(np.float32)
+
+
+def pairs(
+    neutral: np.ndarray,
+    posed: np.ndarray,
+    parts: list[tuple[np.ndarray, int]],
+    spreads: tuple[float, ...],
+    rng: np.random.Generator,
+) -> Pairs:
+    """Corresponding points near two poses (W,3) of one mesh, in random order.
+
+    `parts` are triangles (T,3) and how many pairs lie on them. Half are drawn on either pose, moved along the flat
+    normal by a normal offset of one of the `spreads`, and carried over by barycentrics and the same offset.
+    """
+    made = []
+    for triangles, count in parts:
+        for drawn_on, spread in itertools.product((neutral, posed), spreads):
+            points = sample(drawn_on, triangles, -(-count // (2 * len(spreads))), rng)
+            offset = (spread * rng.standard_normal((len(points.triangle), 1))).astype(np.float32)
+            corners = triangles[points.triangle]
+            moved = [
+                points.on(pose, triangles) + offset * unit(area_vectors(pose, corners)) for pose in (neutral, posed)
+            ]
+            made.append(np.stack(moved))
+    whole = np.concatenate(made, axis=1)
+    chosen = rng.permutation(whole.shape[1])[: sum(count for _, count in parts)]
+    return Pairs(*whole[:, chosen].astype(np.float32))

@@ -85,20 +85,9 @@ def pair_record(
     closed: ClosedHead, neutral: np.ndarray, posed: np.ndarray, count: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """`count` corresponding points near two scans (W,3) of a person, half of them drawn on either scan's surface."""
-    on_face = round(FACE_PAIRS * count)
-    parts = []
-    drawn_from = ((closed.triangles[closed.face], on_face), (closed.triangles[~closed.face], count - on_face))
-    for scan, (triangles, wanted), spread in itertools.product((neutral, posed), drawn_from, OFFSETS):
-        points = sampling.sample(scan, triangles, -(-wanted // (2 * len(OFFSETS))), rng)
-        offset = (spread * rng.standard_normal((len(points.triangle), 1))).astype(np.float32)
-        pair = []
-        for vertices in (neutral, posed):
-            normal = sampling.unit(sampling.area_vectors(vertices, triangles[points.triangle]))
-            pair.append(points.on(vertices, triangles) + offset * normal)
-        parts.append(np.stack(pair))
-    pairs = np.concatenate(parts, axis=1)
-    pairs = pairs[:, rng.permutation(pairs.shape[1])[:count]].astype(np.float32)
-    return {"neutral": pairs[0], "posed": pairs[1]}
+    on_face, triangles = round(FACE_PAIRS * count), closed.triangles
+    parts = [(triangles[closed.face], on_face), (triangles[~closed.face], count - on_face)]
+    return sampling.pairs(neutral, posed, parts, OFFSETS, rng)._asdict()
 
 
 class HeadSdf(tfds.core.GeneratorBasedBuilder):
