@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
 
 def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
-    """Everything a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
+    """All that a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
     from jaxface.systems.nphm import picture
 
     codes = {}
