@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm 
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
 OVERLAYS = ("_overlay.png", "_overlay.mp4")
 RECORDS = (".json", ".jsonl")
+# What an earlier run left beside the pictures it read: <stem>, the number of a further face, what it shows.
+RESULT = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
+NOT_TOLD = ("files", "layer")
 DECIMALS = 3
 NAMED = 5
 
@@ -89,8 +93,9 @@ def infer_files(
     source: a file or a folder, whose files are taken in order of name, subfolders not. Two inputs of one stem keep
     their full names; an input is never overwritten. Clips are followed by `video.track`, smoothed where `smooth` says
     so. A face has box, extent (hairline to chin and side to side by its own landmarks), layout, points, sigma, what
-    else the system adds, and in clips track, its number. `options` go to `predictor`; an option that it refuses ends
-    the run before the first file, as a UserError. Any other failure costs its file and is told to `on_failure`.
+    else the system adds, and in clips track, its number. Its `files` {ending: bytes} become <stem><ending>, those of a
+    second face <stem>_2<ending>, of pictures only. `options` go to `predictor`; an option that it refuses ends the run
+    before the first file, as a UserError. Any other failure costs its file and is told to `on_failure`.
     """
     source, output = Path(source), Path(output)
     files, ignored = _inputs(source, output)
@@ -110,7 +115,7 @@ def infer_files(
             if path.suffix.lower() in VIDEOS:
                 done = _clip(predict, path, target, boxes.get(path.name), smooth)
             else:
-                done = _picture(predict, path, target, boxes.get(path.name))
+                done = _picture(predict, path, target, boxes.get(path.name), protected)
             summary.counts.update(done)
         except (UserError, OSError) as error:
             summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
@@ -134,9 +139,11 @@ def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a run before this one wrote it: an overlay and its record lie side by side."""
-    names = [path.name.removesuffix(ending) for ending in OVERLAYS if path.name.endswith(ending)]
-    return any(path.with_name(name + record).is_file() for name in names for record in RECORDS)
+    """Whether a run before this one wrote it: a record lies beside it."""
+    if not (match := RESULT.fullmatch(path.name)):
+        return False
+    stems = (match["stem"], match["stem"] + (match["face"] or ""))
+    return any(path.with_name(stem + record).is_file() for stem in stems for record in RECORDS)
 
 
 def _outputs(target: Path) -> set[Path]:
@@ -159,12 +166,18 @@ def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[
         names.update((path, path.name) for path in taken)
 
 
-def _picture(predict: Predict, path: Path, target: Path, box: np.ndarray | None) -> Counter:
+def _picture(predict: Predict, path: Path, target: Path, box: np.ndarray | None, protected: set[Path]) -> Counter:
     loaded = photo.load(path)
     faces = predict(loaded, boxes=box)
     _, png = cv2.imencode(".png", overlay.draw_overlay(loaded.pixels, faces, loaded.step)[..., ::-1])
     _write(_ending(target, OVERLAYS[0]), png.tobytes())
-    record = {"image": path.name, "width": loaded.width, "height": loaded.height, "faces": plain(faces)}
+    for number, face in enumerate(faces, start=1):
+        for ending, data in face.get("files", {}).items():
+            own = _ending(target, f"_{number}{ending}" if number > 1 else ending)
+            if own.resolve() in protected:
+                raise UserError(f"{own.name} would overwrite an input; choose another --output")
+            _write(own, data)
+    record = {"image": path.name, "width": loaded.width, "height": loaded.height, "faces": _told(faces)}
     _write(_ending(target, RECORDS[0]), _line(record))
     return Counter(picture=1, face=len(faces))
 
@@ -183,12 +196,17 @@ def _clip(predict: Predict, path: Path, target: Path, box: np.ndarray | None, sm
                 writer.write(overlay.draw_overlay(frame, faces))
                 when = {"frame": index, "time": round(index / clip.rate, DECIMALS)}
                 size = {"width": clip.width, "height": clip.height}
-                lines.append(_line({"image": path.name, **when, **size, "faces": plain(faces)}))
+                lines.append(_line({"image": path.name, **when, **size, "faces": _told(faces)}))
         partial.replace(_ending(target, OVERLAYS[1]))
     finally:
         partial.unlink(missing_ok=True)
     _write(_ending(target, RECORDS[1]), b"".join(lines))
     return Counter(video=1, frame=len(lines))
+
+
+def _told(faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What of the faces goes into the record: all but what is drawn or has files of its own."""
+    return plain([{name: value for name, value in face.items() if name not in NOT_TOLD} for face in faces])
 
 
 def _line(record: dict[str, Any]) -> bytes:

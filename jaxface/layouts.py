@@ -1,6 +1,7 @@
 """Landmark layouts: how many points, which is which after mirroring, where the eyes are, and conversions.
 
-Sources: iBUG 300-W (68), WFLW (98); flip maps and the 98 -> 68 rule as in the PIPNet repository.
+Sources: iBUG 300-W (68), WFLW (98), COFW (29), AFLW (19), LaPa (106); flip maps, eye corners and the 98 -> 68 rule as
+in the PIPNet repository.
 """
 
 import dataclasses
@@ -12,13 +13,13 @@ import numpy as np
 class Layout:
     """A layout of K points. `flip` (K,) int: point i of a mirrored picture was point flip[i].
 
-    `eye_corners`: outer corners, image left and right. `five`: the points whose means are image-left eye, image-right
-    eye, nose tip, image-left and image-right mouth corner.
+    `eye_corners`: outer corners, image left and right; None for AFLW, whose errors are given in box sizes. `five`: the
+    points whose means are image-left eye, image-right eye, nose tip, image-left and image-right mouth corner.
     """
 
     name: str
     flip: np.ndarray
-    eye_corners: tuple[int, int]
+    eye_corners: tuple[int, int] | None
     five: tuple[tuple[int, ...], ...]
 
     @property
@@ -70,7 +71,40 @@ LAYOUT_98 = Layout(
     (tuple(range(60, 68)), tuple(range(68, 76)), (54,), (76,), (82,)),
 )
 
-LAYOUTS = {layout.name: layout for layout in (LAYOUT_68, LAYOUT_98)}
+LAYOUT_29 = Layout(
+    "29",
+    _flip(
+        29,
+        [],
+        [(0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)],
+    ),
+    (8, 9),
+    ((16,), (17,), (20,), (22,), (23,)),
+)
+
+LAYOUT_19 = Layout(
+    "19",
+    _flip(19, [(0, 5), (6, 11), (12, 14), (15, 17)], []),
+    None,
+    ((7,), (10,), (13,), (15,), (17,)),
+)
+
+LAYOUT_106 = Layout(
+    "106",
+    _flip(
+        106,
+        [(0, 32), (55, 65), (84, 90), (91, 95), (96, 100), (101, 103)],
+        _pairs(range(33, 38), range(46, 41, -1))
+        + _pairs(range(38, 42), range(50, 46, -1))
+        + _pairs(range(66, 71), range(79, 74, -1))
+        + _pairs(range(71, 74), range(82, 79, -1))
+        + [(74, 83), (104, 105)],
+    ),
+    (66, 79),
+    ((104,), (105,), (54,), (84,), (90,)),
+)
+
+LAYOUTS = {layout.name: layout for layout in (LAYOUT_68, LAYOUT_98, LAYOUT_29, LAYOUT_19, LAYOUT_106)}
 
 
 def wflw_to_ibug(points: np.ndarray) -> np.ndarray:

@@ -24,13 +24,27 @@ def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]], step: int 
     """A copy of (h,w,3) uint8 RGB with boxes, points (green: sure, red: unsure), their contours and sigmas (circles).
 
     `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of the full picture, of which each pixel
-    here covers `step` x `step`.
+    here covers `step` x `step`. A face may have a `layer`, drawn first: an RGBA picture (h',w',4) uint8 and the pixel
+    (x, y) of `pixels` on which its upper left one falls; it may reach beyond the edges.
     """
     canvas = np.ascontiguousarray(pixels).copy()
+    for face in faces:
+        if "layer" in face:
+            _lay(canvas, *face["layer"])
     for face in faces:
         box, points = ((np.asarray(face[key]) + 0.5) / step - 0.5 for key in ("box", "points"))
         _draw_face(canvas, box, points, np.asarray(face["sigma"]) / step, face["layout"])
     return canvas
+
+
+def _lay(canvas: np.ndarray, layer: np.ndarray, corner: tuple[int, int]) -> None:
+    """Blends an RGBA picture into the canvas."""
+    x, y = corner
+    height, width = canvas.shape[:2]
+    part = layer[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
+    below = canvas[max(0, y) : max(0, y + len(layer)), max(0, x) : max(0, x + layer.shape[1])]
+    alpha = part[..., 3:].astype(np.float32) / 255
+    below[:] = (below + alpha * (part[..., :3].astype(np.float32) - below) + 0.5).astype(np.uint8)
 
 
 def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:

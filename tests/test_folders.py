@@ -71,6 +71,29 @@ def test_an_input_is_never_overwritten_and_a_second_run_says_the_same(source):
     assert first.counts == second.counts and there == names(source) and not first.failed
 
 
+def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
+    red = np.full((10, 10, 4), [255, 0, 0, 255], np.uint8)
+
+    def with_files(picture, boxes=None):
+        faces = predict(picture, np.array([[0, 0, 30, 35], [0, 0, 25, 30]]))
+        return [{**face, "files": {".obj": b"v", "_depth.png": b"p"}, "layer": (red, (-5, 30))} for face in faces]
+
+    def run(output):
+        return folders.infer_files(with_files, source, output, None, False, {}, print)
+
+    assert not run(tmp_path / "out").failed
+    written = {name + end for name in ("a", "a_2") for end in (".obj", "_depth.png")}
+    assert written < names(tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a_overlay.png"))
+    assert (drawn[38, 2] == [255, 0, 0]).all() and not (drawn[38, 6] == [255, 0, 0]).all()
+    told = json.loads((tmp_path / "out" / "a.json").read_text())["faces"][1]
+    assert told.keys() == {"box", "extent", "layout", "points", "sigma"}
+    assert run(source).counts == run(source).counts  # what the first run left beside its inputs is no input
+    Image.new("RGB", (60, 40)).save(source / "c_depth.png")
+    (source / "c.bmp").unlink()
+    assert "overwrite an input" in run(source).failed["c.png"]
+
+
 def test_names_that_cannot_be_made_free_fail(tmp_path):
     for name in ("a.png", "a.jpg", "a.png_overlay.png"):
         Image.new("RGB", (6, 4)).save(tmp_path / name)

@@ -29,3 +29,14 @@ def test_a_picture_kept_at_half_size_is_drawn_on_in_half_the_pixels():
 def test_every_size_and_far_away_points_can_be_drawn(layout, count, shape):
     points = np.linspace(-1e12, 1e12, 2 * count).reshape(count, 2)
     assert overlay.draw_overlay(np.zeros(shape, np.uint8), [face(points, 1e9, layout)]).shape == shape
+
+
+@pytest.mark.parametrize("corner", [(-3, -3), (38, 48), (100, 0), (0, -100)])
+def test_a_layer_may_reach_beyond_the_edges(corner):
+    layer = np.full((6, 6, 4), [200, 0, 0, 255], np.uint8)
+    drawn = overlay.draw_overlay(
+        np.zeros((50, 40, 3), np.uint8), [{**face(np.zeros((0, 2)), 0.1, "custom"), "layer": (layer, corner)}]
+    )
+    y, x = np.nonzero(drawn[..., 0] == 200)
+    inside = [(a, b) for a in range(corner[1], corner[1] + 6) for b in range(corner[0], corner[0] + 6)]
+    assert set(zip(y, x, strict=True)) == {(a, b) for a, b in inside if 0 <= a < 50 and 0 <= b < 40}

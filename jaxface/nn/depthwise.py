@@ -11,27 +11,39 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+INIT = nn.initializers.normal(0.02)
+
 
 def _pad(image: jax.Array, size: int) -> jax.Array:
     margin = size // 2
     return jnp.pad(image, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
-def _taps(image: jax.Array, kernel: jax.Array) -> jax.Array:
+def _taps(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     height, width = image.shape[1:3]
     size = kernel.shape[0]
     padded = _pad(image, size)
     # Small maps are quicker when the padding is written to memory first; large ones when it is fused into the taps.
     if height * width <= 14 * 14:
         padded = lax.optimization_barrier(padded)
-    shifted = (padded[:, y : y + height, x : x + width] * kernel[y, x, 0] for y in range(size) for x in range(size))
+    shifted = (
+        padded[:, y : y + height : stride, x : x + width : stride] * kernel[y, x, 0]
+        for y in range(size)
+        for x in range(size)
+    )
     return functools.reduce(jnp.add, shifted)
 
 
-def _grouped(image: jax.Array, kernel: jax.Array) -> jax.Array:
+def _grouped(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     dimensions = ("NHWC", "HWIO", "NHWC")
+    margin = kernel.shape[0] // 2
     return lax.conv_general_dilated(
-        image, kernel, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=image.shape[-1]
+        image,
+        kernel,
+        (stride, stride),
+        ((margin, margin),) * 2,
+        dimension_numbers=dimensions,
+        feature_group_count=image.shape[-1],
     )
 
 
@@ -56,22 +68,25 @@ def _kernel_gradient_grouped(image: jax.Array, cotangent: jax.Array, size: int) 
     return jax.linear_transpose(functools.partial(_grouped, image), like)(cotangent)[0]
 
 
-@jax.custom_vjp
-def depthwise(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Each channel of image (B,H,W,C) convolved with its own kernel (K,K,1,C), K odd, zeros around: (B,H,W,C).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Each channel of image (B,H,W,C) convolved with its own kernel (K,K,1,C), K odd, zeros around: (B,h,w,C).
 
-    The form is chosen for the platform at lowering. Differentiable once in both arguments (reverse mode).
+    h and w are H and W over `stride`, rounded up: outputs are centred on pixels 0, stride, … as in PyTorch. The form is
+    chosen for the platform at lowering. Differentiable once in both arrays (reverse mode).
     """
-    return lax.platform_dependent(image, kernel, cpu=_taps, default=_grouped)
+    taps, grouped = (functools.partial(form, stride=stride) for form in (_taps, _grouped))
+    return lax.platform_dependent(image, kernel, cpu=taps, default=grouped)
 
 
-def _forward(image, kernel):
-    return depthwise(image, kernel), (image, kernel)
+def _forward(image, kernel, stride):
+    return depthwise(image, kernel, stride), (image, kernel)
 
 
-def _backward(residuals, cotangent):
+def _backward(stride, residuals, cotangent):
     image, kernel = residuals
     size = kernel.shape[0]
+    cotangent = _spread(cotangent, image.shape, stride)
     kernel_gradient = lax.platform_dependent(
         image,
         cotangent,
@@ -79,6 +94,15 @@ def _backward(residuals, cotangent):
         default=functools.partial(_kernel_gradient_grouped, size=size),
     )
     return depthwise(cotangent, kernel[::-1, ::-1]), kernel_gradient
+
+
+def _spread(cotangent: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
+    """The cotangent of all outputs at stride 1, of which a stride keeps some."""
+    if stride == 1:
+        return cotangent
+    rest = [full - 1 - stride * (kept - 1) for full, kept in zip(shape[1:3], cotangent.shape[1:3], strict=True)]
+    inside = [(0, after, stride - 1) for after in rest]
+    return lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *inside, (0, 0, 0)])
 
 
 depthwise.defvjp(_forward, _backward)
@@ -93,6 +117,6 @@ class Depthwise(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         channels = image.shape[-1]
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (self.size, self.size, 1, channels))
+        kernel = self.param("kernel", INIT, (self.size, self.size, 1, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         return depthwise(image.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

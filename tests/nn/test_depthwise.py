@@ -29,6 +29,22 @@ def test_values_and_gradients_are_those_of_the_grouped_convolution(shape, size):
         np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=2e-4)
 
 
+@pytest.mark.parametrize("shape", [(2, 9, 8, 3), (1, 16, 21, 4), (2, 1, 2, 3)])
+@pytest.mark.parametrize("size", [3, 5])
+def test_strided_outputs_are_every_other_one(shape, size):
+    image, kernel, cotangent = sample(shape, size)
+    cotangent = cotangent[:, ::2, ::2]
+    (actual, fast_gradients), (expected, gradients) = (
+        jax.jit(lambda *args, form=form: (form(*args, 2), jax.vjp(lambda *both: form(*both, 2), *args)[1](cotangent)))(
+            image, kernel
+        )
+        for form in (depthwise.depthwise, depthwise._grouped)
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
+    for fast, slow in zip(fast_gradients, gradients, strict=True):
+        np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=2e-4)
+
+
 def test_kernel_gradient_of_other_platforms():
     image, kernel, cotangent = sample((2, 9, 8, 3), 7)
     expected = jax.vjp(depthwise._grouped, image, kernel)[1](cotangent)[1]

@@ -1,0 +1,146 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018) and MobileNetV3-Large (Howard et al., ICCV 2019), NHWC.
+
+V2 as in torchvision. V3 as in the PIPNet repository (after d-li14/mobilenetv3.pytorch), which differs from
+torchvision's: the squeeze comes before the second activation and is made of linear layers, widths 200 and 184.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.depthwise import INIT as DEPTHWISE_INIT
+from jaxface.nn.depthwise import depthwise
+
+INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Bottleneck(NamedTuple):
+    """An inverted residual: expanded to `hidden`, depthwise with `size` and `stride`, to `out` channels."""
+
+    size: int
+    hidden: int
+    out: int
+    stride: int
+    squeeze: bool = False
+    activation: Callable[[jax.Array], jax.Array] = nn.relu6
+
+
+def _v2() -> tuple[Bottleneck, ...]:
+    """The paper's table 2: expansion, channels, repetitions and stride of each row."""
+    rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    blocks, width = [], 32
+    for expansion, out, count, stride in rows:
+        for index in range(count):
+            blocks.append(Bottleneck(3, expansion * width, out, 1 if index else stride))
+            width = out
+    return tuple(blocks)
+
+
+def _v3_large() -> tuple[Bottleneck, ...]:
+    relu, swish = nn.relu, nn.hard_swish
+    return (
+        Bottleneck(3, 16, 16, 1, False, relu),
+        Bottleneck(3, 64, 24, 2, False, relu),
+        Bottleneck(3, 72, 24, 1, False, relu),
+        Bottleneck(5, 72, 40, 2, True, relu),
+        Bottleneck(5, 120, 40, 1, True, relu),
+        Bottleneck(5, 120, 40, 1, True, relu),
+        Bottleneck(3, 240, 80, 2, False, swish),
+        Bottleneck(3, 200, 80, 1, False, swish),
+        Bottleneck(3, 184, 80, 1, False, swish),
+        Bottleneck(3, 184, 80, 1, False, swish),
+        Bottleneck(3, 480, 112, 1, True, swish),
+        Bottleneck(3, 672, 112, 1, True, swish),
+        Bottleneck(5, 672, 160, 2, True, swish),
+        Bottleneck(5, 960, 160, 1, True, swish),
+        Bottleneck(5, 960, 160, 1, True, swish),
+    )
+
+
+class Variant(NamedTuple):
+    """A whole network: the stem's channels, the blocks, the last layer's channels, the activation of both ends."""
+
+    stem: int
+    blocks: tuple[Bottleneck, ...]
+    last: int
+    activation: Callable[[jax.Array], jax.Array]
+
+
+SIZES = {
+    "mobilenet_v2": Variant(32, _v2(), 1280, nn.relu6),
+    "mobilenet_v3": Variant(16, _v3_large(), 960, nn.hard_swish),
+}
+
+
+def eighths(channels: float) -> int:
+    """The multiple of 8 nearest to `channels` that is no more than a tenth below it, at least 8."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+class Squeeze(nn.Module):
+    """Squeeze and excitation of (B,H,W,C) with a quarter of the channels inside and a hard sigmoid."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        pooled = x.mean((1, 2))
+        inner = nn.relu(nn.Dense(eighths(channels // 4), name="reduce")(pooled))
+        gate = nn.hard_sigmoid(nn.Dense(channels, name="expand")(inner))
+        return x * gate[:, None, None].astype(x.dtype)
+
+
+class Block(nn.Module):
+    """`Bottleneck` as a layer: expand (left out where `hidden` is the input's width), depthwise, squeeze, project."""
+
+    spec: Bottleneck
+    axis_name: str | None
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        size, hidden, out, stride, squeeze, activation = self.spec
+
+        def norm(name: str, y: jax.Array) -> jax.Array:
+            return BatchNorm(self.axis_name, name=name)(y, train)
+
+        y = x
+        if hidden != x.shape[-1]:
+            y = activation(norm("expand_norm", pointwise(y, hidden, self.dtype, "expand")))
+        kernel = self.param("depthwise", DEPTHWISE_INIT, (size, size, 1, hidden)).astype(self.dtype)
+        y = norm("depthwise_norm", depthwise(y, kernel, stride))
+        y = activation(Squeeze(name="squeeze")(y) if squeeze else y)
+        y = norm("project_norm", pointwise(y, out, self.dtype, "project"))
+        return x + y if stride == 1 and x.shape == y.shape else y
+
+
+def pointwise(x: jax.Array, width: int, dtype: jnp.dtype, name: str) -> jax.Array:
+    """A 1x1 convolution without bias as a layer of the calling module; kernel (C,width)."""
+    return nn.Dense(width, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
+
+
+class MobileNet(nn.Module):
+    """The backbone without a classifier: image (B,H,W,3), normalised, to the last map (B,H/32,W/32,`variant.last`).
+
+    Batch statistics are synchronised over `axis_name` where it is given. `dtype` is that of the convolutions;
+    parameters are float32.
+    """
+
+    variant: Variant
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        stem, blocks, last, activation = self.variant
+        margin = ((1, 1), (1, 1))
+        x = nn.Conv(stem, (3, 3), 2, margin, use_bias=False, kernel_init=INIT, dtype=self.dtype, name="stem")(image)
+        x = activation(BatchNorm(self.axis_name, name="stem_norm")(x, train))
+        for number, spec in enumerate(blocks, start=1):
+            x = Block(spec, self.axis_name, self.dtype, name=f"block{number}")(x, train)
+        x = pointwise(x, last, self.dtype, "last")
+        return activation(BatchNorm(self.axis_name, name="last_norm")(x, train))

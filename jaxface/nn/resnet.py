@@ -1,0 +1,86 @@
+"""ResNet v1.5 (He et al., CVPR 2016; stride in the bottleneck's 3x3), NHWC, as torchvision's `resnet.py` has it."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxface.nn.batch_norm import BatchNorm
+
+# Blocks per stage, and whether they are bottlenecks.
+SIZES = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+}
+EXPANSION = 4
+# torchvision's initialisation: Kaiming's for ReLU, by fan-out.
+INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def convolution(x: jax.Array, width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> jax.Array:
+    """A convolution (size,size,C,width) without bias as a layer of the calling module, padded as in PyTorch."""
+    margin = ((size // 2, size // 2),) * 2
+    return nn.Conv(width, (size, size), stride, margin, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 with four times `width` outputs; residual, ReLU."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    axis_name: str | None
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        out = self.width * (EXPANSION if self.bottleneck else 1)
+        sizes = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
+        if not self.bottleneck:
+            sizes = [(out, 3, self.stride), (out, 3, 1)]
+        y = x
+        for number, size in enumerate(sizes, start=1):
+            y = self._conv_norm(y, f"{number}", *size, train)
+            if number < len(sizes):
+                y = nn.relu(y)
+        if self.stride != 1 or x.shape[-1] != out:
+            x = self._conv_norm(x, "_shortcut", out, 1, self.stride, train)
+        return nn.relu(x + y)
+
+    def _conv_norm(self, x: jax.Array, number: str, width: int, size: int, stride: int, train: bool) -> jax.Array:
+        return BatchNorm(self.axis_name, name=f"bn{number}")(
+            convolution(x, width, size, stride, self.dtype, f"conv{number}"), train
+        )
+
+
+class ResNet(nn.Module):
+    """The backbone without a classifier: image (B,H,W,3), normalised, to the map (B,h,w,C) of each stage.
+
+    Stage s has stride 4 * 2**s and C = width * 2**s channels, four times that with bottlenecks; the classifier's input
+    is the mean of the last map. `depths`, `bottleneck`: as in `SIZES`. Batch statistics are synchronised over
+    `axis_name` where it is given. `dtype` is that of the convolutions; parameters are float32.
+    """
+
+    depths: Sequence[int]
+    bottleneck: bool = False
+    width: int = 64
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> list[jax.Array]:
+        x = convolution(image, self.width, 7, 2, self.dtype, "conv1")
+        x = nn.relu(BatchNorm(self.axis_name, name="bn1")(x, train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        maps = []
+        for stage, depth in enumerate(self.depths):
+            for index in range(depth):
+                stride = 2 if stage and index == 0 else 1
+                name = f"layer{stage + 1}_{index}"
+                width = self.width * 2**stage
+                x = Block(width, stride, self.bottleneck, self.axis_name, self.dtype, name=name)(x, train)
+            maps.append(x)
+        return maps
