@@ -19,7 +19,7 @@ from jaxface.heads.morphable import MorphableHead
 MM_PER_DM = 100.0
 # What one unit of an expression coefficient means on a head whose weights run from 0 to 1: their usual spread.
 EXPRESSION_DEVIATION = 0.25
-CROPS = ("tf", "pytorch", "visible")
+CROPS = ("tf", "pytorch")
 NOT_SKIN = ("lips", "mouth", "eyeball_L", "eyeball_R", "brows_L", "brows_R", "nostrils", "scalp", "ears", "neck")
 SEEN_INSIDE = ("face", "lips", "mouth", "eyeball_L", "eyeball_R", "lids", "socket", "nostrils")
 
@@ -33,8 +33,8 @@ class FaceModel:
     mean (V,3), its mean vertex at 0; identity (I,V,3), expression (E,V,3); albedo_mean (V,3) RGB, 1 = white, albedo
     (A,V,3); modes are per unit of a coefficient. triangles (T,3); around (V,valence): `mesh.incidence`; landmarks: 68
     points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even.
-    The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) covers, or,
-    where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
+    The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) alone covers,
+    or, where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
     """
 
     mean: Array
@@ -47,13 +47,14 @@ class FaceModel:
     landmarks: tuple[Array, Array]
     skin: Array
     crop_triangles: Array | None
-    crop: Array
+    crop: Array | None
 
 
 def load_face_model(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
     """The model of `config.head` with `sizes` = (I, E, A) modes; kept, as it is asked for again.
 
-    `crop`: "tf" or "pytorch" for a Basel front face, "visible" for any. UserError: no such head or crop, too few modes.
+    `crop`: "tf", the face, or "pytorch", Basel front faces only: see `from_front`. UserError: no such head or crop, too
+    few modes.
     """
     return _load(name, str(path), tuple(sizes), crop)
 
@@ -63,8 +64,8 @@ def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceM
     if crop not in CROPS:
         raise UserError(f"config.head.crop is {crop!r}; use one of {', '.join(CROPS)}")
     front = name == "bfm" and path and not path.endswith(".h5")
-    if crop != "visible" and not front:
-        raise UserError(f"config.head.crop {crop!r} needs a Basel front face (head bfm, .mat); use 'visible'")
+    if crop == "pytorch" and not front:
+        raise UserError("config.head.crop 'pytorch' is for Basel front faces (head bfm, .mat) only; use 'tf'")
     face = from_front(read_front(path), crop) if front else from_head(sources.load_head(name, path))
     for field, count in zip(("identity", "expression", "albedo"), sizes, strict=True):
         modes = getattr(face, field)
@@ -80,11 +81,6 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
     crop "tf": the crop's triangles, as Microsoft's TensorFlow code draws them. "pytorch": the PyTorch code takes their
     indices for those of the whole face, which scrambles the region; the released weights were trained so.
     """
-    if crop == "visible":
-        crop_triangles, corners = None, np.isin(front.triangles, front.front)
-    else:
-        crop_triangles = front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles
-        corners = np.zeros_like(front.triangles, bool)
     return FaceModel(
         mean=front.mean - np.mean(front.mean, axis=0, keepdims=True),
         identity=front.identity,
@@ -95,8 +91,8 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
         around=mesh.incidence(front.triangles, len(front.mean)),
         landmarks=(np.repeat(front.keypoints[:, None], 3, 1), np.tile(np.float32([1, 0, 0]), (68, 1))),
         skin=front.skin.astype(np.float32),
-        crop_triangles=crop_triangles,
-        crop=corners.all(axis=1),
+        crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
+        crop=None,
     )
 
 
