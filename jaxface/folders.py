@@ -17,7 +17,6 @@ import numpy as np
 from jaxface import overlay, photo, video
 from jaxface.errors import UserError
 
-PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm .avif".split())
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
 OVERLAYS = ("_overlay.png", "_overlay.mp4")
 RECORDS = (".json", ".jsonl")
@@ -132,7 +131,7 @@ def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     there = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     if source.resolve() == output.resolve():
         there = [path for path in there if not _is_result(path)]
-    files = [path for path in there if path.is_file() and path.suffix.lower() in PICTURES | VIDEOS]
+    files = [path for path in there if path.is_file() and path.suffix.lower() in photo.PICTURES | VIDEOS]
     if not files:
         raise UserError(f"there is no picture and no video in {source}")
     return files, [path.name for path in there if path not in files]

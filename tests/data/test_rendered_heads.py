@@ -93,4 +93,4 @@ def test_wrong_requests_are_one_line(tmp_path, dataset, options, message):
 
 
 def test_names_are_the_builders():
-    assert names() == ["rendered_heads"]
+    assert names() == ["face_folder", "rendered_heads", "rendered_sets"]
