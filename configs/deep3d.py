@@ -37,7 +37,6 @@ def _base() -> dict:
             "datasets": ("rendered_heads/procedural",),
             "evaluate": ("rendered_heads/procedural",),
             "build_examples": 0,
-            "set_size": 0,
         },
         "loss": {
             "attention": "none",
@@ -101,7 +100,6 @@ def _reference(config: ml_collections.ConfigDict) -> None:
 
 def _sets(config: ml_collections.ConfigDict) -> None:
     config.model.confidence = True
-    config.data.set_size = 5
     config.data.datasets = config.data.evaluate = ("rendered_sets/procedural",)
     config.batch_size, config.steps, config.optim.warmup = 4, 1000, 50
     config.save_every, config.eval_every = 250, 500

@@ -16,34 +16,36 @@ def build(config: ml_collections.ConfigDict) -> System:
     Coefficient counts that are 0 are filled in: as many as the configured head has.
     """
     face_model.complete(config)
-    net = model.model_from_config(config.model)
-    face = functools.partial(face_model.configured, config)
-    size = config.model.image_size
+    training.check(config)
+    net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
+    combine = functools.partial(model.combine, net) if sets else None
+    regress = functools.partial(model.regress, net)
+    load_face = functools.partial(face_model.from_config, config)
+    network = predict.network(regress, load_face, net.sizes, size, combine)
 
     def train_data(step: int) -> Iterator[Batch]:
         from jaxface.systems.deep3d import data
 
         return data.train_stream(config, step)
 
-    def eval_data(name: str) -> Iterator[Batch]:
-        from jaxface.systems.deep3d import data
+    def evaluator(name: str) -> Evaluator:
+        def examples() -> Iterator[Batch]:
+            from jaxface.systems.deep3d import data
 
-        return data.eval_stream(config, name)
+            return data.eval_stream(config, name)
+
+        score = metrics.score(net, name.partition("/")[2] == config.head.name, sets)
+        return Evaluator(examples, score, metrics.summarise, config.eval_every)
 
     return System(
-        init=functools.partial(model.init, net, size),
+        init=functools.partial(model.init, net, size, sets),
+        adopt=functools.partial(model.adopt, net, size, sets),
         frozen=functools.partial(training.frozen, config),
-        prepare=functools.partial(training.prepare, config),
         loss=functools.partial(training.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
-        evaluators={
-            name: Evaluator(
-                functools.partial(eval_data, name), metrics.score(net, name), metrics.summarise, config.eval_every
-            )
-            for name in config.data.evaluate
-        },
-        predict=predict.bind(net, face, size),
-        raw=functools.partial(model.raw, net, face),
+        evaluators={name: evaluator(name) for name in config.data.evaluate},
+        predict=functools.partial(predict.predict, network),
+        raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxface import torch_names
+from jaxface.systems.deep3d import cnet
 from jaxface.systems.deep3d.model import RNet, heads_of
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
@@ -13,12 +14,13 @@ def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, extra: Any
     """(params, extra) filled from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
 
     `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
-    left-over or misshaped entry.
+    left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
     """
     kept = {name: value for name, value in tensors.items() if not name.startswith(REST)}
     kept = torch_names.without_counters(unwrap(kept, NETWORK))
     sources = torch_names.resnet(size, "backbone/", "backbone.")
     for index, head in enumerate(heads_of(model.sizes)):
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
-    filled = rename(kept, sources, {"params": params, **extra})
-    return filled.pop("params"), filled
+    own = {name: value for name, value in params.items() if name != cnet.NAME}
+    filled = rename(kept, sources, {"params": own, **extra})
+    return {**params, **filled.pop("params")}, filled
