@@ -102,7 +102,7 @@ def _warped(numbers: list[int], places: np.ndarray) -> np.ndarray:
 
 
 def assemble(template, triangles, identity, expression, albedo_mean, albedo, layout_68, name: str) -> MorphableHead:
-    """A head of arrays (…,V,3) mm and sRGB in [0,1]. It is moved so that its 68 points are where the embedded head's are.
+    """A head of arrays (…,V,3) mm and sRGB in [0,1], moved so that its 68 points are where the embedded head's are.
 
     The model has no parts: everything is `face`. Its mirror map pairs vertices that are each other's nearest; others
     stay by themselves.

@@ -34,8 +34,8 @@ class FaceModel:
 
     mean (V,3), its mean vertex at 0; identity (I,V,3), expression (E,V,3); albedo_mean (V,3) RGB, 1 = white, albedo
     (A,V,3); modes are per unit of a coefficient. triangles (T,3); around (V,valence): `mesh.incidence`; landmarks: 68
-    points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even; scored (N,) int: the
-    vertices of the face, over which shapes are compared.
+    points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even; scored (N,) int:
+    the vertices of the face, over which shapes are compared.
     The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) alone covers,
     or, where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
     """

@@ -51,8 +51,8 @@ def training_loss(
 ) -> Result:
     """`System.loss`: the hybrid loss of R-Net on image (B,S,S,3), or, where the config has a C-Net, of that on sets.
 
-    A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin (B,N,S,S).
-    R-Net then is fixed and uses its running statistics.
+    A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin
+    (B,N,S,S). R-Net then is fixed and uses its running statistics.
     """
     del key, step
     if config.model.confidence:
