@@ -39,7 +39,10 @@ class RNet(nn.Module):
         """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
-        heads = [nn.Dense(count, kernel_init=nn.initializers.zeros, name=name)(pooled) for name, count in heads_of(self.sizes).items()]
+        heads = [
+            nn.Dense(count, kernel_init=nn.initializers.zeros, name=name)(pooled)
+            for name, count in heads_of(self.sizes).items()
+        ]
         return jnp.concatenate(heads, -1), pooled, maps[0]
 
 
@@ -79,9 +82,7 @@ def init(model: RNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
     return params, variables
 
 
-def raw(
-    model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The network on prepared arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
 
     Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,

@@ -123,7 +123,9 @@ def _block(path: str, name: str, shortcut: bool) -> dict:
 def load(path: str) -> Any:
     """Variables of `IResNet` from a file of ArcFace weights. UserError where it is missing or another network's."""
     if not pathlib.Path(path).is_file():
-        raise UserError(f"config.loss.recognition: no file {path}; it is arcface_torch's ms1mv3_arcface_r50 backbone.pth")
+        raise UserError(
+            f"config.loss.recognition: no file {path}; it is arcface_torch's ms1mv3_arcface_r50 backbone.pth"
+        )
     return from_torch(torch_weights.read(path))
 
 
