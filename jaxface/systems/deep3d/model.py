@@ -16,7 +16,7 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
-from jaxface.systems.deep3d import formation
+from jaxface.systems.deep3d import cnet, formation
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Sizes
 
@@ -30,7 +30,6 @@ class RNet(nn.Module):
     backbone: ResNet
     sizes: Sizes
 
-    @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         return self.regress(image, train)[0]
 
@@ -39,11 +38,9 @@ class RNet(nn.Module):
         """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
-        heads = [
-            nn.Dense(count, kernel_init=nn.initializers.zeros, name=name)(pooled)
-            for name, count in heads_of(self.sizes).items()
-        ]
-        return jnp.concatenate(heads, -1), pooled, maps[0]
+        zeros, heads = nn.initializers.zeros, heads_of(self.sizes)
+        parts = [nn.Dense(count, kernel_init=zeros, name=name)(pooled) for name, count in heads.items()]
+        return jnp.concatenate(parts, -1), pooled, maps[0]
 
 
 def heads_of(sizes: Sizes) -> dict[str, int]:
@@ -65,6 +62,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
+    confidence: whether there is a `CNet` beside it, for several pictures of a person.
     """
     if config.backbone not in BACKBONES:
         raise UserError(f"config.model.backbone is {config.backbone!r}; use one of {', '.join(BACKBONES)}")
@@ -73,13 +71,28 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     return RNet(backbone, sizes_from_config(config))
 
 
-def init(model: RNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
-    """Fresh (params, extra); `extra` holds batch statistics."""
+def init(model: RNet, image_size: int, confidence: bool, key: jax.Array) -> tuple[Any, Any]:
+    """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name."""
     # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
     key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)))
+    image = jnp.zeros((1, image_size, image_size, 3))
+    variables = jax.jit(model.init)(key, image)
     params = variables.pop("params")
+    if confidence:
+        _, *features = jax.eval_shape(
+            functools.partial(model.apply, method="regress"), {"params": params, **variables}, image
+        )
+        empty = [jnp.zeros(feature.shape) for feature in features]
+        params[cnet.NAME] = jax.jit(cnet.CNet(model.sizes.identity).init)(key, *empty)["params"]
     return params, variables
+
+
+def adopt(model: RNet, image_size: int, confidence: bool, params: Any, extra: Any) -> tuple[Any, Any]:
+    """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
+    if confidence and cnet.NAME not in params:
+        fresh, _ = init(model, image_size, True, jax.random.key(0))
+        params = {**params, cnet.NAME: fresh[cnet.NAME]}
+    return params, extra
 
 
 def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -106,6 +119,18 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.nd
         decoded = decode(known, model.sizes, coefficients)
         outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
     return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """The identity (I,) of the person that all pictures (N,S,S,3) show, weighed by the C-Net; coefficients (N,n)."""
+    return np.asarray(_combine(model, variables, image, coefficients[:, : model.sizes.identity]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array) -> jax.Array:
+    _, pooled, early = model.apply(variables, image, method="regress")
+    confidence = cnet.apply(variables["params"], model.sizes.identity, pooled, early)
+    return cnet.weighted_mean(identity[None], confidence[None])[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

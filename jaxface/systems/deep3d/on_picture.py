@@ -48,7 +48,7 @@ class View:
     """A face drawn on a canvas, a square that shows a part of the picture, the picture's pixel p at p * scale + offset.
 
     corner (x, y) and size (w, h) of that part in the picture; points_px (V,2) of the vertices and depth (V,) dm; image
-    (S,S,4): RGB in [0,1] and depth in dm; normals (S,S,3), x right, y up, z to the viewer; 0 where covered (S,S) is not.
+    (S,S,4): RGB in [0,1] and depth in dm; normals (S,S,3), x right, y up, z to the viewer; covered (S,S) bool.
     """
 
     corner: tuple[int, int]
@@ -103,7 +103,7 @@ def view(
 
 
 def layer(drawn: View) -> tuple[np.ndarray, tuple[int, int]]:
-    """The face's colours as an RGBA picture (h,w,4) uint8, a little transparent, and its corner (x, y) in the picture."""
+    """The face's colours as an RGBA picture (h,w,4) uint8, a little transparent, and where its corner (x, y) lies."""
     alpha = OPACITY * drawn.covered[..., None]
     rgba = np.concatenate([np.clip(drawn.image[..., :3], 0, 1), alpha], axis=-1).astype(np.float32)
     return (255 * drawn.spread(rgba) + 0.5).astype(np.uint8), drawn.corner

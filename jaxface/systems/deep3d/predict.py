@@ -82,9 +82,10 @@ def predict(
 ) -> list[Face]:
     """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
 
-    detect(pixels, boxes or None) gives the faces to reconstruct as dicts of box [4], extent [4], points (68,2) and sigma
-    (68,) px. A face is a dict of these, where points are those of the reconstructed head and sigma says how far they lie
-    from the detector's, and of what `results.describe` adds. Faces too small to align are left out, unless in `boxes`.
+    detect(pixels, boxes or None) gives the faces to reconstruct as dicts of box [4], extent [4], points (68,2) and
+    sigma (68,) px. A face is a dict of these, where points are those of the reconstructed head and sigma says how far
+    they lie from the detector's, and of what `results.describe` adds. Faces too small to align are left out, unless
+    they are in `boxes`.
     UserError: another layout than "68", no `detect`, a network that gives no numbers.
     """
     found = _located(network, pixels, boxes, layout, detect)

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface import torch_weights
+from jaxface import torch_names, torch_weights
 from jaxface.errors import UserError
-from jaxface.layouts import LAYOUT_68
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.systems.deep3d.alignment import FIVE_OF_68
 
 SIZE = 112
 DEPTHS, WIDTHS = (3, 4, 14, 3), (64, 128, 256, 512)
@@ -47,14 +47,11 @@ class _Block(nn.Module):
 class IResNet(nn.Module):
     """Aligned faces (B,112,112,3) RGB in [0,1] to features (B,512), not normalised."""
 
-    depths: tuple[int, ...] = DEPTHS
-    widths: tuple[int, ...] = WIDTHS
-
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        x = _convolution(2 * image - 1, self.widths[0], 3, 1, "conv1")
+        x = _convolution(2 * image - 1, WIDTHS[0], 3, 1, "conv1")
         x = _prelu(self, BatchNorm(name="bn1")(x))
-        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+        for stage, (depth, width) in enumerate(zip(DEPTHS, WIDTHS, strict=True)):
             for index in range(depth):
                 x = _Block(width, 1 if index else 2, name=f"layer{stage + 1}_{index}")(x)
         x = BatchNorm(name="bn2")(x)
@@ -71,10 +68,9 @@ def _prelu(module: nn.Module, x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, x, slope * x)
 
 
-@functools.cache
-def _expected(depths: tuple[int, ...]) -> Any:
+def _expected() -> Any:
     shape = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    return jax.eval_shape(IResNet(depths).init, jax.random.key(0), shape)
+    return jax.eval_shape(IResNet().init, jax.random.key(0), shape)
 
 
 def from_torch(tensors: torch_weights.Tensors) -> Any:
@@ -82,42 +78,29 @@ def from_torch(tensors: torch_weights.Tensors) -> Any:
 
     The last layer's inputs come in another order: maps are flattened channels last here.
     """
-    kept = torch_weights.unwrap(tensors, "state_dict", "model")
-    kept = {name: value for name, value in kept.items() if not name.endswith("num_batches_tracked")}
-    sources = {"params/conv1/kernel": ("conv1.weight", torch_weights.convolution)}
-    sources |= {"params/prelu": ("prelu.weight", torch_weights.vector)}
-    sources |= {"params/fc/kernel": ("fc.weight", _channels_last), "params/fc/bias": ("fc.bias", torch_weights.vector)}
-    for name in ("bn1", "bn2", "features"):
-        sources |= _norm(name, name)
+    kept = torch_names.without_counters(torch_weights.unwrap(tensors, "state_dict", "model"))
+    sources = torch_names.conv_norm("conv1", "bn1", "conv1", "bn1") | torch_names.norm("bn2", "bn2")
+    sources |= torch_names.layer("fc", "fc", _channels_last, bias=True) | torch_names.norm("features", "features")
+    sources["params/prelu"] = ("prelu.weight", torch_weights.vector)
     for stage, depth in enumerate(DEPTHS, start=1):
         for index in range(depth):
-            sources |= _block(f"layer{stage}_{index}", f"layer{stage}.{index}", shortcut=index == 0)
-    return torch_weights.rename(kept, sources, _expected(DEPTHS))
+            sources |= _block(f"layer{stage}_{index}/", f"layer{stage}.{index}.", shortcut=index == 0)
+    return torch_weights.rename(kept, sources, _expected())
 
 
 def _channels_last(weight: np.ndarray) -> np.ndarray:
     return weight.reshape(FEATURES, -1, LAST_SIDE, LAST_SIDE).transpose(2, 3, 1, 0).reshape(-1, FEATURES)
 
 
-def _norm(path: str, name: str) -> dict:
-    return {
-        f"params/{path}/scale": (f"{name}.weight", torch_weights.vector),
-        f"params/{path}/bias": (f"{name}.bias", torch_weights.vector),
-        f"batch_stats/{path}/mean": (f"{name}.running_mean", torch_weights.vector),
-        f"batch_stats/{path}/var": (f"{name}.running_var", torch_weights.vector),
-    }
-
-
-def _block(path: str, name: str, shortcut: bool) -> dict:
-    sources = {f"params/{path}/prelu": (f"{name}.prelu.weight", torch_weights.vector)}
-    for number in (1, 2, 3):
-        sources |= _norm(f"{path}/bn{number}", f"{name}.bn{number}")
+def _block(ours: str, theirs: str, shortcut: bool) -> torch_names.Sources:
+    sources = torch_names.norm(f"{ours}bn1", f"{theirs}bn1")
     for number in (1, 2):
-        sources[f"params/{path}/conv{number}/kernel"] = (f"{name}.conv{number}.weight", torch_weights.convolution)
+        names = f"conv{number}", f"bn{number + 1}"
+        sources |= torch_names.conv_norm(*(ours + name for name in names), *(theirs + name for name in names))
     if shortcut:
-        sources |= _norm(f"{path}/bn_shortcut", f"{name}.downsample.1")
-        sources[f"params/{path}/conv_shortcut/kernel"] = (f"{name}.downsample.0.weight", torch_weights.convolution)
-    return sources
+        names = f"{ours}conv_shortcut", f"{ours}bn_shortcut", f"{theirs}downsample.0", f"{theirs}downsample.1"
+        sources |= torch_names.conv_norm(*names)
+    return sources | {f"params/{ours}prelu": (f"{theirs}prelu.weight", torch_weights.vector)}
 
 
 def load(path: str) -> Any:
@@ -134,7 +117,7 @@ def alignment_matrix(landmarks: jax.Array, height: int) -> jax.Array:
 
     The least-squares similarity of the five points, in closed form; the identity where they coincide.
     """
-    points = jnp.stack([landmarks[:, list(group)].mean(1) for group in LAYOUT_68.five], 1)
+    points = jnp.stack([landmarks[:, list(group)].mean(1) for group in FIVE_OF_68], 1)
     points = points * jnp.array([1.0, -1.0]) + jnp.array([0.0, height - 1.0])
     middle, goal = points.mean(1, keepdims=True), PLACES.mean(0)
     x, y = jnp.moveaxis(points - middle, -1, 0)

@@ -104,7 +104,7 @@ def _places(uv: np.ndarray) -> np.ndarray:
 
 
 def _painted(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Which triangle (SIDE,SIDE) int32 of corners (T,3,2) a texel shows: that of the greatest radius (T,); -1 is none."""
+    """Which triangle (SIDE,SIDE) int32 of corners (T,3,2) a texel shows, that of the greatest radius (T,); -1: none."""
     image = np.full((SIDE, SIDE), -1, np.int32)
     fixed = np.rint(_places(uv) * 2**SUBPIXEL_BITS).astype(np.int32)
     for number in np.argsort(radius, kind="stable"):
@@ -113,7 +113,7 @@ def _painted(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
 
 
 def _hidden(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Which triangles (T,) of corners (T,3,2) and radii (T,) are seen nowhere, so that they would show other colours."""
+    """Which triangles (T,) of corners (T,3,2) and radii (T,) are seen nowhere and would show colours of others."""
     shown = _painted(uv, radius)
     seen = np.zeros(len(uv), bool)
     seen[shown[shown >= 0]] = True
