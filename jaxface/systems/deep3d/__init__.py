@@ -46,6 +46,8 @@ def build(config: ml_collections.ConfigDict) -> System:
         train_data=train_data,
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),
+        predict_set=functools.partial(predict.predict_set, network),
+        needs_points=True,
         raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )
