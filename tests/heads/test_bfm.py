@@ -44,7 +44,9 @@ def test_a_ready_file_is_read_exactly(ready):
     face, fields = bfm.read_front(ready), basel.fields()
     np.testing.assert_array_equal(face.mean.ravel(), fields["meanshape"][0])
     np.testing.assert_array_equal(face.expression[5, 17, 2], np.float32(fields["exBase"][3 * 17 + 2, 5]))
-    np.testing.assert_array_equal(face.front[face.crop_triangles][3], face.front[fields["tri_mask2"][3].astype(int) - 1])
+    np.testing.assert_array_equal(
+        face.front[face.crop_triangles][3], face.front[fields["tri_mask2"][3].astype(int) - 1]
+    )
     assert face.identity.shape == (80, 600, 3) and face.skin.sum() == fields["skinmask"].sum()
     assert bfm.read_front(ready.parent).mean.shape == (600, 3)
 
