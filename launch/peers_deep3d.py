@@ -1,5 +1,5 @@
 """Deep3D as stock eager PyTorch has it, for `launch.bench`: torchvision's ResNet-50 with seven heads, the morphable
-face as the original decodes it, and a plain z-buffer in place of nvdiffrast, which does not run on CPUs. Needs torch."""
+face as the original decodes it, and a plain z-buffer in place of nvdiffrast, which needs a GPU. Needs torch."""
 
 import functools
 from collections.abc import Callable

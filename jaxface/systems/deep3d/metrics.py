@@ -31,10 +31,15 @@ def _score_pictures(net, own_head, params, extra, batch, frozen) -> dict[str, ja
     decoded = formation.decode(face, coefficients)
     rendered = formation.render(face, decoded, batch["image"].shape[1])
     errors = {"landmarks": jnp.linalg.norm(decoded.landmarks - batch["landmarks"], axis=-1).mean(-1)}
-    if own_head and "identity" in batch:
+    if own_head and _comparable(face, batch):
         errors |= head_errors(face, coefficients, batch)
     shown = jnp.where(rendered.covered[..., None], jnp.clip(rendered.image, 0, 1), batch["image"])
     return {**errors, "picture": jnp.concatenate([batch["image"], shown], axis=2)}
+
+
+def _comparable(face: FaceModel, batch: Batch) -> bool:
+    """Whether the pictures were made with just the model's modes."""
+    return "identity" in batch and batch["identity"].shape[-1] == len(face.identity)
 
 
 def head_errors(
@@ -91,7 +96,7 @@ def _score_sets(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Ar
     identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
     confidence = cnet.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
     spread = confidence.std(1).mean(-1)
-    if not (own_head and "identity" in batch):
+    if not (own_head and _comparable(face, batch)):
         return {"confidence_spread": spread}
     person = identity_shapes(face, batch["identity"])
 

@@ -3,10 +3,12 @@
 from typing import Any
 
 from jaxface import torch_names
+from jaxface.errors import UserError
 from jaxface.systems.deep3d import cnet
 from jaxface.systems.deep3d.model import RNet, heads_of
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
+ARCFACE = "layer1.0.prelu.weight"
 NETWORK, REST = "net_recon", ("opt_", "sched_")
 
 
@@ -16,6 +18,8 @@ def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, extra: Any
     `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
     left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
     """
+    if ARCFACE in tensors:
+        raise UserError("these are ArcFace weights, which need no conversion: name the file in config.loss.recognition")
     kept = {name: value for name, value in tensors.items() if not name.startswith(REST)}
     kept = torch_names.without_counters(unwrap(kept, NETWORK))
     sources = torch_names.resnet(size, "backbone/", "backbone.")

@@ -119,7 +119,7 @@ def test_every_key_is_read(variant):
     unread = [
         name
         for name, _ in _leaves(get_config(variant))
-        if not re.search(rf"\b(config|settings)[\w.]*\.{name}\b|\[?\(?.{name}.[\]),]", sources)
+        if not re.search(rf'\b(config|settings)[\w.]*\.{name}\b|"{name}"', sources)
     ]
     assert not unread
 
