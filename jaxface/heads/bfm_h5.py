@@ -98,7 +98,8 @@ def _warped(numbers: list[int], places: np.ndarray) -> np.ndarray:
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
     scale, rotation, translation = alignment.similarity(points[numbers], places)
     points = scale * points @ rotation.T + translation
-    return scipy.interpolate.RBFInterpolator(points[numbers], places, kernel="linear")(points)
+    moved = scipy.interpolate.RBFInterpolator(points[numbers], places - points[numbers], kernel="linear")
+    return points + moved(points)
 
 
 def assemble(template, triangles, identity, expression, albedo_mean, albedo, layout_68, name: str) -> MorphableHead:
