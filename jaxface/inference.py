@@ -1,6 +1,7 @@
 """A trained system, called on photographs or arrays. Never loads TensorFlow."""
 
 import dataclasses
+import functools
 import importlib
 import os
 import pathlib
@@ -74,16 +75,52 @@ class Predictor:
             raise UserError(f"for a list of {len(photos)} photos boxes is a list as long, or None")
         return [self._faces(one, its_boxes, options) for one, its_boxes in zip(photos, listed, strict=True)]
 
+    def person(self, photos: Sequence[Any], boxes: Sequence[Any] | None = None, **options: Any) -> list[list[Face]]:
+        """Of each of several `photos` of one person the face, with one identity for all, or nothing: deep3d.
+
+        boxes: a list of (4,) or None, as long. UserError: a system that takes one photo at a time, as in `__call__`.
+        """
+        if self.system.predict_set is None:
+            raise UserError(f"the system {self.config.system} takes every photo by itself, not several of one person")
+        loaded = [photo.load(source) for source in photos]
+        boxes = [None] * len(loaded) if boxes is None else boxes
+        if len(boxes) != len(loaded):
+            raise UserError(f"for {len(loaded)} photos of a person boxes is a list as long, or None")
+        kept = [_kept_boxes(one, box) for one, box in zip(loaded, boxes, strict=True)]
+        pixels = [one.pixels for one in loaded]
+        options = {"boxes": kept, **self._tools(), **options}
+        found = self.system.predict_set(self.params, self.extra, pixels, **options)
+        return [[one.face_to_full(face) for face in faces] for one, faces in zip(loaded, found, strict=True)]
+
     def _faces(self, source: Any, boxes: Any, options: dict[str, Any]) -> list[Face]:
         loaded = photo.load(source)
-        if boxes is not None:
-            boxes = loaded.to_kept(photo.check_boxes(boxes, loaded.width, loaded.height))
-        faces = self.system.predict(self.params, self.extra, loaded.pixels, boxes=boxes, **options)
+        options = {"boxes": _kept_boxes(loaded, boxes), **self._tools(), **options}
+        faces = self.system.predict(self.params, self.extra, loaded.pixels, **options)
         return [loaded.face_to_full(face) for face in faces]
+
+    def _tools(self) -> dict[str, Any]:
+        """What the system needs of another one: systems do not know each other."""
+        return {"detect": _detect} if self.system.needs_points else {}
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped."""
         return self.system.raw(self.params, self.extra, arrays)
+
+
+def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
+    """Boxes of the full picture in pixels of those that are kept, checked."""
+    return None if boxes is None else loaded.to_kept(photo.check_boxes(boxes, loaded.width, loaded.height))
+
+
+@functools.cache
+def _detector() -> Predictor:
+    return Predictor.pretrained("continuous")
+
+
+def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
+    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.needs_points`."""
+    detector = _detector()
+    return detector.system.predict(detector.params, detector.extra, pixels, boxes=boxes)
 
 
 def build(config: ml_collections.ConfigDict, where: str) -> System:

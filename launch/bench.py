@@ -30,7 +30,7 @@ from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
-from launch import app, bench_pipnet
+from launch import app, bench_deep3d, bench_pipnet
 
 SYSTEM = flags.DEFINE_string("system", None, "measure this system only (default: all)")
 SECONDS = flags.DEFINE_float("seconds", 30.0, "time for each measured thing; at least 5 runs are made")
@@ -162,7 +162,14 @@ def nphm() -> Iterator[Work]:
     return bench_nphm.works(Work)
 
 
-SYSTEMS = {"continuous": continuous, "pipnet": pipnet, "nphm": nphm}
+
+def deep3d() -> Iterator[Work]:
+    """See `launch.bench_deep3d`."""
+    for work in bench_deep3d.works():
+        yield Work("deep3d", *work)
+
+
+SYSTEMS = {"continuous": continuous, "pipnet": pipnet, "deep3d": deep3d, "nphm": nphm}
 
 
 def main(argv: list[str]) -> None:
