@@ -81,7 +81,7 @@ def starting_state(
         return state, f"resumed at step {state.step} from {config.resume}"
     if config.init:
         checkpoint.check_system(config.init, config.system)
-        params, extra = checkpoint.load_params(config.init)
+        params, extra = system.adopt(*checkpoint.load_params(config.init))
         _check_shapes((params, extra), (like.params, like.extra), config.init)
         return initial_state(system, params, extra, config.ema), f"started with the parameters of {config.init}"
     return jax.jit(fresh)(), "started from scratch"

@@ -102,7 +102,8 @@ def _fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]
         raise UserError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     missing = [name for name in names if name not in found]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(n for n, *_ in scipy.io.whosmat(path))}")
+        held = ", ".join(name for name, *_ in scipy.io.whosmat(path))
+        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held or 'nothing'}")
     wrong = [name for name in names if not np.issubdtype(found[name].dtype, np.number)]
     if wrong:
         raise UserError(f"{path}: {wrong[0]} holds no numbers")
@@ -117,7 +118,7 @@ def _read_expressions(path: pathlib.Path, vertices: int) -> np.ndarray:
     count = int(np.frombuffer(data[:4], "<i4")[0]) if len(data) >= 4 else 0
     expected = 4 + 12 * vertices * (1 + count)
     if count < 1 or len(data) != expected:
-        raise UserError(f"{path} has {len(data)} bytes; {count} components of {vertices} vertices would have {expected}")
+        raise UserError(f"{path} has {len(data)} bytes; {count} components of {vertices} vertices make {expected}")
     return np.frombuffer(data, "<f4", offset=4)[3 * vertices :].reshape(count, -1).T
 
 
@@ -189,8 +190,8 @@ def _checked(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
     for name, value in found.items():
         if not np.isfinite(value).all():
             refuse(name, "holds numbers that are not finite")
-    front = found["frontmask2_idx"]
-    for name, limit in {"tri": vertices, "keypoints": vertices, "frontmask2_idx": vertices, "tri_mask2": len(front)}.items():
+    limits = dict.fromkeys(INDICES, vertices) | {"tri_mask2": len(found["frontmask2_idx"])}
+    for name, limit in limits.items():
         if found[name].size == 0 or found[name].min() < 1 or found[name].max() > limit:
             refuse(name, f"must hold indices from 1 to {limit}")
 

@@ -98,11 +98,12 @@ def _warped(numbers: list[int], places: np.ndarray) -> np.ndarray:
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
     scale, rotation, translation = alignment.similarity(points[numbers], places)
     points = scale * points @ rotation.T + translation
-    return scipy.interpolate.RBFInterpolator(points[numbers], places, kernel="linear")(points)
+    moved = scipy.interpolate.RBFInterpolator(points[numbers], places - points[numbers], kernel="linear")
+    return points + moved(points)
 
 
 def assemble(template, triangles, identity, expression, albedo_mean, albedo, layout_68, name: str) -> MorphableHead:
-    """A head of arrays (…,V,3) mm and sRGB in [0,1]. It is moved so that its 68 points are where the embedded head's are.
+    """A head of arrays (…,V,3) mm and sRGB in [0,1], moved so that its 68 points are where the embedded head's are.
 
     The model has no parts: everything is `face`. Its mirror map pairs vertices that are each other's nearest; others
     stay by themselves.

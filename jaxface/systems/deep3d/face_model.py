@@ -8,6 +8,7 @@ import functools
 
 import flax.struct
 import jax
+import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
@@ -17,9 +18,10 @@ from jaxface.heads.bfm import FrontFace, read_front
 from jaxface.heads.morphable import MorphableHead
 
 MM_PER_DM = 100.0
-# What one unit of an expression coefficient means on a head whose weights run from 0 to 1: their usual spread.
+# How far one unit of an expression coefficient moves the weight of a head whose weights run from 0 to 1.
 EXPRESSION_DEVIATION = 0.25
-CROPS = ("tf", "pytorch", "visible")
+KINDS = ("identity", "expression", "albedo")
+CROPS = ("tf", "pytorch")
 NOT_SKIN = ("lips", "mouth", "eyeball_L", "eyeball_R", "brows_L", "brows_R", "nostrils", "scalp", "ears", "neck")
 SEEN_INSIDE = ("face", "lips", "mouth", "eyeball_L", "eyeball_R", "lids", "socket", "nostrils")
 
@@ -32,9 +34,10 @@ class FaceModel:
 
     mean (V,3), its mean vertex at 0; identity (I,V,3), expression (E,V,3); albedo_mean (V,3) RGB, 1 = white, albedo
     (A,V,3); modes are per unit of a coefficient. triangles (T,3); around (V,valence): `mesh.incidence`; landmarks: 68
-    points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even.
-    The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) covers, or,
-    where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
+    points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even; scored (N,) int:
+    the vertices of the face, over which shapes are compared.
+    The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) alone covers,
+    or, where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
     """
 
     mean: Array
@@ -47,13 +50,46 @@ class FaceModel:
     landmarks: tuple[Array, Array]
     skin: Array
     crop_triangles: Array | None
-    crop: Array
+    crop: Array | None
+    scored: Array
+
+
+def complete(config: ml_collections.ConfigDict) -> None:
+    """Fills in the coefficient counts of `config.model` that are 0: as many as the configured head has."""
+    wanted = [name for name in KINDS if not config.model[name]]
+    if wanted:
+        head = sources.load_head(config.head.name, config.head.path)
+        for name in wanted:
+            config.model[name] = len(getattr(head, name))
+
+
+@functools.cache
+def _on_device(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
+    return jax.device_put(load_face_model(name, path, sizes, crop))
+
+
+def configured(config: ml_collections.ConfigDict) -> FaceModel | None:
+    """The model of a configuration, on the device, kept; None for a head that needs a file where none is named."""
+    if config.head.name != "procedural" and not config.head.path:
+        return None
+    return _on_device(*_arguments(config))
+
+
+def from_config(config: ml_collections.ConfigDict) -> FaceModel:
+    """The model of a configuration, on the host. UserError says what its head lacks."""
+    return load_face_model(*_arguments(config))
+
+
+def _arguments(config: ml_collections.ConfigDict) -> tuple[str, str, tuple[int, ...], str]:
+    sizes = tuple(config.model[name] for name in KINDS)
+    return config.head.name, config.head.path, sizes, config.head.crop
 
 
 def load_face_model(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
     """The model of `config.head` with `sizes` = (I, E, A) modes; kept, as it is asked for again.
 
-    `crop`: "tf" or "pytorch" for a Basel front face, "visible" for any. UserError: no such head or crop, too few modes.
+    `crop`: "tf", the face, or "pytorch", Basel front faces only: see `from_front`. UserError: no such head or crop, too
+    few modes.
     """
     return _load(name, str(path), tuple(sizes), crop)
 
@@ -63,10 +99,10 @@ def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceM
     if crop not in CROPS:
         raise UserError(f"config.head.crop is {crop!r}; use one of {', '.join(CROPS)}")
     front = name == "bfm" and path and not path.endswith(".h5")
-    if crop != "visible" and not front:
-        raise UserError(f"config.head.crop {crop!r} needs a Basel front face (head bfm, .mat); use 'visible'")
+    if crop == "pytorch" and not front:
+        raise UserError("config.head.crop 'pytorch' is for Basel front faces (head bfm, .mat) only; use 'tf'")
     face = from_front(read_front(path), crop) if front else from_head(sources.load_head(name, path))
-    for field, count in zip(("identity", "expression", "albedo"), sizes, strict=True):
+    for field, count in zip(KINDS, sizes, strict=True):
         modes = getattr(face, field)
         if len(modes) < count:
             raise UserError(f"config.model.{field} is {count}, but head {name!r} has {len(modes)} such modes")
@@ -80,11 +116,6 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
     crop "tf": the crop's triangles, as Microsoft's TensorFlow code draws them. "pytorch": the PyTorch code takes their
     indices for those of the whole face, which scrambles the region; the released weights were trained so.
     """
-    if crop == "visible":
-        crop_triangles, corners = None, np.isin(front.triangles, front.front)
-    else:
-        crop_triangles = front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles
-        corners = np.zeros_like(front.triangles, bool)
     return FaceModel(
         mean=front.mean - np.mean(front.mean, axis=0, keepdims=True),
         identity=front.identity,
@@ -95,8 +126,9 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
         around=mesh.incidence(front.triangles, len(front.mean)),
         landmarks=(np.repeat(front.keypoints[:, None], 3, 1), np.tile(np.float32([1, 0, 0]), (68, 1))),
         skin=front.skin.astype(np.float32),
-        crop_triangles=crop_triangles,
-        crop=corners.all(axis=1),
+        crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
+        crop=None,
+        scored=np.arange(len(front.mean)),
     )
 
 
@@ -104,14 +136,13 @@ def from_head(head: MorphableHead) -> FaceModel:
     """Any head: what is drawn of it, the origin at the mean vertex of its face, the crop all that lies in the face."""
     triangles = head.opaque_triangles()
     face = np.asarray(head.regions["face"])
-    bounded = bool((np.asarray(head.expression_names) == "jawOpen").any())
     regions = {name: np.asarray(region) for name, region in head.regions.items()}
     inside = np.any([regions[name] for name in SEEN_INSIDE if name in regions], axis=0)
     skin = face & ~np.any([regions[name] for name in NOT_SKIN if name in regions], axis=0)
     return FaceModel(
         mean=((head.template - head.template[face].mean(0)) / MM_PER_DM).astype(np.float32),
         identity=np.float32(head.identity / MM_PER_DM),
-        expression=np.float32(head.expression * ((EXPRESSION_DEVIATION if bounded else 1.0) / MM_PER_DM)),
+        expression=np.float32(head.expression * (expression_scale(head) / MM_PER_DM)),
         albedo_mean=np.float32(head.albedo_mean),
         albedo=np.float32(head.albedo),
         triangles=triangles,
@@ -120,4 +151,10 @@ def from_head(head: MorphableHead) -> FaceModel:
         skin=skin.astype(np.float32),
         crop_triangles=None,
         crop=inside[triangles].all(axis=1),
+        scored=np.flatnonzero(face | regions["lips"]),
     )
+
+
+def expression_scale(head: MorphableHead) -> float:
+    """Weight of an expression per unit of its coefficient: heads with named expressions have weights from 0 to 1."""
+    return EXPRESSION_DEVIATION if "jawOpen" in head.expression_names else 1.0

@@ -125,7 +125,7 @@ def project(points: jax.Array) -> jax.Array:
 
 
 def shade(albedo: jax.Array, normals: jax.Array, light: jax.Array) -> jax.Array:
-    """Colours (B,V,3) of albedo (B,V,3) with turned normals (B,V,3) under light (B,3,9), to which the ambient is added."""
+    """Colours (B,V,3) of albedo (B,V,3) with turned normals (B,V,3) under light (B,3,9) and the ambient light."""
     lit = light.at[:, :, 0].add(AMBIENT).swapaxes(-1, -2)
     return jax.vmap(lighting.sh_shade)(normals, lit) * albedo
 

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -88,8 +87,8 @@ def test_gradient_of_the_colors(case):
 @pytest.mark.parametrize("visibility", ["scatter", "sort"])
 def test_picture_and_both_crops(case, visibility, tmp_path):
     size, golden, face, decoded = case
-    if (size, visibility) == ("full", "sort"):
-        pytest.skip("the small face compares the back ends")
+    if size == "full":
+        pytest.skip("the small face says it all, the full one takes a minute to compile")
     first = jax.tree.map(lambda leaf: leaf[:1], decoded)
     path = basel.save(tmp_path / "BFM_model_front.mat", size)
     draw = jax.jit(formation.render, static_argnums=(2, 3))
@@ -123,23 +122,23 @@ def test_the_papers_attention_and_an_empty_mask():
     assert loss == 0 and not gradient.any()
 
 
-@pytest.mark.parametrize("depth", [10.0, 20.0, 4.0, 0.0, -15.0])
-def test_a_face_at_or_behind_the_camera_gives_finite_gradients(case, depth):
+def test_faces_at_and_behind_the_camera_give_finite_gradients(case):
     size, golden, face, _ = case
     if size == "full":
         pytest.skip("a matter of geometry, not of size")
-    vector = jnp.zeros((1, 257)).at[0, 256].set(depth)
-    batch = {"image": jnp.full((1, 64, 64, 3), 0.5), "landmarks": jnp.asarray(golden["gt_lm"][:1])}
-    settings = ml_collections.ConfigDict({**get_config("reference").loss, "attention": "none"})
-    total, gradient = _total(face, vector, batch, settings)
-    assert np.isfinite(total) and np.isfinite(gradient).all() and gradient.any()
+    depths = jnp.array([10.0, 20.0, 4.0, 0.0, -15.0])
+    vectors = jnp.zeros((len(depths), 257)).at[:, 256].set(depths)
+    settings = get_config("reference").loss
+    settings.attention = "none"
+    batch = {"image": jnp.full((len(depths), 32, 32, 3), 0.5), "landmarks": jnp.asarray(golden["gt_lm"])}
 
-
-def _total(face, vector, batch, settings):
-    def loss(vector):
+    @jax.jit
+    @jax.value_and_grad
+    def whole_loss(vector, face, batch):
         parts = formation.split(vector, SIZES)
         decoded = formation.decode(face, parts)
-        found = losses.terms(face, parts, decoded, formation.render(face, decoded, 64), batch, settings)
+        found = losses.terms(face, parts, decoded, formation.render(face, decoded, 32), batch, settings)
         return losses.weighted(found, settings.weights)
 
-    return jax.jit(jax.value_and_grad(loss))(vector)
+    total, gradient = whole_loss(vectors, face, batch)
+    assert np.isfinite(total) and np.isfinite(gradient).all() and gradient.any(1).all()

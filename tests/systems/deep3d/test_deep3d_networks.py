@@ -24,7 +24,7 @@ def close(actual, golden, tolerance=1e-4):
 
 
 def zeros(net, size=224):
-    shapes = jax.eval_shape(functools.partial(model.init, net, size), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init, net, size, False), jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
@@ -36,7 +36,7 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def rnet():
     net = model.model_from_config(get_config("reference").model)
-    return net, *from_torch(net, checkpoint(), *zeros(net))
+    return net, *from_torch(net, "resnet50", checkpoint(), *zeros(net))
 
 
 def test_rnet_with_running_statistics(rnet):
@@ -69,11 +69,13 @@ def test_checkpoints_as_saved_and_as_saved_under_ddp(rnet):
     net, params, _ = rnet
     wrapped = {f"net_recon.module.{name}": value for name, value in checkpoint().items()}
     wrapped |= {"opt_00.state.0.step": np.zeros(1), "sched_00.last_epoch": np.zeros(1)}
-    again, _ = from_torch(net, wrapped, *zeros(net))
+    again, _ = from_torch(net, "resnet50", wrapped, *zeros(net))
     jax.tree.map(np.testing.assert_array_equal, again, params)
+    with pytest.raises(UserError, match="name the file in config.loss.recognition"):
+        from_torch(net, "resnet50", {"layer1.0.prelu.weight": np.zeros(64)}, *zeros(net))
     broken = {name: value for name, value in checkpoint().items() if name != "final_layers.5.bias"}
     with pytest.raises(UserError, match=r"1 missing: final_layers.5.bias; 1 left over: surplus"):
-        from_torch(net, {**broken, "surplus": np.zeros(3)}, *zeros(net))
+        from_torch(net, "resnet50", {**broken, "surplus": np.zeros(3)}, *zeros(net))
 
 
 def test_resnet18_and_white_light_have_the_papers_counts():
@@ -87,7 +89,7 @@ def test_resnet18_and_white_light_have_the_papers_counts():
 def test_a_fresh_net_says_the_mean_face():
     config = get_config("smoke").model
     net = model.model_from_config(config)
-    params, extra = model.init(net, config.image_size, jax.random.key(0))
+    params, extra = model.init(net, config.image_size, False, jax.random.key(0))
     out = model.raw(net, lambda: None, params, extra, {"image": weights.image("fresh", (1, 64, 64, 3))})
     assert not out["coefficients"].any()
 
@@ -116,7 +118,7 @@ def test_likeness_and_its_gradient(arcface):
     image, target = (weights.image(f"deep3d.{name}", (2, 224, 224, 3)) for name in "ab")
     matrix = recognition.alignment_matrix(golden["lm"], 224)
     close(matrix, golden["M"], 1e-5)
-    crop = recognition.warp(image, golden["M"])
+    crop = recognition.warp(target, golden["M"])
     close(crop.transpose(0, 3, 1, 2)[:, :, ::8, ::8], golden["crop_sub"], 1e-5)
     features = jax.jit(recognition.features)
     close(features(arcface, image, golden["lm"]), golden["feat_a"])
