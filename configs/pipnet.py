@@ -5,8 +5,15 @@ python -m launch.train --config configs/pipnet.py:rendered --workdir work/pipnet
 
 Variants: `rendered` trains a small net from scratch on rendered heads in 20 minutes of two CPU cores; `<data>_<net>` is
 the original's experiment, data 300w, wflw, cofw, aflw or lapa (`launch.prepare --dataset wflw --manual_dir …`), net
-resnet18, resnet50, resnet101, mobilenet_v2 or mobilenet_v3; `gssl_resnet18` is the first round of the self-training
-(`launch.self_train`); `smoke` runs in seconds and prepares its own data.
+resnet18, resnet50, resnet101, mobilenet_v2 or mobilenet_v3; `gssl_resnet18` and, on rendered heads, `rendered_gssl`
+are for `launch.self_train` (alone, its first round); `own` learns a folder of your own; `smoke` runs in seconds and
+prepares its own data.
+
+python -m launch.self_train --config configs/pipnet.py:rendered_gssl --workdir work/gssl --round0 work/pipnet \\
+    --config.init=work/pipnet --rounds std,cls3,std
+
+python -m launch.prepare --dataset landmark_folder --manual_dir FOLDER --data_dir data
+python -m launch.train --config configs/pipnet.py:own --workdir work/own --config.init=BACKBONE
 
 The original starts from ImageNet: convert a torchvision checkpoint with `launch.convert` and train with
 --config.init=WORKDIR. From scratch it adds --config.optim.weight_decay=5e-4.
@@ -27,7 +34,14 @@ DATA = {
 }
 NETS = ("resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3")
 WFLW_TESTS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
-VARIANTS = ("rendered", *(f"{data}_{net}" for data in DATA for net in NETS), "gssl_resnet18", "smoke")
+VARIANTS = (
+    "rendered",
+    *(f"{data}_{net}" for data in DATA for net in NETS),
+    "gssl_resnet18",
+    "rendered_gssl",
+    "own",
+    "smoke",
+)
 BATCH = 16
 
 
@@ -55,6 +69,9 @@ def _base() -> dict:
             "dir": "data",
             "datasets": ("300w",),
             "evaluate": ("300w",),
+            "unlabelled": (),
+            "pseudo_labels": "",
+            "task": "std",
             "flip": (),
             "eye_corners": (36, 45),
             "build_examples": 0,
@@ -93,10 +110,8 @@ def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     config = ml_collections.ConfigDict(_base())
-    if variant in ("rendered", "smoke"):
-        {"rendered": _rendered, "smoke": _smoke}[variant](config)
-    elif variant == "gssl_resnet18":
-        _gssl(config)
+    if variant in _NAMED:
+        _NAMED[variant](config)
     else:
         _published(config, *variant.split("_", 1))
     return config
@@ -124,7 +139,16 @@ def _epochs(config: ml_collections.ConfigDict, examples: int, epochs: int, *boun
 def _gssl(config: ml_collections.ConfigDict) -> None:
     config.data.datasets = ("300w/gssl",)
     config.data.evaluate = ("300w/gssl", "cofw/68", "wflw/68")
+    config.data.unlabelled = ("celeba",)
     _epochs(config, DATA["300w"][2], 60, 30, 50)
+
+
+def _own(config: ml_collections.ConfigDict) -> None:
+    """A folder of the user's own: the number of landmarks, the mean face and the flip map are those of its data set."""
+    config.model.landmarks, config.model.layout = 0, "own"
+    config.data.datasets = config.data.evaluate = ("landmark_folder",)
+    config.data.eye_corners = ()
+    _epochs(config, 3000, 60, 30, 50)
 
 
 def _scratch(config: ml_collections.ConfigDict) -> None:
@@ -142,6 +166,15 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     config.steps, config.save_every, config.eval_every = 4000, 500, 1000
 
 
+def _rendered_gssl(config: ml_collections.ConfigDict) -> None:
+    """Labelled procedural heads, unlabelled ones of another head model; short rounds that start from a trained net."""
+    _scratch(config)
+    config.data.unlabelled = ("rendered_heads/ict",)
+    config.data.evaluate = ("rendered_heads/ict", "rendered_heads/procedural")
+    config.optim.lr, config.optim.warmup = 5e-4, 100
+    config.steps, config.save_every, config.eval_every = 1000, 250, 5000
+
+
 def _smoke(config: ml_collections.ConfigDict) -> None:
     _scratch(config)
     config.model.depths, config.model.width, config.model.image_size = (1, 1, 1), 8, 64
@@ -149,3 +182,12 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
     config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
     config.optim.warmup = 2
     config.steps, config.batch_size, config.log_every, config.save_every, config.eval_every = 8, 4, 2, 2, 4
+
+
+_NAMED = {
+    "rendered": _rendered,
+    "rendered_gssl": _rendered_gssl,
+    "gssl_resnet18": _gssl,
+    "own": _own,
+    "smoke": _smoke,
+}

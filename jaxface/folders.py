@@ -17,7 +17,6 @@ import numpy as np
 from jaxface import overlay, photo, video
 from jaxface.errors import UserError
 
-PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm .avif".split())
 VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
 OVERLAYS = ("_overlay.png", "_overlay.mp4")
 RECORDS = (".json", ".jsonl")
@@ -118,8 +117,7 @@ def infer_files(
                 done = _picture(predict, path, target, boxes.get(path.name), protected)
             summary.counts.update(done)
         except (UserError, OSError) as error:
-            summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
-            on_failure(f"{path.name}: {summary.failed[path.name]}")
+            _failed(summary, path, error, on_failure)
     return summary
 
 
@@ -132,7 +130,7 @@ def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     there = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     if source.resolve() == output.resolve():
         there = [path for path in there if not _is_result(path)]
-    files = [path for path in there if path.is_file() and path.suffix.lower() in PICTURES | VIDEOS]
+    files = [path for path in there if path.is_file() and path.suffix.lower() in photo.PICTURES | VIDEOS]
     if not files:
         raise UserError(f"there is no picture and no video in {source}")
     return files, [path.name for path in there if path not in files]
@@ -166,9 +164,62 @@ def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[
         names.update((path, path.name) for path in taken)
 
 
+def infer_set(
+    person: Callable[..., list[list[dict[str, Any]]]],
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    boxes_path: str | os.PathLike | None,
+    options: dict[str, Any],
+    on_failure: Callable[[str], None],
+) -> Summary:
+    """As `infer_files`, of a folder whose pictures all show one person: `person(photos, boxes)` sees them together.
+
+    A picture that cannot be read is left out, told to `on_failure`; clips are ignored. UserError also where `source` is
+    not a folder or not one of its pictures can be read.
+    """
+    source, output = Path(source), Path(output)
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder; --set takes one, with pictures of one person")
+    files, ignored = _inputs(source, output)
+    clips = [path for path in files if path.suffix.lower() in VIDEOS]
+    files = [path for path in files if path not in clips]
+    boxes = {} if boxes_path is None else read_boxes(boxes_path, source)
+    summary = Summary(Counter(picture=0, face=0), {}, ignored + [path.name for path in clips])
+    loaded = {}
+    for path in files:
+        try:
+            loaded[path] = photo.load(path)
+            if path.name in boxes:
+                photo.check_boxes(boxes[path.name], loaded[path].width, loaded[path].height)
+        except UserError as error:
+            loaded.pop(path, None)
+            _failed(summary, path, error, on_failure)
+    if not loaded:
+        raise UserError(f"not one picture in {source} can be read")
+    found = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
+    output.mkdir(parents=True, exist_ok=True)
+    protected = {path.resolve() for path in files} | ({Path(boxes_path).resolve()} if boxes_path else set())
+    targets = output_names(list(loaded), output, protected)
+    for (path, one), faces in zip(loaded.items(), found, strict=True):
+        try:
+            summary.counts.update(_tell(one, faces, path, targets[path], protected))
+        except (UserError, OSError) as error:
+            _failed(summary, path, error, on_failure)
+    return summary
+
+
+def _failed(summary: Summary, path: Path, error: Exception, on_failure: Callable[[str], None]) -> None:
+    summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
+    on_failure(f"{path.name}: {summary.failed[path.name]}")
+
+
 def _picture(predict: Predict, path: Path, target: Path, box: np.ndarray | None, protected: set[Path]) -> Counter:
     loaded = photo.load(path)
-    faces = predict(loaded, boxes=box)
+    return _tell(loaded, predict(loaded, boxes=box), path, target, protected)
+
+
+def _tell(loaded: photo.Photo, faces: list[dict[str, Any]], path: Path, target: Path, protected: set[Path]) -> Counter:
+    """Writes what was found in a picture."""
     _, png = cv2.imencode(".png", overlay.draw_overlay(loaded.pixels, faces, loaded.step)[..., ::-1])
     _write(_ending(target, OVERLAYS[0]), png.tobytes())
     for number, face in enumerate(faces, start=1):

@@ -19,6 +19,7 @@ from PIL import Image
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 
+PICTURES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm .avif".split())
 # A picture of this size takes about 2 GB while PIL decodes it; larger ones are refused.
 MAX_PIXELS = 500_000_000
 # Larger pictures are kept at a half, a quarter … of their size: 150 MB are plenty for crops of faces.

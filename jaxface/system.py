@@ -57,6 +57,10 @@ def _unchanged(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
     return batch
 
 
+def _as_it_is(params: Tree, extra: Tree) -> tuple[Tree, Tree]:
+    return params, extra
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """A system as functions; `jaxface.systems.<name>.build(config)` makes one.
@@ -67,10 +71,13 @@ class System:
     train_data(step) -> endless iterator of host-local numpy batches, beginning with the batch of `step`.
     evaluators: by name.
     predict(params, extra, photo, **options): a photo, points or a scan in, a named result out.
+    predict_set(params, extra, photos, boxes, **options): several photos of one person in, a result for each out.
+    needs_points: both of these take `detect(pixels, boxes)`, which gives faces with 68 points, from above.
     raw(params, extra, arrays) -> arrays: the network on prepared arrays, outputs by name.
     from_torch(tensors, params, extra) -> (params, extra): official checkpoint in, `tensors` maps names to numpy arrays.
     frozen() -> tree of big constants, placed on the devices once and passed as an argument.
     prepare(batch, key, frozen) -> batch: on the device, before the loss.
+    adopt(params, extra) -> (params, extra): what a run that begins with another run's parameters makes of them.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -83,3 +90,6 @@ class System:
     from_torch: Callable[[dict[str, np.ndarray], Tree, Tree], tuple[Tree, Tree]]
     frozen: Callable[[], Tree] = _nothing_frozen
     prepare: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
+    adopt: Callable[[Tree, Tree], tuple[Tree, Tree]] = _as_it_is
+    predict_set: Callable[..., Any] | None = None
+    needs_points: bool = False

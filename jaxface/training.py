@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, evaluation, parallel
+from jaxface import checkpoint, evaluation, parallel, shipped
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
 from jaxface.metrics import Metrics
@@ -81,7 +81,7 @@ def starting_state(
         return state, f"resumed at step {state.step} from {config.resume}"
     if config.init:
         checkpoint.check_system(config.init, config.system)
-        params, extra = checkpoint.load_params(config.init)
+        params, extra = system.adopt(*checkpoint.load_params(config.init))
         _check_shapes((params, extra), (like.params, like.extra), config.init)
         return initial_state(system, params, extra, config.ema), f"started with the parameters of {config.init}"
     return jax.jit(fresh)(), "started from scratch"
@@ -103,7 +103,7 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
         checkpoint.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
-    checkpoint.write_config(workdir, config)
+    checkpoint.write_config(workdir, shipped.adopt(workdir, config))
     _say(f"{origin}; {config.steps} steps in all, workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps:

@@ -1,6 +1,7 @@
 """Points on photographs and videos: python -m launch.infer --input photo.jpg --output out
 
-Without --workdir the model that ships is used. Prepared arrays: --workdir W --raw in.npz --output out.npz
+Without --workdir the model that ships is used. With --set the pictures of a folder are taken to show one person.
+Prepared arrays: --workdir W --raw in.npz --output out.npz
 """
 
 import functools
@@ -20,6 +21,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw:
 BOXES = flags.DEFINE_string("boxes", None, 'JSON file {"file name": [x0, y0, x1, y1]}: hairline to chin, side to side')
 LAYOUT = flags.DEFINE_string("layout", None, "68, 98, dense or the name of a region (default: 68)")
 SMOOTH = flags.DEFINE_bool("smooth", False, "smooth the points of videos over time (One-Euro filter)")
+SET = flags.DEFINE_bool("set", False, "all pictures of the folder show one person, who gets one identity (deep3d)")
 RAW = flags.DEFINE_string("raw", None, ".npz file of prepared arrays, instead of --input")
 
 
@@ -36,7 +38,10 @@ def main(argv: list[str]) -> int:
         return 0
     options = {} if LAYOUT.value is None else {"layout": LAYOUT.value}
     tell = functools.partial(print, file=sys.stderr)
-    summary = folders.infer_files(predictor, INPUT.value, OUTPUT.value, BOXES.value, SMOOTH.value, options, tell)
+    if SET.value:
+        summary = folders.infer_set(predictor.person, INPUT.value, OUTPUT.value, BOXES.value, options, tell)
+    else:
+        summary = folders.infer_files(predictor, INPUT.value, OUTPUT.value, BOXES.value, SMOOTH.value, options, tell)
     print(summary)
     return 1 if summary.failed else 0
 

@@ -43,5 +43,9 @@ def _eye(lid: np.ndarray) -> np.ndarray:
 def snap(points: np.ndarray, template: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks in the form of `MorphableHead.landmarks`: each point's nearest vertex among `allowed` (V,) bool."""
     index = np.flatnonzero(allowed)
-    nearest = index[scipy.spatial.cKDTree(template[index]).query(points)[1]]
-    return np.repeat(nearest[:, None], 3, axis=1).astype(np.int32), np.tile(np.float32([1, 0, 0]), (len(points), 1))
+    return at_vertices(index[scipy.spatial.cKDTree(template[index]).query(points)[1]])
+
+
+def at_vertices(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks at the vertices `index` (K,), in the form of `MorphableHead.landmarks`."""
+    return np.repeat(index[:, None], 3, axis=1).astype(np.int32), np.tile(np.float32([1, 0, 0]), (len(index), 1))

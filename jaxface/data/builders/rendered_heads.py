@@ -27,6 +27,8 @@ SMALLEST = 32
 VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 ICT_FILE = "ict_facekit.npz"
+# Heads with named expressions and whole surfaces; a cut-out face makes no photograph.
+VARIANTS = ("procedural", "ict")
 
 
 @dataclasses.dataclass
@@ -44,8 +46,8 @@ class RenderedHeadsConfig(tfds.core.BuilderConfig):
 def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) -> tfds.core.DatasetBuilder:
     """The builder of a variant, "procedural" where none is named. UserError for values that make no data set."""
     variant = variant or "procedural"
-    if variant not in sources.NAMES:
-        raise UserError(f"rendered_heads has no variant {variant!r}; choose one of {', '.join(sources.NAMES)}")
+    if variant not in VARIANTS:
+        raise UserError(f"rendered_heads has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
     if examples < 1 or size < SMALLEST:
         raise UserError(f"rendered heads need at least 1 example and {SMALLEST} pixels, not {examples} and {size}")
     config = RenderedHeadsConfig(name=variant, size=size, examples=examples)

@@ -15,16 +15,18 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     Raises UserError for values that do not fit together, and where there is no mean face.
     """
-    net = model.model_from_config(config.model)
     meanface.complete(config)
+    net = model.model_from_config(config.model)
     face = decoding.check_meanface(config.model.meanface, config.model.landmarks)
     table = decoding.neighbor_table(face, config.model.neighbors)
     votes = decoding.votes(table, config.model.merge)
     losses.check(config.loss)
 
     def train_data(step: int) -> Iterator[Batch]:
-        from jaxface.systems.pipnet import data
+        from jaxface.systems.pipnet import data, self_training_data
 
+        if config.data.pseudo_labels:
+            return self_training_data.mixed_stream(config, step)
         return data.train_stream(config, step)
 
     def eval_data(name: str) -> Iterator[Batch]:

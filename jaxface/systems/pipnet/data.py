@@ -65,9 +65,13 @@ def preprocess_eval(example: Example, size: int, eye_corners: tuple[int, ...]) -
 
 def _stored(example: Example, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The original's crop of an annotated face at `size`, and its labels."""
+    return resized(example, size), example["crop_landmarks"]
+
+
+def resized(example: Example, size: int) -> np.ndarray:
+    """The original's crop (size,size,3) uint8 of an annotated face."""
     x0, y0, x1, y1 = example["crop"]
-    image = cv2.resize(example["image"][y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_LINEAR)
-    return image, example["crop_landmarks"]
+    return cv2.resize(example["image"][y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _jittered(example: Example, size: int, flip: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +124,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
         raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
     process = functools.partial(preprocess_train, size=config.model.image_size, flip=flip_map(config))
     streams = [
-        stream.train_stream(_open(config, name), "train", share, config.seed + number, step, process)
+        stream.train_stream(open_labelled(config, name), "train", share, config.seed + number, step, process)
         for number, name in enumerate(config.data.datasets)
     ]
     for parts in zip(*streams, strict=True):
@@ -133,16 +137,25 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     corners = tuple(config.data.eye_corners)
     process = functools.partial(preprocess_eval, size=config.model.image_size, eye_corners=corners)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(_open(config, dataset), split or "test", local, process)
+    return stream.eval_stream(open_labelled(config, dataset), split or "test", local, process)
 
 
-def _open(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
+def open_prepared(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
     """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
     if config.data.build_examples:
         _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)
-    builder = stream.open_dataset(name, config.data.dir)
-    count = builder.info.features["landmarks"].shape[0]
-    if count != config.model.landmarks:
+    return stream.open_dataset(name, config.data.dir)
+
+
+def open_labelled(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
+    """The prepared data set. UserError where it has other landmarks than the model."""
+    builder = open_prepared(config, name)
+    features = builder.info.features
+    if "landmarks" not in features:
+        raise UserError(f"data set {name} has no landmarks; it can only be one of config.data.unlabelled")
+    count = features["landmarks"].shape[0]
+    # A folder of the user's own leaves the number open; its mean face has given it to the model.
+    if count not in (None, config.model.landmarks):
         raise UserError(f"data set {name} has {count} landmarks, config.model.landmarks is {config.model.landmarks}")
     return builder
 

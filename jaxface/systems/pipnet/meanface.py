@@ -18,21 +18,26 @@ def complete(config: ml_collections.ConfigDict) -> None:
     """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
 
     A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
-    Raises UserError where there is none.
+    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map,
+    that of the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
     """
-    if len(config.model.meanface):
-        return
-    name = config.data.datasets[0]
+    if not len(config.model.meanface):
+        _fill(config, config.data.datasets[0])
+    config.model.landmarks = config.model.landmarks or len(config.model.meanface) // 2
+
+
+def _fill(config: ml_collections.ConfigDict, name: str) -> None:
+    metadata = _metadata(pathlib.Path(config.data.dir) / name)
+    found = metadata.get("meanface")
     if name.startswith(RENDERED):
         found = rendered_meanface().ravel().tolist()
-    else:
-        found = _metadata(pathlib.Path(config.data.dir) / name).get("meanface")
     if not found:
         raise UserError(
             f"there is no mean face: config.model.meanface is empty and {name} is not prepared in {config.data.dir}; "
             f"prepare it, set --config.data.dir, or convert with --meanface FILE"
         )
     config.model.meanface = tuple(found)
+    config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
 
 
 def _metadata(folder: pathlib.Path) -> dict:

@@ -59,7 +59,7 @@ def test_the_loss_falls_on_one_batch(tasks, prepared):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_and_every_key_is_read(variant):
     config = get_config(variant)
-    config.model.meanface = tuple(FACE[: 2 * config.model.landmarks])
+    config.model.meanface = tuple(FACE[: 2 * (config.model.landmarks or 21)])
     config.model.merge = "mean" if variant.startswith("aflw") else "cyclic"
     params, extra = jax.eval_shape(pipnet.build(config).init, jax.random.key(0))
     assert params["cls_layer"]["bias"].shape == (config.model.landmarks,) and extra["batch_stats"]

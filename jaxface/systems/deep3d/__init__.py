@@ -1,0 +1,53 @@
+"""Deep3DFaceReconstruction: Deng et al., CVPR Workshops 2019. `build` makes the system of a config."""
+
+import functools
+from collections.abc import Iterator
+
+import ml_collections
+
+from jaxface import optim
+from jaxface.system import Batch, Evaluator, System
+from jaxface.systems.deep3d import face_model, metrics, model, predict, torch_weights, training
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of `config` (configs/deep3d.py). Raises UserError for values that do not fit together.
+
+    Coefficient counts that are 0 are filled in: as many as the configured head has.
+    """
+    face_model.complete(config)
+    training.check(config)
+    net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
+    combine = functools.partial(model.combine, net) if sets else None
+    regress = functools.partial(model.regress, net)
+    load_face = functools.partial(face_model.from_config, config)
+    network = predict.network(regress, load_face, net.sizes, size, combine)
+
+    def train_data(step: int) -> Iterator[Batch]:
+        from jaxface.systems.deep3d import data
+
+        return data.train_stream(config, step)
+
+    def evaluator(name: str) -> Evaluator:
+        def examples() -> Iterator[Batch]:
+            from jaxface.systems.deep3d import data
+
+            return data.eval_stream(config, name)
+
+        score = metrics.score(net, name.partition("/")[2] == config.head.name, sets)
+        return Evaluator(examples, score, metrics.summarise, config.eval_every)
+
+    return System(
+        init=functools.partial(model.init, net, size, sets),
+        adopt=functools.partial(model.adopt, net, size, sets),
+        frozen=functools.partial(training.frozen, config),
+        loss=functools.partial(training.training_loss, net, config),
+        optimizer=optim.optimizer(config.optim, config.steps),
+        train_data=train_data,
+        evaluators={name: evaluator(name) for name in config.data.evaluate},
+        predict=functools.partial(predict.predict, network),
+        predict_set=functools.partial(predict.predict_set, network),
+        needs_points=True,
+        raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
+        from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
+    )

@@ -1,0 +1,121 @@
+"""Prepared pictures of faces to batches: alignment, augmentation, sets. The only file here that loads TensorFlow.
+
+Reads data sets of three kinds: `face_folder` (aligned crops), `rendered_heads` (whole pictures with landmarks, and the
+coefficients they were made with, for evaluation only), and sets of either, whose pictures stand one below the other.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import cv2
+import ml_collections
+import numpy as np
+
+from jaxface import parallel
+from jaxface.data import stream
+from jaxface.data.prepare import is_prepared, prepare
+from jaxface.errors import UserError
+from jaxface.system import Batch
+from jaxface.systems.deep3d import augment
+from jaxface.systems.deep3d.alignment import REFERENCE_SIZE
+from jaxface.systems.deep3d.examples import aligned_face
+
+# What a rendered head was made with: of a set once for the person, or once for each picture.
+KNOWN = ("identity", "expression", "gaze", "rotation", "translation")
+
+Example = dict[str, np.ndarray]
+
+
+def _faces(example: Example, size: int) -> list[Example]:
+    """image (size,size,3) uint8, skin (size,size) uint8 and landmarks (68,2) of every picture of an example."""
+    landmarks = example["landmarks"].reshape(-1, 68, 2)
+    images = np.split(example["image"], len(landmarks))
+    if "skin" not in example:
+        return [aligned_face(image, points, size) for image, points in zip(images, landmarks, strict=True)]
+    skins = np.split(example["skin"][..., 0], len(landmarks))
+    return [
+        {"image": _resized(image, size), "skin": _resized(skin, size), "landmarks": points}
+        for image, skin, points in zip(images, skins, landmarks, strict=True)
+    ]
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    if len(image) == size:
+        return image
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if len(image) > size else cv2.INTER_LINEAR)
+
+
+def _augmented(face: Example, rng: np.random.Generator) -> Example:
+    """The face under one random map of its crop; see `augment.random_matrix`."""
+    affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE)
+    scale = np.diag([1, 1, REFERENCE_SIZE / len(face["image"])])
+    own = np.linalg.inv(scale) @ affine @ scale
+    return {
+        "image": augment.warp_image(face["image"], own),
+        "skin": augment.warp_image(face["skin"], own),
+        "landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE),
+    }
+
+
+def _floats(faces: list[Example], is_set: bool) -> Example:
+    """Arrays of the faces, with an axis for them where they are a set."""
+    scale = {"image": np.float32(1 / 255), "skin": np.float32(1 / 255), "landmarks": np.float32(1)}
+    stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) * by for key, by in scale.items()}
+    return stacked if is_set else {key: value[0] for key, value in stacked.items()}
+
+
+def preprocess_train(example: Example, seed: int, size: int) -> Example:
+    """A training example: image (size,size,3) and skin (size,size) in [0,1], landmarks (68,2), all float32, augmented.
+
+    landmarks are in pixels of a 224 px crop with y up from its last row, whatever `size` is. A set of N pictures has
+    (N,size,size,3) and so on, each picture augmented by itself. No coefficient is among it. UserError: no face.
+    """
+    rng = np.random.default_rng(seed)
+    faces = [_augmented(face, rng) for face in _faces(example, size)]
+    return _floats(faces, is_set=example["landmarks"].ndim == 3)
+
+
+def preprocess_eval(example: Example, size: int) -> Example:
+    """An evaluation example: as `preprocess_train`, not augmented, with those of KNOWN that the data set knows."""
+    known = {key: np.asarray(example[key], np.float32) for key in KNOWN if key in example}
+    return {**_floats(_faces(example, size), is_set=example["landmarks"].ndim == 3), **known}
+
+
+def training(size: int) -> Callable[[Example, int], Example]:
+    """`preprocess_train` for crops of `size` px."""
+    return functools.partial(preprocess_train, size=size)
+
+
+def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
+    """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
+    share, rest = divmod(parallel.local_batch_size(config.batch_size), len(config.data.datasets))
+    if rest:
+        raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
+    process = training(config.model.image_size)
+    streams = [
+        stream.train_stream(_open(config, name), "train", share, config.seed + number, step, process)
+        for number, name in enumerate(config.data.datasets)
+    ]
+    for parts in zip(*streams, strict=True):
+        yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
+    """The test split of the data set `name`, padded."""
+    process = functools.partial(preprocess_eval, size=config.model.image_size)
+    local = parallel.local_batch_size(config.batch_size)
+    return stream.eval_stream(_open(config, name), "test", local, process)
+
+
+def _open(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
+    """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
+    if config.data.build_examples:
+        _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)
+    return stream.open_dataset(name, config.data.dir)
+
+
+@functools.cache
+def _prepare_own(name: str, folder: str, examples: int, size: int) -> None:
+    with parallel.process_zero_first(f"prepare {name}"):
+        if not is_prepared(name, folder):
+            prepare(name, folder, examples=examples, size=size)

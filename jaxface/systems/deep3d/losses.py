@@ -1,0 +1,98 @@
+"""The hybrid loss of Deep3DFaceReconstruction (Deng et al., CVPRW 2019, §4), with the weights of the public codes.
+
+models/losses.py of Deep3DFaceRecon_pytorch. Every reduction is said; B batch, S the picture's side.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.formation import Coefficients, Decoded, Rendered
+
+LANDMARKS = 68
+# Bridge and tip of the nose and the inner lips count for twenty.
+HEAVY, HEAVY_WEIGHT = (28, 29, 30, *range(60, 68)), 20.0
+SURELY_SKIN = 0.5
+ATTENTIONS = ("posterior", "paper", "none")
+
+
+def photometric(image: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean colour distance () of pictures (B,S,S,3) over a mask (B,S,S) of weights, taken over the whole batch."""
+    distance = jnp.sqrt(((image - target) ** 2).sum(-1) + 1e-6)
+    return (distance * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def skin_attention(posterior: jax.Array, rule: str) -> jax.Array:
+    """Weights (B,S,S) of the probability of skin: "posterior" as it is, as in both codes; "paper": 1 above one half."""
+    return jnp.where(posterior > SURELY_SKIN, 1.0, posterior) if rule == "paper" else posterior
+
+
+def landmark_weights() -> np.ndarray:
+    """Weights (68,)."""
+    weights = np.ones(LANDMARKS, np.float32)
+    weights[list(HEAVY)] = HEAVY_WEIGHT
+    return weights
+
+
+def landmark_distance(points: jax.Array, target: jax.Array) -> jax.Array:
+    """Weighted mean squared distance () of points (B,68,2) in pixels of the 224 px crop."""
+    squared = ((points - target) ** 2).sum(-1)
+    return (squared * landmark_weights()).mean()
+
+
+def coefficient_size(coefficients: Coefficients, weights: ml_collections.ConfigDict) -> jax.Array:
+    """Weighted squared length () of identity, expression and albedo, mean over the batch.
+
+    The paper prints 1.7e-3 for albedo, both codes have 1.7e-2.
+    """
+    sizes = {name: (getattr(coefficients, name) ** 2).sum() for name in ("identity", "expression", "albedo")}
+    return sum(weights[name] * size for name, size in sizes.items()) / len(coefficients.angles)
+
+
+def light_color(light: jax.Array) -> jax.Array:
+    """How much light (B,3,9) differs between channels (): mean squared distance to their mean. Not in the paper."""
+    return ((light - light.mean(1, keepdims=True)) ** 2).mean()
+
+
+def albedo_evenness(albedo: jax.Array, skin: jax.Array) -> jax.Array:
+    """Variance () of albedo (B,V,3) over the vertices of skin (V,), channels summed, mean over the batch."""
+    weight = skin[:, None] / jnp.maximum(skin.sum(), 1.0)
+    mean = (albedo * weight).sum(1, keepdims=True)
+    return ((albedo - mean) ** 2 * weight).sum() / len(albedo)
+
+
+def cosine_distance(features: jax.Array, target: jax.Array) -> jax.Array:
+    """1 - cosine () of unit features (B,F), mean over the batch."""
+    return (1.0 - (features * target).sum(-1)).mean()
+
+
+def terms(
+    face: FaceModel,
+    coefficients: Coefficients,
+    decoded: Decoded,
+    rendered: Rendered,
+    batch: dict[str, jax.Array],
+    settings: ml_collections.ConfigDict,
+) -> dict[str, jax.Array]:
+    """The unweighted terms that need no recognition net. `settings` is config.loss.
+
+    Read of `batch`: image (B,S,S,3), landmarks (B,68,2) in pixels of the 224 px crop with y up, and, unless
+    `settings.attention` is "none", skin (B,S,S) in [0,1].
+    """
+    mask = jax.lax.stop_gradient(rendered.crop.astype(jnp.float32))
+    if settings.attention != "none":
+        mask *= skin_attention(batch["skin"], settings.attention)
+    return {
+        "photometric": photometric(rendered.image, batch["image"], mask),
+        "landmarks": landmark_distance(decoded.landmarks, batch["landmarks"]),
+        "coefficients": coefficient_size(coefficients, settings.size),
+        "light": light_color(coefficients.light),
+        "evenness": albedo_evenness(decoded.albedo, face.skin),
+    }
+
+
+def weighted(measured: dict[str, jax.Array], weights: ml_collections.ConfigDict) -> jax.Array:
+    """The total () of unweighted terms."""
+    return sum(weights[name] * value for name, value in measured.items())

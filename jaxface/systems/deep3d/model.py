@@ -1,0 +1,145 @@
+"""R-Net of Deep3DFaceReconstruction: a ResNet that regresses the coefficients of a morphable face, its pose and light.
+
+Deng et al., CVPRW 2019, §3; models/networks.py (ReconNetWrapper) of Deep3DFaceRecon_pytorch: pictures in [0,1] without
+ImageNet's mean and deviation, seven linear heads that start at zero, so that the first answer is the mean face.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxface.errors import UserError
+from jaxface.nn.resnet import SIZES, ResNet
+from jaxface.parallel import AXIS
+from jaxface.systems.deep3d import cnet, formation
+from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.formation import Sizes
+
+BACKBONES = ("resnet18", "resnet50")
+IN_PLANE = 2
+
+
+class RNet(nn.Module):
+    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total)."""
+
+    backbone: ResNet
+    sizes: Sizes
+
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        return self.regress(image, train)[0]
+
+    @nn.compact
+    def regress(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
+        maps = self.backbone(image, train)
+        pooled = maps[-1].mean((1, 2))
+        zeros, heads = nn.initializers.zeros, heads_of(self.sizes)
+        parts = [nn.Dense(count, kernel_init=zeros, name=name)(pooled) for name, count in heads.items()]
+        return jnp.concatenate(parts, -1), pooled, maps[0]
+
+
+def heads_of(sizes: Sizes) -> dict[str, int]:
+    """The linear heads in the order of their outputs; the translation has two, in the picture's plane and in depth."""
+    counts = dict(sizes.groups)
+    depth = counts.pop("translation") - IN_PLANE
+    return {**counts, "translation": IN_PLANE, "depth": depth}
+
+
+def sizes_from_config(config: ml_collections.ConfigDict) -> Sizes:
+    """The coefficient counts of `config.model`."""
+    return Sizes(config.identity, config.expression, config.albedo, config.white_light)
+
+
+def model_from_config(config: ml_collections.ConfigDict) -> RNet:
+    """The network of `config.model`. Raises UserError for an unknown backbone. Its keys:
+
+    image_size: int, side of the crop in pixels: 224 as published.
+    backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
+    identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
+    white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
+    confidence: whether there is a `CNet` beside it, for several pictures of a person.
+    """
+    if config.backbone not in BACKBONES:
+        raise UserError(f"config.model.backbone is {config.backbone!r}; use one of {', '.join(BACKBONES)}")
+    depths, bottleneck = SIZES[config.backbone]
+    backbone = ResNet(depths, bottleneck, config.width, AXIS)
+    return RNet(backbone, sizes_from_config(config))
+
+
+def init(model: RNet, image_size: int, confidence: bool, key: jax.Array) -> tuple[Any, Any]:
+    """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name."""
+    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
+    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+    image = jnp.zeros((1, image_size, image_size, 3))
+    variables = jax.jit(model.init)(key, image)
+    params = variables.pop("params")
+    if confidence:
+        _, *features = jax.eval_shape(
+            functools.partial(model.apply, method="regress"), {"params": params, **variables}, image
+        )
+        empty = [jnp.zeros(feature.shape) for feature in features]
+        params[cnet.NAME] = jax.jit(cnet.CNet(model.sizes.identity).init)(key, *empty)["params"]
+    return params, variables
+
+
+def adopt(model: RNet, image_size: int, confidence: bool, params: Any, extra: Any) -> tuple[Any, Any]:
+    """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
+    if confidence and cnet.NAME not in params:
+        fresh, _ = init(model, image_size, True, jax.random.key(0))
+        params = {**params, cnet.NAME: fresh[cnet.NAME]}
+    return params, extra
+
+
+def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network on prepared arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
+
+    Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,
+    `landmarks` (B,68,2) in pixels of the 224 px crop with y up, and `colors` (B,V,3), unclipped, 1 = white. Raises
+    UserError where neither input is there or a shape does not fit.
+    """
+    if "coefficients" in arrays:
+        coefficients = np.asarray(arrays["coefficients"], np.float32)
+        if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
+            raise UserError(f"coefficients has shape {coefficients.shape}; it must be (B,{model.sizes.total})")
+    elif "image" in arrays:
+        image = np.asarray(arrays["image"], np.float32)
+        if image.ndim != 4 or image.shape[-1] != 3:
+            raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+        coefficients = regress(model, {"params": params, **extra}, image)
+    else:
+        raise UserError(f"the arrays have neither image nor coefficients, only {sorted(arrays)}")
+    outputs = {"coefficients": coefficients}
+    known = face()
+    if known is not None:
+        decoded = decode(known, model.sizes, coefficients)
+        outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
+    return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """The identity (I,) of the person that all pictures (N,S,S,3) show, weighed by the C-Net; coefficients (N,n)."""
+    return np.asarray(_combine(model, variables, image, coefficients[:, : model.sizes.identity]))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array) -> jax.Array:
+    _, pooled, early = model.apply(variables, image, method="regress")
+    confidence = cnet.apply(variables["params"], model.sizes.identity, pooled, early)
+    return cnet.weighted_mean(identity[None], confidence[None])[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def regress(model: RNet, variables: Any, image: jax.Array) -> jax.Array:
+    """Coefficients (B,sizes.total) of pictures (B,S,S,3), compiled, with the running statistics."""
+    return model.apply(variables, image)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> formation.Decoded:
+    """`formation.decode` of vectors (B,sizes.total), compiled."""
+    return formation.decode(face, formation.split(coefficients, sizes))

@@ -1,0 +1,30 @@
+"""Checkpoints of Deep3DFaceRecon_pytorch: `epoch_N.pth`, of which only the network `net_recon` is read."""
+
+from typing import Any
+
+from jaxface import torch_names
+from jaxface.errors import UserError
+from jaxface.systems.deep3d import cnet
+from jaxface.systems.deep3d.model import RNet, heads_of
+from jaxface.torch_weights import Tensors, linear, rename, unwrap
+
+ARCFACE = "layer1.0.prelu.weight"
+NETWORK, REST = "net_recon", ("opt_", "sched_")
+
+
+def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
+    """(params, extra) filled from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
+
+    `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
+    left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
+    """
+    if ARCFACE in tensors:
+        raise UserError("these are ArcFace weights, which need no conversion: name the file in config.loss.recognition")
+    kept = {name: value for name, value in tensors.items() if not name.startswith(REST)}
+    kept = torch_names.without_counters(unwrap(kept, NETWORK))
+    sources = torch_names.resnet(size, "backbone/", "backbone.")
+    for index, head in enumerate(heads_of(model.sizes)):
+        sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
+    own = {name: value for name, value in params.items() if name != cnet.NAME}
+    filled = rename(kept, sources, {"params": own, **extra})
+    return {**params, **filled.pop("params")}, filled

@@ -1,0 +1,103 @@
+"""What R-Net and C-Net are trained on: pictures, 68 landmarks and the hybrid loss; never a coefficient.
+
+Deng et al., CVPRW 2019, §4 (one picture) and §5 (sets of pictures of one person).
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from jaxface.errors import UserError
+from jaxface.system import Batch, Tree
+from jaxface.systems.deep3d import cnet, face_model, formation, losses, recognition
+from jaxface.systems.deep3d.formation import SIZE, Coefficients, Rendered
+from jaxface.systems.deep3d.model import RNet
+
+Result = tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
+
+
+def frozen(config: ml_collections.ConfigDict) -> Tree:
+    """`System.frozen`: the face model, and ArcFace where `config.loss.recognition` names its weights.
+
+    Without them the perceptual loss is off, and a line says so. UserError: a head without its file, other weights.
+    """
+    constants = {"face": face_model.from_config(config)}
+    if config.loss.recognition:
+        return {**constants, "recognition": recognition.load(config.loss.recognition)}
+    if config.loss.weights.perceptual:
+        note = "no ArcFace weights (config.loss.recognition), so the perceptual loss is off"
+        print(note, file=sys.stderr)
+    return constants
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """UserError for an attention that does not exist."""
+    if config.loss.attention not in losses.ATTENTIONS:
+        allowed = ", ".join(losses.ATTENTIONS)
+        raise UserError(f"config.loss.attention is {config.loss.attention!r}; use one of {allowed}")
+
+
+def training_loss(
+    net: RNet,
+    config: ml_collections.ConfigDict,
+    params: Tree,
+    extra: Tree,
+    batch: Batch,
+    key: jax.Array,
+    step: jax.Array,
+    frozen: Tree,
+) -> Result:
+    """`System.loss`: the hybrid loss of R-Net on image (B,S,S,3), or, where the config has a C-Net, of that on sets.
+
+    A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin
+    (B,N,S,S). R-Net then is fixed and uses its running statistics.
+    """
+    del key, step
+    if config.model.confidence:
+        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
+        coefficients, changed = _of_sets(net, params, extra, batch["image"]), extra
+    else:
+        flat = batch
+        variables = {"params": params, **extra}
+        vector, changed = net.apply(variables, batch["image"], train=True, mutable=[*extra])
+        coefficients = formation.split(vector, net.sizes)
+    measured = hybrid(frozen, coefficients, flat, config.loss)
+    return losses.weighted(measured, config.loss.weights), (changed, measured)
+
+
+def _of_sets(net: RNet, params: Tree, extra: Tree, image: jax.Array) -> Coefficients:
+    """Coefficients of all pictures of sets (B,N,S,S,3), one identity a set; gradients reach the C-Net only."""
+    sets, count = image.shape[:2]
+    fixed = jax.lax.stop_gradient({"params": params, **extra})
+    vector, pooled, early = net.apply(fixed, image.reshape(-1, *image.shape[2:]), method="regress")
+    confidence = cnet.apply(params, net.sizes.identity, pooled, early)
+    coefficients = formation.split(vector, net.sizes)
+
+    def grouped(values: jax.Array) -> jax.Array:
+        return values.reshape(sets, count, -1)
+
+    person = cnet.weighted_mean(grouped(coefficients.identity), grouped(confidence))
+    return coefficients.replace(identity=jnp.repeat(person, count, axis=0))
+
+
+def hybrid(
+    frozen: Tree, coefficients: Coefficients, batch: Batch, settings: ml_collections.ConfigDict
+) -> dict[str, jax.Array]:
+    """The unweighted terms of the hybrid loss; "perceptual" among them where `frozen` holds ArcFace."""
+    face, image = frozen["face"], batch["image"]
+    decoded = formation.decode(face, coefficients)
+    rendered = formation.render(face, decoded, image.shape[1])
+    measured = losses.terms(face, coefficients, decoded, rendered, batch, settings)
+    if "recognition" in frozen:
+        measured["perceptual"] = _perceptual(frozen["recognition"], rendered, decoded.landmarks, batch)
+    return measured
+
+
+def _perceptual(variables: Tree, rendered: Rendered, landmarks: jax.Array, batch: Batch) -> jax.Array:
+    """Both pictures are aligned by their own landmarks; gradients pass through the rendered picture only."""
+    scale = batch["image"].shape[1] / SIZE
+    found = recognition.features(variables, rendered.image, scale * landmarks)
+    wanted = recognition.features(variables, batch["image"], scale * batch["landmarks"])
+    return losses.cosine_distance(found, jax.lax.stop_gradient(wanted))

@@ -1,0 +1,154 @@
+"""What `launch.bench` measures of Deep3D: R-Net on ResNet-50 at 224 px and a face of the Basel front face's size.
+
+The face is made up, a bulged grid with random modes: 35,721 vertices, 70,688 triangles, 80 + 64 + 80 modes. A training
+step has all of the loss but the renderer. What is rasterised are five turned faces; `rasterise_grad` is the gradient of
+their colours and places.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs import deep3d as deep3d_config
+from jaxface.geometry import mesh
+from jaxface.systems.deep3d import formation, losses, model
+from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.formation import Coefficients, Sizes
+
+SIDE = 189
+SIZES = Sizes()
+TRAIN_BATCH, DECODE_BATCH = 8, 5
+
+Works = Iterator[tuple[str, int, Callable[[], object], Mapping[str, Callable[[], object]]]]
+
+
+def made_up_face() -> FaceModel:
+    """A face of the Basel front face's size."""
+    random = np.random.default_rng(0)
+    y, x = np.meshgrid(*[np.linspace(0.9, -0.9, SIDE), np.linspace(-0.75, 0.75, SIDE)], indexing="ij")
+    depth = 0.9 * np.sqrt(np.maximum(1 - 0.7 * x**2 - 0.5 * y**2, 0.1)) + 0.2 * np.exp(-(x**2 + y**2) / 0.03)
+    corner = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
+    quad = [part.ravel() for part in (corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:])]
+    triangles = np.concatenate([np.stack([quad[i] for i in k], 1) for k in ((0, 1, 2), (0, 2, 3))]).astype(np.int32)
+    vertices = np.stack([x, y, depth - depth.mean()], -1).reshape(-1, 3).astype(np.float32)
+
+    def modes(count: int, scale: float) -> np.ndarray:
+        return scale * random.standard_normal((count, len(vertices), 3), np.float32)
+
+    return FaceModel(
+        mean=vertices,
+        identity=modes(SIZES.identity, 1e-4),
+        expression=modes(SIZES.expression, 1e-4),
+        albedo_mean=np.full_like(vertices, 0.6),
+        albedo=modes(SIZES.albedo, 1e-3),
+        triangles=triangles,
+        around=mesh.incidence(triangles, len(vertices)),
+        landmarks=(
+            np.repeat(random.integers(0, len(vertices), 68)[:, None], 3, 1),
+            np.tile(np.float32([1, 0, 0]), (68, 1)),
+        ),
+        skin=np.ones(len(vertices), np.float32),
+        crop_triangles=None,
+        crop=np.ones(len(triangles), bool),
+        scored=np.arange(len(vertices)),
+    )
+
+
+def works() -> Works:
+    """(metric, batch, ours, peers) of everything measured; the peers are empty where torch is not installed."""
+    config = deep3d_config.get_config("reference")
+    net = model.model_from_config(config.model)
+    params, extra = model.init(net, formation.SIZE, False, jax.random.key(0))
+    random = np.random.default_rng(0)
+    images = random.random((TRAIN_BATCH, formation.SIZE, formation.SIZE, 3), np.float32)
+    landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)
+    vectors = 0.3 * random.standard_normal((DECODE_BATCH, SIZES.total), np.float32)
+    host = made_up_face()
+    face, peers = jax.device_put(host), _peers(host)
+    for size in (1, TRAIN_BATCH):
+        image = images[:size]
+        yield (
+            "forward",
+            size,
+            lambda image=image: _wait(model.regress(net, {"params": params, **extra}, image)),
+            (peers.forward(image) if peers else {}),
+        )
+    run = training_run(net, face, params, extra, images, landmarks, config.loss)
+    yield "train_step", TRAIN_BATCH, run, peers.train_step(images, landmarks) if peers else {}
+    yield (
+        "decode",
+        DECODE_BATCH,
+        lambda: _wait(model.decode(face, SIZES, vectors)),
+        (peers.decode(vectors) if peers else {}),
+    )
+    decoded = jax.device_get(model.decode(face, SIZES, vectors))
+    drawn = jax.device_put((decoded.vertices, decoded.colors))
+    draw = jax.jit(_drawn)
+    slope = jax.jit(jax.grad(lambda drawn, face: (_drawn(drawn, face) ** 2).sum()))
+    yield "rasterise", DECODE_BATCH, lambda: _wait(draw(drawn, face)), peers.rasterise(*drawn, False) if peers else {}
+    yield (
+        "rasterise_grad",
+        DECODE_BATCH,
+        lambda: _wait(slope(drawn, face)),
+        (peers.rasterise(*drawn, True) if peers else {}),
+    )
+
+
+_wait = jax.block_until_ready
+
+
+def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
+    vertices, colors = drawn
+    nothing = jnp.zeros(())
+    return formation.render(face, formation.Decoded(vertices, nothing, colors, nothing, nothing)).image
+
+
+def training_run(net, face, params, extra, images, landmarks, settings) -> Callable[[], None]:
+    """A step with the losses that need no picture, then Adam; kept going by itself."""
+    optimizer = optax.adam(1e-4)
+
+    def loss(params, extra, image, target, face):
+        variables = {"params": params, **extra}
+        vector, changed = net.clone(backbone=net.backbone.clone(axis_name=None)).apply(
+            variables, image, train=True, mutable=["batch_stats"]
+        )
+        parts: Coefficients = formation.split(vector, net.sizes)
+        decoded = formation.decode(face, parts)
+        measured = {
+            "landmarks": losses.landmark_distance(decoded.landmarks, target),
+            "coefficients": losses.coefficient_size(parts, settings.size),
+            "light": losses.light_color(parts.light),
+            "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+        }
+        return losses.weighted(measured, settings.weights), changed
+
+    @jax.jit
+    def step(state, image, target, face):
+        params, extra, moments = state
+        (_, changed), gradient = jax.value_and_grad(loss, has_aux=True)(params, extra, image, target, face)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(params, updates), changed, moments
+
+    held = [(params, extra, optimizer.init(params)), *jax.device_put((images, landmarks)), face]
+
+    def run() -> None:
+        held[0] = jax.block_until_ready(step(*held))
+
+    return run
+
+
+def _peers(face: FaceModel):
+    """The peers on this face, or None where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    from launch import peers_deep3d
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return peers_deep3d.Peers(face)

@@ -1,0 +1,129 @@
+"""The whole system on its smoke variant: trained, resumed, scored; heads and configurations that fit or do not."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.deep3d import VARIANTS, get_config
+from jaxface import checkpoint, metrics, parallel, training
+from jaxface.errors import UserError
+from jaxface.systems import deep3d
+from jaxface.systems.deep3d import cnet, face_model
+from jaxface.systems.deep3d import metrics as head_metrics
+from tests import basel
+
+ROOT = pathlib.Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    config = get_config("smoke")
+    config.data.dir = str(tmp_path_factory.mktemp("data"))
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return training.fit(deep3d.build(prepared), prepared, workdir), workdir
+
+
+def test_smoke_trains_and_a_second_run_verifies(prepared, trained):
+    first, workdir = trained
+    lines = metrics.read(workdir)
+    assert int(first.step) == 8 and lines[-1]["step"] == 8 and len(checkpoint.steps(workdir)) == 3
+    scored = {name.rpartition("/")[2]: value for name, value in lines[-1].items()}
+    assert scored["vertex_to_mean"] == pytest.approx(scored["vertex"] / scored["vertex_of_mean"])
+    assert scored["vertex_of_mean"] < scored["vertex_of_frontal"] and scored["shape"] <= scored["vertex"]
+    again = training.fit(deep3d.build(prepared), prepared, workdir)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+
+
+def test_the_loss_falls_on_one_batch(prepared):
+    system, devices = deep3d.build(prepared), jax.devices()[:1]
+    step = parallel.compile_step(training.make_step(system, 0, 0.0), devices=devices)
+    state = training.initial_state(system, *system.init(jax.random.key(0)), 0.0)
+    state = parallel.replicate(state, devices=devices)
+    frozen = parallel.replicate(system.frozen(), devices=devices)
+    batch = next(system.train_data(0))
+    assert batch.keys() == {"image", "landmarks", "skin"}  # nothing of what the heads were made with
+    sharded, seen = parallel.shard(batch, devices=devices), []
+    for _ in range(25):
+        state, measured = step(state, sharded, frozen)
+        seen.append(float(measured["loss"]))
+    assert np.isfinite(seen).all() and np.mean(seen[-5:]) < 0.8 * seen[0]
+
+
+def test_raw_gives_a_head_where_one_is_configured(trained, tmp_path):
+    config = get_config("reference")
+    bare = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
+    assert bare.keys() == {"coefficients"}
+    config.head.path = str(basel.save(tmp_path / "BFM_model_front.mat"))
+    found = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
+    shapes = {name: value.shape for name, value in found.items()}
+    assert shapes == {"coefficients": (2, 257), "vertices": (2, 600, 3), "landmarks": (2, 68, 2), "colors": (2, 600, 3)}
+    np.testing.assert_allclose(found["vertices"].mean(1), [[0, 0, 10]] * 2, atol=1e-4)
+
+
+def test_heads_and_configurations_that_do_not_fit():
+    with pytest.raises(UserError, match="config.model.identity is 80, but head 'procedural' has 64"):
+        face_model.load_face_model("procedural", "", (80, 40, 10), "tf")
+    with pytest.raises(UserError, match="'pytorch' is for Basel front faces"):
+        face_model.load_face_model("procedural", "", (64, 40, 10), "pytorch")
+    config = get_config("smoke")
+    config.loss.attention = "everything"
+    with pytest.raises(UserError, match="config.loss.attention is 'everything'"):
+        deep3d.build(config)
+
+
+def test_a_set_starts_from_the_plain_average_and_teaches_the_confidence_only(prepared, trained):
+    state, workdir = trained
+    config = prepared.copy_and_resolve_references()
+    config.model.confidence, config.init = True, str(workdir)
+    system = deep3d.build(config)
+    like = jax.eval_shape(system.init, jax.random.key(0))
+    params, extra = system.adopt(*checkpoint.load_params(workdir))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, like[0])
+    random = np.random.default_rng(0)
+    batch = {
+        "image": random.random((2, 3, 64, 64, 3), np.float32),
+        "landmarks": random.uniform(60, 160, (2, 3, 68, 2)).astype(np.float32),
+    }
+
+    def loss(params):
+        return system.loss(params, extra, batch, jax.random.key(0), 0, jax.device_put(system.frozen()))[0]
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    for name, part in gradients.items():
+        assert any(leaf.any() for leaf in jax.tree.leaves(part)) == (name == cnet.NAME), name
+    identity, confidence = random.random((2, 3, 5)), np.full((2, 3, 5), 0.3)
+    np.testing.assert_allclose(cnet.weighted_mean(identity, confidence), identity.mean(1), rtol=1e-6)
+
+
+def test_errors_of_shapes_leave_out_what_a_photograph_cannot_tell():
+    points = np.random.default_rng(1).random((2, 50, 3)).astype(np.float32)
+    moved = 1.7 * points + np.array([3, 4, 5], np.float32)
+    turned = moved @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
+    assert head_metrics.distance_mm(points, moved, rotate=False).max() < 1e-2
+    assert head_metrics.distance_mm(points, turned, rotate=True).max() < 1e-2
+    assert head_metrics.distance_mm(points, turned, rotate=False).min() > 10
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_key_is_read(variant):
+    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
+    unread = [
+        name
+        for name, _ in _leaves(get_config(variant))
+        if not re.search(rf'\b(config|settings)[\w.]*\.{name}\b|"{name}"', sources)
+    ]
+    assert not unread
+
+
+def _leaves(config):
+    for name, value in config.items():
+        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [(name, value)]
