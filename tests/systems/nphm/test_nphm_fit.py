@@ -90,7 +90,7 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     from jaxface import checkpoint
     from jaxface.system import TrainState
     from jaxface.systems import nphm
-    from launch import bench_nphm
+    from launch.benchmarks.nphm import headlike
 
     config = nphm_identity.get_config("smoke")
     anchors = head_space.to_units(np.asarray(procedural_head().template)[head_space.anchor_vertices(procedural_head())])
@@ -103,7 +103,7 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
             saved.save(TrainState(np.int32(0), change(params), extra, {}, {}))
 
     net = nphm.model.identity_model(config)
-    like = lambda p: {**p, "identity": bench_nphm.headlike(net, p["identity"], np.zeros(net.code, np.float32))}  # noqa: E731
+    like = lambda p: {**p, "identity": headlike(net, p["identity"], np.zeros(net.code, np.float32))}  # noqa: E731
     save(config, tmp_path / "identity", like)
     if phase == "expression":
         config = nphm_expression.get_config("smoke")

@@ -1,9 +1,7 @@
 """What `launch.bench --system nphm` measures: the identity model of the published size on one head-like code."""
 
 import functools
-import importlib.util
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import nphm_identity
-from jaxface import inference, parallel, training
+from jaxface import inference
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
 from jaxface.system import Tree
 from jaxface.systems.nphm import extract, inversion, losses, members, model
 from jaxface.systems.nphm.ensemble import Ensemble
+from launch.benchmarks.work import Run, Work, has_torch, training_run
 
 DENSE, GRADIENT, TILED, FITTED, TRAINED = 4096, 2048, 16384, 1000, 2
 RESOLUTION = 128
@@ -25,8 +24,8 @@ PEER_POINTS = 8192
 RADII = np.float32([0.33, 0.45, 0.42])
 
 
-def works(work: Callable[..., Any]) -> Iterator[Any]:
-    """Measurements by `work(system, metric, batch, ours, peers, share)`, batches being points or people."""
+def works() -> Iterator[Work]:
+    """Everything measured, batches being points or people; the peers are empty where torch is not installed."""
     config = nphm_identity.get_config("reference")
     head = procedural_head()
     anchors = head_space.to_units(np.asarray(head.template)[head_space.anchor_vertices(head)])
@@ -52,16 +51,16 @@ def works(work: Callable[..., Any]) -> Iterator[Any]:
     ):
         where = points(count)
         ours = functools.partial(run, params["identity"], where.reshape(-1, min(2048, count), 3))
-        yield work("nphm", metric, count, lambda ours=ours: jax.block_until_ready(ours()), peers(where, name))
+        yield Work("nphm", metric, count, lambda ours=ours: jax.block_until_ready(ours()), peers(where, name))
     where = points(TILED)
     folded = members.fold(net, params["identity"], code)
-    yield work("nphm", "sdf_tiled", TILED, lambda: members.distances(folded, where), peers(where, "sdf"))
+    yield Work("nphm", "sdf_tiled", TILED, lambda: members.distances(folded, where), peers(where, "sdf"))
     run = functools.partial(extract.mesh, net, params["identity"], code, RESOLUTION)
     share = PEER_POINTS / RESOLUTION**3
-    yield work("nphm", "extract", RESOLUTION**3, run, peers(points(PEER_POINTS), "sdf"), share)
+    yield Work("nphm", "extract", RESOLUTION**3, run, peers(points(PEER_POINTS), "sdf"), share)
     where = points(FITTED) * 0.3
-    yield work("nphm", "fit_step", FITTED, _fit_step(net, params, where), peers(where, "fit"))
-    yield work("nphm", "train_step", TRAINED, *_train_step(system, net, config, params, random))
+    yield Work("nphm", "fit_step", FITTED, _fit_step(net, params, where), peers(where, "fit"))
+    yield Work("nphm", "train_step", TRAINED, *_train_step(system, net, config, params, random))
 
 
 def headlike(net: Ensemble, params: Tree, code: np.ndarray) -> Tree:
@@ -83,7 +82,7 @@ def headlike(net: Ensemble, params: Tree, code: np.ndarray) -> Tree:
     return {**params, "members": {**layers, last: {"kernel": solved[:, :-1, None], "bias": solved[:, -1:]}}}
 
 
-def _fit_step(net: Ensemble, params: Tree, points: np.ndarray) -> Callable[[], object]:
+def _fit_step(net: Ensemble, params: Tree, points: np.ndarray) -> Run:
     fitter = inversion.Fitter(net, None)
     codes = fitter.start(1)
     state = codes, inversion.ADAM.init(codes)
@@ -100,30 +99,20 @@ def _train_step(system: Any, net: Ensemble, config: Any, params: Tree, random: n
     face, nonface = config.data.face, config.data.nonface
     batch = {"face_points": draw(face), "face_normals": draw(face), "nonface_points": draw(nonface)}
     batch |= {"nonface_normals": draw(nonface), "anchors": draw(39), "subject": np.arange(TRAINED, dtype=np.int32)}
-    device = jax.local_devices()[:1]
-    step = parallel.compile_step(training.make_step(system, 0, 0.0), config.backend, device)
-    state = parallel.replicate(training.initial_state(system, params, {}, 0.0), config.backend, device)
-    held = [state, parallel.shard(batch, config.backend, device)]
-
-    def train() -> None:
-        held[0] = jax.block_until_ready(step(*held, {}))[0]
-
-    if importlib.util.find_spec("torch") is None:
+    train = training_run(system, config, params, {}, batch)
+    if not has_torch():
         return train, {}
-    from launch import peers_nphm
+    from launch.benchmarks import nphm_torch
 
     whole = jax.device_get(losses.add_space_points(batch, jax.random.key(0), {}))
     numbers = {name: value for name, value in whole.items() if name != "subject"}
-    peer = peers_nphm.train_step(net, params["identity"], np.asarray(params["codes"]), numbers, dict(config.loss))
+    peer = nphm_torch.train_step(net, params["identity"], np.asarray(params["codes"]), numbers, dict(config.loss))
     return train, {"unfolded": peer}
 
 
-def _peers(net: Ensemble, params: Tree, code: np.ndarray, points: np.ndarray, name: str) -> dict:
-    if importlib.util.find_spec("torch") is None:
+def _peers(net: Ensemble, params: Tree, code: np.ndarray, points: np.ndarray, name: str) -> dict[str, Run]:
+    if not has_torch():
         return {}
-    import torch
+    from launch.benchmarks import nphm_torch
 
-    from launch import peers_nphm
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return {"unfolded": peers_nphm.runs(net, params, code, points)[name]}
+    return {"unfolded": nphm_torch.runs(net, params, code, points)[name]}
