@@ -12,9 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel
-from jaxface.data import stream
-from jaxface.data.prepare import is_prepared, prepare
-from jaxface.errors import UserError
+from jaxface.data import sets, stream
 from jaxface.system import Batch
 from jaxface.systems.deep3d import augment
 from jaxface.systems.deep3d.alignment import REFERENCE_SIZE
@@ -88,34 +86,14 @@ def training(size: int) -> Callable[[Example, int], Example]:
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
-    share, rest = divmod(parallel.local_batch_size(config.batch_size), len(config.data.datasets))
-    if rest:
-        raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
-    process = training(config.model.image_size)
-    streams = [
-        stream.train_stream(_open(config, name), "train", share, config.seed + number, step, process)
-        for number, name in enumerate(config.data.datasets)
-    ]
-    for parts in zip(*streams, strict=True):
-        yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    size = config.model.image_size
+    builders = [sets.open_set(config.data, name, size) for name in config.data.datasets]
+    return sets.train_batches(builders, config, step, training(size))
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
     """The test split of the data set `name`, padded."""
-    process = functools.partial(preprocess_eval, size=config.model.image_size)
+    size = config.model.image_size
+    process = functools.partial(preprocess_eval, size=size)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(_open(config, name), "test", local, process)
-
-
-def _open(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
-    """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
-    if config.data.build_examples:
-        _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)
-    return stream.open_dataset(name, config.data.dir)
-
-
-@functools.cache
-def _prepare_own(name: str, folder: str, examples: int, size: int) -> None:
-    with parallel.process_zero_first(f"prepare {name}"):
-        if not is_prepared(name, folder):
-            prepare(name, folder, examples=examples, size=size)
+    return stream.eval_stream(sets.open_set(config.data, name, size), "test", local, process)

@@ -10,8 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel
-from jaxface.data import head_records, stream
-from jaxface.data.prepare import is_prepared, prepare
+from jaxface.data import head_records, sets, stream
 from jaxface.errors import UserError
 from jaxface.system import Batch
 
@@ -59,17 +58,9 @@ def expression_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator
     return _eval(config, dataset, "test_expressions", functools.partial(point_pairs, seed=0, pairs=config.data.pairs))
 
 
-def prepare_own(config: ml_collections.ConfigDict) -> None:
-    """Where the config asks for a tiny data set of its own (data.build_examples), the first host makes it."""
-    if config.data.build_examples:
-        _prepare_own(config.data.dataset, config.data.dir, config.data.build_examples)
-
-
-@functools.cache
-def _prepare_own(name: str, folder: str, examples: int) -> None:
-    with parallel.process_zero_first(f"prepare {name}"):
-        if not is_prepared(name, folder):
-            prepare(name, folder, examples=examples, size=SMALLEST_RECORD)
+def open_set(config: ml_collections.ConfigDict, dataset: str = "") -> stream.Builder:
+    """The prepared data set `dataset`, or the one of the configuration; see `jaxface.data.sets.open_set`."""
+    return sets.open_set(config.data, dataset or config.data.dataset, SMALLEST_RECORD)
 
 
 def _points(config: ml_collections.ConfigDict) -> dict[str, int]:
@@ -79,18 +70,15 @@ def _points(config: ml_collections.ConfigDict) -> dict[str, int]:
 def _train(
     config: ml_collections.ConfigDict, split: str, process: Callable[[Example, int], Example], step: int
 ) -> Iterator[Batch]:
-    prepare_own(config)
-    builder = stream.open_dataset(config.data.dataset, config.data.dir)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.train_stream(builder, split, local, config.seed, step, process)
+    return stream.train_stream(open_set(config), split, local, config.seed, step, process)
 
 
 def _eval(
     config: ml_collections.ConfigDict, dataset: str, split: str, process: Callable[[Example], Example]
 ) -> Iterator[Batch]:
-    prepare_own(config)
-    builder = stream.open_dataset(dataset, config.data.dir)
-    return stream.eval_stream(builder, split, parallel.local_batch_size(config.batch_size), process)
+    local = parallel.local_batch_size(config.batch_size)
+    return stream.eval_stream(open_set(config, dataset), split, local, process)
 
 
 def _drawn(example: Example, names: tuple[str, ...], count: int, rng: np.random.Generator) -> Example:

@@ -55,7 +55,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
     if config.data.build_examples:
         from jaxface.systems.nphm import data
 
-        data.prepare_own(config)
+        data.open_set(config)
     try:
         said = prepared.metadata(config.data.dataset, config.data.dir)
     except UserError:

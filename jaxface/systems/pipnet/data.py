@@ -12,8 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import layouts, parallel, photo
-from jaxface.data import augment, stream
-from jaxface.data.prepare import is_prepared, prepare
+from jaxface.data import augment, sets, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.system import Batch
@@ -119,16 +118,9 @@ def flip_map(config: ml_collections.ConfigDict) -> np.ndarray:
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
-    share, rest = divmod(parallel.local_batch_size(config.batch_size), len(config.data.datasets))
-    if rest:
-        raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
     process = functools.partial(preprocess_train, size=config.model.image_size, flip=flip_map(config))
-    streams = [
-        stream.train_stream(open_labelled(config, name), "train", share, config.seed + number, step, process)
-        for number, name in enumerate(config.data.datasets)
-    ]
-    for parts in zip(*streams, strict=True):
-        yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    builders = [open_labelled(config, name) for name in config.data.datasets]
+    return sets.train_batches(builders, config, step, process)
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
@@ -140,16 +132,9 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     return stream.eval_stream(open_labelled(config, dataset), split or "test", local, process)
 
 
-def open_prepared(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
-    """The prepared data set; where the config asks for a tiny one of its own, the first host makes it."""
-    if config.data.build_examples:
-        _prepare_own(name, config.data.dir, config.data.build_examples, config.model.image_size)
-    return stream.open_dataset(name, config.data.dir)
-
-
 def open_labelled(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
     """The prepared data set. UserError where it has other landmarks than the model."""
-    builder = open_prepared(config, name)
+    builder = sets.open_set(config.data, name, config.model.image_size)
     features = builder.info.features
     if "landmarks" not in features:
         raise UserError(f"data set {name} has no landmarks; it can only be one of config.data.unlabelled")
@@ -158,10 +143,3 @@ def open_labelled(config: ml_collections.ConfigDict, name: str) -> stream.Builde
     if count not in (None, config.model.landmarks):
         raise UserError(f"data set {name} has {count} landmarks, config.model.landmarks is {config.model.landmarks}")
     return builder
-
-
-@functools.cache
-def _prepare_own(name: str, folder: str, examples: int, size: int) -> None:
-    with parallel.process_zero_first(f"prepare {name}"):
-        if not is_prepared(name, folder):
-            prepare(name, folder, examples=examples, size=size)
