@@ -8,7 +8,6 @@ the picture.
 
 import dataclasses
 import io
-import json
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -70,13 +69,13 @@ def read_picture(path: pathlib.Path) -> np.ndarray:
     return picture
 
 
-def find_root(manual_dir: str | pathlib.Path, marker: str, tree: str) -> pathlib.Path:
-    """The folder that holds `marker`: `manual_dir` or a folder right below it. UserError names the expected `tree`."""
+def find_root(manual_dir: str | pathlib.Path, marker: str) -> pathlib.Path:
+    """The folder that holds `marker`: `manual_dir` or a folder right below it. UserError where neither does."""
     folder = pathlib.Path(manual_dir)
     for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         if (candidate / marker).exists():
             return candidate
-    raise UserError(f"{folder} has no {marker}; expected {tree}")
+    raise UserError(f"{folder} has no {marker}")
 
 
 def info(
@@ -111,7 +110,7 @@ def info(
 
 
 def records(faces: Iterable[Face], count: int = 0, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
-    """(name, record) of every face; where it has no landmarks, `count` times NaN.
+    """(number, record) of every face; where it has no landmarks, `count` times NaN.
 
     With `averaged`, the mean of their labels is left in its metadata as "meanface". Raises UserError for a split
     without faces and a face box outside its picture.
@@ -122,17 +121,11 @@ def records(faces: Iterable[Face], count: int = 0, averaged: tfds.core.DatasetIn
         labels = missing if face.labels is None else face.labels
         landmarks = missing if face.landmarks is None else face.landmarks
         total, seen = total + labels, seen + 1
-        yield face.name, _record(face, landmarks, labels)
+        yield seen, _record(face, landmarks, labels)
     if not seen:
         raise UserError("a split of the data set has not a single face; is everything there?")
     if averaged is not None:
         averaged.metadata["meanface"] = (total / seen).ravel().tolist()
-
-
-def read_metadata(folder: str | pathlib.Path) -> dict[str, Any]:
-    """What `info` and `records` left beside a prepared data set: layout, meanface and more; {} without any."""
-    path = pathlib.Path(folder) / "metadata.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _record(face: Face, landmarks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -62,5 +62,10 @@ def prepare(
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
         raise UserError(f"{dataset} needs --manual_dir: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
-    builder.download_and_prepare(download_config=config)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except UserError as error:
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise UserError(f"{error}; expected {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
+        raise
     return builder.info

@@ -3,6 +3,7 @@
 The pictures say where they are: red is x, green is y, so that a record's region shows which part it is.
 """
 
+import json
 import pathlib
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jaxface.data import faces, stream
+from jaxface.data import stream
 from jaxface.data.builders import aflw
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
@@ -218,7 +219,7 @@ def test_every_feature(tmp_path, monkeypatch, dataset):
         assert set(records) == {face["name"] for face in faces_of}
         for face in faces_of:
             check_record(records[face["name"]], face)
-    metadata = faces.read_metadata(builder.data_path)
+    metadata = json.loads((builder.data_path / "metadata.json").read_text())
     assert metadata["layout"] == layout
     labels = [face["crop_landmarks"] for face in truth["train"] if "crop_landmarks" in face]
     if labels and np.isfinite(labels).all():

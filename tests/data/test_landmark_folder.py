@@ -1,5 +1,6 @@
 """Own data: text and `.pts` become the same records, with a mean face and a flip table; mistakes are one line each."""
 
+import json
 import pathlib
 import re
 
@@ -7,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxface.data import faces, stream, symmetry
+from jaxface.data import stream, symmetry
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.layouts import LAYOUT_68, LAYOUT_98
@@ -59,7 +60,7 @@ def test_text_and_pts_become_records(tmp_path, kind):
             np.testing.assert_allclose(record["landmarks"] + origin, points, atol=1e-4)
             np.testing.assert_allclose(record["box"] + np.tile(origin, 2), [*points.min(0), *points.max(0)], atol=1e-4)
             labels += [(points - low) / (high - low)] if split == "train" else []
-    metadata = faces.read_metadata(builder.data_path)
+    metadata = json.loads((builder.data_path / "metadata.json").read_text())
     np.testing.assert_allclose(metadata["meanface"], np.mean(labels, 0).ravel(), rtol=0, atol=1e-12)
     assert metadata["layout"] == "own" and metadata["flip"] == FLIP
 
@@ -99,6 +100,7 @@ def test_flip_is_its_own_inverse_even_with_ties():
         ("landmarks.txt", "01.png 1 2 30 40 50 6\n02.png 1 2 30 40\n", "line 2: 2 landmarks where 3 are expected"),
         ("landmarks.txt", "01.png 1 2 3 4 5 6\n\n02.png 1 2 3 4 5\n", "line 3: not NAME and pairs of numbers"),
         ("landmarks.txt", "01.png 1 2 3 4 x 6\n", "line 1: not NAME and pairs"),
+        ("landmarks.txt", "01.png\n02.png\n", "line 1: 01.png has no landmarks"),
         ("landmarks.txt", "01.png 0.1 0.2 0.3 0.4\n02.png 0.1 0.2 0.3 0.5\n", "give them in pixels"),
         ("landmarks.txt", "99.png 1 2 3 4 5 6\n", "99.png is missing; expected a folder of pictures"),
         ("landmarks.txt", "01.png 1 2 3 4 5 6\n", "1 labelled pictures, and needs at least 2"),

@@ -35,7 +35,7 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, "19", 19)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = faces.find_root(dl_manager.manual_dir, FILE, TREE)
+        root = faces.find_root(dl_manager.manual_dir, FILE)
         boxes, shapes, names, order = annotations.read_mat(root / FILE, "bbox", "data", "nameList", "ra")
         order = order.ravel().astype(int) - 1
         names = [str(name.squeeze()) for name in names.ravel()]

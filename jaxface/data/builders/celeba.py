@@ -35,7 +35,7 @@ class Celeba(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, "", 0)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = faces.find_root(dl_manager.manual_dir, FILE, TREE)
+        root = faces.find_root(dl_manager.manual_dir, FILE)
         return {"train": self._generate_examples(root, annotations.read_rows(root / FILE, 5))}
 
     def _generate_examples(self, root: pathlib.Path, rows: list[list[str]]) -> Iterator:

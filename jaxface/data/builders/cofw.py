@@ -52,10 +52,10 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, str(count), count, visible)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        tree, folder = self.MANUAL_DOWNLOAD_INSTRUCTIONS, dl_manager.manual_dir
-        paths = {split: faces.find_root(folder, name, tree) / name for split, (name, _) in FILES.items()}
+        folder = dl_manager.manual_dir
+        paths = {split: faces.find_root(folder, name) / name for split, (name, _) in FILES.items()}
         # PIPNet's tree keeps what is of the 68 landmarks in another folder.
-        more = faces.find_root(folder, BOXES_68, tree) if self._variant else None
+        more = faces.find_root(folder, BOXES_68) if self._variant else None
         return {split: self._generate_examples(path, split, more) for split, path in paths.items()}
 
     def _generate_examples(self, path: pathlib.Path, split: str, more: pathlib.Path | None) -> Iterator:
@@ -84,7 +84,7 @@ def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
     """The landmarks (68,2) of test face i, 1-based."""
     found = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
     if not found:
-        raise UserError(f"{folder / POINTS_68[0]} is missing; expected {TREE_68}")
+        raise UserError(f"{folder / POINTS_68[0]} is missing")
     (points,) = annotations.read_mat(found[0] / f"{i + 1}_points.mat", "Points")
     return points.astype(np.float64)
 
@@ -93,7 +93,7 @@ def _pictures(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]
     """The pictures (H,W,3) BGR of a cell array, one after the other; some are grey in the file."""
     with h5py.File(path) as file:
         if name not in file or file[name].size != count:
-            raise UserError(f"{path} does not hold one picture in {name} for each of {count} boxes; expected {TREE}")
+            raise UserError(f"{path} does not hold one picture in {name} for each of {count} boxes")
         for reference in file[name][()].ravel():
             picture = file[reference][()].T
             code = cv2.COLOR_GRAY2BGR if picture.ndim == 2 else cv2.COLOR_RGB2BGR

@@ -49,7 +49,7 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, "68", 68)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = faces.find_root(dl_manager.manual_dir, "ibug", TREE)
+        root = faces.find_root(dl_manager.manual_dir, "ibug")
         return {split: self._generate_examples(root, split) for split in SPLITS}
 
     def _generate_examples(self, root: pathlib.Path, split: str) -> Iterator:
@@ -72,11 +72,11 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
 def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(annotation, photograph) by name; one name of iBUG has a blank in it. UserError for one without the other."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing; expected {TREE}")
+        raise UserError(f"{folder} is missing")
     stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir())}
     pictures = {stem[path]: path for path in stem if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
     labels = {stem[path]: path for path in stem if path.suffix == ".pts"}
     alone = sorted(labels.keys() ^ pictures.keys())
     if alone:
-        raise UserError(f"{folder}: {alone[0]} has no {'picture' if alone[0] in labels else '.pts'}; expected {TREE}")
+        raise UserError(f"{folder}: {alone[0]} has no {'picture' if alone[0] in labels else '.pts'}")
     return [(labels[name], pictures[name]) for name in labels]

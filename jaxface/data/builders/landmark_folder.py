@@ -4,7 +4,7 @@
 train.txt and test.txt, or of the folders train and test where they hold `.pts` files, else every tenth picture is to
 test on. Text counts pixels from 0, `.pts` files from 1. PIPNet's crop is that of LaPa: the smallest rectangle around
 the landmarks, enlarged 1.2 times. The metadata also hold "flip", which landmark becomes which in a mirrored picture:
-found from the mean face, unless flip.txt lists it.
+found from the mean face, unless flip.txt lists it. To read a changed folder again, remove what was prepared of it.
 """
 
 import pathlib
@@ -64,12 +64,12 @@ def _splits(root: pathlib.Path) -> dict[str, Labelled]:
     if LISTS <= texts.keys():
         return {split: _from_text(root, texts[f"{split}.txt"]) for split in ("train", "test")}
     if len(texts) > 1:
-        raise UserError(f"{root} has several text files ({', '.join(texts)}); expected {TREE}")
+        raise UserError(f"{root} has several text files ({', '.join(texts)})")
     if not texts and all(any((root / split).rglob("*.pts")) for split in ("train", "test")):
         return {split: _from_pts(root / split) for split in ("train", "test")}
     labelled = _from_text(root, *texts.values()) if texts else _from_pts(root)
     if len(labelled) < 2:
-        raise UserError(f"{root} has {len(labelled)} labelled pictures, and needs at least 2; expected {TREE}")
+        raise UserError(f"{root} has {len(labelled)} labelled pictures, and needs at least 2")
     test = labelled[::TEST_EVERY]
     return {"train": [one for i, one in enumerate(labelled) if i % TEST_EVERY], "test": test}
 
@@ -82,11 +82,13 @@ def _from_text(root: pathlib.Path, path: pathlib.Path) -> Labelled:
             points = np.array(values, np.float64).reshape(-1, 2)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not NAME and pairs of numbers ({error})") from error
+        if not values:
+            raise UserError(f"{path}, line {number}: {name} has no landmarks")
         if labelled and len(points) != len(labelled[0][1]):
             raise UserError(f"{path}, line {number}: {len(points)} landmarks where {len(labelled[0][1])} are expected")
         labelled.append((_picture(root, name), points))
     if not labelled:
-        raise UserError(f"{path} is empty; expected {TREE}")
+        raise UserError(f"{path} is empty")
     return labelled
 
 
@@ -94,14 +96,14 @@ def _from_pts(root: pathlib.Path) -> Labelled:
     """Sorted by name. UserError where there is none, or one has no picture or another number of points."""
     labels = sorted(root.rglob("*.pts"))
     if not labels:
-        raise UserError(f"{root} has neither a text file nor .pts files; expected {TREE}")
+        raise UserError(f"{root} has neither a text file nor .pts files")
     first = len(annotations.read_pts(labels[0]))
     labelled = []
     for label in labels:
         beside = [label.with_suffix(ending) for ending in (*PICTURES, *map(str.upper, PICTURES))]
         found = [path for path in beside if path.is_file()]
         if not found:
-            raise UserError(f"{label} has no picture beside it; expected {TREE}")
+            raise UserError(f"{label} has no picture beside it")
         labelled.append((found[0], annotations.read_pts(label, first) - 1))
     return labelled
 
@@ -112,7 +114,7 @@ def _picture(root: pathlib.Path, name: str) -> pathlib.Path:
         return root / name
     found = sorted(root.rglob(pathlib.Path(name).name))
     if not found:
-        raise UserError(f"{root / name} is missing; expected {TREE}")
+        raise UserError(f"{root / name} is missing")
     return found[0]
 
 

@@ -36,10 +36,10 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, "106", 106)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = faces.find_root(dl_manager.manual_dir, "train/landmarks", TREE)
+        root = faces.find_root(dl_manager.manual_dir, "train/landmarks")
         for split in SPLITS:
             if not (root / split / "landmarks").is_dir():
-                raise UserError(f"{root / split / 'landmarks'} is missing; expected {TREE}")
+                raise UserError(f"{root / split / 'landmarks'} is missing")
         return {split: self._generate_examples(root / split, split) for split in SPLITS}
 
     def _generate_examples(self, folder: pathlib.Path, split: str) -> Iterator:
@@ -50,7 +50,7 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
 def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.Face:
     numbers = annotations.read_numbers(path)
     if len(numbers) != 1 + 2 * 106 or numbers[0] != 106:
-        raise UserError(f"{path} does not hold 106 and 106 points; expected {TREE}")
+        raise UserError(f"{path} does not hold 106 and 106 points")
     points = numbers[1:].reshape(106, 2)
     picture = faces.read_picture(folder / "images" / f"{path.stem}.jpg")
     low, high = points.min(0), points.max(0)

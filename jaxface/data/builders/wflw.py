@@ -51,7 +51,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         return faces.info(self, str(self._count), self._count, attributes)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = faces.find_root(dl_manager.manual_dir, "WFLW_annotations", TREE)
+        root = faces.find_root(dl_manager.manual_dir, "WFLW_annotations")
         lists = {split: _rows(root, LIST.format(split)) for split in ("train", "test")}
         known = {_key(row): (number, row) for number, row in lists["test"]}
         for subset in SUBSETS:
