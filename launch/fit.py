@@ -1,6 +1,7 @@
 """Fits a neural head to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
 
-Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
+Scans given together are one person in several expressions; a folder of folders holds a person each. --register brings a
+head template onto each scan instead. Writes, in every
 scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
 --workdir the head that ships is used.
 """
@@ -26,6 +27,9 @@ ALIGN = flags.DEFINE_string(
     "align", "auto", "auto, none (the scan lies in FLAME's frame), or a file: a matrix, anchors"
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
+REGISTER = flags.DEFINE_boolean("register", False, "instead bring a head template onto each scan")
+HEAD = flags.DEFINE_string("head", "procedural", "register: the template, procedural or ict")
+HEAD_PATH = flags.DEFINE_string("head_path", "", "register: the file of a template that is not embedded")
 
 
 def main(argv: list[str]) -> None:
@@ -34,6 +38,11 @@ def main(argv: list[str]) -> None:
     if not SCAN.value or not OUTPUT.value:
         raise UserError("needs --scan FILE or FOLDER, and --output OUT")
     people = find(SCAN.value)
+    if REGISTER.value:
+        from launch import fit_register
+
+        fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
+        return
     predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
     from jaxface.systems.nphm import fit, picture, scans
 
