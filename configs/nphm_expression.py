@@ -62,13 +62,13 @@ def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
 
 
 def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
-    """Ten minutes on two cores."""
-    config.data.dataset, config.data.evaluate, config.data.pairs = dataset, (dataset,), 256
+    """For two cores: few pairs of many scans, so that every code is seen often."""
+    config.data.dataset, config.data.evaluate, config.data.pairs = dataset, (dataset,), 96
     config.model.code, config.model.width, config.model.narrow_skip = 64, 128, False
     config.optim.update(lr=1e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.steps, config.validation.lr = 60, 0.02
     config.fit.points, config.fit.resolution, config.fit.steps = 2000, 128, 500
-    config.steps, config.batch_size, config.eval_every, config.save_every = 10000, 32, 10000, 1000
+    config.steps, config.batch_size, config.eval_every, config.save_every = 6000, 64, 6000, 1000
     config.ema = 0.998
 
 

@@ -43,6 +43,7 @@ def _base() -> dict:
             "evaluate": ("nphm",),
             "face": 750,
             "nonface": 50,
+            "near_every": 1,
             "build_examples": 0,
         },
         "loss": {
@@ -93,16 +94,16 @@ def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
 
 
 def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
-    """Half an hour on two cores: narrow members, few points of many people, and a rate that falls to zero."""
+    """For two cores: narrow members, few points of many people, and a rate that falls to zero."""
     config.data.dataset, config.data.evaluate = dataset, (dataset,)
-    config.data.face, config.data.nonface = 96, 32
+    config.data.face, config.data.nonface, config.data.near_every = 96, 32, 4
     config.model.width, config.model.narrow_skip, config.model.local_code = 48, False, 16
     config.model.position_width = 128
     config.loss.code, config.loss.symmetry = 1e-3, 1e-3
-    config.optim.update(lr=2e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
+    config.optim.update(lr=1.5e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.steps, config.validation.lr = 60, 0.02
     config.fit.points, config.fit.resolution, config.fit.steps = 2000, 128, 500
-    config.steps, config.batch_size, config.eval_every, config.save_every = 4000, 16, 4000, 500
+    config.steps, config.batch_size, config.eval_every, config.save_every = 3200, 16, 3200, 400
     config.ema = 0.998
 
 

@@ -1,15 +1,15 @@
 """Fits a neural head to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
 
-Scans given together are one person in several expressions; a folder of folders holds a person each. --register brings a
-head template onto each scan instead. Writes, in every
+Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
 scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
---workdir the head that ships is used.
+--workdir the head that ships is used. --register brings a head template onto each scan instead.
 """
 
 import collections
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 from absl import flags
@@ -44,44 +44,66 @@ def main(argv: list[str]) -> None:
         fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return
     predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
-    from jaxface.systems.nphm import fit, picture, scans
+    from jaxface.systems.nphm import fit, scans
 
+    for name in named(people):
+        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", named(people).values())
     head = fit.head(predictor.config, predictor.params)
     clouds = {path: scans.points_of(meshes.read(path), path.name) for paths in people.values() for path in paths}
     laid = {path: head.lay(cloud, path.name, UNITS.value, ALIGN.value) for path, cloud in clouds.items()}
     print(f"fitting {len(clouds)} scans of {len(people)} people", file=sys.stderr)
-    grouped = [[table[path] for path in paths] for table in (clouds, laid) for paths in people.values()]
-    persons = head.fit(grouped[: len(people)], grouped[len(people) :])
-    folder, summary, codes = pathlib.Path(OUTPUT.value), {}, {}
+    listed = [[[table[path] for path in paths] for paths in people.values()] for table in (clouds, laid)]
+    persons = dict(zip(people, head.fit(*listed), strict=True))
+    fits = dict(zip(named(people), [one for person in persons.values() for one in person.fits], strict=True))
+    write(pathlib.Path(OUTPUT.value), persons, fits, named(people), clouds)
+    for name, one in fits.items():
+        print(f"{name}: {one.errors['mean']:.2f} mm on average, {one.errors['p90']:.2f} mm for 90 %")
+
+
+def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
+    """All that a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
+    from jaxface.systems.nphm import picture
+
+    codes = {}
+    for name, person in persons.items():
+        prefix = f"{name}/" if name else ""
+        codes |= {f"{prefix}identity": person.identity, f"{prefix}expressions": person.expressions}
+    summary = {
+        name: {
+            "scan": str(paths[name]),
+            "points": len(clouds[paths[name]]),
+            "matrix": one.similarity.matrix().tolist(),
+            "errors_mm": one.errors,
+        }
+        for name, one in fits.items()
+    }
     with checkpoint.disk_errors(folder):
-        for (name, paths), person in zip(people.items(), persons, strict=True):
-            own = folder / name
-            own.mkdir(parents=True, exist_ok=True)
-            codes[f"{name}/identity" if name else "identity"] = person.identity
-            codes[f"{name}/expressions" if name else "expressions"] = person.expressions
-            for path, stem, one in zip(paths, stems(paths), person.fits, strict=True):
-                _refuse_input(own / f"{stem}.ply", clouds)
-                (own / f"{stem}.ply").write_bytes(meshes.encode(one.mesh, ".ply"))
-                Image.fromarray(picture.beside(clouds[path], one.mesh, one.similarity)).save(own / f"{stem}.png")
-                summary[str(pathlib.Path(name) / stem)] = {
-                    "scan": str(path),
-                    "points": len(clouds[path]),
-                    "matrix": one.similarity.matrix().tolist(),
-                    "errors_mm": one.errors,
-                }
+        for name, one in fits.items():
+            target = folder / f"{name}.ply"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(meshes.encode(one.mesh, ".ply"))
+            drawn = picture.beside(clouds[paths[name]], one.mesh, one.similarity)
+            Image.fromarray(drawn).save(folder / f"{name}.png")
         np.savez(folder / "codes.npz", **codes)
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
-    for name, one in summary.items():
-        print(f"{name}: {one['errors_mm']['mean']:.2f} mm on average, {one['errors_mm']['p90']:.2f} mm for 90 %")
 
 
-def find(sources: list[str]) -> dict[str, list[pathlib.Path]]:
+def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Scans by the name of their results, "stem" or "person/stem", in the order of the people."""
+    return {
+        str(pathlib.Path(name) / stem): path
+        for name, paths in people.items()
+        for stem, path in zip(stems(paths), paths, strict=True)
+    }
+
+
+def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
     """Scans by person: {"": files} of files and a flat folder, {name: files} of a folder of folders.
 
     UserError where a source is missing or holds no scan.
     """
     people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
-    for source in map(pathlib.Path, sources):
+    for source in map(pathlib.Path, given):
         if not source.is_dir():
             people[""].append(source)
             continue
@@ -102,7 +124,7 @@ def stems(paths: list[pathlib.Path]) -> list[str]:
     return [name if again[name] == 1 else f"{number}_{name}" for number, name in enumerate(names)]
 
 
-def _refuse_input(target: pathlib.Path, inputs: dict) -> None:
+def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
     if target.resolve() in [path.resolve() for path in inputs]:
         raise UserError(f"{target} is a scan that would be overwritten; choose another --output")
 

@@ -25,7 +25,7 @@ def _identity(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init_identity, net, config.model.codes),
         loss=functools.partial(losses.identity_loss, net, config.loss, config.model.chunk),
-        prepare=losses.add_space_points,
+        prepare=functools.partial(losses.add_space_points, near_every=config.data.near_every),
         raw=raw.identity_raw(net, config.model.last_is_one),
         predict=fit.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),

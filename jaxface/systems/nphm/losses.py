@@ -18,19 +18,19 @@ NEAR_SPREAD = 0.01
 FAR_CUBED = 0.5  # far points fill a ball: the cube of their radius is uniform below this
 NORMAL_LIMIT = 0.75  # hair has no normals to speak of
 SPACE_DECAY = 10.0
-ZERO_POINTS, ZERO_CUBE = 100, 1.25
+PAIRS_PER_ZERO, ZERO_CUBE = 10, 1.25
 
 Identity = Ensemble | Single
 
 
-def add_space_points(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
-    """The batch of phase 1 with `near` (B,P,3), the surface points with noise, and `far` (B,F,3) in a ball.
+def add_space_points(batch: Batch, key: jax.Array, frozen: Tree, near_every: int = 1) -> Batch:
+    """The batch of phase 1 with `near` (B,P,3), surface points with noise, and `far` (B,F,3) in a ball.
 
-    Reads `face_points` and `nonface_points` (P of both together) and makes F of an eighth of the face points.
+    Reads `face_points` and `nonface_points`; P is each `near_every`-th of both together, F an eighth of the face's.
     """
     del frozen
     keys = jax.random.split(key, 3)
-    surface = jnp.concatenate([batch["face_points"], batch["nonface_points"]], 1)
+    surface = jnp.concatenate([batch["face_points"], batch["nonface_points"]], 1)[:, ::near_every]
     count, face = batch["face_points"].shape[:2]
     ball = (count, max(face // 8, 1), 3)
     radius = jnp.cbrt(jax.random.uniform(keys[1], (*ball[:2], 1), maxval=FAR_CUBED))
@@ -39,9 +39,10 @@ def add_space_points(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
 
 
 def add_cube_points(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
-    """The batch of phase 2 with `cube` (B,100,3), where offsets shall be small."""
+    """The batch of phase 2 with `cube` (B,N/10,3) for N pairs, where offsets shall be small."""
     del frozen
-    shape = (len(batch["neutral"]), ZERO_POINTS, 3)
+    count, pairs = batch["neutral"].shape[:2]
+    shape = (count, max(pairs // PAIRS_PER_ZERO, 1), 3)
     return {**batch, "cube": jax.random.uniform(key, shape, minval=-ZERO_CUBE, maxval=ZERO_CUBE)}
 
 
@@ -118,7 +119,7 @@ def identity_loss(
 def expression_terms(
     model: Deformation, params: Tree, condition: jax.Array, codes: jax.Array, batch: Batch, noise: jax.Array = 0.0
 ) -> dict:
-    """The terms of phase 2, unweighted: condition (B,…), codes (B,code), neutral and posed (B,N,3), cube (B,100,3).
+    """The terms of phase 2, unweighted: condition (B,…), codes (B,code), neutral and posed (B,N,3), cube (B,M,3).
 
     noise (B,N,compressed) goes to the condition at the correspondences, and its first points to the cube's.
     """
@@ -135,7 +136,7 @@ def expression_terms(
 def expression_loss(
     model: Deformation, identity: Identity, weights: Mapping, params: Tree, extra: Tree, batch: Batch, key, step, frozen
 ) -> tuple[jax.Array, tuple[Tree, dict]]:
-    """(loss, (extra, terms)) of phase 2; params {"expression": network, "codes": table}, `expression` (B,) its rows.
+    """(loss, (extra, terms)) of phase 2; params {"expression": network, "codes": table}, `scan` (B,) its rows.
 
     frozen {"identity": network, "codes": table} is phase 1; `subject` (B,) are rows of its table.
     """
@@ -143,7 +144,7 @@ def expression_loss(
     subjects = look_up(frozen["codes"], batch["subject"])
     anchors = identity.anchors(frozen["identity"], subjects)
     condition = model.condition(params["expression"], subjects, anchors)
-    codes = look_up(params["codes"], batch["expression"])
+    codes = look_up(params["codes"], batch["scan"])
     noise = 0.0
     if model.compressed:
         noise = NOISE * jax.random.normal(key, (*batch["neutral"].shape[:2], model.compressed))
