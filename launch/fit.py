@@ -2,10 +2,7 @@
 
 Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
 scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
---workdir the head that ships is used.
-
-With --register NAME a head template (procedural, ict with --head_path) is laid onto each scan instead, as one mesh of
-its topology, by landmarks, coefficients and an as-rigid-as-possible refinement.
+--workdir the head that ships is used. --register brings a head template onto each scan instead.
 """
 
 import collections
@@ -20,7 +17,6 @@ from PIL import Image
 
 from jaxface import checkpoint, meshes
 from jaxface.errors import UserError
-from jaxface.heads import sources
 from jaxface.inference import Predictor
 from launch import app
 
@@ -31,8 +27,9 @@ ALIGN = flags.DEFINE_string(
     "align", "auto", "auto, none (the scan lies in FLAME's frame), or a file: a matrix, anchors"
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
-REGISTER = flags.DEFINE_enum("register", None, sources.NAMES, "register this head template instead of fitting")
-HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register ict: ICT-FaceKit's folder or .npz")
+REGISTER = flags.DEFINE_boolean("register", False, "instead bring a head template onto each scan")
+HEAD = flags.DEFINE_string("head", "procedural", "register: the template, procedural or ict")
+HEAD_PATH = flags.DEFINE_string("head_path", "", "register: the file of a template that is not embedded")
 
 
 def main(argv: list[str]) -> None:
@@ -41,8 +38,10 @@ def main(argv: list[str]) -> None:
     if not SCAN.value or not OUTPUT.value:
         raise UserError("needs --scan FILE or FOLDER, and --output OUT")
     people = find(SCAN.value)
-    if REGISTER.value is not None:
-        _register(people)
+    if REGISTER.value:
+        from launch import fit_register
+
+        fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return
     predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
     from jaxface.systems.nphm import fit, scans
@@ -96,16 +95,6 @@ def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
         for name, paths in people.items()
         for stem, path in zip(stems(paths), paths, strict=True)
     }
-
-
-def _register(people: dict[str, list[pathlib.Path]]) -> None:
-    from launch import registration
-
-    paths = named(people)
-    for name in paths:
-        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", paths.values())
-    for name, one in registration.run(paths, REGISTER.value, HEAD_PATH.value, OUTPUT.value).items():
-        print(f"{name}: the face lies {one['error_mm'][1]:.2f} mm from the scan (median)")
 
 
 def find(given: list[str]) -> dict[str, list[pathlib.Path]]:

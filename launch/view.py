@@ -46,8 +46,14 @@ class Page:
         wish = self.wish()
         self.shown = self._explorer.show(wish)
         self._server.scene.add_glb("/head", meshes.encode(self.shown, ".glb"))
-        anchors = self._explorer.anchors(wish) if self.anchors.value else np.zeros((0, 3), np.float32)
-        self._server.scene.add_point_cloud("/anchors", anchors, (200, 40, 40), point_size=ANCHOR_SIZE)
+        anchors = self._explorer.anchors(wish)
+        self._server.scene.add_point_cloud(
+            "/anchors",
+            anchors if len(anchors) else np.zeros((1, 3), np.float32),
+            (200, 40, 40),
+            point_size=ANCHOR_SIZE,
+            visible=bool(self.anchors.value and len(anchors)),
+        )
 
     def wish(self):
         """The `explore.Wish` of the controls."""

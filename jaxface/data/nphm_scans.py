@@ -88,7 +88,7 @@ def anchors(folder: pathlib.Path) -> np.ndarray:
 def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: tuple) -> dict[str, np.ndarray]:
     """`face` points of a scan's face and `rest` others above the throat, with interpolated normals."""
     rng = np.random.default_rng(seed)
-    scan, registered = (meshes.read(folder / name) for name in ("scan.ply", "registration.ply"))
+    scan, registered = meshes.read(folder / "scan.ply"), _registered(folder, mask)
     tree, plane = scipy.spatial.cKDTree(registered.vertices[mask]), throat(folder)
     normals = scan.normals if scan.normals is not None else sampling.vertex_normals(scan.vertices, scan.triangles)
     kept: dict[str, list] = {"face": [], "nonface": []}
@@ -112,6 +112,13 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
     return made
 
 
+def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
+    mesh = meshes.read(folder / "registration.ply")
+    if len(mesh.vertices) != len(mask):
+        raise UserError(f"registration.ply has {len(mesh.vertices)} vertices, {FACE_MASK} is for {len(mask)}")
+    return mesh
+
+
 def throat(folder: pathlib.Path) -> np.ndarray:
     """Three points (3,3) of the plane below which a scan does not count."""
     return meshes.read(folder / "flame.ply").vertices[list(flame.THROAT)]
@@ -122,7 +129,7 @@ def pairs(
 ) -> dict[str, np.ndarray]:
     """`count` corresponding points near the registered faces of two scans of a person, half drawn on either."""
     rng = np.random.default_rng(seed)
-    first, second = (meshes.read(folder / "registration.ply") for folder in (neutral, posed))
+    first, second = (_registered(folder, mask) for folder in (neutral, posed))
     triangles = first.triangles[mask[first.triangles].all(1)]
     return sampling.pairs(first.vertices, second.vertices, [(triangles, count)], OFFSETS, rng)._asdict()
 

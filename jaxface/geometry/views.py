@@ -11,7 +11,7 @@ from jaxface.geometry import mesh, raster
 
 GOLDEN_ANGLE_RAD = np.pi * (3 - 5**0.5)
 # Meshes are padded to these multiples, so that one compiled renderer serves many.
-VERTEX_STEP, TRIANGLE_STEP = 16384, 32768
+VERTEX_STEP, TRIANGLE_STEP = 8192, 16384
 # Fewer windows than the rasteriser's own: they are compiled for each size of picture, and used a few times only.
 WINDOWS = (8, 64)
 

@@ -1,12 +1,13 @@
 """The public NPHM layout, a tiny one made of generated heads: what is read from it, and a run that goes on."""
 
+import concurrent.futures
 import json
 
 import numpy as np
 import pytest
 
 from jaxface import meshes
-from jaxface.data import nphm_scans, stream
+from jaxface.data import nphm_jobs, nphm_scans, stream
 from jaxface.data.builders import nphm
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
@@ -61,9 +62,9 @@ def test_points_of_a_scan(layout):
 
 
 def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, monkeypatch):
-    monkeypatch.setattr(nphm, "SURFACE_RECORDS", 2)
-    monkeypatch.setattr(nphm.multiprocessing, "get_context", lambda _: None)
-    monkeypatch.setattr(nphm.concurrent.futures, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setitem(nphm_jobs.RECORDS, "surface", 2)
+    # New processes would draw the same, and take seconds to start.
+    monkeypatch.setattr(nphm, "_workers", lambda: concurrent.futures.ThreadPoolExecutor(1))
     monkeypatch.setattr(nphm_scans, "SIZE", (60, 60))
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
     info = prepare("nphm", str(tmp_path), str(layout), size=200)
@@ -77,15 +78,13 @@ def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, monkeypatch
     assert read.info.metadata["subjects"] == {"train": 2, "test": 1} and read.info.metadata["scans"]["train"] == 1
     kept = sorted((tmp_path / "nphm" / "drawn").iterdir())
     assert len(kept) == 6 and not any(path.name.count(".") > 1 for path in kept)
-    job = nphm.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(kept[0]))
-    assert nphm.draw(job) == str(kept[0]), "what was drawn is not drawn again"
-
-
-class _InThisProcess(nphm.concurrent.futures.ThreadPoolExecutor):
-    """The pool's interface without the cost of starting Python anew."""
-
-    def __init__(self, workers: int, mp_context=None):
-        super().__init__(1)
+    job = nphm_jobs.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(kept[0]))
+    assert nphm_jobs.draw(job) == str(kept[0]), "what was drawn is not drawn again"
+    lost = nphm_jobs.Job(str(layout), 1, 10, 77, "surface", 200, str(tmp_path / "lost.npz"))
+    with pytest.raises(UserError, match=r"077: .*scan\.ply"):
+        nphm_jobs.draw(lost)
+    with pytest.raises(UserError, match=r"face\.npy is for 5"):
+        nphm_scans.surface(nphm_scans.scan_folder(layout, 1, 10), np.ones(5, bool), 10, 10, (0,))
 
 
 def test_a_folder_of_something_else_is_said(tmp_path, layout):

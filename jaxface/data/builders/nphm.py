@@ -8,7 +8,6 @@ camera sees of each scan of the official test people, with their surface.
 """
 
 import concurrent.futures
-import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -18,26 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import head_records, nphm_scans
+from jaxface.data.nphm_jobs import Job, draw
 from jaxface.errors import UserError
 from jaxface.heads import head_space
 
-SEED = 20230618
-SURFACE_RECORDS, PAIR_RECORDS = 24, 4
-FACE_SHARE = 0.75
 SPLITS = {"train": "train", "validation": "test", "test": "observations"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One scan to draw from: into `kept`, an .npz; `part` is "surface", "pairs" or "observation"."""
-
-    folder: str
-    subject: int
-    neutral: int
-    expression: int
-    part: str
-    points: int
-    kept: str
 
 
 def make(variant: str, data_dir: str, size: int = 8000) -> tfds.core.DatasetBuilder:
@@ -47,31 +31,6 @@ def make(variant: str, data_dir: str, size: int = 8000) -> tfds.core.DatasetBuil
     if size < 100:
         raise UserError(f"records need at least 100 points, not {size}")
     return Nphm(points=size, data_dir=data_dir)
-
-
-def draw(job: Job) -> str:
-    """Does a job unless it is done already, and returns its file; whole files only are ever seen under its name."""
-    kept = pathlib.Path(job.kept)
-    if kept.is_file():
-        return job.kept
-    root, seed = pathlib.Path(job.folder), (SEED, job.subject, job.expression)
-    scan = nphm_scans.scan_folder(root, job.subject, job.expression)
-    neutral = nphm_scans.scan_folder(root, job.subject, job.neutral)
-    arrays = {"anchors": nphm_scans.anchors(neutral)}
-    face = round(FACE_SHARE * job.points)
-    if job.part == "surface":
-        parts = (SURFACE_RECORDS * face, SURFACE_RECORDS * (job.points - face))
-        arrays |= nphm_scans.surface(scan, nphm_scans.face_mask(root), *parts, seed)
-    elif job.part == "pairs":
-        count = PAIR_RECORDS * (job.points // 2)
-        arrays |= nphm_scans.pairs(neutral, scan, nphm_scans.face_mask(root), count, seed)
-    else:
-        arrays |= nphm_scans.surface(scan, nphm_scans.face_mask(root), face, job.points - face, seed)
-        arrays["observation"] = nphm_scans.observation(scan, seed)
-    unfinished = kept.with_suffix(f".{os.getpid()}.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.rename(kept)
-    return job.kept
 
 
 class Nphm(tfds.core.GeneratorBasedBuilder):
@@ -113,7 +72,8 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
         made = {}
         for split, ours in SPLITS.items():
             surfaces = [job for job in jobs[split] if job.part != "pairs"]
-            made[ours] = self._generate_examples(surfaces, list(people[split]))
+            if surfaces:
+                made[ours] = self._generate_examples(surfaces, list(people[split]))
             if posed[split]:
                 made[f"{ours}_expressions"] = self._generate_examples(posed[split], list(people[split]))
         return made
@@ -135,12 +95,16 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
         return made
 
     def _generate_examples(self, jobs: list[Job], subjects: list[int]) -> Iterator[tuple[str, dict]]:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        with _workers() as pool:
             done = {pool.submit(draw, job): number for number, job in enumerate(jobs)}
             for future in concurrent.futures.as_completed(done):
                 number = done[future]
                 yield from _records(future.result(), jobs[number], subjects.index(jobs[number].subject), number)
+
+
+def _workers() -> concurrent.futures.Executor:
+    """Processes that load no TensorFlow: started anew, as forks of a program with threads may hang."""
+    return concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
 
 
 def _records(path: str, job: Job, subject: int, scan: int) -> Iterator[tuple[str, dict]]:
@@ -149,7 +113,7 @@ def _records(path: str, job: Job, subject: int, scan: int) -> Iterator[tuple[str
         arrays = dict(file)
     numbers = {"subject": subject, "expression": job.expression, "scan": scan if job.part == "pairs" else 0}
     about = {"anchors": arrays.pop("anchors"), "observation": arrays.pop("observation", np.zeros((0, 3), np.float32))}
-    count = {"surface": SURFACE_RECORDS, "pairs": PAIR_RECORDS}.get(job.part, 1)
+    count = job.records
     for part in range(count):
         # Every n-th point: the draws are in random order, but points off the face may be few.
         values = {name: np.ascontiguousarray(array[part::count], np.float32) for name, array in arrays.items()}

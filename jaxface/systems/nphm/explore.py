@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import scipy.spatial
 
+from jaxface.errors import UserError
 from jaxface.meshes import Mesh
 from jaxface.system import Tree
 from jaxface.systems.nphm import extract, model
@@ -123,14 +124,22 @@ def palette(identity: Ensemble) -> np.ndarray:
 
 
 def load(config: ml_collections.ConfigDict, params: Tree) -> Explorer:
-    """The explorer of a trained workdir of either phase: its configuration and parameters."""
-    table = lambda params: Codes(np.asarray(params["codes"]))  # noqa: E731
+    """The explorer of a trained workdir of either phase: its configuration and parameters.
+
+    UserError where the workdir holds no codes of training, as people and directions come from them.
+    """
     if config.phase == "identity":
-        return Explorer(model.identity_model(config), None, params, table(params), None)
+        return Explorer(model.identity_model(config), None, params, _codes(params), None)
     earlier = model.earlier_config(config)
     identity, before = model.identity_model(earlier), model.earlier_params(config, earlier)
     both = {"identity": before["identity"], "expression": params["expression"]}
-    return Explorer(identity, model.expression_model(config, identity), both, table(before), table(params))
+    return Explorer(identity, model.expression_model(config, identity), both, _codes(before), _codes(params))
+
+
+def _codes(params: Tree) -> Codes:
+    if "codes" not in params:
+        raise UserError("this model came without the codes of its training, which people and directions come from")
+    return Codes(np.asarray(params["codes"]))
 
 
 _anchors = jax.jit(lambda model, *arguments: model.anchors(*arguments), static_argnums=0)

@@ -164,7 +164,8 @@ def _fit_group(fitter: inversion.Fitter, params: Tree, clouds: list, config: ml_
     keys = jax.random.split(jax.random.key(0), len(clouds))
     per_scan = max(config.points // padded.shape[1], 1)
     run = functools.partial(fitter.fit, steps=config.steps, per_step=per_scan)
-    return jax.jit(jax.vmap(run, (None, 0, 0, 0)))(params, padded, counts, keys)[0]
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(jax.vmap(run, (None, 0, 0, 0)))(params, padded, counts, keys)[0]
 
 
 def _posed(similarity: Similarity, pose: np.ndarray) -> Similarity:

@@ -69,7 +69,8 @@ class Fitter:
         """(canonical points (K',P,3), bool found (K',P)) of observed points (K',P,3) with expressions `rows` (K',)."""
         if codes.poses is not None:
             poses = codes.poses[rows]
-            points = jnp.einsum("kij,knj->kni", jax.vmap(rotation)(poses[:, :3]), points) + poses[:, None, 3:]
+            turned = jnp.einsum("kij,knj->kni", jax.vmap(rotation)(poses[:, :3]), points, precision="highest")
+            points = turned + poses[:, None, 3:]
         if self.deformation is None:
             return points, jnp.ones(points.shape[:2], bool)
         identity = codes.identity[None]

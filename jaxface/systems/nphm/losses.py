@@ -136,7 +136,7 @@ def expression_terms(
 def expression_loss(
     model: Deformation, identity: Identity, weights: Mapping, params: Tree, extra: Tree, batch: Batch, key, step, frozen
 ) -> tuple[jax.Array, tuple[Tree, dict]]:
-    """(loss, (extra, terms)) of phase 2; params {"expression": network, "codes": table}, `expression` (B,) its rows.
+    """(loss, (extra, terms)) of phase 2; params {"expression": network, "codes": table}, `scan` (B,) its rows.
 
     frozen {"identity": network, "codes": table} is phase 1; `subject` (B,) are rows of its table.
     """
@@ -144,7 +144,7 @@ def expression_loss(
     subjects = look_up(frozen["codes"], batch["subject"])
     anchors = identity.anchors(frozen["identity"], subjects)
     condition = model.condition(params["expression"], subjects, anchors)
-    codes = look_up(params["codes"], batch["expression"])
+    codes = look_up(params["codes"], batch["scan"])
     noise = 0.0
     if model.compressed:
         noise = NOISE * jax.random.normal(key, (*batch["neutral"].shape[:2], model.compressed))

@@ -107,6 +107,20 @@ def test_checkpoints_bring_their_codes_and_widths():
         nphm.build(config)
 
 
+def test_a_step_touches_the_codes_of_its_scans():
+    config = nphm_expression.get_config("smoke")
+    config.untrained.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
+    config.model.codes = 6
+    system = nphm.build(config)
+    params, extra = system.init(jax.random.key(0))
+    pairs = {name: weights.array(name, (2, 20, 3), 0.3) for name in ("neutral", "posed")}
+    numbers = {"subject": np.int32([0, 2]), "expression": np.int32([3, 3]), "scan": np.int32([1, 4])}
+    batch = system.prepare({**pairs, **numbers}, jax.random.key(1), {})
+    loss = lambda params: system.loss(params, extra, batch, jax.random.key(2), 0, system.frozen())[0]  # noqa: E731
+    touched = np.any(jax.jit(jax.grad(loss))(params)["codes"], axis=1)
+    assert np.flatnonzero(touched).tolist() == [1, 4]
+
+
 def test_an_expression_model_needs_an_identity_model(folder):
     with pytest.raises(UserError, match="config.identity is empty"):
         nphm.build(nphm_expression.get_config("reference"))
