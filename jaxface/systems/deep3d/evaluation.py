@@ -19,7 +19,8 @@ from jaxface.geometry import alignment
 RADIUS_MM = 95.0
 # The author does not say where the forehead begins; so far above the nose tip lie the brows of the mean head.
 FOREHEAD_MM = 55.0
-STEPS, CONVERGED = 40, 1e-6
+# The fit ends where no place of the surface moves farther than so, or after so many steps.
+CONVERGED_MM, STEPS = 1e-4, 40
 # Surfaces are fitted to every so many-th point, so that about so many are used; all of them are measured.
 FITTED_POINTS = 5000
 # Points farther away than so many median distances hardly count while surfaces are fitted (Geman-McClure).
@@ -152,7 +153,7 @@ def fit_surface(
             update.rotation @ fitted.rotation,
             update(fitted.shift),
         )
-        if np.abs(update.rotation - np.eye(3)).max() + abs(update.scale - 1) < CONVERGED:
+        if np.abs(update(places) - places).max() < CONVERGED_MM:
             break
     return fitted
 
