@@ -30,7 +30,7 @@ from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
-from launch import app
+from launch import app, bench_jvcr
 
 SYSTEM = flags.DEFINE_string("system", None, "measure this system only (default: all)")
 SECONDS = flags.DEFINE_float("seconds", 30.0, "time for each measured thing; at least 5 runs are made")
@@ -144,7 +144,13 @@ def _continuous_peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray
     return peers.continuous(image, queries, points, *SIZES["tiny"])
 
 
-SYSTEMS = {"continuous": continuous}
+def jvcr() -> Iterator[Work]:
+    """See `launch.bench_jvcr`."""
+    for work in bench_jvcr.works():
+        yield Work("jvcr", *work)
+
+
+SYSTEMS = {"continuous": continuous, "jvcr": jvcr}
 
 
 def main(argv: list[str]) -> None:

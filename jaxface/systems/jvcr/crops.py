@@ -1,4 +1,4 @@
-"""The original's crop of a picture, with the contrast stretch that old SciPy hid in it."""
+"""The original's crop of a picture, with the contrast stretch that old SciPy hid in it; and boxes of landmarks."""
 
 import math
 
@@ -6,6 +6,10 @@ import numpy as np
 from PIL import Image
 
 from jaxface.systems.jvcr import transforms
+
+# The hairline lies above the brow points by this part of brows to chin.
+FOREHEAD = 0.3
+BROWS, CHIN = slice(17, 27), slice(7, 10)
 
 
 def stretched(pixels: np.ndarray) -> np.ndarray:
@@ -56,3 +60,17 @@ def landmark_frame(points: np.ndarray) -> tuple[np.ndarray, float]:
     """Centre (2,) and scale of the original's crop by landmarks (N,2+): 1.25 widths of their box about its centre."""
     low, high = points[:, :2].min(0), points[:, :2].max(0)
     return (low + high) / 2, 1.25 * max(float(high[0] - low[0]), math.ulp(1.0)) / transforms.SCALE_PX
+
+
+def face_box(points: np.ndarray) -> np.ndarray:
+    """The box (4,) from hairline to chin and from side to side of points (68,2+)."""
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    brows = points[BROWS, 1].mean()
+    top = brows - FOREHEAD * (points[CHIN, 1].max() - brows)
+    return np.float32([low[0], min(low[1], top), high[0], high[1]])
+
+
+def landmark_box(box: np.ndarray) -> np.ndarray:
+    """The box (4,) around the 68 points of a face whose box from the hairline on is `box`."""
+    x0, y0, x1, y1 = box
+    return np.array([x0, y0 + (y1 - y0) * FOREHEAD / (1 + FOREHEAD), x1, y1])

@@ -19,9 +19,6 @@ from jaxface.layouts import LAYOUT_68
 from jaxface.system import Batch
 from jaxface.systems.jvcr import crops, transforms
 
-# The hairline lies above the brow points by this part of brows to chin.
-FOREHEAD = 0.3
-BROWS, CHIN = slice(17, 27), slice(7, 10)
 # The original widens the annotation's square by this.
 WIDER = 1.25
 # The points that 3DFAW's 66 leave out, and their neighbours, which stand in for them where a drawing needs all.
@@ -55,7 +52,7 @@ def face(example: dict[str, np.ndarray]) -> Face:
     center, scale = crops.landmark_frame(points[known])
     if "objpos" in example and example["objpos"][0] != -1:
         center, scale = example["objpos"], WIDER * float(example["scale_provided"])
-    box = example["box"] if "box" in example else face_box(points)
+    box = example["box"] if "box" in example else crops.face_box(points)
     return Face(example["image"], transforms.turned_over(np.float64(points)), known, np.float64(center), scale, box)
 
 
@@ -73,14 +70,6 @@ def _of_66(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for absent, neighbour in ABSENT_OF_66.items():
         filled[absent] = filled[neighbour]
     return filled, known
-
-
-def face_box(points: np.ndarray) -> np.ndarray:
-    """The box (4,) from hairline to chin and from side to side of points (68,2+)."""
-    low, high = points[:, :2].min(0), points[:, :2].max(0)
-    brows = points[BROWS, 1].mean()
-    top = brows - FOREHEAD * (points[CHIN, 1].max() - brows)
-    return np.float32([low[0], min(low[1], top), high[0], high[1]])
 
 
 def _chance(rng: np.random.Generator, settings: ml_collections.ConfigDict) -> tuple[float, float, bool]:

@@ -46,11 +46,12 @@ def training_loss(
     step: jax.Array,
     frozen: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss`. For the first `settings.pretrain` steps the two halves learn apart: the volumes of the image, the
-    coordinates of the true volume. After them the coordinates of the predicted volume, plus `settings.voxel` times the
-    volumes' loss. As the original's train.py; one graph for both, so that nothing is compiled twice.
+    """`System.loss` of a network for crops of `size` px: one graph for both phases, chosen by the step.
 
-    `settings.attention` times the attention's loss is added where there is one. settings.both_volumes: the original's side effect, by which in the first phase vox2coord's batch statistics are
+    For the first `settings.pretrain` steps the two halves learn apart: the volumes of the image, and the coordinates of
+    the true volume. After them the coordinates of the predicted volume, plus `settings.voxel` times the volumes' loss;
+    as the original's train.py. `settings.attention` times the attention's loss is added where there is one.
+    `settings.both_volumes`: the original's side effect, by which in the first phase vox2coord's batch statistics are
     updated by the predicted volume before they are by the true one.
     """
     del key, frozen
