@@ -82,12 +82,6 @@ def _chance(rng: np.random.Generator, settings: ml_collections.ConfigDict) -> tu
     return scale, rotation, rng.random() <= 0.5
 
 
-def mirrored(points: np.ndarray, known: np.ndarray, x_sum: float) -> tuple[np.ndarray, np.ndarray]:
-    """points (68,3) and known (68,) of the mirrored picture, where x became x_sum - x."""
-    flip = LAYOUT_68.flip
-    return points[flip] * [-1, 1, 1] + [x_sum, 0, 0], known[flip]
-
-
 def preprocess_train(example: dict, seed: int, mode: str, size: int, points: int, settings) -> dict[str, np.ndarray]:
     """A training example: image (S,S,3) float32 in [0,1]; coordinates (N,3) px of the crop; known and drawn (N,) bool.
 
@@ -100,9 +94,13 @@ def preprocess_train(example: dict, seed: int, mode: str, size: int, points: int
 
 
 def _named(image: np.ndarray, places: np.ndarray, known: np.ndarray, drawn: np.ndarray, points: int) -> dict:
-    flags = [with_center_flags(flag)[:points] for flag in (known, drawn)]
-    coordinates = transforms.with_centers(places)[:points].astype(np.float32)
-    return {"image": image.astype(np.float32), "coordinates": coordinates, "known": flags[0], "drawn": flags[1]}
+    """places (68,3), known (68,), drawn (71,)."""
+    return {
+        "image": image.astype(np.float32),
+        "coordinates": transforms.with_centers(places)[:points].astype(np.float32),
+        "known": with_center_flags(known)[:points],
+        "drawn": drawn[:points],
+    }
 
 
 def with_center_flags(flags: np.ndarray) -> np.ndarray:
@@ -116,12 +114,12 @@ def _reference_train(found: Face, rng: np.random.Generator, size: int, settings)
     if flip:  # about W, not W - 1
         width = pixels.shape[1]
         pixels, center = pixels[:, ::-1], np.array([width - center[0], center[1]])
-        points, known = mirrored(points, known, width)
+        points, known = transforms.mirrored(points, width), known[LAYOUT_68.flip]
     pixels = np.clip(pixels + rng.uniform(-settings.color, settings.color, 3), 0, 1)
     scale = found.scale * factor
     image = crops.reference_crop(pixels, center, scale, size, rotation)
     places = transforms.encode_reference(points, center, np.float64(scale), size, size, rotation)
-    return image, places, known, known & (points[:, 0] > 0)
+    return image, places, known, with_center_flags(known) & (transforms.with_centers(points)[:, 0] > 0)
 
 
 def _clean_train(found: Face, rng: np.random.Generator, size: int, settings) -> tuple:
@@ -132,12 +130,13 @@ def _clean_train(found: Face, rng: np.random.Generator, size: int, settings) -> 
     image = photo.cut(found.pixels, center, side, angle, size)
     places = transforms.encode(found.points, center, side, size, angle)
     if flip:
-        image, (places, known) = image[:, ::-1], mirrored(places, known, size - 1)
+        image, places = image[:, ::-1], transforms.mirrored(places, size - 1)
+        known = known[LAYOUT_68.flip]
     image = np.ascontiguousarray(image)
     if settings.degrade:
         image = augment.degrade(augment.color(image, rng), rng)
     shift = rng.uniform(-settings.color, settings.color, 3)
-    return np.clip(image / 255.0 + shift, 0, 1), places, known, known
+    return np.clip(image / 255.0 + shift, 0, 1), places, known, with_center_flags(known)
 
 
 def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[str, np.ndarray]:
@@ -153,7 +152,7 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
         image = photo.cut(found.pixels, center, side, 0.0, size) / 255.0
         places = transforms.encode(found.points, center, side, size)
     return {
-        **_named(image, places, found.known, found.known, points),
+        **_named(image, places, found.known, with_center_flags(found.known), points),
         "points": transforms.turned_over(found.points).astype(np.float32),
         "center": np.float32(center),
         "side": np.float32(side),

@@ -19,11 +19,18 @@ DRAWN_TRUE, DRAWN_FOUND = (0.1, 0.9, 0.1), (1.0, 0.2, 0.2)
 
 
 def score(net: JVCR, mode: str, size: int, params: Tree, extra: Tree, batch: Batch, frozen: Tree) -> dict:
-    """`Evaluator.predict`: `nme` (B,) in the crop; `predicted` and `truth` (B,68,3) in the picture; `known` (B,68)."""
+    """`Evaluator.predict`: `nme` (B,) in the crop; `predicted` and `truth` (B,68,3) in the picture; `known` (B,68).
+
+    As in inference, in mode "clean" the answer is the mean of the crop's and its mirror image's.
+    """
     del frozen
-    _, coordinates = net.apply({"params": params, **extra}, batch["image"])
-    points, known = (size - 1) * coordinates[:, :LANDMARKS], batch["known"][:, :LANDMARKS]
-    true = batch["coordinates"][:, :LANDMARKS]
+
+    def ask(image: jax.Array) -> jax.Array:
+        return (size - 1) * net.apply({"params": params, **extra}, image)[1][:, :LANDMARKS]
+
+    points, known, true = ask(batch["image"]), batch["known"][:, :LANDMARKS], batch["coordinates"][:, :LANDMARKS]
+    if mode == "clean":
+        points = (points + transforms.mirrored(ask(batch["image"][:, :, ::-1]), size - 1)) / 2
     return {
         "nme": box_error(points, true, known),
         "predicted": transforms.to_picture(mode, points, batch["center"], batch["side"], size),

@@ -14,7 +14,6 @@ import numpy as np
 from jaxface import photo
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
-from jaxface.layouts import LAYOUT_68
 from jaxface.system import Tree
 from jaxface.systems.jvcr import crops, pictures, transforms
 
@@ -98,7 +97,7 @@ def _answer(
         images = [photo.cut(pixels, center, side, 0.0, size).astype(np.float32) / 255 for center, side in frames]
     images = np.stack(images)
     points, mirrored = (_asked(ask, variables, batch) for batch in (images, images[:, :, ::-1]))
-    mirrored = mirrored[:, LAYOUT_68.flip] * [-1, 1, 1] + [size - 1, 0, 0]
+    mirrored = transforms.mirrored(mirrored, size - 1)
     if not (np.isfinite(points).all() and np.isfinite(mirrored).all()):
         raise UserError("the network gives numbers that are not finite: its parameters are damaged")
     sigma = np.maximum(np.linalg.norm((points - mirrored)[..., :2], axis=-1) / 2, LEAST_SIGMA)

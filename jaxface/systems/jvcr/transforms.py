@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxface.geometry import alignment
+from jaxface.layouts import LAYOUT_68
 
 Array = jax.Array | np.ndarray
 
@@ -36,6 +37,13 @@ def turned_over(points: Array) -> Array:
     xp = alignment.namespace(points)
     z = -points[..., 2:]
     return xp.concatenate([points[..., :2], z - z[..., :LANDMARKS, :].mean(-2, keepdims=True)], -1)
+
+
+def mirrored(points: Array, x_sum: float) -> Array:
+    """Points (…,68,3) of the mirrored picture, in the order of the face there; x becomes x_sum - x."""
+    xp = alignment.namespace(points)
+    turned = points[..., LAYOUT_68.flip, :]
+    return xp.concatenate([x_sum - turned[..., :1], turned[..., 1:]], -1)
 
 
 def reference_matrix(center: Array, scale: Array, size: int, rotation_deg: Array = 0.0) -> Array:

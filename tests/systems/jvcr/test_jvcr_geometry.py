@@ -81,7 +81,7 @@ def test_depth_beyond_pose():
     base = metrics.posed(metrics.mean_shape(truth), truth)
     perfect, posed = metrics.beyond_pose(truth, truth), metrics.beyond_pose(base, truth)
     assert perfect["depth_correlation"] == pytest.approx(1)
-    assert abs(posed["depth_correlation"]) < 1e-6 and posed["depth_correlation_own_pose"] < 0.05
+    assert abs(posed["depth_correlation"]) < 0.01 and posed["depth_correlation_own_pose"] < 0.05
     known = np.ones(truth.shape[:2], bool)
     assert posed["gte_mean_shape"] == pytest.approx(100 * metrics.ground_truth_error(base, truth, known).mean())
     half = metrics.beyond_pose(truth + np.std(truth - base) * DRAW.normal(size=truth.shape), truth)
