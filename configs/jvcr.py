@@ -3,8 +3,8 @@
 python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 python -m launch.train --config configs/jvcr.py:rendered --workdir work/jvcr
 
-Variants: `rendered` is a small network for rendered heads, 25 minutes on two CPU cores; `reference` is the original
-with all its surprises, to load its weights and to train as it did; `clean` is what the paper says, on 300W-LP and
+Variants: `rendered` is a small network for rendered heads and CPUs; `reference` is the original with all its
+surprises, to load its weights and to train as it did; `clean` is what the paper says, on 300W-LP and
 AFLW2000-3D too; `smoke` runs in seconds and prepares its own data.
 """
 
@@ -99,8 +99,8 @@ def _reference(config: ml_collections.ConfigDict) -> None:
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
-    """One stack of width 64 at 64 px, volumes of 16; crops by the boxes of rendered heads."""
-    config.model.image_size, config.model.stacks, config.model.depths = 64, 1, (16,)
+    """Two stacks of width 64 at 96 px, volumes of 24; crops by the boxes of rendered heads."""
+    config.model.image_size, config.model.stacks, config.model.depths = 96, 2, (6, 24)
     config.model.width, config.model.levels, config.model.regressor = 64, 3, "reader"
     config.data.datasets = config.data.evaluate = ("rendered_heads/procedural",)
     config.data.augment.update(rotation_deg=8.0, scale=0.06, shift=0.03, color=0.05)
@@ -111,15 +111,15 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     """Both halves together from the start."""
     _small(config)
     config.optim.update(name="adamw", lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, clip=1.0)
-    config.loss.update(pretrain=0, voxel=0.03, attention=0.0015)
-    config.steps, config.batch_size, config.ema = 4500, 16, 0.998
-    config.save_every, config.eval_every = 500, 4500
+    config.loss.update(pretrain=0, attention=0.002)
+    config.steps, config.batch_size, config.ema = 3000, 16, 0.998
+    config.save_every, config.eval_every = 500, 1500
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
     """The paper's form, tiny: 32 px, volumes of 8, both phases."""
     _small(config)
-    config.model.image_size, config.model.stacks, config.model.depths = 32, 2, (1, 8)
+    config.model.image_size, config.model.depths = 32, (1, 8)
     config.model.update(levels=1, width=16, regressor="encoder", channels=(8,), embedding=16)
     config.data.build_examples = 16
     config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
