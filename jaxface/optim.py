@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from jaxface.errors import UserError
@@ -21,9 +22,9 @@ def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTr
 
     Keys: `name` (adamw adam rmsprop sgd), `lr`, `schedule` (cosine constant step), `warmup` (steps), `weight_decay`,
     `clip` (global gradient norm, 0: none), `betas` (two; of sgd the first is the momentum), `multipliers` (path
-    prefix -> factor on the learning rate), and for the schedule `step`: `boundaries` and `factor`. Weight decay is
-    decoupled in adamw and part of the gradient elsewhere, as in PyTorch; it leaves out `UNDECAYED` and every array of
-    one axis. Raises UserError for an unknown name.
+    prefix -> factor on the learning rate), and for the schedule `step`: `boundaries` and `factor` (one, or one each).
+    Weight decay is decoupled in adamw and part of the gradient elsewhere, as in PyTorch; it leaves out `UNDECAYED` and
+    every array of one axis. Raises UserError for an unknown name.
     """
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed) if config.weight_decay else optax.identity()
     decoupled = config.name == "adamw"
@@ -51,7 +52,8 @@ def schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
     elif config.schedule == "constant":
         main = optax.constant_schedule(config.lr)
     else:
-        falls = {boundary - config.warmup: config.factor for boundary in config.boundaries}
+        factors = np.broadcast_to(config.factor, len(config.boundaries)).tolist()
+        falls = {at - config.warmup: factor for at, factor in zip(config.boundaries, factors, strict=True)}
         main = optax.piecewise_constant_schedule(config.lr, falls)
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, config.warmup), main], [config.warmup])
 

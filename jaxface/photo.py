@@ -60,8 +60,11 @@ class Photo:
         return (np.asarray(points) + 0.5) / self.step - 0.5
 
     def face_to_full(self, face: dict[str, Any]) -> dict[str, Any]:
-        """A face whose box, extent, points and sigma are in pixels of the full picture instead of `pixels`."""
+        """A face in pixels of the full picture instead of `pixels`: its box, extent, points, points_3d and sigma."""
         places = {key: self.to_full(face[key]) for key in ("box", "extent", "points") if key in face}
+        if "points_3d" in face:
+            plane, depth = np.split(np.asarray(face["points_3d"]), [2], axis=-1)
+            places["points_3d"] = np.concatenate([self.to_full(plane), depth * self.step], -1)
         return {**face, **places, "sigma": np.asarray(face["sigma"]) * self.step}
 
 

@@ -16,12 +16,12 @@ Array = jax.Array | np.ndarray
 SIDE_PER_BOX = 1.3
 
 
-def _namespace(*values: object) -> types.ModuleType:
+def namespace(*values: object) -> types.ModuleType:
     """jnp as soon as one value lives in JAX (tracers included), else numpy."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def _product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array) -> Array:
     """a @ b of small matrices in full precision: accelerators round the operands of a matmul to 8-11 bits."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
@@ -32,24 +32,24 @@ def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
     source, target (…,N,D) -> scale (…), R (…,D,D) a rotation without reflection, t (…,D). Coincident source points give
     scale 1. Umeyama, PAMI 1991, eq. 39-42.
     """
-    xp = _namespace(source, target)
+    xp = namespace(source, target)
     source, target = xp.asarray(source), xp.asarray(target)
     source_mean, target_mean = source.mean(-2), target.mean(-2)
     centered = source - source_mean[..., None, :]
-    covariance = _product(xp.swapaxes(target - target_mean[..., None, :], -1, -2), centered) / source.shape[-2]
+    covariance = product(xp.swapaxes(target - target_mean[..., None, :], -1, -2), centered) / source.shape[-2]
     u, singular, vt = xp.linalg.svd(covariance)
     last = xp.where(xp.linalg.det(u) * xp.linalg.det(vt) < 0, -1.0, 1.0)[..., None]
     signs = xp.concatenate([xp.ones_like(singular[..., :-1]), last.astype(singular.dtype)], -1)
-    rotation = _product(u * signs[..., None, :], vt)
+    rotation = product(u * signs[..., None, :], vt)
     variance = (centered**2).sum(-1).mean(-1)
     scale = xp.where(variance > 0, (singular * signs).sum(-1) / xp.where(variance > 0, variance, 1), 1)
-    translation = target_mean - scale[..., None] * _product(rotation, source_mean[..., None])[..., 0]
+    translation = target_mean - scale[..., None] * product(rotation, source_mean[..., None])[..., 0]
     return scale, rotation, translation
 
 
 def square_crop(box: Array) -> tuple[Array, Array]:
     """Centre (…,2) and side (…) px of the square face crop of boxes (…,4) = x0, y0, x1, y1 (may leave the picture)."""
-    xp = _namespace(box)
+    xp = namespace(box)
     box = xp.asarray(box)
     low, high = box[..., :2], box[..., 2:]
     return (low + high) / 2, SIDE_PER_BOX * (high - low).mean(-1)
@@ -61,24 +61,24 @@ def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -
     center (…,2) and side (…) px of the square in the picture; its upper edge points along (cos, sin) of `angle_rad`
     (…), so that a face whose eye line has that angle stands upright in the crop.
     """
-    xp = _namespace(center, side, angle_rad)
+    xp = namespace(center, side, angle_rad)
     center, scale, angle = xp.asarray(center), size / xp.asarray(side), xp.asarray(angle_rad)
     cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
     linear = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
-    offset = (size - 1) / 2 - _product(linear, center[..., None])
+    offset = (size - 1) / 2 - product(linear, center[..., None])
     return xp.concatenate([xp.broadcast_to(linear, (*offset.shape[:-2], 2, 2)), offset], -1)
 
 
 def apply_affine(matrix: Array, points: Array) -> Array:
     """Points (…,N,D) mapped by matrices (…,D,D+1)."""
-    xp = _namespace(matrix, points)
+    xp = namespace(matrix, points)
     matrix, points = xp.asarray(matrix), xp.asarray(points)
-    return _product(points, xp.swapaxes(matrix[..., :-1], -1, -2)) + matrix[..., None, :, -1]
+    return product(points, xp.swapaxes(matrix[..., :-1], -1, -2)) + matrix[..., None, :, -1]
 
 
 def invert_affine(matrix: Array) -> Array:
     """The inverse maps (…,D,D+1) of matrices (…,D,D+1)."""
-    xp = _namespace(matrix)
+    xp = namespace(matrix)
     matrix = xp.asarray(matrix)
     linear = xp.linalg.inv(matrix[..., :-1])
-    return xp.concatenate([linear, -_product(linear, matrix[..., -1:])], -1)
+    return xp.concatenate([linear, -product(linear, matrix[..., -1:])], -1)

@@ -37,7 +37,10 @@ def both_formats(
     """`bind(network, pixels (B,3,H,W))` for each memory format, of image (B,H,W,3)."""
     runs = {}
     for name, memory_format in FORMATS.items():
-        net = make().to(DEVICE, memory_format=memory_format)
+        net = make().to(DEVICE)
+        for weight in net.parameters():
+            if weight.dim() == 4:  # Module.to refuses a network that has weights of 3D convolutions as well
+                weight.data = weight.data.contiguous(memory_format=memory_format)
         pixels = torch.from_numpy(image).permute(0, 3, 1, 2).to(DEVICE).contiguous(memory_format=memory_format)
         runs[name] = bind(net, pixels)
     return runs

@@ -1,0 +1,93 @@
+"""Stacked-hourglass blocks (Newell et al., ECCV 2016), NHWC, as bearpaw/pytorch-pose has them.
+
+1x1 convolutions are matrix products, and 2x2 pooling and upsampling are reshapes: on CPUs XLA runs both several times
+faster than its convolutions and its pooling's gradient.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxface.nn.batch_norm import BatchNorm
+
+EXPANSION = 2
+# PyTorch's initialisation of convolutions and linear layers: uniform within 1/sqrt(fan-in).
+INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def pointwise(width: int, name: str) -> nn.Dense:
+    """A 1x1 convolution with bias to `width` channels."""
+    return nn.Dense(width, kernel_init=INIT, name=name)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2x2 block: (B,H,W,C) to (B,H/2,W/2,C), both sides even."""
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Each pixel as a 2x2 block: (B,H,W,C) to (B,2H,2W,C)."""
+    batch, height, width, channels = x.shape
+    blocks = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return blocks.reshape(batch, 2 * height, 2 * width, channels)
+
+
+class Bottleneck(nn.Module):
+    """Pre-activation residual block, (B,H,W,C) to (B,H,W,2*planes).
+
+    Norm, ReLU, convolution three times (1x1, 3x3, 1x1), added to the raw input, or to its 1x1 convolution where the
+    number of channels changes. Batch statistics are those of all devices of `axis_name` where it is given.
+    """
+
+    planes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        out = EXPANSION * self.planes
+        spatial = nn.Conv(self.planes, (3, 3), padding=((1, 1), (1, 1)), kernel_init=INIT, name="conv2")
+        y = x
+        for number, layer in enumerate((pointwise(self.planes, "conv1"), spatial, pointwise(out, "conv3")), start=1):
+            y = layer(nn.relu(BatchNorm(self.axis_name, name=f"bn{number}")(y, train)))
+        return y + (x if x.shape[-1] == out else pointwise(out, "shortcut")(x))
+
+
+class Residuals(nn.Module):
+    """`blocks` bottlenecks in a row."""
+
+    planes: int
+    blocks: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        for index in range(self.blocks):
+            x = Bottleneck(self.planes, self.axis_name, name=f"block{index}")(x, train)
+        return x
+
+
+class Hourglass(nn.Module):
+    """`depth` halvings and back with a branch at every resolution: (B,H,W,2*planes) to the same shape.
+
+    H and W are multiples of 2**depth. Level 0 is the innermost, as in the original's lists, and the only one with a
+    fourth branch.
+    """
+
+    depth: int
+    planes: int
+    blocks: int = 1
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self._level(self.depth - 1, x, train)
+
+    def _level(self, level: int, x: jax.Array, train: bool) -> jax.Array:
+        def branch(number: int, x: jax.Array) -> jax.Array:
+            return Residuals(self.planes, self.blocks, self.axis_name, name=f"level{level}_{number}")(x, train)
+
+        beside = branch(0, x)
+        low = branch(1, max_pool(x))
+        low = self._level(level - 1, low, train) if level else branch(3, low)
+        return beside + upsample(branch(2, low))

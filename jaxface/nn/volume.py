@@ -1,0 +1,61 @@
+"""3D convolutions that shrink a volume, as matrix products: what XLA has for them takes minutes on a CPU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# PyTorch's initialisation: uniform within 1/sqrt(fan-in).
+INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2, 3), out_axis=4)
+KERNEL = 4
+# Up to this many input channels the 64 taps of a voxel are gathered for one product; above it eight products are added.
+GATHERED = 4
+
+
+class HalvingConv(nn.Module):
+    """A convolution 4x4x4 of stride 2 and margin 1 with bias: (B,2n,2n,2n,C) to (B,n,n,n,width).
+
+    The padded volume is cut into blocks of 2x2x2 voxels, whose 8C numbers become channels; the kernel then covers 2x2x2
+    blocks. Parameters: kernel (4,4,4,C,width) and bias (width,).
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, channels, self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        # Tap k of an axis is voxel k % 2 of block k // 2.
+        taps = kernel.reshape(2, 2, 2, 2, 2, 2, channels, self.width).transpose(0, 2, 4, 1, 3, 5, 6, 7)
+        taps = taps.reshape(8, 8 * channels, self.width)
+        near = _neighbours(_blocks(x))
+        if channels <= GATHERED:
+            return jnp.concatenate(near, -1) @ taps.reshape(-1, self.width) + bias
+        return sum((values @ tap for values, tap in zip(near, taps, strict=True)), bias)
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """(B,2n,2n,2n,C) padded by 1, as blocks (B,n+1,n+1,n+1,8C)."""
+    batch, *sides, channels = x.shape
+    d, h, w = (side // 2 + 1 for side in sides)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
+    x = x.reshape(batch, d, 2, h, 2, w, 2, channels).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(batch, d, h, w, 8 * channels)
+
+
+def _neighbours(blocks: jax.Array) -> list[jax.Array]:
+    """The 8 blocks under each place of the kernel, each (B,n,n,n,8C)."""
+    d, h, w = (side - 1 for side in blocks.shape[1:4])
+    return [blocks[:, i : i + d, j : j + h, k : k + w] for i in range(2) for j in range(2) for k in range(2)]
+
+
+class WholeConv(nn.Module):
+    """A convolution as large as its volume, with bias: (B,4,4,4,C) to (B,width). Parameters as in `HalvingConv`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return x.reshape(len(x), -1) @ kernel.reshape(-1, self.width) + bias

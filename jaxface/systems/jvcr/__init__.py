@@ -1,0 +1,47 @@
+"""Joint voxel and coordinate regression: Zhang et al., ICPR 2018. `build` makes the system of a config."""
+
+import functools
+from collections.abc import Iterator
+
+import ml_collections
+
+from jaxface import optim, parallel
+from jaxface.errors import UserError
+from jaxface.system import Batch, Evaluator, System
+from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights, transforms
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of `config` (configs/jvcr.py). Raises UserError for values that do not fit together."""
+    if config.mode not in transforms.MODES:
+        raise UserError(f"config.mode is {config.mode!r}; use one of {', '.join(transforms.MODES)}")
+    net = model.model_from_config(config.model)
+    # The original normalises on each device by itself.
+    trained = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)
+    mode, size = config.mode, config.model.image_size
+
+    def train_data(step: int) -> Iterator[Batch]:
+        from jaxface.systems.jvcr import data
+
+        return data.train_stream(config, step)
+
+    def eval_data(name: str) -> Iterator[Batch]:
+        from jaxface.systems.jvcr import data
+
+        return data.eval_stream(config, name)
+
+    score = functools.partial(metrics.score, net, mode, size)
+    return System(
+        init=functools.partial(model.init, net, size),
+        prepare=functools.partial(targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE),
+        loss=functools.partial(losses.training_loss, trained, config.loss, size),
+        optimizer=optim.optimizer(config.optim, config.steps),
+        train_data=train_data,
+        evaluators={
+            name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
+            for name in config.data.evaluate
+        },
+        predict=predict.bind(net, mode, size),
+        raw=functools.partial(model.raw, net, size),
+        from_torch=functools.partial(torch_weights.from_torch, net),
+    )

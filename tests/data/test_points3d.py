@@ -1,0 +1,172 @@
+"""Readers of data sets with 3D points, each from a tiny fixture in the original layout; bad ones in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from configs.jvcr import get_config
+from jaxface.data import bfm_landmarks, stream
+from jaxface.data.prepare import prepare
+from jaxface.errors import UserError
+from jaxface.systems.jvcr import data, transforms
+
+VERTICES, HEIGHT = 90, 60
+DRAW = np.random.default_rng(5)
+MEAN = DRAW.normal(0, 5e4, (VERTICES + 10, 3))
+SHAPE, EXPRESSION = DRAW.normal(0, 1e-2, (3 * VERTICES + 30, 199)), DRAW.normal(0, 1e3, (3 * VERTICES, 29))
+KEPT = np.sort(DRAW.permutation(VERTICES + 10)[:VERTICES])
+KEYPOINTS = DRAW.permutation(VERTICES)[:68]
+
+
+def photograph(path, size=(80, HEIGHT)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(DRAW.integers(0, 255, (size[1], size[0], 3), np.uint8)).save(path)
+
+
+def morphable_model(folder, whole):
+    """The user's files: the cut model, or the Basel one with the list of vertices to keep."""
+    folder.mkdir()
+    modes = SHAPE.reshape(-1, 3, 199)[KEPT].reshape(-1, 199)
+    scipy.io.savemat(folder / "Model_Exp.mat", {"mu_exp": np.ones((3 * VERTICES, 1)), "w_exp": EXPRESSION})
+    scipy.io.savemat(folder / "model_info.mat", {"keypoints": KEYPOINTS[None] + 1, "trimIndex": KEPT[:, None] + 1})
+    if whole:
+        scipy.io.savemat(folder / "01_MorphableModel.mat", {"shapeMU": MEAN.reshape(-1, 1), "shapePC": SHAPE})
+    else:
+        scipy.io.savemat(folder / "Model_Shape.mat", {"mu_shape": MEAN[KEPT].reshape(-1, 1), "w": modes})
+
+
+def parameters(path, **more):
+    """The .mat file of a picture, as 300W-LP and AFLW2000-3D have it."""
+    pose = np.array([0.2, -0.5, 0.1, 40.0, 30.0, -7.0, 3e-4])
+    numbers = {"Shape_Para": DRAW.normal(0, 1e4, (199, 1)), "Exp_Para": DRAW.normal(0, 1, (29, 1))}
+    numbers |= {"Illum_Para": np.ones((1, 10)), "Color_Para": np.ones((1, 7)), "Tex_Para": np.ones((199, 1))}
+    scipy.io.savemat(path, {"Pose_Para": pose[None], **numbers, **more})
+    return numbers, pose
+
+
+def expected(numbers, pose):
+    """The landmarks by the book: pitch, yaw and roll one after the other, y counted from below."""
+    own = (MEAN[KEPT] + 1 + (SHAPE.reshape(-1, 3, 199)[KEPT] @ numbers["Shape_Para"][:, 0]))[KEYPOINTS]
+    own += (EXPRESSION.reshape(-1, 3, 29) @ numbers["Exp_Para"][:, 0])[KEYPOINTS]
+    for axis in (2, 1, 0):
+        angle, (a, b) = pose[axis], [(1, 2), (2, 0), (0, 1)][axis]
+        own[:, a], own[:, b] = (
+            np.cos(angle) * own[:, a] + np.sin(angle) * own[:, b],
+            np.cos(angle) * own[:, b] - np.sin(angle) * own[:, a],
+        )
+    placed = pose[6] * own + pose[3:6]
+    placed[:, 1] = HEIGHT - 1 - placed[:, 1]
+    return placed
+
+
+def read(name, folder, split):
+    builder = stream.open_dataset(name, folder)
+    return [example for example in builder.as_dataset(split=split).as_numpy_iterator()]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_300w_lp(tmp_path, whole):
+    source = tmp_path / "source"
+    photograph(source / "AFW" / "a_1_0.jpg")
+    photograph(source / "AFW_Flip" / "a_1_0.jpg")
+    flat = np.arange(136.0).reshape(2, 68)
+    numbers, pose = parameters(source / "AFW" / "a_1_0.mat", pt2d=flat, roi=np.array([[1, 2, 3, 4]]))
+    morphable_model(source / "bfm", whole)
+    (source / "landmarks" / "AFW").mkdir(parents=True)
+    scipy.io.savemat(source / "landmarks" / "AFW" / "a_1_0_pts.mat", {"pts_2d": flat.T + 1, "pts_3d": flat.T + 2})
+    prepare("w300lp", str(tmp_path), str(source))
+    (example,) = read("w300lp", tmp_path, "train")
+    np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
+    for name, key in (("shape", "Shape_Para"), ("expression", "Exp_Para"), ("texture", "Tex_Para")):
+        np.testing.assert_allclose(example[name], numbers[key][:, 0], rtol=1e-6)
+    np.testing.assert_allclose(example["pose"], pose, rtol=1e-6)
+    assert example["name"] == b"AFW/a_1_0" and example["image"].shape == (HEIGHT, 80, 3)
+    assert (example["landmarks"] == flat.T).all() and (example["landmarks_3d"] == flat.T + 2).all()
+
+
+def test_aflw2000_3d_and_what_a_missing_model_says(tmp_path):
+    source = tmp_path / "source"
+    photograph(source / "image00002.jpg")
+    solid = np.arange(204.0).reshape(3, 68)
+    numbers, pose = parameters(source / "image00002.mat", pt2d=-np.ones((2, 21)), pt3d_68=solid)
+    with pytest.raises(UserError, match=r"Model_Exp.mat is missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
+        prepare("aflw2000_3d", str(tmp_path), str(source))
+    morphable_model(source / "bfm", False)
+    prepare("aflw2000_3d", str(tmp_path), str(source))
+    (example,) = read("aflw2000_3d", tmp_path, "test")
+    np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
+    assert (example["landmarks_68"] == solid.T).all() and (example["landmarks"] == -1).all()
+    (source / "bfm" / "model_info.mat").write_bytes(b"MATLAB")
+    with pytest.raises(UserError, match="model_info.mat is damaged"):
+        bfm_landmarks.load(source / "bfm")
+
+
+def annotation(**changes):
+    points = DRAW.uniform(10, 50, (68, 3))
+    known = {"img_paths": "b.png", "landmarks": points.tolist(), "objpos": [33.0, 31.0], "scale_provided": 0.2}
+    return {**known, "isValidation": False, **changes}
+
+
+def test_the_original_s_annotations(tmp_path):
+    source = tmp_path / "source"
+    photograph(source / "300wLP" / "images" / "b.png")
+    train, test = annotation(), annotation(isValidation=True, objpos=[-1, -1])
+    (source / "anno.json").write_text(json.dumps([train, test]))
+    prepare("jvcr_json", str(tmp_path), str(source))
+    ((first,), (second,)) = (read("jvcr_json", tmp_path, split) for split in ("train", "test"))
+    found = data.face(first)
+    assert found.scale == pytest.approx(0.25) and found.center.tolist() == [33.0, 31.0]
+    points = np.float32(train["landmarks"])
+    np.testing.assert_allclose(found.points[:, 2], points[:, 2].mean() - points[:, 2], atol=1e-4)
+    width = np.ptp(np.float32(test["landmarks"])[:, 0])
+    assert data.face(second).scale == pytest.approx(1.25 * width / 200, rel=1e-5)
+    (source / "anno.json").write_text(json.dumps([annotation(landmarks=[[1, 2, 3]])]))
+    with pytest.raises(UserError, match=r"item 0: landmarks are \(1, 3\)"):
+        prepare("jvcr_json", str(tmp_path / "again"), str(source))
+
+
+def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
+    source = tmp_path / "source"
+    points = DRAW.uniform(10, 50, (66, 3)).round(3)
+    for folder, ending in (("train", ".jpg"), ("test_img", ".png")):
+        photograph(source / folder / f"c{ending}")
+    for path in (source / "train" / "c_lm.csv", source / "test_img" / "c.pts"):
+        path.write_text("\n".join(",".join(map(str, row)) for row in points))
+    prepare("faw3d", str(tmp_path), str(source))
+    (example,) = read("faw3d", tmp_path, "train")
+    np.testing.assert_allclose(example["points_3d"], points, rtol=1e-6)
+    made = data.preprocess_eval(example, "clean", 32, 71)
+    assert np.flatnonzero(~made["known"]).tolist() == [60, 64]
+    (source / "train" / "c_lm.csv").write_text("1,2,3")
+    with pytest.raises(UserError, match="has 1 lines of x, y, z, not 66"):
+        prepare("faw3d", str(tmp_path / "again"), str(source))
+
+
+@pytest.mark.parametrize("mode", transforms.MODES)
+def test_crops_for_training_carry_their_points(mode):
+    """A picture whose colours say where they are: under every augmentation the points keep their colours."""
+    y, x = np.mgrid[:200, :240]
+    pixels = np.stack([x, y, np.full_like(x, 0)], -1).astype(np.uint8)
+    points = np.concatenate([DRAW.uniform((80, 60), (160, 140), (68, 2)), DRAW.normal(0, 20, (68, 1))], 1)
+    example = {"image": pixels, "points_3d": points.astype(np.float32)}
+    settings = get_config("clean").data.augment
+    settings.color = 0.0
+    for seed in range(6):
+        made = data.preprocess_train(example, seed, mode, 128, 71, settings)
+        plane, image = made["coordinates"][:68, :2], made["image"]
+        inside = ((plane > 0) & (plane < 127)).all(-1)
+        column, row = np.rint(plane[inside]).astype(int).T
+        colors = image[row, column, :2]
+        assert image.shape == (128, 128, 3) and made["coordinates"].shape == (71, 3) and made["drawn"].all()
+        # A mirrored picture's points are in the order of the mirrored face; colours follow places by an affine map.
+        flip = data.LAYOUT_68.flip
+        errors = [np.abs(_residual(points[order][inside, :2], colors)).max() for order in (np.arange(68), flip)]
+        assert inside.sum() > 40 and min(errors) < 0.03 and max(errors) > 0.1
+
+
+def _residual(places, colors):
+    design = np.concatenate([places, np.ones((len(places), 1))], 1)
+    return colors - design @ np.linalg.lstsq(design, colors, rcond=None)[0]
