@@ -30,7 +30,7 @@ from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
-from launch import app, bench_deep3d
+from launch import app, bench_deep3d, bench_pipnet
 
 SYSTEM = flags.DEFINE_string("system", None, "measure this system only (default: all)")
 SECONDS = flags.DEFINE_float("seconds", 30.0, "time for each measured thing; at least 5 runs are made")
@@ -144,13 +144,19 @@ def _continuous_peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray
     return peers.continuous(image, queries, points, *SIZES["tiny"])
 
 
+def pipnet() -> Iterator[Work]:
+    """See `launch.bench_pipnet`."""
+    for work in bench_pipnet.works():
+        yield Work("pipnet", *work)
+
+
 def deep3d() -> Iterator[Work]:
     """See `launch.bench_deep3d`."""
     for work in bench_deep3d.works():
         yield Work("deep3d", *work)
 
 
-SYSTEMS = {"continuous": continuous, "deep3d": deep3d}
+SYSTEMS = {"continuous": continuous, "pipnet": pipnet, "deep3d": deep3d}
 
 
 def main(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ A folder of photographs becomes one by: --dataset face_folder --manual_dir FOLDE
 """
 
 import functools
+import textwrap
 
 import numpy as np
 from absl import flags
@@ -36,6 +37,25 @@ def main(_: list[str]) -> None:
         print(f"left out: {name} ({reason})")
     if len(failed) > NAMED:
         print(f"left out: {len(failed) - NAMED} more; all of them are named in {info.data_dir}/metadata.json")
+    if "flip" in (info.metadata or {}):
+        print(landmark_summary(info.metadata))
+
+
+def landmark_summary(metadata: dict[str, list]) -> str:
+    """For the user of own data to confirm: the flip map, how symmetric the mean face is, who is whose neighbour."""
+    from jaxface.data import symmetry
+
+    meanface, flip = np.reshape(metadata["meanface"], (-1, 2)), metadata["flip"]
+    apart = symmetry.distances(meanface, flip)
+    pairs = [f"{a}-{b}" if a != b else f"{a}" for a, b in enumerate(flip) if a <= b]
+    squared = ((meanface[:, None] - meanface) ** 2).sum(-1)
+    nearest = [" ".join(map(str, row[1:6])) for row in np.argsort(squared, axis=1, kind="stable")]
+    lines = [
+        f"mirroring exchanges (write flip.txt into the folder if this is wrong): {', '.join(pairs)}",
+        f"farthest from symmetric: landmark {apart.argmax()}, {apart.max():.1%} of the face's width",
+        f"nearest neighbours: {', '.join(f'{i}: {row}' for i, row in enumerate(nearest))}",
+    ]
+    return "\n".join(textwrap.fill(line, 120) for line in lines)
 
 
 def detect(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:

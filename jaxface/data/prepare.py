@@ -13,10 +13,14 @@ from absl import logging
 from jaxface.data import builders
 from jaxface.errors import UserError
 
+# A data set has the name of its module, unless that is no name for a module.
+RENAMED = {"ibug300w": "300w"}
 
-def names() -> list[str]:
-    """The data sets there are: the modules of `jaxface.data.builders`."""
-    return sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
+
+def modules() -> dict[str, str]:
+    """{data set: module of `jaxface.data.builders`}, all there are."""
+    found = sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
+    return {RENAMED.get(module, module): module for module in found}
 
 
 def is_prepared(dataset: str, data_dir: str) -> bool:
@@ -38,13 +42,14 @@ def prepare(
     `manual_dir` that is missing or empty; what the builder itself refuses.
     """
     name, _, variant = dataset.partition("/")
-    if name not in names():
-        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(names())}")
+    known = modules()
+    if name not in known:
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(known)}")
     if manual_dir and not pathlib.Path(manual_dir).is_dir():
         raise UserError(f"manual_dir {manual_dir} is not a folder")
     if manual_dir and not any(pathlib.Path(manual_dir).iterdir()):
         raise UserError(f"manual_dir {manual_dir} is empty")
-    module = importlib.import_module(f"jaxface.data.builders.{name}")
+    module = importlib.import_module(f"jaxface.data.builders.{known[name]}")
     arguments = set(inspect.signature(module.make).parameters)
     unknown = set(options) - arguments
     if unknown:

@@ -48,13 +48,15 @@ def train_stream(
     seed: int,
     step: int,
     process: Callable[[Example, int], Example],
+    beside: Builder | None = None,
 ) -> Iterator[Example]:
     """Endless batches of `batch_size` examples for this host, beginning with the batch of `step`.
 
-    `process(example, seed)` makes fixed shapes of one decoded example, deterministically. Raises UserError for an
-    unknown split, one with fewer examples than hosts, and a record that cannot be read, which it names.
+    `process(example, seed)` makes fixed shapes of one decoded example, deterministically. `beside` holds more about the
+    same examples in the same order: its features are added to theirs, or replace them. Raises UserError for an unknown
+    split, one with fewer examples than hosts, and a record that cannot be read, which it names.
     """
-    reader = _Reader(builder, split, lambda example, position: process(example, _example_seed(seed, position)))
+    reader = _Reader(builder, split, lambda example, position: process(example, _example_seed(seed, position)), beside)
     part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
     count = builder.info.splits[part].num_examples
     if count == 0:
@@ -95,12 +97,20 @@ def eval_stream(
 class _Reader:
     """Reads one split, and says which record it was that could not be read."""
 
-    def __init__(self, builder: Builder, split: str, process: Callable[[Example, int], Example]):
+    def __init__(
+        self,
+        builder: Builder,
+        split: str,
+        process: Callable[[Example, int], Example],
+        beside: Builder | None = None,
+    ):
         if split.split("[")[0] not in builder.info.splits or not builder.info.splits[split].num_examples:
             raise UserError(
                 f"data set {builder.info.full_name} has no split {split!r}; it has {list(builder.info.splits)}"
             )
-        self._builder, self._split, self._process = builder, split, process
+        if beside is not None and beside.info.splits[split].num_examples != builder.info.splits[split].num_examples:
+            raise UserError(f"{beside.data_path} was made for another {builder.info.full_name}; remove it")
+        self._builder, self._split, self._process, self._beside = builder, split, process, beside
         features = builder.info.features
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._failure: Exception | None = None
@@ -111,7 +121,11 @@ class _Reader:
     def records(self, part: str | tfds.core.ReadInstruction) -> tf.data.Dataset:
         """(number within the part, record with its images still encoded), in the order on the disk."""
         skipped = {name: tfds.decode.SkipDecoding() for name in self._images}
-        return self._builder.as_dataset(split=part, decoders=skipped, read_config=READ_IN_ORDER).enumerate()
+        records = self._builder.as_dataset(split=part, decoders=skipped, read_config=READ_IN_ORDER)
+        if self._beside is not None:
+            more = self._beside.as_dataset(split=part, read_config=READ_IN_ORDER)
+            records = tf.data.Dataset.zip((records, more)).map(lambda one, other: {**one, **other})
+        return records.enumerate()
 
     def batches(
         self, records: tf.data.Dataset, first: int, batch_size: int, drop_remainder: bool = True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxface.data import augment, stream
-from jaxface.data.prepare import names, prepare
+from jaxface.data.prepare import modules, prepare
 from jaxface.errors import UserError
 from jaxface.heads.canonical import queries
 from jaxface.heads.procedural import procedural_head
@@ -92,5 +92,5 @@ def test_wrong_requests_are_one_line(tmp_path, dataset, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_names_are_the_builders():
-    assert names() == ["face_folder", "rendered_heads", "rendered_sets"]
+def test_data_sets_are_the_builders():
+    assert {"300w": "ibug300w", "rendered_heads": "rendered_heads", "wflw": "wflw"}.items() <= modules().items()

@@ -1,0 +1,55 @@
+"""CelebA (Liu et al., ICCV 2015) without labels, for PIPNet's self-training: one split, train.
+
+The pictures in the wild and the author's detected boxes, enlarged 1.2 times to the left, right and bottom while the top
+moves down by 0.15 of the height (lib/preprocess_gssl.py).
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxface.data import annotations, faces
+from jaxface.errors import UserError
+
+FILE = "celeba_bboxes.txt"
+SCALE = 1.2
+TREE = f"{FILE} (NAME xmin ymin xmax ymax a line, from PIPNet's author) and img_celeba/NAME, the pictures in the wild"
+
+
+def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of "celeba". UserError for a variant."""
+    if variant:
+        raise UserError(f"celeba has no variant {variant!r}")
+    return Celeba(data_dir=data_dir)
+
+
+class Celeba(tfds.core.GeneratorBasedBuilder):
+    """CelebA: faces in the wild without landmarks."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = TREE
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return faces.info(self, "", 0)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        root = faces.find_root(dl_manager.manual_dir, FILE, TREE)
+        return {"train": self._generate_examples(root, annotations.read_rows(root / FILE, 5))}
+
+    def _generate_examples(self, root: pathlib.Path, rows: list[list[str]]) -> Iterator:
+        return faces.records(_face(root, row) for row in rows)
+
+
+def _face(root: pathlib.Path, row: list[str]) -> faces.Face:
+    try:
+        box = np.array(row[1:], np.float64)
+    except ValueError as error:
+        raise UserError(f"{root / FILE}: the box of {row[0]} is not four numbers") from error
+    picture = faces.read_picture(root / "img_celeba" / row[0])
+    size = box[2:] - box[:2] + 1
+    sides = size * (SCALE - 1) / 2
+    top = size[1] * (SCALE + 0.1 - 1) / 2
+    crop = faces.clamped(box[:2] + [-sides[0], top], box[2:] + sides, picture)
+    return faces.Face(row[0], picture, crop, box)

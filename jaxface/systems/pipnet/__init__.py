@@ -1,0 +1,50 @@
+"""PIPNet, pixel-in-pixel landmarks: Jin, Liao, Shao, IJCV 2021. `build` makes the system of a configuration."""
+
+import functools
+from collections.abc import Iterator
+
+import ml_collections
+
+from jaxface import optim
+from jaxface.system import Batch, Evaluator, System
+from jaxface.systems.pipnet import decoding, losses, meanface, metrics, model, predict, torch_weights
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of `config` (configs/pipnet.py), whose empty mean face is filled in from the prepared data.
+
+    Raises UserError for values that do not fit together, and where there is no mean face.
+    """
+    meanface.complete(config)
+    net = model.model_from_config(config.model)
+    face = decoding.check_meanface(config.model.meanface, config.model.landmarks)
+    table = decoding.neighbor_table(face, config.model.neighbors)
+    votes = decoding.votes(table, config.model.merge)
+    losses.check(config.loss)
+
+    def train_data(step: int) -> Iterator[Batch]:
+        from jaxface.systems.pipnet import data, self_training_data
+
+        if config.data.pseudo_labels:
+            return self_training_data.mixed_stream(config, step)
+        return data.train_stream(config, step)
+
+    def eval_data(name: str) -> Iterator[Batch]:
+        from jaxface.systems.pipnet import data
+
+        return data.eval_stream(config, name)
+
+    score = functools.partial(metrics.score, net, votes)
+    return System(
+        init=functools.partial(model.init, net, config.model.image_size),
+        loss=functools.partial(losses.training_loss, net, table, config.loss),
+        optimizer=optim.optimizer(config.optim, config.steps),
+        train_data=train_data,
+        evaluators={
+            name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
+            for name in config.data.evaluate
+        },
+        predict=predict.bind(net, votes, config.model, face),
+        raw=functools.partial(model.raw, net, votes),
+        from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
+    )

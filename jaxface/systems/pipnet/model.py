@@ -1,0 +1,159 @@
+"""PIPNet (Jin, Liao, Shao, IJCV 2021; github.com/jhb86253817/PIPNet): landmarks as scores and offsets on a coarse grid.
+
+A backbone's map feeds five 1x1 convolutions: the score of each landmark in each cell, its offset inside the cell, and
+the offsets of its N nearest neighbours from the same cell. Matches lib/networks.py and lib/networks_gssl.py; nothing is
+bounded by a sigmoid there either.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxface.errors import UserError
+from jaxface.nn import mobilenet, resnet
+from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.mobilenet import MobileNet
+from jaxface.nn.resnet import ResNet
+from jaxface.parallel import AXIS
+from jaxface.systems.pipnet import decoding
+from jaxface.systems.pipnet.decoding import Votes
+
+STRIDES = (16, 32, 64, 128)
+EXTRA_WIDTH = 512
+HEAD_INIT = nn.initializers.normal(0.001)
+BACKBONES = ("custom", *resnet.SIZES, *mobilenet.SIZES)
+
+Maps = dict[str, jax.Array]
+
+
+class PIPNet(nn.Module):
+    """Image (B,H,W,3) RGB in [0,1] to raw maps; L landmarks, N neighbours, grid (g,g) = image size / stride.
+
+    `cls`, `x`, `y` (B,g,g,L) and `nb_x`, `nb_y` (B,g,g,L*N), landmark i's neighbour j in channel N*i+j. With `coarse`
+    also `cls2` (B,g/2,g/2,L) and `cls3` (B,g/4,g/4,L), the same scores on the features' maxima over 2x2 and 4x4 cells
+    (self-training with curriculum, §3.4). `scaling` is the wanted stride over the backbone's: 0.5 adds a transposed
+    convolution, 2 one and 4 two strided convolutions, all of 512 channels. The original has them for ResNet-18 only;
+    with deeper ResNets it breaks, as its heads keep the backbone's width, and its MobileNets ignore the stride.
+    """
+
+    backbone: ResNet | MobileNet
+    landmarks: int
+    neighbors: int
+    scaling: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def setup(self):
+        if self.scaling < 1:
+            self.deconv1 = nn.ConvTranspose(
+                EXTRA_WIDTH, (4, 4), (2, 2), ((2, 2), (2, 2)), use_bias=False, kernel_init=HEAD_INIT
+            )
+            self.bn_deconv1 = BatchNorm(AXIS)
+        if self.scaling > 1:
+            self.layer5, self.bn5 = _strided(), BatchNorm(AXIS)
+        if self.scaling > 2:
+            self.layer6, self.bn6 = _strided(), BatchNorm(AXIS)
+        counts = {"cls": 1, "x": 1, "y": 1, "nb_x": self.neighbors, "nb_y": self.neighbors}
+        self.heads = {
+            name: nn.Dense(count * self.landmarks, kernel_init=HEAD_INIT, name=f"{name}_layer")
+            for name, count in counts.items()
+        }
+
+    def features(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """The map (B,g,g,C) that the heads read."""
+        x = self.backbone((image - jnp.asarray(self.mean)) / jnp.asarray(self.std), train)
+        x = x[-1] if isinstance(x, list) else x
+        if self.scaling < 1:
+            x = nn.relu(self.bn_deconv1(self.deconv1(x), train))
+        if self.scaling > 1:
+            x = nn.relu(self.bn5(self.layer5(x), train))
+        if self.scaling > 2:
+            x = nn.relu(self.bn6(self.layer6(x), train))
+        return x
+
+    def __call__(self, image: jax.Array, train: bool = False, coarse: bool = False) -> Maps:
+        x = self.features(image, train)
+        maps = {name: head(x) for name, head in self.heads.items()}
+        for name in ("cls2", "cls3") if coarse else ():
+            x = nn.max_pool(x, (2, 2), (2, 2))
+            maps[name] = self.heads["cls"](x)
+        return maps
+
+
+def _strided() -> nn.Conv:
+    return nn.Conv(EXTRA_WIDTH, (3, 3), 2, ((1, 1), (1, 1)), kernel_init=HEAD_INIT)
+
+
+def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
+    """The network of `config.model`. Raises UserError for values that do not fit together. Its keys:
+
+    backbone: resnet18 resnet34 resnet50 resnet101 mobilenet_v2 mobilenet_v3, or custom: a ResNet of basic blocks with
+        `depths` (blocks per stage) and `width` (channels of the first stage).
+    image_size: int, side of the crop in pixels. stride: 16, 32 (as published), 64 or 128; must divide it.
+    landmarks: L. neighbors: N, the nearest points of the mean face that each landmark votes for (10).
+    layout: the layout's name in results. meanface: 2L numbers x0 y0 x1 y1 … in crop units, () to take the data set's.
+    merge: how votes are averaged, see `decoding.votes`. confidence: whether results have one (ours).
+    mean, std: 3 numbers each for RGB in [0,1].
+    """
+    backbone, stride = _backbone(config)
+    if config.stride not in STRIDES or not 0.5 <= config.stride / stride <= 4:
+        raise UserError(f"config.model.stride is {config.stride}; choose one of {', '.join(map(str, STRIDES))}")
+    if config.image_size % config.stride or config.image_size < config.stride:
+        raise UserError(f"config.model.image_size {config.image_size} is no multiple of the stride {config.stride}")
+    if config.landmarks < 2 or not 1 <= config.neighbors < config.landmarks:
+        raise UserError(
+            f"config.model.neighbors is {config.neighbors}; {config.landmarks} landmarks have 1 to "
+            f"{config.landmarks - 1} neighbours each"
+        )
+    scaling = config.stride / stride
+    return PIPNet(backbone, config.landmarks, config.neighbors, scaling, tuple(config.mean), tuple(config.std))
+
+
+def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, int]:
+    """The backbone and its stride."""
+    name = config.backbone
+    if name not in BACKBONES:
+        raise UserError(f"config.model.backbone is {name!r}; choose one of {', '.join(BACKBONES)}")
+    if name in mobilenet.SIZES:
+        return MobileNet(mobilenet.SIZES[name], AXIS), 32
+    if name == "custom":
+        return ResNet(tuple(config.depths), False, config.width, AXIS), 2 ** (1 + len(config.depths))
+    return ResNet(*resnet.SIZES[name], axis_name=AXIS), 32
+
+
+def init(model: PIPNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
+    """Fresh (params, {"batch_stats": …})."""
+    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
+    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
+    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)))
+    params = variables.pop("params")
+    return params, variables
+
+
+def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+    """`decoding.decode` of the network's maps for image (B,H,W,3)."""
+    return decoding.decode(model.apply(variables, image), votes)
+
+
+def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The network on `image` (B,H,W,3): `landmarks`, `landmarks_own` (B,L,2) in crop units and `scores` (B,L).
+
+    Raises UserError where `image` is missing, is no batch of pictures or too small for the stride.
+    """
+    if "image" not in arrays:
+        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
+    image = np.asarray(arrays["image"], np.float32)
+    if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
+        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+    found = _answer(model, votes, {"params": params, **extra}, image)
+    return {name: np.asarray(found[name]) for name in ("landmarks", "landmarks_own", "scores")}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+    return answer(model, votes, variables, image)

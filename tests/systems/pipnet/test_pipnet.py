@@ -1,0 +1,107 @@
+"""The whole system on its smoke variant: trained, resumed, scored; every variant builds; its loss falls."""
+
+import json
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from configs.pipnet import VARIANTS, get_config
+from jaxface import checkpoint, evaluation, metrics, parallel, training
+from jaxface.errors import UserError
+from jaxface.systems import pipnet
+
+ROOT = pathlib.Path(__file__).parents[3]
+FACE = np.random.default_rng(0).random(2 * 106)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The smoke variant with a data folder of its own."""
+    config = get_config("smoke")
+    config.data.dir = str(tmp_path_factory.mktemp("data"))
+    return config
+
+
+def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
+    first = training.fit(pipnet.build(prepared), prepared, tmp_path)
+    lines = metrics.read(tmp_path)
+    assert int(first.step) == 8 and lines[-1]["step"] == 8
+    assert len(checkpoint.steps(tmp_path)) == 3
+    assert len(checkpoint.load_config(tmp_path).model.meanface) == 136
+    scored = lines[-1]["rendered_heads/procedural/nme_crop"]
+    assert lines[-1]["rendered_heads/procedural/nme_pixels"] == pytest.approx(scored, rel=1e-3)  # crops are square
+    again = training.fit(pipnet.build(prepared), prepared, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, (again.params, again.extra), (first.params, first.extra))
+    results = evaluation.evaluate(pipnet.build(prepared), prepared, tmp_path)
+    assert results["rendered_heads/procedural"]["nme_crop"] == pytest.approx(scored, rel=1e-4)
+
+
+@pytest.mark.parametrize("tasks", [None, (0, 1, 2, 3)])
+def test_the_loss_falls_on_one_batch(tasks, prepared):
+    config = prepared.copy_and_resolve_references()
+    config.optim.update(schedule="constant", lr=3e-3)
+    system = pipnet.build(config)
+    step = parallel.compile_step(training.make_step(system, 0, 0.0), devices=jax.devices()[:1])
+    state = training.initial_state(system, *system.init(jax.random.key(0)), 0.0)
+    state = parallel.replicate(state, devices=jax.devices()[:1])
+    batch = next(system.train_data(0)) | ({"task": np.array(tasks, np.int32)} if tasks else {})
+    batch = parallel.shard(batch, devices=jax.devices()[:1])
+    losses = []
+    for _ in range(40):
+        state, measured = step(state, batch, {})
+        losses.append(float(measured["loss"]))
+    assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_builds_and_every_key_is_read(variant):
+    config = get_config(variant)
+    config.model.meanface = tuple(FACE[: 2 * (config.model.landmarks or 21)])
+    config.model.merge = "mean" if variant.startswith("aflw") else "cyclic"
+    params, extra = jax.eval_shape(pipnet.build(config).init, jax.random.key(0))
+    assert params["cls_layer"]["bias"].shape == (config.model.landmarks,) and extra["batch_stats"]
+    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
+    unread = [name for name in _leaves(config) if not re.search(rf"\b(config|settings)[\w.]*\.{name}\b", sources)]
+    assert not unread
+
+
+def _leaves(config):
+    for name, value in config.items():
+        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [name]
+
+
+def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
+    config = get_config("cofw_resnet18")
+    config.data.dir = str(tmp_path)
+    with pytest.raises(UserError, match="there is no mean face: .* cofw is not prepared"):
+        pipnet.build(config)
+    for version in ("1.0.0", "1.10.0"):
+        (tmp_path / "cofw" / version).mkdir(parents=True)
+        (tmp_path / "cofw" / version / "dataset_info.json").write_text("{}")
+    (tmp_path / "cofw" / "1.10.0" / "metadata.json").write_text(json.dumps({"meanface": FACE[:58].tolist()}))
+    pipnet.build(config)
+    assert config.model.meanface == tuple(FACE[:58])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"backbone": "vgg16"}, "config.model.backbone is 'vgg16'; choose one of custom, resnet18"),
+        ({"stride": 8}, "config.model.stride is 8"),
+        ({"image_size": 250}, "config.model.image_size 250 is no multiple"),
+        ({"landmarks": 5}, "config.model.neighbors is 10; 5 landmarks have 1 to 4 neighbours"),
+        ({"meanface": (0.1, 0.2)}, "the mean face has 2 numbers; 98 landmarks need 196"),
+        ({"merge": "median"}, "config.model.merge is 'median'"),
+        ({"crop": "round"}, "config.model.crop is 'round'"),
+    ],
+)
+def test_values_that_do_not_fit_are_one_line(changes, message):
+    config = get_config("wflw_resnet18")
+    config.model.meanface = tuple(FACE[:196])
+    config.model.update(changes)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        pipnet.build(config)
+    assert "\n" not in str(caught.value)

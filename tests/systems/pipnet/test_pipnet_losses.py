@@ -1,0 +1,145 @@
+"""Neighbours, targets, losses and metrics against the official code's numbers; bad mean faces are one line."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from jaxface.errors import UserError
+from jaxface.systems.pipnet import decoding, losses, metrics
+from tests import weights
+
+AUX = np.load(weights.GOLDEN / "pipnet_aux_golden.npz")
+MEAN_FACES = json.loads((weights.GOLDEN / "pipnet_meanfaces.json").read_text())
+SETTINGS = ml_collections.ConfigDict({"map": "l2", "offset": "l1", "map_weight": 10.0, "offset_weight": 1.0})
+NAMES = ("map", "x", "y", "nb_x", "nb_y")
+
+
+def table(name, count=10):
+    return decoding.neighbor_table(np.reshape(MEAN_FACES[name], (-1, 2)), count)
+
+
+def predictions(keys, names, landmarks, batch, sizes):
+    """Maps as the official code has them (B,C,g,g), brought to ours."""
+    maps = {}
+    for key, name, size in zip(keys, names, sizes, strict=True):
+        channels = landmarks * (10 if name.startswith("nb") else 1)
+        maps[name] = jnp.asarray(weights.array(key, (batch, channels, size, size), 0.3).transpose(0, 2, 3, 1))
+    return maps
+
+
+@pytest.mark.parametrize("name", MEAN_FACES)
+def test_neighbors_and_votes_are_the_official_ones(name):
+    found = table(name)
+    np.testing.assert_array_equal(found, AUX[f"{name}_nb"])
+    votes = decoding.votes(found)
+    longest = int(AUX[f"{name}_maxlen"])
+    index = AUX[f"{name}_rev1"] * 10 + AUX[f"{name}_rev2"]
+    np.testing.assert_array_equal(votes.index, index.reshape(-1, longest))
+    np.testing.assert_allclose(votes.weight, 1 / (longest + 1), rtol=1e-6)
+    np.testing.assert_allclose(votes.own, 1 / (longest + 1), rtol=1e-6)
+
+
+def test_plain_mean_counts_each_vote_once():
+    found = table("WFLW")
+    votes = decoding.votes(found, "mean")
+    for landmark in (0, 32, 60):
+        voters = decoding.voters(found)[landmark]
+        used = votes.weight[landmark] > 0
+        np.testing.assert_array_equal(votes.index[landmark][used], voters)
+        np.testing.assert_allclose(votes.weight[landmark][used], 1 / (len(voters) + 1), rtol=1e-6)
+    np.testing.assert_allclose(votes.weight.sum(1) + votes.own, 1, rtol=1e-6)
+
+
+def test_targets():
+    points = AUX["target_landmarks"]
+    wanted = losses.targets(jnp.asarray(points, jnp.float32), table("WFLW"), 8)
+    np.testing.assert_array_equal(wanted["cell"], AUX["target_map_argmax"])
+    np.testing.assert_array_equal(wanted["cls"].reshape(2, 64, 98).argmax(1), AUX["target_map_argmax"])
+    assert float(wanted["cls"].sum()) == AUX["target_map_sum"]
+    for name, values in {"x": wanted["own"][..., 0], "nby": wanted["neighbors"][..., 1]}.items():
+        np.testing.assert_allclose(np.asarray(values, np.float64).sum(), AUX[f"target_{name}_sum"], rtol=1e-6)
+        np.testing.assert_allclose(
+            np.abs(np.asarray(values, np.float64)).sum(), AUX[f"target_{name}_abssum"], rtol=1e-6
+        )
+
+
+def test_decoding_a_perfect_answer_gives_the_landmarks_back():
+    points = np.random.default_rng(0).uniform(-0.1, 1.1, (3, 98, 2)).astype(np.float32)
+    wanted = losses.targets(jnp.asarray(points), table("WFLW"), 4)
+    spread = wanted["cls"]
+    maps = {"cls": spread}
+    for axis, name in enumerate(("x", "y")):
+        maps[name] = spread * wanted["own"][:, None, None, :, axis]
+        maps[f"nb_{name}"] = (spread[..., None] * wanted["neighbors"][:, None, None, ..., axis]).reshape(3, 4, 4, -1)
+    found = decoding.decode(maps, decoding.votes(table("WFLW")))
+    for name in ("landmarks", "landmarks_own"):
+        np.testing.assert_allclose(found[name], points, atol=1e-5)
+    np.testing.assert_allclose(found["spread"], 0, atol=1e-5)
+    np.testing.assert_array_equal(found["scores"], 1)
+
+
+def test_spread_is_the_scatter_of_the_votes():
+    counts = {"cls": 5, "x": 5, "y": 5, "nb_x": 10, "nb_y": 10}
+    maps = {name: weights.array(f"pipnet.{name}", (2, 3, 3, count)) for name, count in counts.items()}
+    votes = decoding.votes(np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]]), "mean")
+    found = jax.jit(decoding.decode)(maps, votes)
+    flat = np.reshape(found["neighbors"], (2, 10, 2))
+    for landmark in range(5):
+        heard = np.concatenate([found["landmarks_own"][:, landmark, None], flat[:, votes.index[landmark]]], 1)
+        np.testing.assert_allclose(found["landmarks"][:, landmark], heard.mean(1), atol=1e-5)
+        np.testing.assert_allclose(found["spread"][:, landmark] ** 2, heard.var(1).sum(-1), rtol=1e-4)
+
+
+def test_supervised_losses():
+    keys = [f"pipnet_pred_{key}" for key in ("c", "x", "y", "nx", "ny")]
+    maps = predictions(keys, ("cls", "x", "y", "nb_x", "nb_y"), 98, 2, [8] * 5)
+    points = jnp.asarray(AUX["target_landmarks"], jnp.float32)
+    found = losses.supervised(maps, points, table("WFLW"), SETTINGS)
+    np.testing.assert_allclose([found[name] for name in NAMES], AUX["losses"], rtol=1e-6)
+    total = 10 * found["map"] + sum(found[name] for name in NAMES[1:])
+    np.testing.assert_allclose(total, AUX["loss_total"], rtol=1e-6)
+
+
+def test_curriculum_losses():
+    names = ("cls", "cls2", "cls3", "x", "y", "nb_x", "nb_y")
+    keys = [f"pipnet_gssl_pred_{number}" for number in range(7)]
+    maps = predictions(keys, names, 68, 4, (8, 4, 2, 8, 8, 8, 8))
+    points = jnp.asarray(AUX["gssl_target_landmarks"], jnp.float32)
+    face = table("data_300W_CELEBA")
+    found = losses.curriculum(maps, points, jnp.arange(4), face, SETTINGS)
+    np.testing.assert_allclose([found[name] for name in NAMES], AUX["gssl_losses"], rtol=1e-6)
+    standard = losses.curriculum(maps, points, jnp.zeros(4, int), face, SETTINGS)
+    for name, value in losses.supervised(maps, points, face, SETTINGS).items():
+        np.testing.assert_allclose(standard[name], value, rtol=1e-6)
+    coarse = losses.curriculum(maps, points, jnp.full(4, 3), face, SETTINGS)
+    assert coarse["x"] == 0 and np.isfinite(coarse["map"])
+
+
+def test_errors_failures_and_area():
+    truth = AUX["target_landmarks"][0]
+    points = weights.array("pipnet_nme_a", (98, 2), 0.01) + truth
+    eyes = truth[60] - truth[72]
+    size = np.array([200.0, 100.0])
+    batch = {"landmarks": truth[None], "crop_px": size[None], "norm_crop": np.linalg.norm(eyes)[None]}
+    batch["norm_px"] = np.linalg.norm(eyes * size)[None]
+    found = metrics.errors(points[None], batch)
+    np.testing.assert_allclose(found["nme_crop"], AUX["nme"], rtol=1e-6)
+    pixels = np.linalg.norm((points - truth) * size, axis=-1).mean() / batch["norm_px"]
+    np.testing.assert_allclose(found["nme_pixels"], pixels, rtol=1e-6)
+    np.testing.assert_allclose(metrics.failure_and_auc(AUX["nmes"]), [AUX["fr"], AUX["auc"]], atol=1e-9)
+
+
+def test_bad_mean_faces():
+    with pytest.raises(UserError, match="has 4 numbers; 98 landmarks need 196"):
+        decoding.check_meanface((0.0, 1.0, 2.0, 3.0), 98)
+    with pytest.raises(UserError, match="not finite"):
+        decoding.check_meanface((0.0, np.nan), 1)
+    far = np.array([[0, 0], [0.1, 0], [0, 0.1], [5, 5]])
+    with pytest.raises(UserError, match="landmark 3 is nobody's neighbour"):
+        decoding.votes(decoding.neighbor_table(far, 2))
+    with pytest.raises(UserError, match="config.model.merge"):
+        decoding.votes(decoding.neighbor_table(far, 3), "median")
