@@ -153,3 +153,28 @@ def test_other_arrays_cost_one_line(tmp_path, content):
     with pytest.raises(UserError, match="in.npz") as caught:
         folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "out.npz")
     assert "\n" not in str(caught.value)
+
+
+def person(photos, boxes, layout="68"):
+    """One face in every picture that has a box, numbered so that the order shows."""
+    found = [predict(one, box, layout) for one, box in zip(photos, boxes, strict=True)]
+    return [[{**face, "number": number} for face in faces] for number, faces in enumerate(found)]
+
+
+def test_pictures_of_one_person_are_seen_together(source, tmp_path):
+    (source / "bad.jpg").write_bytes(b"no picture")
+    (source / "film.mp4").write_bytes(b"")
+    listed, told = tmp_path / "b.json", []
+    listed.write_text(json.dumps({"a.png": [5, 5, 30, 35], "c.png": [5, 5, 40, 35]}))
+    summary = folders.infer_set(person, source, tmp_path / "out", listed, {}, told.append)
+    assert summary.counts == {"picture": 4, "face": 2} and list(summary.failed) == ["bad.jpg"] == [told[0][:7]]
+    assert summary.ignored == ["film.mp4"]
+    records = {
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("a", "b", "c.bmp", "c.png")
+    }
+    assert [records[name]["faces"][0]["number"] for name in ("a", "c.png")] == [0, 3] and records["b"]["faces"] == []
+    for wrong, message in ((source / "a.png", "not a folder"), (tmp_path / "out", "no picture|not one")):
+        for path in (tmp_path / "out").glob("*.png"):
+            path.unlink()
+        with pytest.raises(UserError, match=message):
+            folders.infer_set(person, wrong, tmp_path / "out2", None, {}, told.append)

@@ -15,7 +15,7 @@ from jaxface.systems.deep3d.formation import FOCAL_PX, SMALLEST_DEPTH_DM
 # Sides of the squares that are drawn on: a larger face is drawn smaller and enlarged, so that little is compiled.
 CANVASES = (256, 512, 1024)
 # Few windows of the rasteriser, for few things to compile: it runs once a face.
-WINDOWS = (4, 32)
+WINDOWS = (4, 16, 64)
 NEAR_DM = 1.0
 MARGIN_PX = 2
 OPACITY = 0.8

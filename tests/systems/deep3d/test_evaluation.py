@@ -1,0 +1,123 @@
+"""Distances to scans whose answers are known: exact nearest points, motions found again, offsets measured."""
+
+import numpy as np
+import pytest
+import scipy.spatial
+
+from jaxface.errors import UserError
+from jaxface.heads.procedural import procedural_head
+from jaxface.systems.deep3d import evaluation
+from jaxface.systems.deep3d.evaluation import Similarity
+
+UP = np.array([0.0, 1.0, 0.0])
+SEVEN = [36, 39, 42, 45, 33, 48, 54]
+
+
+@pytest.fixture(scope="module")
+def head():
+    """vertices, triangles of the face, landmarks (68,3), mm."""
+    whole = procedural_head()
+    outer = whole.regions["face"] | whole.regions["lips"]
+    triangles = whole.triangles[outer[whole.triangles].all(1)]
+    return whole.template.astype(float), triangles, whole.landmark_points(whole.template, "68").astype(float)
+
+
+@pytest.fixture(scope="module")
+def scan(head):
+    """Random points of the face (N,3) and its normals there: another tessellation than the head's."""
+    vertices, triangles, _ = head
+    rng = np.random.default_rng(0)
+    corners = vertices[triangles[rng.integers(0, len(triangles), 1500)]]
+    points = (corners * rng.dirichlet(np.ones(3), 1500)[..., None]).sum(1)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+
+def moved(points, scale=1.2, turn=(0.2, -0.3, 0.1), shift=(10.0, -20.0, 5.0)):
+    rotation = scipy.spatial.transform.Rotation.from_rotvec(turn).as_matrix()
+    return Similarity(scale, rotation, np.array(shift))(points)
+
+
+def test_nearest_points_are_exact():
+    rng = np.random.default_rng(1)
+    vertices, triangles = rng.normal(size=(60, 3)), rng.integers(0, 60, (150, 3))
+    vertices[0] *= 30  # one huge triangle: its middle tells nothing of where it is
+    points = rng.normal(size=(80, 3)) * 2
+    places, normals = evaluation.Surface(vertices, triangles).nearest(points)
+    fine = rng.dirichlet(np.full(3, 0.6), 300) @ vertices[triangles]
+    sampled = np.linalg.norm(fine.reshape(-1, 3)[None] - points[:, None], axis=-1).min(1)
+    exact = np.linalg.norm(places - points, axis=1)
+    assert (exact <= sampled + 1e-9).all() and np.median(sampled - exact) < 0.1
+    plane = evaluation.Surface(
+        np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
+    )
+    places, normals = plane.nearest(np.array([[0.3, 0.6, 0.5], [2, 0.5, 1], [-3, -4, 0]]))
+    np.testing.assert_allclose(places, [[0.3, 0.6, 0], [1, 0.5, 0], [0, 0, 0]], atol=1e-12)
+    np.testing.assert_allclose(normals, [[0, 0, 1]] * 3)
+
+
+@pytest.mark.parametrize("start_error", [0.0, 0.08])
+def test_a_moved_head_has_no_error(head, scan, start_error):
+    vertices, triangles, landmarks = head
+    start = evaluation.by_landmarks(moved(landmarks[SEVEN]), landmarks[SEVEN])
+    off = scipy.spatial.transform.Rotation.from_rotvec([start_error, -start_error, start_error]).as_matrix()
+    start = Similarity(start.scale * (1 + start_error), off @ start.rotation, start.shift + 50 * start_error)
+    fitted = evaluation.fit_surface(scan[0], moved(vertices), triangles, start)
+    np.testing.assert_allclose(fitted(moved(vertices)), vertices, atol=1e-3)
+    error = evaluation.micc_error(scan[0], landmarks[30], UP, moved(vertices), triangles, start)
+    assert error < 1e-3
+
+
+def test_micc_measures_what_was_added(head, scan):
+    """Points that lie 1 mm outside and 1 mm inside in turn, with no motion that could take it away."""
+    vertices, triangles, landmarks = head
+    points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 1.0, -1.0)[:, None]
+    start = evaluation.by_landmarks(moved(landmarks), landmarks)
+    error = evaluation.micc_error(points, landmarks[30], UP, moved(vertices), triangles, start)
+    assert error == pytest.approx(1.0, abs=0.03)
+    far = np.concatenate([points, points + [0, 0, 300], points + [0, 60, 0]])
+    region = evaluation.micc_region(far, landmarks[30], UP)
+    assert not region[1500:3000].any() and 0 < region[:1500].mean() < 1
+    assert far[region, 1].max() <= landmarks[30, 1] + 55
+    with pytest.raises(UserError, match="within 95 mm"):
+        evaluation.micc_error(points, landmarks[30] + 900, UP, vertices, triangles, start)
+
+
+def test_now_measures_masked_points_only(head, scan):
+    vertices, triangles, landmarks = head
+    points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 0.5, -0.5)[:, None]
+    mask = points[:, 2] > 60
+    points[~mask] += 40  # what is not in the mask may lie anywhere
+    distances = evaluation.now_distances(
+        points, mask, landmarks[SEVEN], moved(vertices), triangles, moved(landmarks)[SEVEN]
+    )
+    assert len(distances) == mask.sum()
+    summary = evaluation.now_summary([distances, distances])
+    assert summary["median"] == pytest.approx(0.5, abs=0.02) and summary["std"] < 0.1
+    assert summary["mean"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_metric_protocol_does_not_fit_the_size(head, scan):
+    vertices, triangles, landmarks = head
+    larger = 1.05 * vertices
+    seven = landmarks[SEVEN]
+    everywhere = np.ones(len(scan[0]), bool)
+    fitted = evaluation.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven)
+    metric = evaluation.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven, metric=True)
+    assert fitted.mean() < 1e-3 and 0.3 < metric.mean() < 4.0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda v, t, p: evaluation.by_landmarks(p[:2], p[:2]), "at least 3 points"),
+        (lambda v, t, p: evaluation.by_landmarks(p[:7], p[:6]), "the same on both"),
+        (lambda v, t, p: evaluation.by_landmarks(p[:7] * np.nan, p[:7]), "finite"),
+        (lambda v, t, p: evaluation.Surface(v, t[:0]), "needs triangles"),
+        (lambda v, t, p: evaluation.Surface(v * np.inf, t), "finite"),
+        (lambda v, t, p: evaluation.now_distances(v, np.zeros(len(v), bool), p, v, t, p), "mask of the scan is empty"),
+    ],
+)
+def test_wrong_input_is_one_line(head, call, message):
+    with pytest.raises(UserError, match=message):
+        call(*head)
