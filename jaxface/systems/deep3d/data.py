@@ -26,16 +26,19 @@ KNOWN = ("identity", "expression", "gaze", "rotation", "translation")
 Example = dict[str, np.ndarray]
 
 
-def _faces(example: Example, size: int) -> list[Example]:
-    """image (size,size,3) uint8, skin (size,size) uint8 and landmarks (68,2) of every picture of an example."""
+def _faces(example: Example, size: int, with_skin: bool) -> list[Example]:
+    """image (size,size,3) uint8, landmarks (68,2) and perhaps skin (size,size) uint8 of every picture of an example."""
     landmarks = example["landmarks"].reshape(-1, 68, 2)
     images = np.split(example["image"], len(landmarks))
     if "skin" not in example:
-        return [aligned_face(image, points, size) for image, points in zip(images, landmarks, strict=True)]
+        faces = [aligned_face(image, points, size, with_skin) for image, points in zip(images, landmarks, strict=True)]
+        return [{key: face[key] for key in face if key != "crop"} for face in faces]
     skins = np.split(example["skin"][..., 0], len(landmarks))
+    faces = [{"image": image, "landmarks": points} for image, points in zip(images, landmarks, strict=True)]
+    if with_skin:
+        faces = [{**face, "skin": skin} for face, skin in zip(faces, skins, strict=True)]
     return [
-        {"image": _resized(image, size), "skin": _resized(skin, size), "landmarks": points}
-        for image, skin, points in zip(images, skins, landmarks, strict=True)
+        {key: value if key == "landmarks" else _resized(value, size) for key, value in face.items()} for face in faces
     ]
 
 
@@ -50,40 +53,37 @@ def _augmented(face: Example, rng: np.random.Generator) -> Example:
     affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE)
     scale = np.diag([1, 1, REFERENCE_SIZE / len(face["image"])])
     own = np.linalg.inv(scale) @ affine @ scale
-    return {
-        "image": augment.warp_image(face["image"], own),
-        "skin": augment.warp_image(face["skin"], own),
-        "landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE),
-    }
+    maps = {key: augment.warp_image(face[key], own) for key in ("image", "skin") if key in face}
+    return {**maps, "landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
 
 
 def _floats(faces: list[Example], is_set: bool) -> Example:
     """Arrays of the faces, with an axis for them where they are a set."""
-    scale = {"image": np.float32(1 / 255), "skin": np.float32(1 / 255), "landmarks": np.float32(1)}
-    stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) * by for key, by in scale.items()}
+    stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) for key in faces[0]}
+    stacked = {key: value if key == "landmarks" else value / 255 for key, value in stacked.items()}
     return stacked if is_set else {key: value[0] for key, value in stacked.items()}
 
 
-def preprocess_train(example: Example, seed: int, size: int) -> Example:
+def preprocess_train(example: Example, seed: int, size: int, with_skin: bool = True) -> Example:
     """A training example: image (size,size,3) and skin (size,size) in [0,1], landmarks (68,2), all float32, augmented.
 
     landmarks are in pixels of a 224 px crop with y up from its last row, whatever `size` is. A set of N pictures has
     (N,size,size,3) and so on, each picture augmented by itself. No coefficient is among it. UserError: no face.
     """
     rng = np.random.default_rng(seed)
-    faces = [_augmented(face, rng) for face in _faces(example, size)]
+    faces = [_augmented(face, rng) for face in _faces(example, size, with_skin)]
     return _floats(faces, is_set=example["landmarks"].ndim == 3)
 
 
 def preprocess_eval(example: Example, size: int) -> Example:
-    """An evaluation example: as `preprocess_train`, not augmented, with those of KNOWN that the data set knows."""
+    """An evaluation example: image and landmarks as in `preprocess_train`, not augmented, and what is KNOWN."""
     known = {key: np.asarray(example[key], np.float32) for key in KNOWN if key in example}
-    return {**_floats(_faces(example, size), is_set=example["landmarks"].ndim == 3), **known}
+    return {**_floats(_faces(example, size, with_skin=False), is_set=example["landmarks"].ndim == 3), **known}
 
 
-def training(size: int) -> Callable[[Example, int], Example]:
+def training(size: int, with_skin: bool = True) -> Callable[[Example, int], Example]:
     """`preprocess_train` for crops of `size` px."""
-    return functools.partial(preprocess_train, size=size)
+    return functools.partial(preprocess_train, size=size, with_skin=with_skin)
 
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
@@ -91,7 +91,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     share, rest = divmod(parallel.local_batch_size(config.batch_size), len(config.data.datasets))
     if rest:
         raise UserError(f"a host's batch cannot be shared equally by the {len(config.data.datasets)} data sets")
-    process = training(config.model.image_size)
+    process = training(config.model.image_size, config.loss.attention != "none")
     streams = [
         stream.train_stream(_open(config, name), "train", share, config.seed + number, step, process)
         for number, name in enumerate(config.data.datasets)

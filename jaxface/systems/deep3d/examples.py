@@ -5,11 +5,12 @@ import numpy as np
 from jaxface.systems.deep3d import alignment, skin
 
 
-def aligned_face(pixels: np.ndarray, points_px: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def aligned_face(pixels: np.ndarray, points_px: np.ndarray, size: int, with_skin: bool = True) -> dict[str, np.ndarray]:
     """The training example of a face with 68 points (68,2) px, y down, in a picture (H,W,3) uint8.
 
-    image (size,size,3) uint8; skin (size,size) uint8, 255 = certain. Whatever `size` is: landmarks (68,2) float32 in
-    pixels of the crop at 224 px, y up from its last row, and crop (5,) float32, its `alignment.Crop.parameters`.
+    image (size,size,3) uint8 and, if it is asked for, skin (size,size) uint8, 255 = certain. Whatever `size` is:
+    landmarks (68,2) float32 in pixels of the crop at 224 px, y up from its last row, and crop (5,) float32, its
+    `alignment.Crop.parameters`.
     UserError: points that make no face.
     """
     height, width = pixels.shape[:2]
@@ -18,6 +19,6 @@ def aligned_face(pixels: np.ndarray, points_px: np.ndarray, size: int) -> dict[s
     return {
         "image": smaller.cut(pixels),
         "landmarks": crop.landmarks(points_px).astype(np.float32),
-        "skin": skin.crop_probability(pixels, smaller),
         "crop": crop.parameters.astype(np.float32),
+        **({"skin": skin.crop_probability(pixels, smaller)} if with_skin else {}),
     }
