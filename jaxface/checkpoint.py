@@ -1,8 +1,9 @@
 """The one seam to Orbax: saving and restoring train states, and the files of a workdir that other commands read.
 
-A workdir holds `config.json` and `checkpoints/<step>/`. Every checkpoint carries the CRC-32 of each array: Orbax does
-not notice a flipped bit. A step that cannot be read is renamed `<step>.damaged`, but only once an older one has been
-read: when none can be read, the configuration is the likelier cause than the disk, and nothing is touched.
+A workdir holds `config.json`, `checkpoints/<step>/` and, below `frozen/`, what it took from other workdirs. Every
+checkpoint carries the CRC-32 of each array: Orbax does not notice a flipped bit. A step that cannot be read is renamed
+`<step>.damaged`, but only once an older one has been read: when none can be read, the configuration is the likelier
+cause than the disk, and nothing is touched.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ Path = str | os.PathLike
 
 PARTS = ("step", "params", "extra", "opt_state", "ema")
 BEST = "best"
+FROZEN = "frozen"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -163,7 +165,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The whole configuration that `workdir` was made with, its sequences as tuples.
+    """The whole configuration that `workdir` was made with, its sequences as tuples, paths below it where it is now.
 
     Raises UserError for a folder that is no workdir and for a damaged file.
     """
@@ -173,8 +175,12 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise UserError(f"{path.parent} is not a workdir: it has no config.json; give the --workdir of a training run")
     try:
-        return ml_collections.ConfigDict(_with_tuples(json.loads(path.read_text())))
-    except (ValueError, TypeError) as error:
+        values = _with_tuples(json.loads(path.read_text()))
+        for name, value in values.items():
+            if isinstance(value, str) and value.startswith(f"{FROZEN}/"):
+                values[name] = str(path.parent / value)
+        return ml_collections.ConfigDict(values)
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({_line(error)}); train again, or restore the file") from error
 
 
@@ -186,14 +192,21 @@ def check_system(workdir: Path, system: str) -> None:
 
 
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the resolved configuration to `workdir`/config.json in one step; on the first host only."""
+    """Writes the resolved configuration to `workdir`/config.json in one step; on the first host only.
+
+    Paths below `workdir`/frozen are written as seen from there, so that the folder can be moved.
+    """
     if jax.process_index() != 0:
         return
     folder = pathlib.Path(workdir)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / "config.json.partial"
-        partial.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        values = json.loads(config.to_json())
+        for name, value in values.items():
+            if isinstance(value, str) and value.startswith(f"{folder / FROZEN}{os.sep}"):
+                values[name] = pathlib.Path(value).relative_to(folder).as_posix()
+        partial.write_text(json.dumps(values, indent=2) + "\n")
         partial.replace(folder / "config.json")
 
 

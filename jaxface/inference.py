@@ -11,16 +11,12 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import safetensors.numpy
-from flax import traverse_util
 
-from jaxface import checkpoint, photo
+from jaxface import checkpoint, photo, shipped
 from jaxface.errors import UserError
 from jaxface.system import System, Tree
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
-PARAMS_FILE = "params.safetensors"
-EXTRA_PREFIX = "extra/"
 
 Face = dict[str, Any]
 
@@ -40,11 +36,11 @@ class Predictor:
     @classmethod
     def pretrained(cls, name: str = "continuous") -> "Predictor":
         """The model that ships with the package. UserError names those there are."""
-        shipped = sorted(path.parent.name for path in ASSETS.glob(f"*/{PARAMS_FILE}"))
-        if name not in shipped:
-            there = f"those that do: {', '.join(shipped)}" if shipped else "none does; train one"
+        names = sorted(path.parent.name for path in ASSETS.glob(f"*/{shipped.PARAMS_FILE}"))
+        if name not in names:
+            there = f"those that do: {', '.join(names)}" if names else "none does; train one"
             raise UserError(f"no model ships for {name!r} ({there}); give the workdir of a training run")
-        return cls._checked(*load_asset(ASSETS / name), f"the shipped model {name!r}")
+        return cls._checked(*shipped.load_asset(ASSETS / name), f"the shipped model {name!r}")
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
@@ -139,43 +135,5 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
     return module.build(config)
 
 
-def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, params: Tree, extra: Tree) -> None:
-    """Writes config.json and params.safetensors, as a model ships: matrices as float16, the rest as float32.
-
-    ValueError where a matrix does not fit into float16.
-    """
-    arrays = {name: _half(name, value) for name, value in _flat(params).items()}
-    arrays |= {EXTRA_PREFIX + name: np.asarray(value, np.float32) for name, value in _flat(extra).items()}
-    checkpoint.write_config(folder, config)
-    safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
-
-
-def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
-    """(config, params, extra) of a folder that `save_asset` wrote, as float32. UserError where it is damaged."""
-    path = pathlib.Path(folder) / PARAMS_FILE
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); install the package again") from error
-    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
-    extra = {name.removeprefix(EXTRA_PREFIX): value for name, value in arrays.items() if name.startswith(EXTRA_PREFIX)}
-    params = {name: value for name, value in arrays.items() if not name.startswith(EXTRA_PREFIX)}
-    unflatten = traverse_util.unflatten_dict
-    return checkpoint.load_config(folder), unflatten(params, sep="/"), unflatten(extra, sep="/")
-
-
-def _half(name: str, value: Any) -> np.ndarray:
-    value = np.asarray(value, np.float32)
-    if value.ndim < 2:
-        return value
-    if not np.abs(value).max() <= np.finfo(np.float16).max:
-        raise ValueError(f"{name} does not fit into float16")
-    return value.astype(np.float16)
-
-
-def _flat(tree: Tree) -> dict[str, Any]:
-    return traverse_util.flatten_dict(tree, sep="/")
-
-
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in _flat(tree).items()}
+    return {name: tuple(value.shape) for name, value in shipped.flat(tree).items()}

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, evaluation, parallel
+from jaxface import checkpoint, evaluation, parallel, shipped
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
 from jaxface.metrics import Metrics
@@ -103,7 +103,7 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
         checkpoint.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
-    checkpoint.write_config(workdir, config)
+    checkpoint.write_config(workdir, shipped.adopt(workdir, config))
     _say(f"{origin}; {config.steps} steps in all, workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps:

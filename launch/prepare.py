@@ -5,6 +5,7 @@ A folder of photographs becomes one by: --dataset face_folder --manual_dir FOLDE
 
 import functools
 import textwrap
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -19,8 +20,10 @@ NAMED = 20
 DATASET = flags.DEFINE_string("dataset", None, "name or name/variant", required=True)
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "where the data set is written")
 MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "where the files that you have obtained lie")
-EXAMPLES = flags.DEFINE_integer("examples", None, "rendered sets: how many to train on; to test on, a twentieth more")
-SIZE = flags.DEFINE_integer("size", None, "rendered sets: side of the pictures in pixels")
+EXAMPLES = flags.DEFINE_integer(
+    "examples", None, "generated sets: how many to train on (head_sdf: people); to test on, a twentieth more"
+)
+SIZE = flags.DEFINE_integer("size", None, "rendered sets: side of the pictures in pixels; head_sdf: points of a record")
 
 
 def main(_: list[str]) -> None:
@@ -32,13 +35,18 @@ def main(_: list[str]) -> None:
     tools = {"detect": detect, "align": aligned_face}
     info = prepare(DATASET.value, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
     print(info)
-    failed = (info.metadata or {}).get("failed", {})
-    for name, reason in list(failed.items())[:NAMED]:
-        print(f"left out: {name} ({reason})")
+    for line in remarks(info.metadata or {}, info.data_dir):
+        print(line)
+
+
+def remarks(metadata: dict[str, Any], folder: str) -> list[str]:
+    """What the user should know of a data set beyond its summary: what was left out, how its landmarks mirror."""
+    lines = [landmark_summary(metadata)] if "flip" in metadata else []
+    failed = metadata.get("failed", {})
+    lines += [f"left out: {name} ({reason})" for name, reason in list(failed.items())[:NAMED]]
     if len(failed) > NAMED:
-        print(f"left out: {len(failed) - NAMED} more; all of them are named in {info.data_dir}/metadata.json")
-    if "flip" in (info.metadata or {}):
-        print(landmark_summary(info.metadata))
+        lines.append(f"left out: {len(failed) - NAMED} more; all of them are named in {folder}/metadata.json")
+    return lines
 
 
 def landmark_summary(metadata: dict[str, list]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxface import checkpoint, inference
+from jaxface import checkpoint, inference, shipped
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -61,18 +61,18 @@ def test_raw_is_the_network_alone(predictor):
 
 def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypatch):
     extra = {"batch_stats": {"mean": np.float32([1e-6])}}
-    inference.save_asset(tmp_path / "mine", predictor.config, predictor.params, extra)
-    config, params, read = inference.load_asset(tmp_path / "mine")
+    shipped.save_asset(tmp_path / "mine", predictor.config, predictor.params, extra)
+    config, params, read = shipped.load_asset(tmp_path / "mine")
     assert config.to_dict() == predictor.config.to_dict() and read["batch_stats"]["mean"] == np.float32(1e-6)
     monkeypatch.setattr(inference, "ASSETS", tmp_path)
-    shipped = Predictor.pretrained("mine")
-    ours, theirs = (one(picture, boxes=BOX)[0]["points"] for one in (shipped, predictor))
+    mine = Predictor.pretrained("mine")
+    ours, theirs = (one(picture, boxes=BOX)[0]["points"] for one in (mine, predictor))
     assert np.abs(ours - theirs).max() < 0.5
     with pytest.raises(UserError, match="mine"):
         Predictor.pretrained("other")
     with pytest.raises(ValueError, match="float16"):
-        inference.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
-    (tmp_path / "mine" / inference.PARAMS_FILE).write_bytes(b"damaged")
+        shipped.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
+    (tmp_path / "mine" / shipped.PARAMS_FILE).write_bytes(b"damaged")
     with pytest.raises(UserError, match="install"):
         Predictor.pretrained("mine")
 

@@ -10,7 +10,7 @@ FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "errors"),
     1: ("parallel", "checkpoint", "optim", "metrics", "torch_weights", "torch_names")
-    + ("photo", "overlay", "meshes", "video", "heads"),
+    + ("photo", "overlay", "shipped", "meshes", "video", "heads"),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),

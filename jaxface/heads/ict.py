@@ -9,10 +9,10 @@ import json
 import pathlib
 
 import numpy as np
-import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.heads import landmarks, paint
+from jaxface.heads.mirroring import mirror_map
 from jaxface.heads.morphable import MorphableHead
 
 MM_PER_UNIT = 10.0
@@ -106,22 +106,6 @@ def _read_folder(folder: pathlib.Path):
     return neutral, np.stack(identity), np.stack(expression), names, np.array(triangles, np.int32)
 
 
-def _mirror(template: np.ndarray) -> np.ndarray:
-    """Mirror map (V,), an involution: vertices are paired greedily with the nearest of the mirrored mesh, part by part.
-
-    The mesh is symmetric to about 0.1 mm only, so a plain nearest neighbour would pair some vertices one way.
-    """
-    mirror = np.full(len(template), -1, np.int32)
-    for own, other in _mirrored_parts():
-        tree = scipy.spatial.cKDTree(template[slice(*other)])
-        distance, near = tree.query(template[slice(*own)] * [-1, 1, 1], k=6)
-        for rank in np.argsort(distance, axis=None):
-            a, b = own[0] + rank // 6, other[0] + near.flat[rank]
-            if mirror[a] < 0 and mirror[b] < 0:
-                mirror[a], mirror[b] = b, a
-    return mirror
-
-
 def _mirrored_parts() -> list[tuple[tuple[int, int], tuple[int, int]]]:
     central = [(0, 9409), (9409, 11248), (11248, 13294), (14062, 17039), (17039, 21451)]
     left = [(13294, 13678), (21451, 22221), (22221, 23021), (24591, 24795), (24999, 25023), (25047, 25199)]
@@ -135,7 +119,8 @@ def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
     index = np.arange(len(template))
     regions = {name: (index >= first) & (index < last) for name, (first, last) in RANGES.items()}
     skin = regions.pop("skin")
-    regions["mouth"] &= ~((index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1]))
+    regions["socket"] = (index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1])
+    regions["mouth"] &= ~regions["socket"]
     x, y, z = template.T
     regions["face"] &= y > template[CHIN, 1] - BELOW_CHIN_MM
     regions["lips"] = skin & paint.lip_mask(template, template[list(LANDMARKS_68)])
@@ -169,7 +154,7 @@ def _assemble(template, identity, expression, names, triangles) -> MorphableHead
         expression=expression.astype(np.float32),
         albedo_mean=mean,
         albedo=albedo,
-        mirror=_mirror(template),
+        mirror=mirror_map(template, _mirrored_parts()),
         landmarks=_landmarks(template, regions),
         regions=regions,
         name="ict",

@@ -26,7 +26,8 @@ class MorphableHead:
     mirror (V,) int32: index of each vertex's mirror image under x -> -x, an involution.
     landmarks: layout ("68", "98") -> (vertices (K,3) int32, weights (K,3)): points of the surface in barycentric form.
     regions: name -> bool (V,). Every head names face, scalp, neck, ears, lips, eyeball_L, eyeball_R, iris_L, iris_R,
-    mouth (what is inside: socket, teeth, tongue) and transparent (lashes, fluid: not rendered; may be all False).
+    mouth (what is inside: bag, teeth, tongue) and transparent (lashes, fluid: not rendered; may be all False); heads
+    with a hollow behind the eyeballs name it socket.
     """
 
     template: Array

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.pooling import max_pool
 
 # Blocks per stage, and whether they are bottlenecks.
 SIZES = {
@@ -74,7 +75,7 @@ class ResNet(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False) -> list[jax.Array]:
         x = convolution(image, self.width, 7, 2, self.dtype, "conv1")
         x = nn.relu(BatchNorm(self.axis_name, name="bn1")(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x)
         maps = []
         for stage, depth in enumerate(self.depths):
             for index in range(depth):

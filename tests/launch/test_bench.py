@@ -9,27 +9,27 @@ import pytest
 from configs import continuous as configs
 from jaxface.nn.convnext import SIZES
 from jaxface.systems.continuous import model as continuous
-from launch import bench
+from launch.benchmarks.work import Work, measure
 from tests import weights
 
 
 def test_lines_hold_medians_and_the_better_peer():
     sleep = lambda seconds: lambda: time.sleep(seconds)  # noqa: E731
-    work = bench.Work("x", "forward", 4, sleep(0.02), {"contiguous": sleep(0.04), "channels_last": sleep(0.01)})
-    line = bench.measure(work, seconds=0.1)
+    work = Work("x", "forward", 4, sleep(0.02), {"contiguous": sleep(0.04), "channels_last": sleep(0.01)})
+    line = measure(work, seconds=0.1)
     assert line["peer"] == "torch, channels_last" and line["runs"] >= 5
     assert (
         20 <= line["ms"] < 40 and 1 < line["ratio"] < 3 and line["per_s"] == pytest.approx(4000 / line["ms"], rel=0.01)
     )
-    alone = bench.measure(bench.Work("x", "render", 1, sleep(0.001)), seconds=0)
+    alone = measure(Work("x", "render", 1, sleep(0.001)), seconds=0)
     assert alone["peer"] is None and alone["peer_ms"] is None and alone["ratio"] is None
 
 
 def test_peer_is_convnext_tiny_with_its_head():
     torch = pytest.importorskip("torch")
-    from launch import peers
+    from launch.benchmarks import continuous_torch
 
-    net = peers.Continuous(*SIZES["tiny"])
+    net = continuous_torch.Continuous(*SIZES["tiny"])
     assert sum(p.numel() for p in net.encoder.parameters()) == 27_820_128
     total = sum(p.numel() for p in net.parameters())
     config = configs.get_config("convnext_tiny")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxface.systems.deep3d import model
-from launch import bench_deep3d
+from launch.benchmarks import deep3d as bench_deep3d
 
 torch = pytest.importorskip("torch")
 
@@ -18,7 +18,7 @@ def face():
 
 
 def test_peer_decodes_and_draws_the_same_face(face):
-    from launch import peers_deep3d
+    from launch.benchmarks import deep3d_torch as peers_deep3d
 
     vectors = 0.3 * np.random.default_rng(1).standard_normal((2, 257), np.float32)
     decoded = jax.device_get(model.decode(face, bench_deep3d.SIZES, vectors))
@@ -33,6 +33,6 @@ def test_peer_decodes_and_draws_the_same_face(face):
 
 
 def test_peer_has_the_published_size():
-    from launch import peers_deep3d
+    from launch.benchmarks import deep3d_torch as peers_deep3d
 
     assert sum(parameter.numel() for parameter in peers_deep3d.RNet().parameters()) == 24_034_625

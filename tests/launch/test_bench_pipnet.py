@@ -14,12 +14,12 @@ NAMES = ("cls", "x", "y", "nb_x", "nb_y")
 
 def test_peer_is_pipnet_on_resnet18():
     torch = pytest.importorskip("torch")
-    from launch import peers_pipnet
+    from launch.benchmarks import pipnet_torch
 
     face = np.reshape(json.loads((weights.GOLDEN / "pipnet_meanfaces.json").read_text())["WFLW"], (98, 2))
     table = decoding.neighbor_table(face, 10)
     votes = decoding.votes(table)
-    net = peers_pipnet.PIPNet(98, 10, torch.from_numpy(np.int64(votes.index)))
+    net = pipnet_torch.PIPNet(98, 10, torch.from_numpy(np.int64(votes.index)))
     manifest = json.loads((weights.GOLDEN / "pipnet_resnet18_wflw_manifest.json").read_text())
     net.load_state_dict({name: torch.from_numpy(weights.fill(name, shape, 1.0)) for name, shape in manifest.items()})
     golden = np.load(weights.GOLDEN / "pipnet_resnet18_wflw_gain1_golden.npz")
@@ -30,7 +30,7 @@ def test_peer_is_pipnet_on_resnet18():
         np.testing.assert_allclose(net.eval()(pixels), golden["landmarks"], atol=1e-4)
     points = np.random.default_rng(0).random((2, 98, 2), np.float32)
     optimizer = torch.optim.SGD(net.parameters(), 0.0)
-    peers_pipnet.train_step(net.train(), optimizer, pixels, torch.from_numpy(points), torch.from_numpy(table))
+    pipnet_torch.train_step(net.train(), optimizer, pixels, torch.from_numpy(points), torch.from_numpy(table))
     gradient = net.cls_layer.bias.grad.numpy()
     with torch.inference_mode():
         maps = {name: value.numpy().transpose(0, 2, 3, 1) for name, value in net(pixels).items()}

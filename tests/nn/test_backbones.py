@@ -2,13 +2,14 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxface import torch_names
-from jaxface.nn import batch_norm, mobilenet, resnet
+from jaxface.nn import batch_norm, mobilenet, pooling, resnet
 
 
 def size_of(tree):
@@ -86,3 +87,15 @@ def test_a_small_resnet_learns_and_evaluates_with_running_statistics():
         _, changed = gradient(variables["params"], changed)
     trained, _ = net.apply({"params": variables["params"], **changed}, image, True, mutable="batch_stats")
     np.testing.assert_allclose(net.apply({"params": variables["params"], **changed}, image)[-1], trained[-1], atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 5, 2), (1, 1, 2, 1)])
+def test_max_pool_and_its_gradient(shape):
+    image = jax.random.normal(jax.random.key(0), shape)
+    plain = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    cotangent = jax.random.normal(jax.random.key(1), plain(image).shape)
+    for pool in (pooling.max_pool, jax.jit(pooling.max_pool)):
+        out, vjp = jax.vjp(pool, image)
+        np.testing.assert_array_equal(out, plain(image))
+        np.testing.assert_array_equal(pool(image), out)
+        np.testing.assert_allclose(vjp(cotangent)[0], jax.vjp(plain, image)[1](cotangent)[0], rtol=1e-6)

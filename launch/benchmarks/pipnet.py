@@ -5,25 +5,22 @@ is all that follows the network's maps, to be compared with `forward` at the sam
 """
 
 import functools
-import importlib.util
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from configs import pipnet as pipnet_config
-from jaxface import inference, parallel, training
+from jaxface import inference
 from jaxface.systems.pipnet import decoding
+from launch.benchmarks.work import Run, Work, has_torch, training_run
 
 LANDMARKS, NEIGHBORS, SIZE, STRIDE = 98, 10, 256, 32
 TRAIN_BATCH, DECODE_BATCH = 8, 64
 
-Works = Iterator[tuple[str, int, Callable[[], object], Mapping[str, Callable[[], object]]]]
 
-
-def works() -> Works:
-    """(metric, batch, ours, peers) of everything measured; the peers are empty where torch is not installed."""
+def works() -> Iterator[Work]:
+    """Everything measured; the peers are empty where torch is not installed."""
     config = pipnet_config.get_config("wflw_resnet18")
     random = np.random.default_rng(0)
     face = random.random((LANDMARKS, 2))
@@ -35,20 +32,13 @@ def works() -> Works:
     points = random.random((TRAIN_BATCH, LANDMARKS, 2), np.float32)
     for size in (1, TRAIN_BATCH, DECODE_BATCH):
         run = functools.partial(system.raw, params, extra, {"image": images[:size]})
-        yield "forward", size, run, _peers(images[:size], face, votes, None)
-    device = jax.local_devices()[:1]
-    step = parallel.compile_step(training.make_step(system, 0, 0.0), config.backend, device)
-    state = parallel.replicate(training.initial_state(system, params, extra, 0.0), config.backend, device)
-    batch = {"image": images[:TRAIN_BATCH], "points": points}
-    held = [state, parallel.shard(batch, config.backend, device)]
-
-    def train() -> None:
-        held[0] = jax.block_until_ready(step(*held, {}))[0]
-
-    yield "train_step", TRAIN_BATCH, train, _peers(images[:TRAIN_BATCH], face, votes, points)
+        yield Work("pipnet", "forward", size, run, _peers(images[:size], face, votes, None))
+    train = training_run(system, config, params, extra, {"image": images[:TRAIN_BATCH], "points": points})
+    peers = _peers(images[:TRAIN_BATCH], face, votes, points)
+    yield Work("pipnet", "train_step", TRAIN_BATCH, train, peers)
     maps = _maps(random, SIZE // STRIDE)
     decode = jax.jit(decoding.decode)
-    yield "decode", DECODE_BATCH, lambda: jax.block_until_ready(decode(maps, votes)), {}
+    yield Work("pipnet", "decode", DECODE_BATCH, lambda: jax.block_until_ready(decode(maps, votes)))
 
 
 def _maps(random: np.random.Generator, grid: int) -> dict[str, jax.Array]:
@@ -57,13 +47,10 @@ def _maps(random: np.random.Generator, grid: int) -> dict[str, jax.Array]:
     return {name: jax.device_put(random.random(shape, np.float32)) for name, shape in shapes.items()}
 
 
-def _peers(image: np.ndarray, face: np.ndarray, votes: decoding.Votes, points: np.ndarray | None) -> dict:
-    if importlib.util.find_spec("torch") is None:
+def _peers(image: np.ndarray, face: np.ndarray, votes: decoding.Votes, points: np.ndarray | None) -> dict[str, Run]:
+    if not has_torch():
         return {}
-    import torch
+    from launch.benchmarks import pipnet_torch
 
-    from launch import peers_pipnet
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     table = decoding.neighbor_table(face, NEIGHBORS)
-    return peers_pipnet.pipnet(image, table, np.asarray(votes.index), points)
+    return pipnet_torch.pipnet(image, table, np.asarray(votes.index), points)

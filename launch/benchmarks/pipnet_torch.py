@@ -2,14 +2,14 @@
 loss and merge of votes, for a whole batch at once. Needs torch."""
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from launch import peers
+from launch.benchmarks.torch_runs import DEVICE, both_formats, forwards, wait
+from launch.benchmarks.work import Run
 
 GRID = 8
 
@@ -95,24 +95,22 @@ def train_step(
         loss = loss + (at(maps[neighbors], cell) - others[..., axis]).abs().mean()
     loss.backward()
     optimizer.step()
+    wait()
 
 
-def pipnet(image: np.ndarray, table: np.ndarray, index: np.ndarray, points: np.ndarray | None) -> dict[str, Callable]:
-    """What is run against ours, in both memory formats: forward passes, or training steps where `points` is given.
+def pipnet(image: np.ndarray, table: np.ndarray, index: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:
+    """What is run against ours: forward passes, or training steps where `points` is given.
 
-    image (B,H,W,3), table (L,N) neighbours, index (L,M) voters, points (B,L,2). On a GPU if torch sees one.
+    image (B,H,W,3), table (L,N) neighbours, index (L,M) voters, points (B,L,2).
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    neighbors = torch.from_numpy(table).to(device)
-    voters = torch.from_numpy(index).long().to(device)
-    runs = {}
-    for name, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        net = PIPNet(*table.shape, voters).to(device, memory_format=memory_format)
-        pixels = torch.from_numpy(image).permute(0, 3, 1, 2).to(device).contiguous(memory_format=memory_format)
-        if points is None:
-            runs[name] = functools.partial(peers.forward, net.eval(), pixels)
-        else:
-            optimizer = torch.optim.Adam(net.parameters(), 1e-4)
-            truth = torch.from_numpy(points).to(device)
-            runs[name] = functools.partial(train_step, net.train(), optimizer, pixels, truth, neighbors)
-    return runs
+    neighbors = torch.from_numpy(table).to(DEVICE)
+    make = functools.partial(PIPNet, *table.shape, torch.from_numpy(index).long().to(DEVICE))
+    if points is None:
+        return forwards(make, image)
+    truth = torch.from_numpy(points).to(DEVICE)
+
+    def bind(net: nn.Module, pixels: torch.Tensor) -> Run:
+        optimizer = torch.optim.Adam(net.parameters(), 1e-4)
+        return functools.partial(train_step, net.train(), optimizer, pixels, truth, neighbors)
+
+    return both_formats(make, image, bind)

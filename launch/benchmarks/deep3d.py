@@ -5,9 +5,9 @@ step has all of the loss but the renderer. What is rasterised are five turned fa
 their colours and places.
 """
 
-import importlib.util
-import os
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ from jaxface.geometry import mesh
 from jaxface.systems.deep3d import formation, losses, model
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Coefficients, Sizes
+from launch.benchmarks.work import Run, Work, has_torch
 
 SIDE = 189
 SIZES = Sizes()
 TRAIN_BATCH, DECODE_BATCH = 8, 5
-
-Works = Iterator[tuple[str, int, Callable[[], object], Mapping[str, Callable[[], object]]]]
 
 
 def made_up_face() -> FaceModel:
@@ -59,8 +58,8 @@ def made_up_face() -> FaceModel:
     )
 
 
-def works() -> Works:
-    """(metric, batch, ours, peers) of everything measured; the peers are empty where torch is not installed."""
+def works() -> Iterator[Work]:
+    """Everything measured; the peers are empty where torch is not installed."""
     config = deep3d_config.get_config("reference")
     net = model.model_from_config(config.model)
     params, extra = model.init(net, formation.SIZE, False, jax.random.key(0))
@@ -71,35 +70,23 @@ def works() -> Works:
     host = made_up_face()
     face, peers = jax.device_put(host), _peers(host)
     for size in (1, TRAIN_BATCH):
-        image = images[:size]
-        yield (
-            "forward",
-            size,
-            lambda image=image: _wait(model.regress(net, {"params": params, **extra}, image)),
-            (peers.forward(image) if peers else {}),
-        )
-    run = training_run(net, face, params, extra, images, landmarks, config.loss)
-    yield "train_step", TRAIN_BATCH, run, peers.train_step(images, landmarks) if peers else {}
-    yield (
-        "decode",
-        DECODE_BATCH,
-        lambda: _wait(model.decode(face, SIZES, vectors)),
-        (peers.decode(vectors) if peers else {}),
-    )
-    decoded = jax.device_get(model.decode(face, SIZES, vectors))
+        run = functools.partial(model.regress, net, {"params": params, **extra}, images[:size])
+        yield _work("forward", size, run, peers and peers.forward(images[:size]))
+    run = landmark_training(net, face, params, extra, images, landmarks, config.loss)
+    yield _work("train_step", TRAIN_BATCH, run, peers and peers.train_step(images, landmarks))
+    run = functools.partial(model.decode, face, SIZES, vectors)
+    yield _work("decode", DECODE_BATCH, run, peers and peers.decode(vectors))
+    decoded = jax.device_get(run())
     drawn = jax.device_put((decoded.vertices, decoded.colors))
     draw = jax.jit(_drawn)
     slope = jax.jit(jax.grad(lambda drawn, face: (_drawn(drawn, face) ** 2).sum()))
-    yield "rasterise", DECODE_BATCH, lambda: _wait(draw(drawn, face)), peers.rasterise(*drawn, False) if peers else {}
-    yield (
-        "rasterise_grad",
-        DECODE_BATCH,
-        lambda: _wait(slope(drawn, face)),
-        (peers.rasterise(*drawn, True) if peers else {}),
-    )
+    for name, run in (("rasterise", draw), ("rasterise_grad", slope)):
+        peer = peers and peers.rasterise(*drawn, name == "rasterise_grad")
+        yield _work(name, DECODE_BATCH, functools.partial(run, drawn, face), peer)
 
 
-_wait = jax.block_until_ready
+def _work(metric: str, batch: int, run: Callable[[], Any], peers: dict[str, Run] | None) -> Work:
+    return Work("deep3d", metric, batch, lambda: jax.block_until_ready(run()), peers or {})
 
 
 def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
@@ -108,7 +95,7 @@ def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
     return formation.render(face, formation.Decoded(vertices, nothing, colors, nothing, nothing)).image
 
 
-def training_run(net, face, params, extra, images, landmarks, settings) -> Callable[[], None]:
+def landmark_training(net, face, params, extra, images, landmarks, settings) -> Callable[[], None]:
     """A step with the losses that need no picture, then Adam; kept going by itself."""
     optimizer = optax.adam(1e-4)
 
@@ -142,13 +129,10 @@ def training_run(net, face, params, extra, images, landmarks, settings) -> Calla
     return run
 
 
-def _peers(face: FaceModel):
+def _peers(face: FaceModel) -> Any:
     """The peers on this face, or None where torch is not installed."""
-    if importlib.util.find_spec("torch") is None:
+    if not has_torch():
         return None
-    import torch
+    from launch.benchmarks import deep3d_torch
 
-    from launch import peers_deep3d
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return peers_deep3d.Peers(face)
+    return deep3d_torch.Peers(face)

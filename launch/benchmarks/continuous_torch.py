@@ -1,12 +1,15 @@
-"""The networks of `launch.bench` as stock eager PyTorch has them: what our times are compared with. Needs torch."""
+"""Continuous detection on ConvNeXt as stock eager PyTorch has it, for `launch.bench`. Needs torch."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from launch.benchmarks.torch_runs import DEVICE, both_formats, forwards, wait
+from launch.benchmarks.work import Run
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -67,13 +70,6 @@ class Continuous(nn.Module):
         return self.predictor(torch.cat([self.query_encoder(queries), features], -1))
 
 
-def forward(net: nn.Module, image: torch.Tensor, *others: torch.Tensor) -> None:
-    """One evaluation of `net` without gradients."""
-    with torch.inference_mode():
-        net(image, *others)
-    _wait(image)
-
-
 def train_step(
     net: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor, queries: torch.Tensor, target: torch.Tensor
 ) -> None:
@@ -85,28 +81,23 @@ def train_step(
     (squared / (2 * torch.exp(2 * log_sigma)) + 2 * log_sigma).mean().backward()
     nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
-    _wait(image)
+    wait()
 
 
-def continuous(image: np.ndarray, queries: np.ndarray, target: np.ndarray | None, depths, dims) -> dict[str, Callable]:
-    """What is run against ours, in both memory formats: forward passes, or training steps where `target` is given.
+def continuous(
+    image: np.ndarray, queries: np.ndarray, target: np.ndarray | None, depths: Sequence[int], dims: Sequence[int]
+) -> dict[str, Run]:
+    """What is run against ours: forward passes, or training steps where `target` is given.
 
-    image (B,H,W,3), queries (B,N,3), target (B,N,2). On a GPU if torch sees one.
+    image (B,H,W,3), queries (B,N,3), target (B,N,2).
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    others = [torch.from_numpy(array).to(device) for array in (queries, target) if array is not None]
-    runs = {}
-    for name, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        net = Continuous(depths, dims).to(device, memory_format=memory_format)
-        pixels = torch.from_numpy(image).permute(0, 3, 1, 2).to(device).contiguous(memory_format=memory_format)
-        if target is None:
-            runs[name] = functools.partial(forward, net.eval(), pixels, *others)
-        else:
-            optimizer = torch.optim.AdamW(net.parameters(), 5e-4, betas=(0.9, 0.95), weight_decay=0.05)
-            runs[name] = functools.partial(train_step, net.train(), optimizer, pixels, *others)
-    return runs
+    others = [torch.from_numpy(array).to(DEVICE) for array in (queries, target) if array is not None]
+    make = functools.partial(Continuous, depths, dims)
+    if target is None:
+        return forwards(make, image, *others)
 
+    def bind(net: nn.Module, pixels: torch.Tensor) -> Run:
+        optimizer = torch.optim.AdamW(net.parameters(), 5e-4, betas=(0.9, 0.95), weight_decay=0.05)
+        return functools.partial(train_step, net.train(), optimizer, pixels, *others)
 
-def _wait(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return both_formats(make, image, bind)

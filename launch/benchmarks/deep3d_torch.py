@@ -2,7 +2,6 @@
 face as the original decodes it, and a plain z-buffer in place of nvdiffrast, which needs a GPU. Needs torch."""
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,11 +11,13 @@ from torch.nn import functional
 from jaxface.systems.deep3d import losses
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX, SIZE
+from launch.benchmarks.torch_runs import both_formats, forwards
+from launch.benchmarks.work import Run
 
 COUNTS = (80, 64, 80, 3, 27, 2, 1)
 WINDOW = 6
 
-Runs = dict[str, Callable[[], None]]
+Runs = dict[str, Run]
 
 
 class _Bottleneck(nn.Module):
@@ -168,12 +169,7 @@ class Peers:
 
     def forward(self, image: np.ndarray) -> Runs:
         """R-Net on image (B,224,224,3), evaluated, in both memory formats."""
-
-        def run(net: nn.Module, pixels: torch.Tensor) -> None:
-            with torch.inference_mode():
-                net(pixels)
-
-        return _both_formats(image, lambda net, pixels: functools.partial(run, net.eval(), pixels))
+        return forwards(RNet, image)
 
     def train_step(self, image: np.ndarray, landmarks: np.ndarray) -> Runs:
         """Forward, the losses that need no picture, backward, Adam."""
@@ -192,10 +188,10 @@ class Peers:
             loss.backward()
             optimizer.step()
 
-        def bind(net: nn.Module, pixels: torch.Tensor) -> Callable[[], None]:
+        def bind(net: nn.Module, pixels: torch.Tensor) -> Run:
             return functools.partial(step, net.train(), torch.optim.Adam(net.parameters(), 1e-4), pixels)
 
-        return _both_formats(image, bind)
+        return both_formats(RNet, image, bind)
 
     def decode(self, vectors: np.ndarray) -> Runs:
         """Coefficients (B,257) to vertices, colours and landmarks."""
@@ -218,12 +214,3 @@ class Peers:
                     image.square().sum().backward()
 
         return {"plain z-buffer": run}
-
-
-def _both_formats(image: np.ndarray, bind: Callable[[nn.Module, torch.Tensor], Callable[[], None]]) -> Runs:
-    runs = {}
-    for name, memory_format in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
-        net = RNet().to(memory_format=memory_format)
-        pixels = torch.from_numpy(image).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
-        runs[name] = bind(net, pixels)
-    return runs

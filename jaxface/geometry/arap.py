@@ -1,0 +1,67 @@
+"""Deforming a mesh towards targets as rigidly as possible (Sorkine & Alexa, SGP 2007), targets being soft."""
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.linalg
+
+SMALLEST_COTANGENT = 1e-2
+
+
+class Arap:
+    """A rest shape (V,3) with triangles (T,3), ready to be pulled."""
+
+    def __init__(self, rest: np.ndarray, triangles: np.ndarray):
+        self.rest = np.asarray(rest, np.float64)
+        self.first, self.second, self.weight = _edges(self.rest, triangles)
+        count = len(rest)
+        ends = (np.concatenate([self.first, self.second]), np.concatenate([self.second, self.first]))
+        adjacency = scipy.sparse.csr_matrix((np.tile(self.weight, 2), ends), (count, count))
+        self.laplacian = scipy.sparse.diags(np.asarray(adjacency.sum(1)).ravel()) - adjacency
+
+    def pulled(self, current: np.ndarray, targets: np.ndarray, weights: np.ndarray, iterations: int = 3) -> np.ndarray:
+        """Vertices (V,3) that minimise weights * |x - targets|^2 plus the stretch against the rest shape.
+
+        current (V,3) is where the search begins, targets (V,3), weights (V,) >= 0 and not all 0.
+        """
+        solve = scipy.sparse.linalg.factorized((self.laplacian + scipy.sparse.diags(weights)).tocsc())
+        for _ in range(iterations):
+            right = self._right_side(self._rotations(current)) + weights[:, None] * targets
+            current = np.stack([solve(right[:, axis]) for axis in range(3)], axis=1)
+        return current
+
+    def _summed(self, per_edge: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Sums (V,C) of values (E,C) at one end of each edge."""
+        columns = [np.bincount(ends, column, len(self.rest)) for column in per_edge.T]
+        return np.stack(columns, axis=1)
+
+    def _rotations(self, current: np.ndarray) -> np.ndarray:
+        """The rotation (V,3,3) that best turns each vertex's edges at rest into its edges now."""
+        rest = self.rest[self.first] - self.rest[self.second]
+        now = current[self.first] - current[self.second]
+        outer = (self.weight[:, None, None] * now[:, :, None] * rest[:, None, :]).reshape(-1, 9)
+        covariance = (self._summed(outer, self.first) + self._summed(outer, self.second)).reshape(-1, 3, 3)
+        u, _, vt = np.linalg.svd(covariance)
+        u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
+        return u @ vt
+
+    def _right_side(self, rotations: np.ndarray) -> np.ndarray:
+        rest = self.rest[self.first] - self.rest[self.second]
+        mean = 0.5 * (rotations[self.first] + rotations[self.second])
+        turned = self.weight[:, None] * (mean @ rest[..., None])[..., 0]
+        return self._summed(turned, self.first) - self._summed(turned, self.second)
+
+
+def _edges(rest: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First and second vertices (E,) of all edges and their cotangent weights, kept positive."""
+    firsts, seconds, weights = [], [], []
+    for corner in range(3):
+        i, j, k = (triangles[:, (corner + step) % 3] for step in range(3))
+        a, b = rest[i] - rest[k], rest[j] - rest[k]
+        area = np.linalg.norm(np.cross(a, b), axis=1)
+        firsts.append(np.minimum(i, j))
+        seconds.append(np.maximum(i, j))
+        weights.append(0.5 * (a * b).sum(1) / np.maximum(area, 1e-12))
+    first, second, weight = map(np.concatenate, (firsts, seconds, weights))
+    key, where = np.unique(first.astype(np.int64) * len(rest) + second, return_inverse=True)
+    summed = np.clip(np.bincount(where, weight), SMALLEST_COTANGENT, 1 / SMALLEST_COTANGENT)
+    return key // len(rest), key % len(rest), summed

@@ -1,0 +1,122 @@
+"""The space of neural head models: its unit, its origin, its 39 anchors, and who and what is generated for it.
+
+One unit is 250 mm (NPHM: FLAME's metres times 4), x to the subject's left, y up, z out of the face, and the origin is
+about where FLAME has it, so that the boxes of the official code (Giebenhain et al., CVPR 2023) hold our heads too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxface.heads.closed import ClosedHead, skin_vertices
+from jaxface.heads.morphable import MorphableHead
+
+MM_PER_UNIT = 250.0
+# FLAME's origin lies behind the nose's root, about 5 cm before the middle between the ears.
+ORIGIN_MM = np.array([0.0, 0.0, 50.0], np.float32)
+
+# Scans that identities are learned from have their lips apart, or the two would be one surface.
+NEUTRAL_JAW = 0.3
+ACTIVE_SHARE, STRONGEST = 0.12, 3.0
+
+# Anchors: iBUG landmarks, means of two of them, or directions (azimuth to the subject's left, elevation) in degrees
+# seen from `CENTER_MM`. The first 16 are the subject's right ones of pairs, the others lie on the middle plane.
+CENTER_MM = np.array([0.0, 0.0, 15.0])
+PAIRS = {
+    "eye_outer": (36,), "eye_inner": (39,), "brow_outer": (17,), "brow_inner": (21,), "mouth_corner": (48,),
+    "nostril": (31,), "cheekbone": (40, 3), "cheek": (48, 4), "chin_side": (6,), "jaw_angle": (3,),
+    "forehead_side": "-30 45", "temple": "-62 32", "ear": "-97 0", "crown_side": "-115 48", "occiput": "-152 8",
+    "neck_side": "-80 -58",
+}  # fmt: skip
+MIDDLE = {
+    "chin": (8,), "lower_lip": (57,), "upper_lip": (51,), "nose_tip": (30,), "nose_bridge": (27,),
+    "forehead": "0 52", "crown": "180 75",
+}  # fmt: skip
+ANCHORS = tuple(f"{name}_{side}" for name in PAIRS for side in "RL") + tuple(MIDDLE)
+
+
+def to_units(points_mm: np.ndarray) -> np.ndarray:
+    """Points (…,3) in units of head space from head-frame millimetres."""
+    return ((points_mm - ORIGIN_MM) / MM_PER_UNIT).astype(np.float32)
+
+
+def to_mm(points: np.ndarray) -> np.ndarray:
+    """Points (…,3) in head-frame millimetres from units of head space."""
+    return (points * MM_PER_UNIT + ORIGIN_MM).astype(np.float32)
+
+
+def anchor_vertices(head: MorphableHead) -> np.ndarray:
+    """The vertices (39,) int32 of `head` that are the anchors, in the order of `ANCHORS`.
+
+    Anchors 2i and 2i+1, i < 16, mirror each other (the even one is the subject's right); the last 7 are in the middle.
+    """
+    template = np.asarray(head.template)
+    skin = np.flatnonzero(skin_vertices(head))
+    points_68 = head.landmark_points(template, "68")
+    away = template[skin] - CENTER_MM
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+
+    def vertex(place: tuple | str, allowed: np.ndarray) -> int:
+        if isinstance(place, str):
+            azimuth, elevation = np.deg2rad([float(part) for part in place.split()])
+            level = np.cos(elevation)
+            direction = np.array([level * np.sin(azimuth), np.sin(elevation), level * np.cos(azimuth)])
+            fit = away @ direction
+        else:
+            fit = -np.linalg.norm(template[skin] - points_68[list(place)].mean(0), axis=1)
+        return int(skin[np.where(allowed[skin], fit, -np.inf).argmax()])
+
+    mirror, everywhere = np.asarray(head.mirror), np.ones(len(template), bool)
+    middle = mirror == np.arange(len(template))
+    right = [vertex(place, everywhere) for place in PAIRS.values()]
+    pairs = np.stack([right, mirror[right]], axis=1).ravel()
+    return np.concatenate([pairs, [vertex(place, middle) for place in MIDDLE.values()]]).astype(np.int32)
+
+
+def identity(head: MorphableHead, seed: int, subject: int) -> np.ndarray:
+    """Identity coefficients (I,) float32 of person `subject`: standard normal, a pure function of (seed, subject)."""
+    return np.random.default_rng((seed, subject)).standard_normal(len(head.identity_names)).astype(np.float32)
+
+
+def neutral(head: MorphableHead) -> np.ndarray:
+    """The expression (E,) of every identity's scan: at rest, with lips apart."""
+    return head.expression_weights(jawOpen=NEUTRAL_JAW)
+
+
+def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.ndarray:
+    """Weights (E,) float32 of expression `number` of person `subject`: sparse and mostly symmetric; 0 is `neutral`."""
+    if number == 0:
+        return neutral(head)
+    names = head.expression_names
+    rng = np.random.default_rng((seed, subject, number))
+    weights = rng.random(len(names)) * (rng.random(len(names)) < ACTIVE_SHARE)
+    if rng.random() < 0.7:
+        weights = weights[[names.index(f"{n[:-1]}L") if n.endswith("_R") else i for i, n in enumerate(names)]]
+    weights /= max(1.0, weights.sum() / STRONGEST)
+    jaw = names.index("jawOpen")
+    weights[jaw] = max(weights[jaw], rng.random() * (rng.random() < 0.5))
+    if "mouthClose" in names:  # it shuts the lips of an open jaw; alone it pushes them through each other
+        weights[names.index("mouthClose")] = min(weights[names.index("mouthClose")], weights[jaw])
+    return weights.astype(np.float32)
+
+
+def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -> list[np.ndarray]:
+    """The closed surface's vertices (W,3) float32, in units, of a person in each of the expressions `numbers`."""
+    head = closed.head
+    person = np.asarray(head.template) + np.tensordot(identity(head, seed, subject), head.identity, 1)
+    made = []
+    for number in numbers:
+        weights = expression(head, seed, subject, number)
+        active = np.flatnonzero(weights)
+        posed = person + np.tensordot(weights[active], np.asarray(head.expression)[active], 1)
+        made.append(to_units(closed.surface(posed)))
+    return made
+
+
+def anchors(head: MorphableHead, seed: int, subjects: Sequence[int]) -> np.ndarray:
+    """The anchors (P,39,3) float32, in units, of people's neutral scans."""
+    vertices = anchor_vertices(head)
+    coefficients = np.stack([identity(head, seed, subject) for subject in subjects])
+    moved = np.tensordot(coefficients, np.asarray(head.identity)[:, vertices], 1)
+    resting = np.tensordot(neutral(head), np.asarray(head.expression)[:, vertices], 1)
+    return to_units(np.asarray(head.template)[vertices] + resting + moved)

@@ -1,0 +1,90 @@
+"""Models in folders: as they ship, and as one run takes another's model into its workdir."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from jaxface import checkpoint
+from jaxface.errors import UserError
+from jaxface.system import TrainState, Tree
+
+PARAMS_FILE = "params.safetensors"
+EXTRA_PREFIX = "extra/"
+# The key by which a configuration names another run whose model it only reads.
+ADOPTED = "identity"
+
+
+def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, params: Tree, extra: Tree) -> None:
+    """Writes config.json and params.safetensors, as a model ships: matrices as float16, the rest as float32.
+
+    A run that the configuration has adopted is written into the folder as well. ValueError where a matrix does not fit
+    into float16.
+    """
+    if config.get(ADOPTED):
+        own = pathlib.Path(folder) / checkpoint.FROZEN / ADOPTED
+        save_asset(own, *load(config[ADOPTED]))
+        config = ml_collections.ConfigDict({**config.to_dict(), ADOPTED: str(own)})
+    arrays = {name: _half(name, value) for name, value in flat(params).items()}
+    arrays |= {EXTRA_PREFIX + name: np.asarray(value, np.float32) for name, value in flat(extra).items()}
+    checkpoint.write_config(folder, config)
+    safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
+
+
+def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
+    """(config, params, extra) of a folder that `save_asset` wrote, as float32. UserError where it is damaged."""
+    path = pathlib.Path(folder) / PARAMS_FILE
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); install the package again") from error
+    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+    extra = {name.removeprefix(EXTRA_PREFIX): value for name, value in arrays.items() if name.startswith(EXTRA_PREFIX)}
+    params = {name: value for name, value in arrays.items() if not name.startswith(EXTRA_PREFIX)}
+    unflatten = traverse_util.unflatten_dict
+    return checkpoint.load_config(folder), unflatten(params, sep="/"), unflatten(extra, sep="/")
+
+
+def load(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
+    """(config, params, extra) of a folder of either kind: a workdir, or one that `save_asset` wrote."""
+    if (pathlib.Path(folder) / PARAMS_FILE).is_file():
+        return load_asset(folder)
+    return checkpoint.load_config(folder), *checkpoint.load_params(folder)
+
+
+def adopt(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The configuration with the run that its key "identity" names copied to `workdir`/frozen/identity.
+
+    So a workdir stands alone and can be moved. What was copied once stays as it is. All hosts call this. Configurations
+    that name no run come back as they are.
+    """
+    if not config.get(ADOPTED):
+        return config
+    own = pathlib.Path(workdir) / checkpoint.FROZEN / ADOPTED
+    if not checkpoint.steps(own):
+        source, params, extra = load(config[ADOPTED])
+        checkpoint.write_config(own, source)
+        with checkpoint.Checkpoints(own, keep=1) as saved:
+            saved.save(TrainState(jnp.zeros((), jnp.int32), params, extra, {}, {}))
+    adopted = config.copy_and_resolve_references()
+    adopted[ADOPTED] = str(own)
+    return adopted
+
+
+def _half(name: str, value: Any) -> np.ndarray:
+    value = np.asarray(value, np.float32)
+    if value.ndim < 2:
+        return value
+    if not np.abs(value).max() <= np.finfo(np.float16).max:
+        raise ValueError(f"{name} does not fit into float16")
+    return value.astype(np.float16)
+
+
+def flat(tree: Tree) -> dict[str, Any]:
+    """The leaves of nested dicts by path, "encoder/stem/kernel"."""
+    return traverse_util.flatten_dict(tree, sep="/")

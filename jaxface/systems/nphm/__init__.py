@@ -1,0 +1,68 @@
+"""NPHM, neural parametric head models (Giebenhain et al., CVPR 2023), and NPM. `build` makes a phase of a config."""
+
+import functools
+
+import ml_collections
+
+from jaxface.errors import UserError
+from jaxface.system import Evaluator, System
+from jaxface.systems.nphm import codebook, fit, losses, model, raw, torch_weights, validation
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of phase 1 or 2 (configs/nphm_identity.py, configs/nphm_expression.py).
+
+    Anchors and numbers of codes that are left open are filled in. Raises UserError for values that do not fit together.
+    """
+    if config.phase not in ("identity", "expression"):
+        raise UserError(f'config.phase: unknown {config.phase!r}; choose "identity" or "expression"')
+    model.complete(config)
+    return (_identity if config.phase == "identity" else _expression)(config)
+
+
+def _identity(config: ml_collections.ConfigDict) -> System:
+    net = model.identity_model(config)
+    return System(
+        init=functools.partial(model.init_identity, net, config.model.codes),
+        loss=functools.partial(losses.identity_loss, net, config.loss, config.model.chunk),
+        prepare=functools.partial(losses.add_space_points, near_every=config.data.near_every),
+        raw=raw.identity_raw(net, config.model.last_is_one),
+        predict=fit.bind(config),
+        from_torch=functools.partial(torch_weights.from_torch, net, config),
+        **_data(config, "identity", functools.partial(validation.score_identity, net, config)),
+    )
+
+
+def _expression(config: ml_collections.ConfigDict) -> System:
+    earlier = model.earlier_config(config)
+    identity = model.identity_model(earlier)
+    net = model.expression_model(config, identity)
+    frozen = functools.partial(model.earlier_params, config, earlier)
+    return System(
+        init=functools.partial(model.init_expression, net, config.model.codes),
+        frozen=frozen,
+        loss=functools.partial(losses.expression_loss, net, identity, config.loss),
+        prepare=losses.add_cube_points,
+        raw=raw.expression_raw(identity, net, frozen, earlier.model.last_is_one),
+        predict=fit.bind(config),
+        from_torch=functools.partial(torch_weights.from_torch, net, config),
+        **_data(config, "expression", functools.partial(validation.score_expression, net, identity, config)),
+    )
+
+
+def _data(config: ml_collections.ConfigDict, phase: str, score) -> dict:
+    """What both phases have alike; TensorFlow is loaded when a batch is asked for."""
+
+    def batches(kind: str, *arguments):
+        from jaxface.systems.nphm import data
+
+        return getattr(data, f"{phase}_{kind}")(config, *arguments)
+
+    return {
+        "optimizer": codebook.optimizer(config.optim, config.steps),
+        "train_data": functools.partial(batches, "stream"),
+        "evaluators": {
+            name: Evaluator(functools.partial(batches, "eval", name), score, validation.summarise, config.eval_every)
+            for name in config.data.evaluate
+        },
+    }

@@ -1,0 +1,102 @@
+"""Records of scans to batches of both phases: points drawn with replacement. The only file here that loads TensorFlow.
+
+Near and far points are drawn on the device, by the losses. What records hold is said in `jaxface.data.head_records`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import numpy as np
+
+from jaxface import parallel
+from jaxface.data import head_records, stream
+from jaxface.data.prepare import is_prepared, prepare
+from jaxface.errors import UserError
+from jaxface.system import Batch
+
+SMALLEST_RECORD = 200
+
+Example = dict[str, np.ndarray]
+
+
+def surface_points(example: Example, seed: int, face: int, nonface: int) -> Example:
+    """A phase-1 example: `face` and `nonface` of a neutral scan's surface points (n,3) with normals.
+
+    Gives face_points, face_normals, nonface_points, nonface_normals, anchors (39,3) and subject (). UserError where
+    the scan has no points of a part that is asked for.
+    """
+    rng = np.random.default_rng(seed)
+    made = {"anchors": example["anchors"], "subject": np.int32(example["subject"])}
+    for part, count in (("face", face), ("nonface", nonface)):
+        made |= _drawn(example, (f"{part}_points", f"{part}_normals"), count, rng)
+    return made
+
+
+def point_pairs(example: Example, seed: int, pairs: int) -> Example:
+    """A phase-2 example: `pairs` corresponding points, neutral and posed (pairs,3), and NUMBERS () of the record."""
+    numbers = {name: np.int32(example[name]) for name in head_records.NUMBERS}
+    return {**numbers, **_drawn(example, ("neutral", "posed"), pairs, np.random.default_rng(seed))}
+
+
+def identity_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
+    """Phase-1 training batches from `step` on; config.data.face and .nonface say how many points of each."""
+    return _train(config, "train", functools.partial(surface_points, **_points(config)), step)
+
+
+def expression_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
+    """Phase-2 training batches from `step` on; config.data.pairs says how many pairs."""
+    return _train(config, "train_expressions", functools.partial(point_pairs, pairs=config.data.pairs), step)
+
+
+def identity_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator[Batch]:
+    """The records of unseen people of a data set, padded; each always gives the same points."""
+    return _eval(config, dataset, "test", functools.partial(surface_points, seed=0, **_points(config)))
+
+
+def expression_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator[Batch]:
+    """The pairs of unseen people's expressions, padded; each record always gives the same ones."""
+    return _eval(config, dataset, "test_expressions", functools.partial(point_pairs, seed=0, pairs=config.data.pairs))
+
+
+def prepare_own(config: ml_collections.ConfigDict) -> None:
+    """Where the config asks for a tiny data set of its own (data.build_examples), the first host makes it."""
+    if config.data.build_examples:
+        _prepare_own(config.data.dataset, config.data.dir, config.data.build_examples)
+
+
+@functools.cache
+def _prepare_own(name: str, folder: str, examples: int) -> None:
+    with parallel.process_zero_first(f"prepare {name}"):
+        if not is_prepared(name, folder):
+            prepare(name, folder, examples=examples, size=SMALLEST_RECORD)
+
+
+def _points(config: ml_collections.ConfigDict) -> dict[str, int]:
+    return {"face": config.data.face, "nonface": config.data.nonface}
+
+
+def _train(
+    config: ml_collections.ConfigDict, split: str, process: Callable[[Example, int], Example], step: int
+) -> Iterator[Batch]:
+    prepare_own(config)
+    builder = stream.open_dataset(config.data.dataset, config.data.dir)
+    local = parallel.local_batch_size(config.batch_size)
+    return stream.train_stream(builder, split, local, config.seed, step, process)
+
+
+def _eval(
+    config: ml_collections.ConfigDict, dataset: str, split: str, process: Callable[[Example], Example]
+) -> Iterator[Batch]:
+    prepare_own(config)
+    builder = stream.open_dataset(dataset, config.data.dir)
+    return stream.eval_stream(builder, split, parallel.local_batch_size(config.batch_size), process)
+
+
+def _drawn(example: Example, names: tuple[str, ...], count: int, rng: np.random.Generator) -> Example:
+    """The named arrays (n,3) at `count` common random rows."""
+    size = len(example[names[0]])
+    if count and not size:
+        raise UserError(f"a record of subject {int(example['subject'])} has no {names[0]}: prepare the data set again")
+    rows = rng.integers(0, max(size, 1), count)
+    return {name: example[name][rows] for name in names}

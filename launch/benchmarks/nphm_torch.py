@@ -1,0 +1,119 @@
+"""NPHM's identity model as the original runs it in PyTorch: 40 members, codes beside every point. Needs torch."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from jaxface.systems.nphm.ensemble import BACKGROUND, DAMPING, DISTANCE_OFFSET, VARIANCE, Ensemble
+
+
+class Unfolded(nn.Module):
+    """The ensemble with the parameters of ours: every member on [local coordinates | global | local code]."""
+
+    def __init__(self, model: Ensemble, params: dict):
+        super().__init__()
+        self.model = model
+        tensor = lambda value: nn.Parameter(torch.tensor(np.asarray(value)))  # noqa: E731
+        members, positions = params["members"], params["positions"]
+        self.kernels = nn.ParameterList([tensor(members[f"layer{i}"]["kernel"]) for i in range(model.layers + 1)])
+        self.biases = nn.ParameterList([tensor(members[f"layer{i}"]["bias"]) for i in range(model.layers + 1)])
+        self.position_kernels = nn.ParameterList([tensor(positions[f"layer{i}"]["kernel"]) for i in range(3)])
+        self.position_biases = nn.ParameterList([tensor(positions[f"layer{i}"]["bias"]) for i in range(3)])
+        self.register_buffer("mean", torch.tensor(model.mean_anchors).reshape(-1, 3))
+        self.register_buffer("signs", torch.tensor(model.signs()))
+        self.repeats = [2] * model.pairs + [1] * (model.members - model.pairs * 2)
+
+    def anchors(self, shared: torch.Tensor) -> torch.Tensor:
+        """(B,A,3) of global codes (B,…)."""
+        for index, (kernel, bias) in enumerate(zip(self.position_kernels, self.position_biases, strict=True)):
+            shared = shared @ kernel + bias
+            shared = functional.relu(shared) if index < 2 else shared
+        return shared.reshape(len(shared), -1, 3) + self.mean
+
+    def forward(self, points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Distances (B,N) at points (B,N,3), codes (B,code)."""
+        model, (batch, count) = self.model, points.shape[:2]
+        anchors = self.anchors(codes[:, : model.global_code])
+        centers = torch.cat([anchors, torch.zeros_like(anchors[:, :1])], 1)
+        local = self.signs * (points[:, :, None] - centers[:, None])
+        repeated = codes[:, None].repeat(1, count, 1)
+        shared = repeated[..., None, : model.global_code].expand(-1, -1, model.members, -1)
+        own = repeated[..., model.global_code :].reshape(batch, count, model.members, model.local_code)
+        inputs = torch.cat([local, shared, own], -1).permute(2, 0, 1, 3).reshape(model.members, batch * count, -1)
+        repeats, hidden = torch.tensor(self.repeats, device=points.device), inputs
+        for index, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            if index == model.mlp.skip:
+                hidden = torch.cat([hidden, inputs], -1) / math.sqrt(2)
+            weight, offset = (value.repeat_interleave(repeats, 0) for value in (kernel, bias))
+            hidden = torch.baddbmm(offset[:, None], hidden, weight)
+            hidden = functional.softplus(hidden, beta=100) if index < model.layers else hidden
+        values = hidden.reshape(model.members, batch, count)
+        squared = ((points[:, None] - anchors[:, :, None]).norm(dim=-1) + DISTANCE_OFFSET) ** 2
+        weights = torch.exp(-torch.cat([squared, torch.full_like(squared[:, :1], BACKGROUND)], 1) / VARIANCE)
+        weights = (weights / (weights.sum(1, keepdim=True) + DAMPING)).transpose(0, 1)
+        return (weights * values).sum(0)
+
+
+def runs(model: Ensemble, params: dict, code: np.ndarray, points: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The works by metric, for one identity code (code,) and points (N,3): sdf, gradient, fit. On a GPU if there is."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = Unfolded(model, params).to(device)
+    points, codes = torch.tensor(points, device=device)[None], torch.tensor(code, device=device)[None]
+
+    def sdf() -> torch.Tensor:
+        with torch.inference_mode():
+            return net(points, codes).cpu()
+
+    def gradient() -> torch.Tensor:
+        where = points.clone().requires_grad_()
+        return torch.autograd.grad(net(where, codes).sum(), where)[0].cpu()
+
+    fitted = codes.clone().requires_grad_()
+    adam = torch.optim.Adam([fitted], 1e-4)
+
+    def fit() -> None:
+        adam.zero_grad()
+        net.requires_grad_(False)
+        (2 * net(points, fitted).abs().mean() + 0.05 * fitted.square().sum()).backward()
+        adam.step()
+        net.requires_grad_(True)
+
+    return {"sdf": sdf, "gradient": gradient, "fit": fit}
+
+
+def train_step(model: Ensemble, params: dict, codes: np.ndarray, batch: dict, weights: dict) -> Callable[[], None]:
+    """A step of phase 1 as the original takes it: a forward and a gradient for each of the four sets of points."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net, codes = Unfolded(model, params).to(device), nn.Parameter(torch.tensor(codes, device=device))
+    data = {name: torch.tensor(value, device=device) for name, value in batch.items()}
+    adams = [torch.optim.AdamW(net.parameters(), 5e-4, weight_decay=0.01), torch.optim.Adam([codes], 1e-3)]
+
+    def field(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        points = points.clone().requires_grad_()
+        values = net(points, codes)
+        return values, torch.autograd.grad(values.sum(), points, create_graph=True)[0]
+
+    def step() -> None:
+        for adam in adams:
+            adam.zero_grad()
+        face, others, far, near = (field(data[n]) for n in ("face_points", "nonface_points", "far", "near"))
+        wrong = [(face[1] - data["face_normals"]).norm(dim=-1)]
+        wrong.append((others[1] - data["nonface_normals"]).norm(dim=-1).clamp(max=0.75) / 2)
+        slopes = torch.cat([one[1].norm(dim=-1) for one in (face, others, far, near)], 1)
+        loss = weights["surface"] * torch.cat([face[0], others[0]], 1).abs().mean()
+        loss = loss + weights["normals"] * torch.cat(wrong, 1).mean()
+        loss = loss + weights["space"] * torch.exp(-10 * far[0].abs()).mean()
+        loss = loss + weights["eikonal"] * (slopes - 1).abs().mean() + weights["code"] * codes.square().sum(-1).mean()
+        anchors = net.anchors(codes[:, : model.global_code])
+        loss = loss + weights["anchors"] * (anchors - data["anchors"]).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        nn.utils.clip_grad_norm_([codes], 0.1)
+        for adam in adams:
+            adam.step()
+
+    return step

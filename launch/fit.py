@@ -1,0 +1,149 @@
+"""Fits a neural head to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
+
+Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
+scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
+--workdir the head that ships is used.
+
+With --register NAME a head template (procedural, ict with --head_path) is laid onto each scan instead, as one mesh of
+its topology, by landmarks, coefficients and an as-rigid-as-possible refinement.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+from collections.abc import Iterable
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from jaxface import checkpoint, meshes
+from jaxface.errors import UserError
+from jaxface.heads import sources
+from jaxface.inference import Predictor
+from launch import app
+
+SCAN = flags.DEFINE_multi_string("scan", None, "mesh or cloud of points, or a folder of these or of people's folders")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint of nphm")
+UNITS = flags.DEFINE_enum("units", None, ["mm", "cm", "m", "nphm"], "unit of the scans (default: from their size)")
+ALIGN = flags.DEFINE_string(
+    "align", "auto", "auto, none (the scan lies in FLAME's frame), or a file: a matrix, anchors"
+)
+OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
+REGISTER = flags.DEFINE_enum("register", None, sources.NAMES, "register this head template instead of fitting")
+HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register ict: ICT-FaceKit's folder or .npz")
+
+
+def main(argv: list[str]) -> None:
+    """Reads the scans, fits every person and writes the results."""
+    del argv
+    if not SCAN.value or not OUTPUT.value:
+        raise UserError("needs --scan FILE or FOLDER, and --output OUT")
+    people = find(SCAN.value)
+    if REGISTER.value is not None:
+        _register(people)
+        return
+    predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
+    from jaxface.systems.nphm import fit, scans
+
+    for name in named(people):
+        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", named(people).values())
+    head = fit.head(predictor.config, predictor.params)
+    clouds = {path: scans.points_of(meshes.read(path), path.name) for paths in people.values() for path in paths}
+    laid = {path: head.lay(cloud, path.name, UNITS.value, ALIGN.value) for path, cloud in clouds.items()}
+    print(f"fitting {len(clouds)} scans of {len(people)} people", file=sys.stderr)
+    listed = [[[table[path] for path in paths] for paths in people.values()] for table in (clouds, laid)]
+    persons = dict(zip(people, head.fit(*listed), strict=True))
+    fits = dict(zip(named(people), [one for person in persons.values() for one in person.fits], strict=True))
+    write(pathlib.Path(OUTPUT.value), persons, fits, named(people), clouds)
+    for name, one in fits.items():
+        print(f"{name}: {one.errors['mean']:.2f} mm on average, {one.errors['p90']:.2f} mm for 90 %")
+
+
+def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
+    """All that a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
+    from jaxface.systems.nphm import picture
+
+    codes = {}
+    for name, person in persons.items():
+        prefix = f"{name}/" if name else ""
+        codes |= {f"{prefix}identity": person.identity, f"{prefix}expressions": person.expressions}
+    summary = {
+        name: {
+            "scan": str(paths[name]),
+            "points": len(clouds[paths[name]]),
+            "matrix": one.similarity.matrix().tolist(),
+            "errors_mm": one.errors,
+        }
+        for name, one in fits.items()
+    }
+    with checkpoint.disk_errors(folder):
+        for name, one in fits.items():
+            target = folder / f"{name}.ply"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(meshes.encode(one.mesh, ".ply"))
+            drawn = picture.beside(clouds[paths[name]], one.mesh, one.similarity)
+            Image.fromarray(drawn).save(folder / f"{name}.png")
+        np.savez(folder / "codes.npz", **codes)
+        (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Scans by the name of their results, "stem" or "person/stem", in the order of the people."""
+    return {
+        str(pathlib.Path(name) / stem): path
+        for name, paths in people.items()
+        for stem, path in zip(stems(paths), paths, strict=True)
+    }
+
+
+def _register(people: dict[str, list[pathlib.Path]]) -> None:
+    from launch import registration
+
+    paths = named(people)
+    for name in paths:
+        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", paths.values())
+    for name, one in registration.run(paths, REGISTER.value, HEAD_PATH.value, OUTPUT.value).items():
+        print(f"{name}: the face lies {one['error_mm'][1]:.2f} mm from the scan (median)")
+
+
+def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
+    """Scans by person: {"": files} of files and a flat folder, {name: files} of a folder of folders.
+
+    UserError where a source is missing or holds no scan.
+    """
+    people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
+    for source in map(pathlib.Path, given):
+        if not source.is_dir():
+            people[""].append(source)
+            continue
+        for path in sorted(source.rglob("*")):
+            if path.suffix.lower() in meshes.READABLE and path.is_file():
+                parent = path.parent.relative_to(source)
+                people["" if parent == pathlib.Path() else parent.as_posix()].append(path)
+        if not people:
+            raise UserError(f"{source}: there is no scan in it ({', '.join(meshes.READABLE)})")
+    return dict(people)
+
+
+def stems(paths: list[pathlib.Path]) -> list[str]:
+    """Names of the results: the stems, but whole file names where two files share a stem."""
+    counts = collections.Counter(path.stem for path in paths)
+    names = [path.stem if counts[path.stem] == 1 else path.name for path in paths]
+    again = collections.Counter(names)
+    return [name if again[name] == 1 else f"{number}_{name}" for number, name in enumerate(names)]
+
+
+def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
+    if target.resolve() in [path.resolve() for path in inputs]:
+        raise UserError(f"{target} is a scan that would be overwritten; choose another --output")
+
+
+def _of_workdir(workdir: str) -> Predictor:
+    checkpoint.check_system(workdir, "nphm")
+    return Predictor.from_workdir(workdir)
+
+
+if __name__ == "__main__":
+    app.run(main)

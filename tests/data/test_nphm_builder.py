@@ -1,0 +1,98 @@
+"""The public NPHM layout, a tiny one made of generated heads: what is read from it, and a run that goes on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxface import meshes
+from jaxface.data import nphm_scans, stream
+from jaxface.data.builders import nphm
+from jaxface.data.prepare import prepare
+from jaxface.errors import UserError
+from jaxface.heads import closed, flame, head_space
+from jaxface.heads.procedural import procedural_head
+from jaxface.meshes import Mesh
+
+PEOPLE = {1: 10, 286: 3, 99: -1, 283: 1, 7: 4}
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    """Two people to train on, one to validate, one to test; the template's mesh stands for the registered one."""
+    root = tmp_path_factory.mktemp("nphm")
+    surface = closed.close(procedural_head())
+    for subject, neutral in PEOPLE.items():
+        numbers = {1: (10, 11), 7: (4,), 286: (3, 5), 283: (1,)}.get(subject, ())
+        for number in numbers:
+            (vertices,) = head_space.scans(surface, 0, subject, [0 if number == neutral else number])
+            folder = nphm_scans.scan_folder(root, subject, number)
+            folder.mkdir(parents=True)
+            mesh = Mesh(vertices, surface.triangles)
+            # Three of FLAME's vertices span the throat: here the level y = -0.3, above is inside.
+            fitted = vertices.copy()
+            fitted[list(flame.THROAT)] = [[0, -0.3, 0], [0, -0.3, 1], [1, -0.3, 0]]
+            for name, shape in zip(nphm_scans.FILES, (mesh, Mesh(fitted, surface.triangles), mesh), strict=True):
+                (folder / name).write_bytes(meshes.encode(shape, ".ply"))
+    on_face = np.zeros(len(vertices), bool)
+    on_face[np.unique(surface.triangles[surface.face])] = True
+    np.save(root / nphm_scans.FACE_MASK, on_face)
+    (root / nphm_scans.NEUTRALS).write_text(json.dumps({str(k): v for k, v in PEOPLE.items()}))
+    return root
+
+
+def test_people_fall_into_the_official_splits(layout):
+    assert nphm_scans.people(layout) == {"train": {1: 10, 7: 4}, "validation": {286: 3}, "test": {283: 1}}
+    assert nphm_scans.expressions(layout, 1) == [10, 11]
+    assert len(set(nphm_scans.TEST)) == 23 and len(set(nphm_scans.VALIDATION)) == 10
+
+
+def test_points_of_a_scan(layout):
+    folder, mask = nphm_scans.scan_folder(layout, 1, 10), nphm_scans.face_mask(layout)
+    drawn = nphm_scans.surface(folder, mask, 300, 100, (0,))
+    for part, count in (("face", 300), ("nonface", 100)):
+        points, normals = drawn[f"{part}_points"], drawn[f"{part}_normals"]
+        assert points.shape == (count, 3) and (points[:, 1] > -0.3).all()
+        np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-3)
+    assert drawn["face_points"][:, 2].mean() > drawn["nonface_points"][:, 2].mean() + 0.1
+    np.testing.assert_array_equal(nphm_scans.surface(folder, mask, 300, 100, (0,))["face_points"], drawn["face_points"])
+    registered = meshes.read(folder / "registration.ply").vertices
+    np.testing.assert_array_equal(nphm_scans.anchors(folder), registered[list(flame.ANCHORS)])
+
+
+def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(nphm, "SURFACE_RECORDS", 2)
+    monkeypatch.setattr(nphm.multiprocessing, "get_context", lambda _: None)
+    monkeypatch.setattr(nphm.concurrent.futures, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setattr(nphm_scans, "SIZE", (60, 60))
+    monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
+    info = prepare("nphm", str(tmp_path), str(layout), size=200)
+    counts = {name: split.num_examples for name, split in info.splits.items()}
+    assert counts == {"train": 4, "train_expressions": 4, "test": 2, "test_expressions": 4, "observations": 1}
+    read = stream.open_dataset("nphm", tmp_path)
+    (observed,) = read.as_dataset(split="observations").as_numpy_iterator()
+    assert 200 < len(observed["observation"]) <= nphm_scans.OBSERVED and observed["observation"][:, 2].mean() > 0
+    pair = next(iter(read.as_dataset(split="train_expressions").as_numpy_iterator()))
+    assert pair["neutral"].shape == pair["posed"].shape == (100, 3) and pair["subject"] == 0 and pair["scan"] == 0
+    assert read.info.metadata["subjects"] == {"train": 2, "test": 1} and read.info.metadata["scans"]["train"] == 1
+    kept = sorted((tmp_path / "nphm" / "drawn").iterdir())
+    assert len(kept) == 6 and not any(path.name.count(".") > 1 for path in kept)
+    job = nphm.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(kept[0]))
+    assert nphm.draw(job) == str(kept[0]), "what was drawn is not drawn again"
+
+
+class _InThisProcess(nphm.concurrent.futures.ThreadPoolExecutor):
+    """The pool's interface without the cost of starting Python anew."""
+
+    def __init__(self, workers: int, mp_context=None):
+        super().__init__(1)
+
+
+def test_a_folder_of_something_else_is_said(tmp_path, layout):
+    with pytest.raises(UserError, match=r"no neutrals_open\.json; expected is NPHM's data set: SSS/EEE"):
+        nphm_scans.people(tmp_path)
+    (tmp_path / nphm_scans.NEUTRALS).write_text('{"1": 0}')
+    with pytest.raises(UserError, match="no neutral scan of a person to train on"):
+        nphm_scans.people(tmp_path)
+    with pytest.raises(UserError, match=r"no face\.npy"):
+        nphm_scans.face_mask(tmp_path)

@@ -1,0 +1,92 @@
+"""Closed heads: watertight whoever and however, an inside and an outside, sheets that follow eyes and lips."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from jaxface.geometry import sampling
+from jaxface.heads import closed, head_space
+from jaxface.heads.procedural import procedural_head
+
+
+@pytest.fixture(scope="module")
+def surface() -> closed.ClosedHead:
+    return closed.close(procedural_head())
+
+
+def check_closed(vertices: np.ndarray, triangles: np.ndarray) -> trimesh.Trimesh:
+    mesh = trimesh.Trimesh(vertices, triangles, process=False)
+    assert mesh.is_watertight and mesh.is_winding_consistent and mesh.euler_number == 2 and mesh.volume > 0
+    return mesh
+
+
+@pytest.mark.parametrize("weights", [{}, {"jawOpen": 1.0}, {"eyeBlink_L": 1.0, "mouthSmile_R": 1.0}])
+def test_every_pose_is_watertight(surface, weights):
+    head = surface.head
+    vertices = surface.posed(head_space.identity(head, 3, 1), head.expression_weights(**weights))
+    check_closed(vertices, surface.triangles)
+
+
+def test_eyes_and_mouth_are_filled_where_they_are(surface):
+    head = surface.head
+    assert sorted(filling.kind for filling in surface.fillings) == ["eyeball_L", "eyeball_R", "mouth"]
+    opened = np.asarray(head.shape(np.zeros(64), head.expression_weights(jawOpen=1.0)))
+    for filling in surface.fillings:
+        own = filling.points(head, opened)
+        if filling.kind == "mouth":
+            lips = opened[filling.loop]
+            assert own[:, 2].max() < lips[:, 2].max() and 5 < (lips[:, 2].min() - own[:, 2].min()) < 20
+        else:
+            eyeball = opened[np.asarray(head.regions[filling.kind])]
+            middle, radius = (eyeball.min(0) + eyeball.max(0)) / 2, np.ptp(eyeball, axis=0).max() / 2
+            np.testing.assert_allclose(np.linalg.norm(own - middle, axis=1), radius, atol=0.7)
+    shut = np.asarray(head.shape(np.zeros(64), head.expression_weights(jawOpen=-0.02)))
+    mouth = next(filling for filling in surface.fillings if filling.kind == "mouth")
+    assert np.ptp(mouth.points(head, shut)[:, 1]) < 0.3 * np.ptp(mouth.points(head, opened)[:, 1])
+
+
+def test_a_neck_that_ends_openly_is_capped():
+    head = procedural_head()
+    template, triangles = np.asarray(head.template), np.asarray(head.triangles)
+    above = (template[:, 1] > -140)[triangles].all(1)
+    surface = closed.close(head.replace(triangles=triangles[above]))
+    assert sorted(filling.kind for filling in surface.fillings) == ["", "eyeball_L", "eyeball_R", "mouth"]
+    mesh = check_closed(surface.surface(template), surface.triangles)
+    assert not surface.face[np.isclose(mesh.triangles_center[:, 1], mesh.bounds[0, 1], atol=3)].any()
+
+
+def test_anchors_are_pairs_and_middles(surface):
+    head, anchors = surface.head, head_space.anchor_vertices(surface.head)
+    template = np.asarray(head.template)[anchors]
+    assert len(set(anchors)) == len(head_space.ANCHORS) == 39
+    np.testing.assert_allclose(template[0:32:2] * [-1, 1, 1], template[1:32:2], atol=1e-4)
+    assert (template[0:32:2, 0] < -5).all() and np.allclose(template[32:, 0], 0, atol=1e-4)
+    assert head_space.ANCHORS.index("nose_tip") == 32 + template[32:, 2].argmax()
+    scans = head_space.scans(surface, 5, 7, [0, 3])
+    of_scan = scans[0][np.searchsorted(surface.skin, anchors)]
+    np.testing.assert_allclose(head_space.anchors(head, 5, [7])[0], of_scan, atol=1e-5)
+    again = head_space.scans(surface, 5, 7, [3])[0]
+    np.testing.assert_array_equal(scans[1], again)
+    np.testing.assert_allclose(head_space.to_units(head_space.to_mm(again)), again, atol=1e-6)
+    assert 0.001 < np.abs(scans[1] - scans[0]).max() < 0.3 and np.abs(again).max() < 0.8
+
+
+def test_expressions_do_not_ask_for_too_much():
+    head = procedural_head()
+    weights = np.stack([head_space.expression(head, 0, 0, number) for number in range(1, 200)])
+    assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.STRONGEST + 1).all()
+    assert len(np.unique(weights.round(4), axis=0)) > 190
+    np.testing.assert_array_equal(head_space.expression(head, 0, 0, 0), head_space.neutral(head))
+
+
+def test_points_are_uniform_over_the_area():
+    """A square cut into one large and two small triangles and a sliver."""
+    vertices = np.float32([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]])
+    triangles = np.int32([[0, 1, 2], [0, 2, 4], [0, 4, 3], [4, 2, 3]])
+    points = sampling.sample(vertices, triangles, 40_000, np.random.default_rng(0))
+    places = points.on(vertices, triangles)[:, :2]
+    counts = np.histogram2d(*places.T, bins=4, range=[[0, 1], [0, 1]])[0]
+    np.testing.assert_allclose(counts, 2500, rtol=0.08)
+    np.testing.assert_allclose(sampling.vertex_normals(vertices, triangles), [[0, 0, 1]] * 5)
+    with pytest.raises(ValueError, match="without area"):
+        sampling.sample(vertices, triangles[1:2], 3, np.random.default_rng(0))

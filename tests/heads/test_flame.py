@@ -1,0 +1,137 @@
+"""FLAME's files: written here in its layout, with stand-ins of chumpy and scipy whose code must not run."""
+
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.spatial.transform
+
+from jaxface.errors import UserError
+from jaxface.heads import flame, flame_file, head_space
+
+EXPRESSIONS = 3
+
+
+def _arrays() -> dict[str, np.ndarray]:
+    """A ball as FLAME's mesh: mirrored halves of skin, then the eyeballs, two small balls in front."""
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((flame.SKIN // 2, 3))
+    half = 0.1 * half / np.linalg.norm(half, axis=1, keepdims=True)
+    skin = np.concatenate([half, half * [-1, 1, 1], [[0, 0.1, 0]]])
+    eyeball = 0.012 * rng.standard_normal((flame.EYEBALL, 3)) + [0.03, 0.03, 0.03]
+    weights = np.zeros((flame.VERTICES, 5))
+    weights[: flame.SKIN, flame.JAW] = skin[:, 1] < -0.03
+    weights[:, 0] = 1 - weights.sum(1)
+    regressor = np.zeros((5, flame.VERTICES))
+    regressor[flame.JAW, : flame.SKIN] = 1 / flame.SKIN
+    return {
+        "v_template": np.concatenate([skin, eyeball, eyeball * [-1, 1, 1]]),
+        "shapedirs": 0.001 * rng.standard_normal((flame.VERTICES, 3, flame.SHAPES + EXPRESSIONS)).astype(np.float16),
+        "posedirs": 1e-4 * rng.standard_normal((flame.VERTICES, 3, 36)).astype(np.float32),
+        "weights": weights,
+        "J_regressor": regressor,
+        "f": rng.integers(0, flame.VERTICES, (50, 3)).astype(np.uint32),
+    }
+
+
+class _Lively:
+    """Saved as chumpy saves: a new object and its state. Its code would tell on itself."""
+
+    def __setstate__(self, state):
+        raise AssertionError("foreign code ran")
+
+
+@pytest.fixture(scope="module")
+def foreign():
+    """Modules chumpy.ch and scipy.sparse.csc that exist while a file is written, and classes of theirs."""
+    made = {}
+    sys.modules["chumpy"] = types.SimpleNamespace()
+    for module, name in (("chumpy.ch", "Ch"), ("scipy.sparse.made_up", "csc_matrix")):
+        made[name] = type(name, (_Lively,), {"__module__": module})
+        sys.modules[module] = types.SimpleNamespace(**{name: made[name]})
+    yield made
+    for module in ("chumpy", *(kind.__module__ for kind in made.values())):
+        del sys.modules[module]
+
+
+def _boxed(kind: type, **state) -> object:
+    made = kind.__new__(kind)
+    made.__dict__.update(state)
+    return made
+
+
+@pytest.fixture(scope="module", params=[1, 2, "npz"])
+def path(request, tmp_path_factory, foreign):
+    arrays = _arrays()
+    path = tmp_path_factory.mktemp("flame") / ("model.npz" if request.param == "npz" else "model.pkl")
+    if request.param == "npz":
+        np.savez(path, **arrays)
+        return path
+    tree = dict(arrays, model_name="FLAME", bs_style=b"lbs")
+    for name in ("v_template", "shapedirs"):
+        tree[name] = _boxed(foreign["Ch"], x=arrays[name], dterms=("x",))
+    rows, columns = np.nonzero(arrays["J_regressor"].T)[::-1]
+    starts = np.concatenate([[0], np.cumsum((arrays["J_regressor"] != 0).sum(0))])
+    data = arrays["J_regressor"][rows, columns]
+    state = {"_shape": (5, flame.VERTICES), "data": data, "indices": rows, "indptr": starts}
+    tree["J_regressor"] = _boxed(foreign["csc_matrix"], **state)
+    path.write_bytes(pickle.dumps(tree, protocol=request.param))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(path) -> flame.Flame:
+    return flame.load_flame(path)
+
+
+def test_the_file_becomes_a_head(model):
+    arrays, head = _arrays(), model.head
+    assert head.template.dtype == np.float32 and head.triangles.dtype == np.int32
+    np.testing.assert_allclose(head_space.to_units(head.template), 4 * arrays["v_template"], atol=1e-5)
+    assert head.identity.shape[0] == flame.SHAPES and head.expression.shape[0] == EXPRESSIONS + 1
+    np.testing.assert_allclose(head.identity[7], 1000 * arrays["shapedirs"][..., 7].astype(np.float64), atol=1e-2)
+    np.testing.assert_array_equal(head.mirror[head.mirror], np.arange(flame.VERTICES))
+    mirrored = head.template[head.mirror] * [-1, 1, 1]
+    assert np.linalg.norm(mirrored - head.template, axis=1).max() < 1e-3
+    assert head.template[head.regions["eyeball_L"], 0].mean() > 20
+    assert head.regions["face"].any() and not (head.regions["face"] & head.regions["neck"]).any()
+
+
+def test_the_jaw_turns(model):
+    head, arrays = model.head, _arrays()
+    still = model.open_jaw(head.template, np.eye(3))
+    np.testing.assert_allclose(still, head.template, atol=1e-4)
+    turn = scipy.spatial.transform.Rotation.from_rotvec([0.2, 0, 0]).as_matrix()
+    moved = model.open_jaw(head.template, turn)
+    own = arrays["weights"][:, flame.JAW] > 0
+    joint = arrays["J_regressor"][flame.JAW] @ arrays["v_template"]
+    corrected = arrays["v_template"] + arrays["posedirs"][:, :, 9:18] @ (turn - np.eye(3)).ravel()
+    expected = np.where(own[:, None], (corrected - joint) @ turn.T + joint, corrected)
+    np.testing.assert_allclose((moved - head_space.ORIGIN_MM) / 1000, expected, atol=1e-5)
+    opened = head.expression[head.expression_names.index("jawOpen")]
+    assert np.linalg.norm(opened, axis=1)[own].mean() > 10 * np.linalg.norm(opened, axis=1)[~own].mean()
+
+
+class _Calls:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02]q\x00.", pickle.dumps({"v_template": [1.0]}), b"\x80\x02junk"])
+def test_other_files_are_named(content, tmp_path):
+    path = tmp_path / "other.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"other\.pkl"):
+        flame.load_flame(path)
+
+
+def test_code_in_a_file_is_refused(tmp_path, capsys):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"v_template": _Calls()}))
+    with pytest.raises(UserError, match=r"no business with (builtins|__builtin__)\.print"):
+        flame_file.read(path)
+    assert "executed" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="no FLAME model at"):
+        flame_file.read(tmp_path / "absent.pkl")

@@ -1,0 +1,131 @@
+"""Scans laid into the model's frame, whatever their unit and axes; and what is said about those that are none."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from jaxface import meshes
+from jaxface.errors import UserError
+from jaxface.geometry import sampling
+from jaxface.heads import head_space
+from jaxface.heads.procedural import procedural_head
+from jaxface.systems.nphm import scans
+
+
+@pytest.fixture(scope="module")
+def head():
+    """Points on the procedural head, model units."""
+    shape = procedural_head()
+    dots = sampling.sample(shape.template, shape.triangles, 6000, np.random.default_rng(0))
+    return head_space.to_units(dots.on(np.asarray(shape.template), np.asarray(shape.triangles)))
+
+
+def misplacement_mm(lay, scan, truth):
+    return 250 * np.linalg.norm(lay(scan) - truth, axis=1).mean()
+
+
+@pytest.mark.parametrize("unit", ["mm", "cm", "m", "nphm"])
+def test_the_unit_is_read_off_the_size(unit, head):
+    scan = head / scans.UNITS[unit] + 7.0
+    assert scans.unit_of(scan, "scan") == unit
+    face = scan[head[:, 2] > 0.1]
+    assert scans.unit_of(face, "face") == unit
+
+
+@pytest.mark.parametrize("turn", ["none", "z up", "upside down", "tilted"])
+def test_a_scan_is_found_in_any_frame(turn, head):
+    angles = {"none": [0, 0, 0], "z up": [90, 0, 0], "upside down": [0, 0, 180], "tilted": [8, -12, 5]}[turn]
+    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    rng = np.random.default_rng(1)
+    truth = head[rng.permutation(len(head))[:2500]] * [1.04, 0.97, 1.0]
+    scan = 250 * truth @ rotation.T + [30, -200, 400]
+    assert misplacement_mm(scans.found(scan, "mm", head), scan, truth) < 6
+    face = truth[:, 2] > 0.05
+    noisy = scan[face] + rng.normal(0, 1, (face.sum(), 3))
+    assert misplacement_mm(scans.found(noisy, "mm", head), scan[face], truth[face]) < 12
+
+
+def test_a_similarity_and_its_inverse(head, tmp_path):
+    rotation = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix()
+    lay = scans.Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
+    np.testing.assert_allclose(lay(lay.inverse(head)), head, atol=1e-5)
+    np.save(tmp_path / "matrix.npy", lay.matrix())
+    again = scans.given(str(tmp_path / "matrix.npy"), head[:39], "mm")
+    np.testing.assert_allclose(again(100 * head), lay(100 * head), atol=1e-5)
+    anchors = lay.inverse(head[:39]).astype(np.float64)
+    anchors[3:] = np.nan
+    np.savetxt(tmp_path / "anchors.txt", anchors)
+    np.testing.assert_allclose(scans.given(str(tmp_path / "anchors.txt"), head[:39], "mm")(100 * head), lay(100 * head),
+                               atol=1e-3)  # fmt: skip
+    np.savetxt(tmp_path / "two.txt", anchors[:2])
+    with pytest.raises(UserError, match="4,4.*39, 3"):
+        scans.given(str(tmp_path / "two.txt"), head[:39], "mm")
+
+
+def cloud(points, triangles=()):
+    return meshes.Mesh(np.float32(points), np.int32(triangles).reshape(-1, 3))
+
+
+def test_scans_that_are_none(head):
+    with pytest.raises(UserError, match="10 points are too few"):
+        scans.points_of(cloud(head[:10]), "ten.ply")
+    with pytest.raises(UserError, match="one place"):
+        scans.points_of(cloud(np.ones((200, 3))), "dot.ply")
+    with pytest.raises(UserError, match="no area"):
+        scans.points_of(cloud(np.ones((200, 3)), [[0, 1, 2]]), "flat.ply")
+    with pytest.raises(UserError, match="give --units"):
+        scans.unit_of(1e5 * head, "far.ply")
+    assert len(scans.points_of(cloud(np.resize(head, (1_000_000, 3))), "big.ply")) == scans.MOST
+
+
+@pytest.mark.parametrize("phase", ["identity", "expression"])
+def test_launch_fit_writes_its_files(phase, head, tmp_path):
+    import jax
+
+    from configs import nphm_expression, nphm_identity
+    from jaxface import checkpoint
+    from jaxface.system import TrainState
+    from jaxface.systems import nphm
+    from launch.benchmarks.nphm import headlike
+
+    config = nphm_identity.get_config("smoke")
+    anchors = head_space.to_units(np.asarray(procedural_head().template)[head_space.anchor_vertices(procedural_head())])
+    config.model.update(anchors=tuple(anchors.ravel().tolist()), codes=2, width=32)
+
+    def save(config, workdir, change=lambda params: params):
+        params, extra = nphm.build(config).init(jax.random.key(0))
+        checkpoint.write_config(workdir, config)
+        with checkpoint.Checkpoints(workdir, keep=1) as saved:
+            saved.save(TrainState(np.int32(0), change(params), extra, {}, {}))
+
+    net = nphm.model.identity_model(config)
+    like = lambda p: {**p, "identity": headlike(net, p["identity"], np.zeros(net.code, np.float32))}  # noqa: E731
+    save(config, tmp_path / "identity", like)
+    if phase == "expression":
+        config = nphm_expression.get_config("smoke")
+        config.identity, config.model.codes = str(tmp_path / "identity"), 2
+        save(config, tmp_path / "expression")
+    folder = tmp_path / "scans" / "anna"
+    folder.mkdir(parents=True)
+    (folder / "one.ply").write_bytes(meshes.encode(cloud(250 * head[:500] + 3), ".ply"))
+    (folder / "two.ply").write_bytes(meshes.encode(cloud(250 * head[500:1000] + 3), ".ply"))
+    command = [
+        sys.executable,
+        "-m",
+        "launch.fit",
+        "--scan",
+        str(tmp_path / "scans"),
+        "--workdir",
+        str(tmp_path / phase),
+    ]
+    done = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    summary, codes = json.loads((tmp_path / "out" / "fit.json").read_text()), np.load(tmp_path / "out" / "codes.npz")
+    assert summary.keys() == {"anna/one", "anna/two"} and codes["anna/identity"].shape == (net.code,)
+    mesh = meshes.read(tmp_path / "out" / "anna" / "one.ply")
+    assert len(mesh.triangles) and 100 < np.ptp(mesh.vertices, axis=0).max() < 400
+    assert (tmp_path / "out" / "anna" / "two.png").stat().st_size > 500

@@ -1,0 +1,111 @@
+"""Registration of synthetic scans of the procedural head, whose coefficients and pose are known."""
+
+import numpy as np
+import pytest
+import scipy.spatial
+from scipy.spatial.transform import Rotation
+
+from jaxface.errors import UserError
+from jaxface.geometry import sampling, views
+from jaxface.geometry.arap import Arap
+from jaxface.heads import closed, head_space
+from jaxface.heads.procedural import procedural_head
+from jaxface.meshes import Mesh
+from jaxface.systems.nphm import register, scan_landmarks
+
+METRES = 0.001
+
+
+@pytest.fixture(scope="module")
+def template() -> closed.ClosedHead:
+    return closed.close(procedural_head())
+
+
+@pytest.fixture(scope="module")
+def made(template):
+    """A smiling person in metres, turned and moved, sampled at other points than the template's, with a wart."""
+    head = template.head
+    identity = 0.8 * head_space.identity(head, 1, 4)
+    expression = head.expression_weights(jawOpen=0.4, mouthSmile_L=0.6, mouthSmile_R=0.5)
+    surface = template.posed(identity, expression)
+    rng = np.random.default_rng(0)
+    points = sampling.sample(surface, template.triangles, 60_000, rng)
+    normals = sampling.unit(points.on(sampling.vertex_normals(surface, template.triangles), template.triangles))
+    places = points.on(surface, template.triangles)
+    marks = np.asarray(head.landmark_points(head.shape(identity, expression), "68"))
+    wart = np.exp(-((places - [-45, -5, 85]) ** 2).sum(1) / (2 * 8.0**2))
+    places += 3.0 * wart[:, None] * normals
+    turn = Rotation.from_euler("yx", [25, -10], degrees=True).as_matrix()
+    pose = register.Similarity(METRES, turn, np.float64([0.3, 1.4, -0.2]))
+    scan = Mesh(np.float32(pose.to_scan(places)), np.zeros((0, 3), np.int32), np.float32(normals @ pose.rotation.T))
+    noisy = pose.to_scan(marks + rng.normal(0, 1.0, marks.shape))
+    noisy[20] = np.nan
+    return scan, noisy, pose, surface, wart
+
+
+def test_a_scan_in_metres_is_registered(template, made):
+    scan, landmarks, pose, surface, wart = made
+    result = register.register(scan, template, landmarks)
+    face = np.unique(template.triangles[template.face])
+    away = np.linalg.norm(result.similarity.to_scan(result.fitted[face]) - pose.to_scan(surface[face]), axis=1)
+    assert np.median(away) / METRES < 1.5, "vertices slide along the surface, but not far"
+    assert result.similarity.scale == pytest.approx(METRES, rel=0.05), "identity modes have a size as well"
+    places = result.mesh.vertices.astype(np.float64)
+    tree = scipy.spatial.cKDTree(scan.vertices)
+    distance = tree.query(places[face])[0] / METRES
+    assert np.median(distance) < 0.8 and result.error_mm[1] <= result.error_mm[0]
+    assert len(places) > 3 * len(surface) and result.mesh.triangles.max() == len(places) - 1
+    on_wart = scipy.spatial.cKDTree(places).query(scan.vertices[wart > 0.8])[0] / METRES
+    flat = scipy.spatial.cKDTree(result.similarity.to_scan(result.fitted)).query(scan.vertices[wart > 0.8])[0] / METRES
+    assert np.median(on_wart) < 0.6 * np.median(flat), "what no coefficient can do, the refinement does"
+
+
+def test_too_few_landmarks_are_said(template, made):
+    scan, landmarks, *_ = made
+    few = np.where(np.arange(68)[:, None] < 25, landmarks, np.nan)
+    with pytest.raises(UserError, match="only 7 landmarks"):
+        register.register(scan, template, few)
+
+
+def test_arap_keeps_a_turned_shape_and_follows_targets():
+    """A strip held at one end turned by 40 degrees turns as a whole."""
+    x, y = np.meshgrid(np.linspace(0, 5, 21), np.linspace(0, 1, 5), indexing="ij")
+    rest = np.stack([x, y, 0.1 * np.sin(3 * x)], -1).reshape(-1, 3)
+    cell = (np.arange(20)[:, None] * 5 + np.arange(4)).ravel()
+    triangles = np.concatenate([np.stack([cell, cell + 5, cell + 6], 1), np.stack([cell, cell + 6, cell + 1], 1)])
+    turn = Rotation.from_euler("z", 40, degrees=True).as_matrix()
+    shape, held = Arap(rest, triangles), (rest[:, 0] < 0.8) * 100.0
+    pulled = shape.pulled(rest, rest @ turn.T, held, iterations=200)
+    np.testing.assert_allclose(pulled, rest @ turn.T, atol=0.05)
+    np.testing.assert_allclose(shape.pulled(rest, rest + 1, held, iterations=20), rest + 1, atol=1e-6)
+
+
+def test_landmarks_are_put_back_on_the_scan(template):
+    """The detector here knows where things are: it projects the true points with the camera it is shown with."""
+    head = template.head
+    lying = Rotation.from_euler("x", -90, degrees=True).as_matrix()  # up is -z: no face is seen upright
+    marks = np.asarray(head.landmark_points(np.asarray(head.template), "68")) @ lying.T
+    scan = Mesh(np.float32(template.surface(head.template) @ lying.T), template.triangles)
+    cameras = []
+
+    def photographed(scan, camera, inner=scan_landmarks.photograph):
+        cameras.append(camera)
+        return inner(scan, camera)
+
+    def detect(picture):
+        assert picture.shape == (*scan_landmarks.SIZE, 3) and picture.std() > 10
+        camera = cameras[-1]
+        if camera.rotation[2] @ (lying @ [0, 0, -1]) < 0.9 or camera.rotation[1] @ (lying @ [0, -1, 0]) < 0.9:
+            return None
+        return views.project(marks, *camera, scan_landmarks.SIZE)[0], 0.9
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan_landmarks, "photograph", photographed)
+        found = scan_landmarks.find(scan, detect)
+        with pytest.raises(UserError, match="no face is seen"):
+            scan_landmarks.find(scan, lambda picture: None)
+    away = np.linalg.norm(found - marks, axis=1)
+    assert np.nanmedian(away) < 1.0 and np.isfinite(found).all(1).sum() > 60
+    assert len(scan_landmarks.orientations()) == 24
+    with pytest.raises(UserError, match="cloud of points"):
+        scan_landmarks.find(Mesh(scan.vertices, scan.triangles[:0]), detect)

@@ -1,0 +1,129 @@
+"""Both phases on their smoke variants: trained, resumed, scored, moved; raw; what convert does with checkpoints."""
+
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import nphm_expression, nphm_identity
+from jaxface import checkpoint, evaluation, inference, metrics, shipped, training
+from jaxface.errors import UserError
+from jaxface.systems import nphm
+from tests import weights
+from tests.systems.nphm import official
+
+ROOT = pathlib.Path(__file__).parents[3]
+CONFIGS = {"identity": nphm_identity, "expression": nphm_expression}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("nphm")
+
+
+def smoke(folder, phase):
+    config = CONFIGS[phase].get_config("smoke")
+    config.data.dir = str(folder / "data")
+    if phase == "expression" and (folder / "identity").exists():
+        config.identity = str(folder / "identity")
+    return config
+
+
+@pytest.mark.parametrize("phase", ["identity", "expression"])
+def test_smoke_trains_and_a_second_run_verifies(phase, folder):
+    config, workdir = smoke(folder, phase), folder / phase
+    first = training.fit(nphm.build(config), config, workdir)
+    assert int(first.step) == 8 and len(checkpoint.steps(workdir)) == 3
+    again = training.fit(nphm.build(config), config, workdir)
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    scored = {name: value for name, value in metrics.read(workdir)[-1].items() if name.startswith("head_sdf")}
+    results = evaluation.evaluate(nphm.build(config), checkpoint.load_config(workdir), workdir)
+    for name, value in results["head_sdf/procedural"].items():
+        assert value == pytest.approx(scored[f"head_sdf/procedural/{name}"], rel=1e-3) and value > 0
+
+
+def test_a_moved_expression_workdir_stands_alone(folder):
+    moved = folder / "elsewhere" / "moved"
+    shutil.copytree(folder / "expression", moved)
+    here = inference.Predictor.from_workdir(folder / "expression")
+    (folder / "identity").rename(folder / "gone")
+    there = inference.Predictor.from_workdir(moved)
+    (folder / "gone").rename(folder / "identity")
+    code = here.system.frozen()["codes"].shape[1]
+    arrays = {"points": weights.array("points", (2, 5, 3), 0.3), "identity": weights.array("z", (2, code), 0.1)}
+    arrays["expression"] = weights.array("e", (2, here.config.model.code), 0.1)
+    ours, theirs = here.raw(arrays), there.raw(arrays)
+    assert {name: value.shape for name, value in ours.items()} == {
+        "sdf": (2, 5), "gradient": (2, 5, 3), "anchors": (2, 39, 3), "offsets": (2, 5, 3),
+    }  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert np.abs(ours["offsets"]).max() > 0
+    del arrays["expression"]
+    assert not here.raw(arrays)["offsets"].any()
+    shipped.save_asset(folder / "asset", here.config, here.params, here.extra)
+    config, params, _ = shipped.load_asset(folder / "asset")
+    again = nphm.build(config).raw(params, {}, arrays)["sdf"]
+    np.testing.assert_allclose(again, ours["sdf"], atol=2e-3)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"points": np.zeros((1, 4, 3))}, "needs the array 'identity'"),
+    ({"points": np.zeros((4, 3)), "identity": np.zeros((1, 168))}, "must be .B,N,3."),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity is .1, 7."),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "differ in their first axis"),
+])  # fmt: skip
+def test_raw_says_what_is_wrong(wrong, message, folder):
+    with pytest.raises(UserError, match=message):
+        inference.Predictor.from_workdir(folder / "identity").raw(wrong)
+
+
+def test_checkpoints_bring_their_codes_and_widths():
+    config = nphm_identity.get_config("reference")
+    config.model.anchors = tuple(official.golden()["anchors_mean"].ravel().tolist())
+    config.model.position_width = 64
+    system = nphm.build(config)
+    tensors = {f"decoder_state_dict.{name}": value for name, value in official.checkpoint("id").items()}
+    codes = weights.array("codes", (3, 1344))
+    tensors |= {"latent_codes_state_dict.weight": codes, "latent_codes_val_state_dict.weight": codes[:1]}
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    params, extra = system.from_torch(tensors, *shapes)
+    assert config.model.position_width == 256 and config.model.codes == 3
+    np.testing.assert_array_equal(params["codes"], codes)
+    assert jax.tree.map(np.shape, params) == jax.tree.map(
+        lambda leaf: leaf.shape, jax.eval_shape(nphm.build(config).init, jax.random.key(0))[0]
+    )
+    golden = official.golden()
+    out = system.raw(params, extra, {"points": golden["id.xyz"], "identity": golden["id.z"][:, 0]})
+    assert official.error(out["sdf"], golden["id.train.sdf"]) < 1e-5
+    assert official.error(out["gradient"], golden["id.train.grad"]) < 1e-5
+    config.model.anchors = config.model.anchors[:-3]
+    with pytest.raises(UserError, match="38 mean anchors, but the checkpoint has 39"):
+        nphm.build(config).from_torch(tensors, *shapes)
+    config.model.anchors = config.model.anchors[:10]
+    with pytest.raises(UserError, match="10 numbers"):
+        nphm.build(config)
+
+
+def test_an_expression_model_needs_an_identity_model(folder):
+    with pytest.raises(UserError, match="config.identity is empty"):
+        nphm.build(nphm_expression.get_config("reference"))
+    config = smoke(folder, "expression")
+    config.identity = str(folder / "expression")
+    with pytest.raises(UserError, match="no workdir of an identity model"):
+        nphm.build(config)
+
+
+@pytest.mark.parametrize("phase", ["identity", "expression"])
+def test_every_key_is_read(phase):
+    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
+    names = [name for config in map(CONFIGS[phase].get_config, CONFIGS[phase].VARIANTS) for name, _ in _leaves(config)]
+    assert not [n for n in set(names) if not re.search(rf"\b(config|model|weights)[\w.]*\.{n}\b|\[.{n}.\]", sources)
+                and f'"{n}"' not in sources]  # fmt: skip
+
+
+def _leaves(config):
+    for name, value in config.items():
+        yield from _leaves(value) if hasattr(value, "items") else [(name, value)]
