@@ -61,7 +61,7 @@ def box_error(points: jax.Array, truth: jax.Array, known: jax.Array) -> jax.Arra
 def ground_truth_error(points: jax.Array, truth: jax.Array, known: jax.Array) -> jax.Array:
     """GTE (…) of (…,68,3) in the picture: as `box_error`, over the true 3D distance of the outer eye corners.
 
-    p2pNormMeanError of the original's utils/evaluation.py; the 3DFAW challenge's (Jeni et al., ECCVW 2016, eq. 1).
+    p2pNormMeanError of the original's utils/evaluation.py, after the 3DFAW challenge (Jeni et al., ECCVW 2016).
     """
     xp = alignment.namespace(points, truth)
     return _distance(points, truth, known) / xp.sqrt(_eyes(truth))
@@ -82,9 +82,10 @@ def posed(shape: np.ndarray, target: np.ndarray) -> np.ndarray:
 def cross_view_error(points: np.ndarray, other: np.ndarray, known: np.ndarray) -> np.ndarray:
     """CVGTCE (B,) of points (B,68,3) against the truth (B,68,3) of the same face seen from another side.
 
-    The mean distance that the best similarity leaves, over the outer eye corners' distance of that truth. 3DFAW
-    challenge: Jeni et al., "The first 3D face alignment in the wild (3DFAW) challenge", ECCV 2016 workshops, §4. Where
-    a data set has one view of a face, its own truth does: it differs from that of another view by a similarity.
+    The mean distance that the best similarity leaves, over the outer eye corners' distance of that truth. Named by
+    the 3DFAW challenge (Jeni et al., ECCV 2016 workshops), whose text was not at hand: the definition is written from
+    its common description. Where a data set has one view of a face, its own truth does: it differs from that of
+    another view by a similarity.
     """
     laid = np.stack([_posed_by(one, truth, seen) for one, truth, seen in zip(points, other, known, strict=True)])
     distance = np.linalg.norm(laid - other, axis=-1)
