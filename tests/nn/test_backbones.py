@@ -70,7 +70,7 @@ def test_batch_norm_over_all_devices(devices):
 def test_a_small_resnet_learns_and_evaluates_with_running_statistics():
     net = resnet.ResNet((1, 1), width=8)
     image = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
-    variables = net.init(jax.random.key(1), image)
+    variables = jax.jit(net.init)(jax.random.key(1), image)
 
     @jax.jit
     def gradient(params, stats):
@@ -85,8 +85,9 @@ def test_a_small_resnet_learns_and_evaluates_with_running_statistics():
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
     for _ in range(100):
         _, changed = gradient(variables["params"], changed)
-    trained, _ = net.apply({"params": variables["params"], **changed}, image, True, mutable="batch_stats")
-    np.testing.assert_allclose(net.apply({"params": variables["params"], **changed}, image)[-1], trained[-1], atol=0.1)
+    variables = {"params": variables["params"], **changed}
+    trained, _ = jax.jit(lambda variables: net.apply(variables, image, True, mutable="batch_stats"))(variables)
+    np.testing.assert_allclose(jax.jit(net.apply)(variables, image)[-1], trained[-1], atol=0.1)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 5, 2), (1, 1, 2, 1)])

@@ -49,8 +49,8 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
 def _augmented(face: Example, rng: np.random.Generator) -> Example:
     """The face under one random map of its crop; see `augment.random_matrix`."""
     affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE)
-    scale = np.diag([1, 1, REFERENCE_SIZE / len(face["image"])])
-    own = np.linalg.inv(scale) @ affine @ scale
+    to_reference = np.diag([1, 1, len(face["image"]) / REFERENCE_SIZE])
+    own = np.linalg.inv(to_reference) @ affine @ to_reference
     maps = {key: augment.warp_image(face[key], own) for key in ("image", "skin") if key in face}
     return {**maps, "landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
 

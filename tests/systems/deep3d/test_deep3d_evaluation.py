@@ -74,7 +74,8 @@ def test_micc_measures_what_was_added(head, scan):
     points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 1.0, -1.0)[:, None]
     start = evaluation.by_landmarks(moved(landmarks), landmarks)
     error = evaluation.micc_error(points, landmarks[30], UP, moved(vertices), triangles, start)
-    assert error == pytest.approx(1.0, abs=0.03)
+    # Another part of the surface may be nearer, and the fit takes a little away: never more than was added.
+    assert 0.95 < error <= 1.0
     far = np.concatenate([points, points + [0, 0, 300], points + [0, 60, 0]])
     region = evaluation.micc_region(far, landmarks[30], UP)
     assert not region[1500:3000].any() and 0 < region[:1500].mean() < 1
