@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
+from jaxface.nn.fresh import initialize
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
@@ -257,11 +258,7 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
 
 def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
     """Fresh (params, extra); `extra` is `{}` or {"batch_stats": …} (predictor "transformer")."""
-    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
-    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
-    params = variables.pop("params")
-    return params, variables
+    return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
 
 
 def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

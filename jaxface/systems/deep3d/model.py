@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.nn.fresh import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
 from jaxface.systems.deep3d import cnet, formation
@@ -73,11 +74,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
 
 def init(model: RNet, image_size: int, confidence: bool, key: jax.Array) -> tuple[Any, Any]:
     """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name."""
-    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
-    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
     image = jnp.zeros((1, image_size, image_size, 3))
-    variables = jax.jit(model.init)(key, image)
-    params = variables.pop("params")
+    params, variables = initialize(model, key, image)
     if confidence:
         _, *features = jax.eval_shape(
             functools.partial(model.apply, method="regress"), {"params": params, **variables}, image

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.fresh import initialize
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.volume import HalvingConv, WholeConv
 from jaxface.system import Tree
@@ -178,11 +179,7 @@ def _check(config: ml_collections.ConfigDict, depths: tuple[int, ...]) -> None:
 
 def init(model: JVCR, image_size: int, key: jax.Array) -> tuple[Tree, Tree]:
     """Fresh (params, extra = {"batch_stats": …})."""
-    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
-    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)))
-    params = variables.pop("params")
-    return params, variables
+    return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
 def raw(

@@ -17,6 +17,7 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.fresh import initialize
 from jaxface.nn.mobilenet import MobileNet
 from jaxface.nn.resnet import ResNet
 from jaxface.parallel import AXIS
@@ -128,11 +129,7 @@ def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, in
 
 def init(model: PIPNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
     """Fresh (params, {"batch_stats": …})."""
-    # XLA compiles one generator per parameter; the hardware generator's takes a third of the time.
-    key = jax.random.wrap_key_data(jnp.tile(jax.random.key_data(key), 2), impl="rbg")
-    variables = jax.jit(model.init)(key, jnp.zeros((1, image_size, image_size, 3)))
-    params = variables.pop("params")
-    return params, variables
+    return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
 def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
