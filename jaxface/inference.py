@@ -113,14 +113,15 @@ def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
 
 
 @functools.cache
-def _detector() -> Predictor:
+def detector() -> Predictor:
+    """The landmark detector that ships, loaded once."""
     return Predictor.pretrained("continuous")
 
 
 def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
     """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.needs_points`."""
-    detector = _detector()
-    return detector.system.predict(detector.params, detector.extra, pixels, boxes=boxes)
+    own = detector()
+    return own.system.predict(own.params, own.extra, pixels, boxes=boxes)
 
 
 def build(config: ml_collections.ConfigDict, where: str) -> System:

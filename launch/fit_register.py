@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxface import checkpoint, meshes
+from jaxface import checkpoint, inference, meshes
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.heads.closed import close
-from jaxface.inference import Predictor
 from jaxface.systems.nphm import register, scan_landmarks
 
 
 def detector() -> scan_landmarks.Detector:
     """The shipped landmark model: the largest face of a picture, the surer the smaller its sigmas are for its size."""
-    predictor = Predictor.pretrained("continuous")
+    predictor = inference.detector()
 
     def detect(picture: np.ndarray) -> tuple[np.ndarray, float] | None:
         faces = predictor(picture, layout="68")

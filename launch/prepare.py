@@ -3,7 +3,6 @@
 A folder of photographs becomes one by: --dataset face_folder --manual_dir FOLDER
 """
 
-import functools
 import textwrap
 from typing import Any
 
@@ -68,18 +67,13 @@ def landmark_summary(metadata: dict[str, list]) -> str:
 
 def detect(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
     """The 68 points (68,2) px of the largest face by the shipped detector, or of that in `box`; None if unsure."""
-    face = next(iter(_detector()(photo, boxes=box)), None)
+    from jaxface.inference import detector
+
+    face = next(iter(detector()(photo, boxes=box)), None)
     if face is None:
         return None
     side = np.subtract(face["box"][2:], face["box"][:2]).mean()
     return face["points"] if np.median(face["sigma"]) < UNSURE * side else None
-
-
-@functools.cache
-def _detector():
-    from jaxface.inference import Predictor
-
-    return Predictor.pretrained("continuous")
 
 
 if __name__ == "__main__":
