@@ -103,7 +103,7 @@ def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
     config.optim.update(lr=1.5e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.steps, config.validation.lr = 60, 0.02
     config.fit.points, config.fit.resolution, config.fit.steps = 2000, 128, 500
-    config.steps, config.batch_size, config.eval_every, config.save_every = 3200, 16, 3200, 400
+    config.steps, config.batch_size, config.eval_every, config.save_every = 4000, 16, 4000, 400
     config.ema = 0.998
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 
 EXPANSION = 2
 # PyTorch's initialisation of convolutions and linear layers: uniform within 1/sqrt(fan-in).
@@ -46,7 +47,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         out = EXPANSION * self.planes
-        spatial = nn.Conv(self.planes, (3, 3), padding=((1, 1), (1, 1)), kernel_init=INIT, name="conv2")
+        spatial = Conv(self.planes, 3, kernel_init=INIT, name="conv2")
         y = x
         for number, layer in enumerate((pointwise(self.planes, "conv1"), spatial, pointwise(out, "conv3")), start=1):
             y = layer(nn.relu(BatchNorm(self.axis_name, name=f"bn{number}")(y, train)))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 from jaxface.nn.depthwise import INIT as DEPTHWISE_INIT
 from jaxface.nn.depthwise import depthwise
 
@@ -137,8 +138,7 @@ class MobileNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         stem, blocks, last, activation = self.variant
-        margin = ((1, 1), (1, 1))
-        x = nn.Conv(stem, (3, 3), 2, margin, use_bias=False, kernel_init=INIT, dtype=self.dtype, name="stem")(image)
+        x = Conv(stem, 3, 2, use_bias=False, kernel_init=INIT, dtype=self.dtype, name="stem")(image)
         x = activation(BatchNorm(self.axis_name, name="stem_norm")(x, train))
         for number, spec in enumerate(blocks, start=1):
             x = Block(spec, self.axis_name, self.dtype, name=f"block{number}")(x, train)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 from jaxface.nn.pooling import max_pool
 
 # Blocks per stage, and whether they are bottlenecks.
@@ -23,8 +24,7 @@ INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 def convolution(x: jax.Array, width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> jax.Array:
     """A convolution (size,size,C,width) without bias as a layer of the calling module, padded as in PyTorch."""
-    margin = ((size // 2, size // 2),) * 2
-    return nn.Conv(width, (size, size), stride, margin, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
+    return Conv(width, size, stride, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxface import torch_names, torch_weights
 from jaxface.errors import UserError
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 from jaxface.systems.deep3d.alignment import FIVE_OF_68
 
 SIZE = 112
@@ -59,8 +60,7 @@ class IResNet(nn.Module):
 
 
 def _convolution(x: jax.Array, width: int, size: int, stride: int, name: str) -> jax.Array:
-    margin = ((size // 2, size // 2),) * 2
-    return nn.Conv(width, (size, size), stride, margin, use_bias=False, name=name)(x)
+    return Conv(width, size, stride, use_bias=False, name=name)(x)
 
 
 def _prelu(module: nn.Module, x: jax.Array) -> jax.Array:

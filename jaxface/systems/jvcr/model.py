@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 from jaxface.nn.fresh import initialize
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.volume import HalvingConv, WholeConv
@@ -59,7 +60,7 @@ class Pix2Vox(nn.Module):
 
     def _stem(self, image: jax.Array, train: bool) -> jax.Array:
         quarter, half = self.width // 4, self.width // 2
-        x = nn.Conv(quarter, (7, 7), 2, ((3, 3), (3, 3)), kernel_init=INIT, name="conv1")(image)
+        x = Conv(quarter, 7, 2, kernel_init=INIT, name="conv1")(image)
         x = nn.relu(BatchNorm(self.axis_name, name="bn_stem")(x, train))
         x = max_pool(Bottleneck(quarter, self.axis_name, name="layer1")(x, train))
         x = Bottleneck(half, self.axis_name, name="layer2")(x, train)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
 from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.convolution import Conv
 from jaxface.nn.fresh import initialize
 from jaxface.nn.mobilenet import MobileNet
 from jaxface.nn.resnet import ResNet
@@ -86,8 +87,8 @@ class PIPNet(nn.Module):
         return maps
 
 
-def _strided() -> nn.Conv:
-    return nn.Conv(EXTRA_WIDTH, (3, 3), 2, ((1, 1), (1, 1)), kernel_init=HEAD_INIT)
+def _strided() -> Conv:
+    return Conv(EXTRA_WIDTH, 3, 2, kernel_init=HEAD_INIT)
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:

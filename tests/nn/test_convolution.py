@@ -1,0 +1,51 @@
+"""The convolution whose kernel gradient is matrix products on CPUs, against XLA's, values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxface.nn import convolution
+from jaxface.nn.convolution import CHUNK, FEW_CHANNELS, Conv, convolve
+
+
+def value_and_gradients(form, image, kernel):
+    output, pullback = jax.vjp(form, image, kernel)
+    return output, *pullback(jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape))
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 8, 16), (4, 7, 12, FEW_CHANNELS), (2, 6, 6, 3)])
+@pytest.mark.parametrize("size, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_values_and_gradients_are_those_of_xla(shape, size, stride):
+    keys = jax.random.split(jax.random.key(0))
+    arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (size, size, shape[-1], 5))
+    ours, theirs = (
+        jax.jit(functools.partial(value_and_gradients, functools.partial(form, stride=stride)))(*arrays)
+        for form in (convolve, convolution._plain)
+    )
+    for actual, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("batch, rest", [(6, CHUNK // 2), (5, CHUNK // 2), (3, 2 * CHUNK)])
+def test_batches_are_summed_in_equal_parts(batch, rest):
+    """Of six, two fit at once; five have no part of two; and one may be more than fits."""
+    side = 64
+    image = jax.random.normal(jax.random.key(1), (batch, side, side, rest // side**2))
+    cotangent = jax.random.normal(jax.random.key(2), (batch, side, side, 2))
+    gradients = [
+        jax.jit(functools.partial(form, size=3, stride=1))(image, cotangent)
+        for form in (convolution._kernel_gradient_products, convolution._kernel_gradient_plain)
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=5e-3)
+
+
+def test_half_precision_keeps_float32_parameters():
+    module = Conv(4, 3, dtype=jnp.bfloat16)
+    image = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))
+    params = module.init(jax.random.key(1), image)
+    assert module.apply(params, image).dtype == jnp.bfloat16
+    grads = jax.grad(lambda p: module.apply(p, image).astype(jnp.float32).sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {jnp.dtype("float32")}
