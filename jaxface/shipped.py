@@ -16,6 +16,8 @@ from jaxface.system import TrainState, Tree
 
 PARAMS_FILE = "params.safetensors"
 EXTRA_PREFIX = "extra/"
+# Where the data of the training lay says nothing on another machine.
+SHIPPED_DATA_DIR = "data"
 # The key by which a configuration names another run whose model it only reads.
 ADOPTED = "identity"
 
@@ -30,6 +32,9 @@ def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, par
         own = pathlib.Path(folder) / checkpoint.FROZEN / ADOPTED
         save_asset(own, *load(config[ADOPTED]))
         config = ml_collections.ConfigDict({**config.to_dict(), ADOPTED: str(own)})
+    config = config.copy_and_resolve_references()
+    if "data" in config:
+        config.data.dir = SHIPPED_DATA_DIR
     arrays = {name: _half(name, value) for name, value in flat(params).items()}
     arrays |= {EXTRA_PREFIX + name: np.asarray(value, np.float32) for name, value in flat(extra).items()}
     checkpoint.write_config(folder, config)
