@@ -29,7 +29,7 @@ class Page:
         self._server, self._explorer, self._resolution = server, explorer, resolution
         self._changed, self._sample, self.shown = threading.Event(), -1, None
         server.scene.set_up_direction("+y")
-        server.initial_camera.position, server.initial_camera.look_at = (0.0, 0.0, 2.4), (0.0, 0.0, 0.0)
+        server.initial_camera.position, server.initial_camera.look_at = (0.0, 0.0, 1.6), (0.0, 0.0, 0.0)
         self._person_controls()
         self._expression_controls()
         self._looks()
