@@ -25,6 +25,8 @@ from jaxface.errors import UserError
 AXIS = "data"
 BACKENDS = ("pmap", "shard_map")
 FIRST_TIMEOUT_MS = 6 * 3600 * 1000
+# A process alone is its own coordinator, and would end itself for missing heartbeats when a laptop wakes up.
+LONGEST_SLEEP_S = 10 * 24 * 3600
 
 Tree = Any
 Devices = Sequence[jax.Device] | None
@@ -181,7 +183,9 @@ def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = 
         raise UserError("this is one of several SLURM tasks: pass --coordinator auto")
     else:
         address = f"127.0.0.1:{free_port()}"
-        jax.distributed.initialize(address, 1, 0, coordinator_bind_address=address)
+        jax.distributed.initialize(
+            address, 1, 0, coordinator_bind_address=address, heartbeat_timeout_seconds=LONGEST_SLEEP_S
+        )
 
 
 def free_port() -> int:
