@@ -1,8 +1,8 @@
 """Times of this machine, a JSON line per thing: python -m launch.bench [--system NAME]
 
 {"system", "metric", "batch", "ms", "peer", "peer_ms", "ratio", …}: medians of runs that alternate with the peer's. The
-peer is stock eager PyTorch in float32 with the same threads, the better of both memory formats; ratio = ms / peer_ms.
-The peer's entries are null where torch is not installed. `per_s` is batch items per second.
+peer is stock eager PyTorch in float32 with the same threads, the better of both memory formats; ratio = ms / peer_ms,
+and peers_ms has both. The peer's entries are null where torch is not installed. `per_s` is batch items per second.
 """
 
 import importlib

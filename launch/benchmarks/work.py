@@ -57,6 +57,7 @@ def measure(work: Work, seconds: float) -> dict:
         "peer_ms": round(medians[best], 3) if best else None,
         "ratio": round(ms / medians[best], 3) if best else None,
         "per_s": round(1e3 * work.batch / ms, 1),
+        "peers_ms": {name: round(median, 3) for name, median in medians.items()},
         "runs": len(times["ours"]),
         "device": jax.devices()[0].device_kind,
     }

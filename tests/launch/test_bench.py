@@ -18,6 +18,7 @@ def test_lines_hold_medians_and_the_better_peer():
     work = Work("x", "forward", 4, sleep(0.02), {"contiguous": sleep(0.04), "channels_last": sleep(0.01)})
     line = measure(work, seconds=0.1)
     assert line["peer"] == "torch, channels_last" and line["runs"] >= 5
+    assert line["peers_ms"]["contiguous"] > 2 * line["peers_ms"]["channels_last"] == 2 * line["peer_ms"]
     assert (
         20 <= line["ms"] < 40 and 1 < line["ratio"] < 3 and line["per_s"] == pytest.approx(4000 / line["ms"], rel=0.01)
     )

@@ -1,4 +1,4 @@
-"""The model that ships: small enough, right on rendered heads that it has not seen, plausible on a photograph."""
+"""The detector that ships: right on rendered heads that it has not seen, plausible on a photograph."""
 
 import jax
 import numpy as np
@@ -15,11 +15,6 @@ SIZE = 160
 @pytest.fixture(scope="module")
 def predictor():
     return inference.Predictor.pretrained()
-
-
-def test_it_is_small():
-    files = [path for path in (inference.ASSETS / "continuous").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 8e6
 
 
 def test_it_finds_the_points_of_unseen_heads(predictor):
