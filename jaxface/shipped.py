@@ -16,7 +16,7 @@ from jaxface.system import TrainState, Tree
 
 PARAMS_FILE = "params.safetensors"
 EXTRA_PREFIX = "extra/"
-# Where the data of the training lay says nothing on another machine.
+# Where the training's data and its beginnings lay says nothing on another machine.
 SHIPPED_DATA_DIR = "data"
 # The key by which a configuration names another run whose model it only reads.
 ADOPTED = "identity"
@@ -33,6 +33,7 @@ def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, par
         save_asset(own, *load(config[ADOPTED]))
         config = ml_collections.ConfigDict({**config.to_dict(), ADOPTED: str(own)})
     config = config.copy_and_resolve_references()
+    config.update({name: "" for name in ("init", "resume") if name in config})
     if "data" in config:
         config.data.dir = SHIPPED_DATA_DIR
     arrays = {name: _half(name, value) for name, value in flat(params).items()}
