@@ -137,7 +137,9 @@ def test_expression_losses_and_gradients():
         assert np.linalg.norm(value.ravel()) == pytest.approx(float(g[f"p2.gradnorm.{name}"]), rel=1e-4), name
 
 
-@pytest.mark.xfail(reason="identity codes differ by 0.43 of their maximum at a few entries; cause not found yet")
+# Adam's first step is the sign of the gradient, and at entries 217 and 1153 that is rounding noise: 5.5e-7 and 2.7e-6
+# beside 0.2. With these two left free the largest difference falls from 0.43 to 0.028 of the maximum.
+@pytest.mark.xfail(reason="identity codes differ by 0.43 of their maximum where the first gradient is rounding noise")
 def test_three_steps_of_fitting():
     g = golden()
     (identity, identity_params), (deformation, params) = converted("id"), converted("ex")
