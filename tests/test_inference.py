@@ -61,9 +61,12 @@ def test_raw_is_the_network_alone(predictor):
 
 def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypatch):
     extra = {"batch_stats": {"mean": np.float32([1e-6])}}
-    shipped.save_asset(tmp_path / "mine", predictor.config, predictor.params, extra)
+    trained = predictor.config.copy_and_resolve_references()
+    trained.init = "/home/somebody/earlier"
+    shipped.save_asset(tmp_path / "mine", trained, predictor.params, extra)
     config, params, read = shipped.load_asset(tmp_path / "mine")
-    assert config.to_dict() == predictor.config.to_dict() and read["batch_stats"]["mean"] == np.float32(1e-6)
+    portable = {"data": {**trained.data.to_dict(), "dir": "data"}, "init": "", "resume": ""}
+    assert config.to_dict() == {**trained.to_dict(), **portable} and read["batch_stats"]["mean"] == np.float32(1e-6)
     monkeypatch.setattr(inference, "ASSETS", tmp_path)
     mine = Predictor.pretrained("mine")
     ours, theirs = (one(picture, boxes=BOX)[0]["points"] for one in (mine, predictor))
