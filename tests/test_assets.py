@@ -32,7 +32,7 @@ def test_neural_head_looks_like_one():
 
 
 def test_reconstruction_of_a_photograph_lies_on_it():
-    """The portrait's eyes, nose and mouth as in the detector's own test, and a head that is turned as she is."""
+    """The portrait's eyes, nose and mouth, read off an enlargement as in the detector's own test."""
     data = pytest.importorskip("skimage.data")
     (face,) = Predictor.pretrained("deep3d")(data.astronaut())
     by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])

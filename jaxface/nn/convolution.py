@@ -1,6 +1,6 @@
 """Convolution as PyTorch pads it, whose gradient is quick on CPUs as well.
 
-On a CPU XLA takes three to five times as long for the gradient of a kernel as for the convolution itself. There it is
+On a CPU XLA takes up to five times as long for the gradient of a kernel as for the convolution itself. There it is
 written as matrix products over a few pictures at a time, so that what is multiplied stays in the processor's cache.
 GPUs and TPUs keep XLA's form.
 """
