@@ -1,13 +1,21 @@
 """What every launcher shares: flags, the system that a configuration names, and one line for a user's mistake."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
 
+import jaxlib
 import ml_collections
 from absl import app, flags, logging
 
 from jaxface.errors import UserError
+
+# Of XLA's two convolutions for CPUs the default one leaves cores idle where channels are few. Other versions of jaxlib
+# end the process at a flag that they do not know; a user's own flags come later and win.
+if jaxlib.version.__version_info__[:2] == (0, 10):
+    NO_YNN = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+    os.environ["XLA_FLAGS"] = f"{NO_YNN} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

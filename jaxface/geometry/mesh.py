@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
-def normalize(vectors: jax.Array) -> jax.Array:
-    """Vectors (…,3) scaled to length 1; zero vectors stay zero, with zero gradient."""
-    squared = (vectors**2).sum(-1, keepdims=True)
+def normalize(vectors: jax.Array, axis: int = -1) -> jax.Array:
+    """Vectors, whose three components lie along `axis`, scaled to length 1; zero vectors stay, with zero gradient."""
+    # Spelt out: on CPUs XLA's sum over so short an axis takes longer than all the rest.
+    x, y, z = (lax.index_in_dim(vectors, component, axis) for component in range(3))
+    squared = x * x + y * y + z * z
     nonzero = squared > 0
     return jnp.where(nonzero, vectors / jnp.sqrt(jnp.where(nonzero, squared, 1.0)), 0.0)
 
@@ -60,10 +63,7 @@ def batch_vertex_normals(vertices: jax.Array, triangles: jax.Array, around: jax.
 
     transposed = vertices.transpose(1, 2, 0)
     a, b, c = (rows(transposed, triangles[:, corner]) for corner in range(3))
-    normals = _normalize_axis1(jnp.cross(b - a, c - b, axis=1))
-    total = rows(jnp.pad(normals, ((0, 1), (0, 0), (0, 0))), around).sum(1)
-    return _normalize_axis1(total).transpose(2, 0, 1)
-
-
-def _normalize_axis1(vectors: jax.Array) -> jax.Array:
-    return jnp.moveaxis(normalize(jnp.moveaxis(vectors, 1, -1)), -1, 1)
+    normals = normalize(jnp.cross(b - a, c - b, axis=1), axis=1)
+    padded = jnp.pad(normals, ((0, 1), (0, 0), (0, 0)))
+    total = sum(rows(padded, around[:, slot]) for slot in range(around.shape[1]))
+    return normalize(total, axis=1).transpose(2, 0, 1)
