@@ -66,17 +66,17 @@ class Head:
         return np.asarray(self.identity.anchors(self.params["identity"], jnp.zeros((1, self.identity.code))))[0]
 
     def lay(self, points: np.ndarray, name: str, units: str | None = None, align: str = "auto") -> Similarity:
-        """The map from a scan's frame to the model's; `units` None: found from the size.
+        """The map from a scan's frame to the model's; `units` None: found from the size, else checked by it.
 
         align: "auto" finds the pose, "none" takes the scan's frame for FLAME's, anything else is a file
-        (`scans.given`). UserError where none can be.
+        (`scans.given`), which says the size as well. UserError where none can be.
         """
-        unit = units or scans.unit_of(points, name)
+        if align not in ("auto", "none"):
+            return scans.given(align, self.mean_anchors)
+        unit = scans.unit_of(points, name, units)
         if align == "none":
             return Similarity(scans.UNITS[unit], np.eye(3), np.zeros(3))
-        if align == "auto":
-            return scans.found(points, unit, self.mean.vertices)
-        return scans.given(align, self.mean_anchors, unit)
+        return scans.found(points, unit, self.mean.vertices)
 
     def fit(self, people: Sequence[Sequence[np.ndarray]], laid: Sequence[Sequence[Similarity]]) -> list[Person]:
         """People, each a list of scans (N,3) in their own frames with their similarities, fitted together.

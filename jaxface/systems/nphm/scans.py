@@ -70,18 +70,25 @@ def points_of(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
     return points
 
 
-def unit_of(points: np.ndarray, name: str) -> str:
-    """The unit of a scan from its size: "mm", "cm", "m" or "nphm". UserError where it is no head in any of them."""
+def unit_of(points: np.ndarray, name: str, stated: str | None = None) -> str:
+    """The unit of a scan from its size: "mm", "cm", "m" or "nphm"; or `stated`, if a head in it can have that size.
+
+    UserError where it is no head in any of them, or not in the stated one.
+    """
     low, high = np.percentile(points, [1, 99], axis=0)
     extent = (high - low).max()
+    if stated:
+        if SMALLEST <= extent * UNITS[stated] <= LARGEST:
+            return stated
+        raise UserError(f"{name}: it measures {extent:.3g}, which is no head in {stated}; leave out --units or mend it")
     # A head of 250 mm is 0.25 m, but 1 in the model's unit; faces alone are half of that.
     for unit, largest in (("m", 0.45), ("nphm", LARGEST), ("cm", 70.0), ("mm", 700.0)):
         if extent <= largest and extent * UNITS[unit] >= SMALLEST:
             return unit
-    raise UserError(f"{name}: it measures {extent:.3g}, which is no head in mm, cm, m or nphm; give --units")
+    raise UserError(f"{name}: it measures {extent:.3g}, which is no head in mm, cm, m or nphm; scale it to one of them")
 
 
-def given(path: str, mean_anchors: np.ndarray, unit: str) -> Similarity:
+def given(path: str, mean_anchors: np.ndarray) -> Similarity:
     """The similarity of a file: .npy or text of a (4,4) matrix to the model's units, or of anchors (A,3) in the scan.
 
     Anchors may have rows of NaN; three or more must be there. UserError for anything else.
@@ -99,7 +106,7 @@ def given(path: str, mean_anchors: np.ndarray, unit: str) -> Similarity:
     if known.sum() < 3:
         raise UserError(
             f"--align: {path} holds {values.shape}; it must be a (4,4) matrix to the model's units, or "
-            f"{mean_anchors.shape} anchors in the scan's unit ({unit}) with NaN for those that are not known"
+            f"{mean_anchors.shape} anchors in the scan's frame with NaN for those that are not known"
         )
     scale, rotation, translation = alignment.similarity(values[known], mean_anchors[known].astype(np.float64))
     return Similarity(float(scale), rotation, translation)

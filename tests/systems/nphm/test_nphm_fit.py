@@ -54,16 +54,16 @@ def test_a_similarity_and_its_inverse(head, tmp_path):
     lay = scans.Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
     np.testing.assert_allclose(lay(lay.inverse(head)), head, atol=1e-5)
     np.save(tmp_path / "matrix.npy", lay.matrix())
-    again = scans.given(str(tmp_path / "matrix.npy"), head[:39], "mm")
+    again = scans.given(str(tmp_path / "matrix.npy"), head[:39])
     np.testing.assert_allclose(again(100 * head), lay(100 * head), atol=1e-5)
     anchors = lay.inverse(head[:39]).astype(np.float64)
     anchors[3:] = np.nan
     np.savetxt(tmp_path / "anchors.txt", anchors)
-    np.testing.assert_allclose(scans.given(str(tmp_path / "anchors.txt"), head[:39], "mm")(100 * head), lay(100 * head),
+    np.testing.assert_allclose(scans.given(str(tmp_path / "anchors.txt"), head[:39])(100 * head), lay(100 * head),
                                atol=1e-3)  # fmt: skip
     np.savetxt(tmp_path / "two.txt", anchors[:2])
     with pytest.raises(UserError, match="4,4.*39, 3"):
-        scans.given(str(tmp_path / "two.txt"), head[:39], "mm")
+        scans.given(str(tmp_path / "two.txt"), head[:39])
 
 
 def cloud(points, triangles=()):
@@ -77,8 +77,11 @@ def test_scans_that_are_none(head):
         scans.points_of(cloud(np.ones((200, 3))), "dot.ply")
     with pytest.raises(UserError, match="no area"):
         scans.points_of(cloud(np.ones((200, 3)), [[0, 1, 2]]), "flat.ply")
-    with pytest.raises(UserError, match="give --units"):
+    with pytest.raises(UserError, match="no head in mm, cm, m or nphm"):
         scans.unit_of(1e5 * head, "far.ply")
+    with pytest.raises(UserError, match="no head in m; leave out --units"):
+        scans.unit_of(head / scans.UNITS["mm"], "mm.ply", "m")
+    assert scans.unit_of(head / scans.UNITS["cm"], "cm.ply", "cm") == "cm"
     assert len(scans.points_of(cloud(np.resize(head, (1_000_000, 3))), "big.ply")) == scans.MOST
 
 
