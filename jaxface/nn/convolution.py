@@ -12,13 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Numbers of the input, or of the output, that are taken at a time: half a megabyte.
+# Numbers of the input, or of the output, that are taken at a time, or as many as the kernel has: half a megabyte.
 CHUNK = 2**17
 # With fewer channels, as a picture has, all places of the kernel are in one product.
 FEW_CHANNELS = 8
 
 
 def _plain(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    if kernel.shape[0] == 1:
+        return image[:, ::stride, ::stride] @ kernel[0, 0]
     margin = kernel.shape[0] // 2
     sides = ((margin, margin),) * 2
     return lax.conv_general_dilated(image, kernel, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -35,8 +37,10 @@ def _kernel_gradient_products(image: jax.Array, cotangent: jax.Array, size: int,
     batch, height, width, outputs = cotangent.shape
     across, channels = image.shape[2:]
     row = max(stride * across * channels, width * outputs)
-    rows = _part(height, CHUNK // row)
-    images = _part(batch, CHUNK // (rows * row)) if rows == height else 1
+    # The sum is as large as the kernel, and each part of it is added in turn.
+    most = max(CHUNK, size**2 * channels * outputs)
+    rows = _part(height, most // row)
+    images = _part(batch, most // (rows * row)) if rows == height else 1
     bands, down = height // rows, stride * (rows - 1) + 1
     # The rows of the kernel that one product takes.
     together = size if channels < FEW_CHANNELS else 1
@@ -70,8 +74,14 @@ def convolve(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Differentiable once in both arrays (reverse mode).
     """
     if kernel.shape[0] == 1:
-        return image[:, ::stride, ::stride] @ kernel[0, 0]
+        image, stride = image[:, ::stride, ::stride], 1
     return _spatial(image, kernel, stride)
+
+
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x (B,…,C) times matrix (C,D), a convolution of one pixel: (B,…,D)."""
+    rows = x.reshape(len(x), -1, 1, x.shape[-1])
+    return convolve(rows, matrix[None, None]).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 _spatial = jax.custom_vjp(_plain, nondiff_argnums=(2,))
@@ -111,3 +121,15 @@ class Conv(nn.Module):
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+
+
+class Pointwise(nn.Module):
+    """A linear map of the last axis with bias, kernel (C,width): (B,…,C) to (B,…,width). As flax's Dense otherwise."""
+
+    width: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width))
+        return product(x, kernel) + self.param("bias", nn.initializers.zeros, (self.width,))

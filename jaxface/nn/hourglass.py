@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
-from jaxface.nn.convolution import Conv
+from jaxface.nn.convolution import Conv, Pointwise
 
 EXPANSION = 2
 # PyTorch's initialisation of convolutions and linear layers: uniform within 1/sqrt(fan-in).
 INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def pointwise(width: int, name: str) -> nn.Dense:
+def pointwise(width: int, name: str) -> Pointwise:
     """A 1x1 convolution with bias to `width` channels."""
-    return nn.Dense(width, kernel_init=INIT, name=name)
+    return Pointwise(width, INIT, name=name)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

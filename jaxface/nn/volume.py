@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxface.nn.convolution import product
+
 # PyTorch's initialisation: uniform within 1/sqrt(fan-in).
 INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2, 3), out_axis=4)
 KERNEL = 4
@@ -30,8 +32,8 @@ class HalvingConv(nn.Module):
         taps = taps.reshape(8, 8 * channels, self.width)
         near = _neighbours(_blocks(x))
         if channels <= GATHERED:
-            return jnp.concatenate(near, -1) @ taps.reshape(-1, self.width) + bias
-        return sum((values @ tap for values, tap in zip(near, taps, strict=True)), bias)
+            return product(jnp.concatenate(near, -1), taps.reshape(-1, self.width)) + bias
+        return sum((product(values, tap) for values, tap in zip(near, taps, strict=True)), bias)
 
 
 def _blocks(x: jax.Array) -> jax.Array:
@@ -58,4 +60,4 @@ class WholeConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        return x.reshape(len(x), -1) @ kernel.reshape(-1, self.width) + bias
+        return product(x.reshape(len(x), -1), kernel.reshape(-1, self.width)) + bias

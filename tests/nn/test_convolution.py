@@ -42,6 +42,16 @@ def test_batches_are_summed_in_equal_parts(batch, rest):
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=5e-3)
 
 
+def test_products_of_any_rank():
+    """A matrix for the last axis of (B,…,C), its gradient in parts."""
+    x, matrix = jax.random.normal(jax.random.key(3), (3, 40, 60, 32)), jax.random.normal(jax.random.key(4), (32, 4))
+    for some in (x, x[:, 0], x[:, 0, 0]):
+        ours, theirs = (jax.jit(functools.partial(value_and_gradients, form))(some, matrix) for form in (
+            convolution.product, jnp.matmul))  # fmt: skip
+        for actual, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-4)
+
+
 def test_half_precision_keeps_float32_parameters():
     module = Conv(4, 3, dtype=jnp.bfloat16)
     image = jax.random.normal(jax.random.key(0), (1, 8, 8, 8))

@@ -92,10 +92,12 @@ class Reader(nn.Module):
     Each landmark has its own attention over the n x n columns of the volume, made of the features (B,n,n,C); a column's
     depth is the mean of the softmax along it. The coordinate is the mean under the attention of the column's place and
     depth and of a linear map of its features. After integral regression (Sun et al., ECCV 2018). The attention's
-    logarithm (B,n*n,points) is sown as "log_attention".
+    logarithm (B,n*n,points) is sown as "log_attention". What was read of all landmarks, and the mean features, then
+    correct each of them, for a face is more than its points: a residual MLP of `width`.
     """
 
     points: int
+    width: int
 
     @nn.compact
     def __call__(self, volume: jax.Array, features: jax.Array, train: bool = False) -> jax.Array:
@@ -112,7 +114,15 @@ class Reader(nn.Module):
         shift = shift.reshape(batch, side * side, self.points, 3)
         attention = jnp.exp(log_attention)
         read = jnp.einsum("bcn,bck->bnk", attention, jnp.concatenate([plane, z], -1))
-        return read + jnp.einsum("bcn,bcnk->bnk", attention, shift)
+        read += jnp.einsum("bcn,bcnk->bnk", attention, shift)
+        return read + self._correction(read, features.mean(1))
+
+    def _correction(self, read: jax.Array, context: jax.Array) -> jax.Array:
+        shape = (read - read.mean(1, keepdims=True)).reshape(len(read), -1)
+        x = jnp.concatenate([nn.LayerNorm(name="norm_shape")(shape), nn.LayerNorm(name="norm_context")(context)], -1)
+        for layer in ("hidden1", "hidden2"):
+            x = nn.gelu(nn.Dense(self.width, name=layer)(x))
+        return nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="correction")(x).reshape(read.shape)
 
 
 def cell_centers(side: int) -> jax.Array:
@@ -147,7 +157,8 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     stacks: hourglasses. depths: their volumes' depths, the last S/4; a single one is that of all stacks.
     width: channels of the hourglasses (256). levels: halvings inside one (4). blocks: bottlenecks a branch (1).
     regressor: "encoder" (paper) or "reader" (ours).
-    channels: of the encoder's 3D convolutions, each halving the volume down to a side of 4. embedding: width behind.
+    channels: of the encoder's 3D convolutions, each halving the volume down to a side of 4.
+    embedding: width behind the encoder's convolutions, and of the reader's correction.
     points: 71, or 68 without the centres of eyes and mouth.
     """
     depths = tuple(config.depths) * (config.stacks if len(config.depths) == 1 else 1)
@@ -155,7 +166,7 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     if config.regressor == "encoder":
         regressor = Vox2Coord(tuple(config.channels), config.embedding, config.points, axis_name)
     else:
-        regressor = Reader(config.points)
+        regressor = Reader(config.points, config.embedding)
     return JVCR(Pix2Vox(depths, config.width, config.levels, config.blocks, axis_name), regressor)
 
 
