@@ -111,8 +111,8 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     """Both halves together from the start."""
     _small(config)
     config.optim.update(name="adamw", lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, clip=1.0)
-    config.loss.update(pretrain=0, attention=0.002)
-    config.steps, config.batch_size, config.ema = 3000, 16, 0.998
+    config.loss.update(pretrain=0, voxel=0.05, attention=0.001)
+    config.steps, config.batch_size, config.ema = 4500, 16, 0.998
     config.save_every, config.eval_every = 500, 1500
 
 
