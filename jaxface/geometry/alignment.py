@@ -4,6 +4,7 @@ Every function takes numpy or JAX arrays and answers in kind, so that hosts and 
 coordinates have x right, y down and pixel centres at integers.
 """
 
+import dataclasses
 import types
 
 import jax
@@ -45,6 +46,28 @@ def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
     scale = xp.where(variance > 0, (singular * signs).sum(-1) / xp.where(variance > 0, variance, 1), 1)
     translation = target_mean - scale[..., None] * product(rotation, source_mean[..., None])[..., 0]
     return scale, rotation, translation
+
+
+@dataclasses.dataclass(frozen=True)
+class Similarity:
+    """The map x -> scale * rotation @ x + translation of numpy points (…,3)."""
+
+    scale: float
+    rotation: np.ndarray
+    translation: np.ndarray
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return self.scale * points @ self.rotation.T + self.translation
+
+    def inverse(self, points: np.ndarray) -> np.ndarray:
+        """Where points (…,3) come from."""
+        return (points - self.translation) @ self.rotation / self.scale
+
+    def matrix(self) -> np.ndarray:
+        """The map as a (4,4) matrix."""
+        made = np.eye(4)
+        made[:3, :3], made[:3, 3] = self.scale * self.rotation, self.translation
+        return made
 
 
 def square_crop(box: Array) -> tuple[Array, Array]:

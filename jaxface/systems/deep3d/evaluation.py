@@ -7,7 +7,6 @@ al., CVPR 2019: distances to the surface of all points of a mask; median, mean a
 The released benchmarks fit by other optimisers; none of their code is used here.
 """
 
-import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +14,7 @@ import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.geometry.alignment import Similarity
 
 RADIUS_MM = 95.0
 # The author does not say where the forehead begins; so far above the nose tip lie the brows of the mean head.
@@ -26,18 +26,6 @@ FITTED_POINTS = 5000
 # Points farther away than so many median distances hardly count while surfaces are fitted (Geman-McClure).
 ROBUST, FINEST_MM = 3.0, 0.05
 NEIGHBOURS = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Similarity:
-    """The map x -> scale * rotation @ x + shift of points (…,3)."""
-
-    scale: float
-    rotation: np.ndarray
-    shift: np.ndarray
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        return self.scale * points @ self.rotation.T + self.shift
 
 
 def by_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
@@ -144,14 +132,14 @@ def fit_surface(
     points = np.asarray(points, np.float64)[:: max(1, len(points) // FITTED_POINTS)]
     surface, fitted = Surface(vertices, triangles), start
     for _ in range(STEPS):
-        back = (points - fitted.shift) @ fitted.rotation / fitted.scale
+        back = fitted.inverse(points)
         places, normals = surface.nearest(back)
         places, normals = fitted(places), normals @ fitted.rotation.T
         update = _step(points, places, normals, scale)
         fitted = Similarity(
             fitted.scale * update.scale,
             update.rotation @ fitted.rotation,
-            update(fitted.shift),
+            update(fitted.translation),
         )
         if np.abs(update(places) - places).max() < CONVERGED_MM:
             break

@@ -11,12 +11,12 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.geometry.alignment import Similarity
 from jaxface.meshes import Mesh
 from jaxface.system import Tree
 from jaxface.systems.nphm import extract, inversion, model, scans
 from jaxface.systems.nphm.deformation import Deformation
 from jaxface.systems.nphm.model import Identity
-from jaxface.systems.nphm.scans import Similarity
 from jaxface.systems.nphm.validation import MM_PER_UNIT
 
 # The reference's members with hardly any data of their own: two at the neck, and the background.
@@ -87,7 +87,7 @@ class Head:
         made: dict[int, Person] = {}
         for count in sorted({len(one) for one in people}):
             group = [number for number, one in enumerate(people) if len(one) == count]
-            clouds = [[lay(cloud) for cloud, lay in zip(people[n], laid[n], strict=True)] for n in group]
+            clouds = [[np.float32(lay(cloud)) for cloud, lay in zip(people[n], laid[n], strict=True)] for n in group]
             codes = _fit_group(fitter, self.params, clouds, self.config)
             for place, number in enumerate(group):
                 own = jax.tree.map(lambda leaf, place=place: leaf[place], codes)
@@ -111,7 +111,9 @@ class Head:
                     self.deformation, self.params["expression"], condition, codes.expressions[row], neutral
                 )
             errors = _errors(fitter, self.params, codes, row, cloud)
-            fits.append(Fit(dataclasses.replace(mesh, vertices=moved.inverse(mesh.vertices)), moved, errors))
+            fits.append(
+                Fit(dataclasses.replace(mesh, vertices=np.float32(moved.inverse(mesh.vertices))), moved, errors)
+            )
         return Person(np.asarray(codes.identity), np.asarray(codes.expressions), fits)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxface.geometry import views
+from jaxface.geometry.alignment import Similarity
 from jaxface.meshes import Mesh
-from jaxface.systems.nphm.scans import Similarity
 
 SIZE, MARGIN = 384, 0.06
 LIGHT = np.float32([0.3, 0.4, 0.87])

@@ -13,6 +13,7 @@ import trimesh
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment, sampling
+from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
 from jaxface.heads.closed import ClosedHead
 from jaxface.meshes import Mesh
@@ -31,27 +32,10 @@ PULL = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
-class Similarity:
-    """scan = scale * rotation @ head + translation; scan in its own unit, head in mm."""
-
-    scale: float
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    def to_scan(self, points: np.ndarray) -> np.ndarray:
-        """Head-frame millimetres (…,3) to the scan's frame."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-    def to_head(self, points: np.ndarray) -> np.ndarray:
-        """The scan's frame (…,3) to head-frame millimetres."""
-        return (points - self.translation) @ self.rotation / self.scale
-
-
-@dataclasses.dataclass(frozen=True)
 class Registration:
     """The template on the scan: `mesh` in the scan's frame, its first W vertices those of the closed head; `fitted`
-    (W,3) mm before refinement; coefficients identity (I,) and expression (E,); the similarity; error_mm, the median
-    distance of the head's face to the scan, before and after refinement."""
+    (W,3) mm before refinement; coefficients identity (I,) and expression (E,); the similarity, from head mm to the
+    scan; error_mm, the median distance of the head's face to the scan, before and after refinement."""
 
     mesh: Mesh
     fitted: np.ndarray
@@ -85,7 +69,7 @@ def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions
     errors = tuple(surface.median_distance(fit.similarity, shape[face]) for shape in (fitted, refined))
     if errors[0] > GATES_MM[0]:
         raise UserError(f"the head ends {errors[0]:.0f} mm from the scan: look at its landmarks")
-    mesh = Mesh(fit.similarity.to_scan(refined).astype(np.float32), triangles.astype(np.int32))
+    mesh = Mesh(fit.similarity(refined).astype(np.float32), triangles.astype(np.int32))
     return Registration(mesh, fitted, fit.identity, fit.expression, fit.similarity, errors)
 
 
@@ -101,7 +85,7 @@ class _Scan:
 
     def matches(self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate: float):
         """(rows (M,), points (M,3) mm, normals (M,3)): vertices (N,3) that have a scan point near, and that point."""
-        distance, near = self.tree.query(similarity.to_scan(vertices), workers=-1)
+        distance, near = self.tree.query(similarity(vertices), workers=-1)
         matched = distance < gate * similarity.scale
         if self.normals is None:
             towards = normals
@@ -109,11 +93,11 @@ class _Scan:
             towards = self.normals[near] @ similarity.rotation
             matched &= (towards * normals).sum(1) > SAME_SIDE
         rows = np.flatnonzero(matched)
-        return rows, similarity.to_head(self.points[near[rows]]), towards[rows]
+        return rows, similarity.inverse(self.points[near[rows]]), towards[rows]
 
     def median_distance(self, similarity: Similarity, vertices: np.ndarray) -> float:
         """Median distance in mm from head points (N,3) mm to the scan's points."""
-        return float(np.median(self.tree.query(similarity.to_scan(vertices), workers=-1)[0]) / similarity.scale)
+        return float(np.median(self.tree.query(similarity(vertices), workers=-1)[0]) / similarity.scale)
 
 
 class _Fit:
@@ -149,7 +133,7 @@ class _Fit:
         n, v = normals[found], vertices[found]
         planes = np.concatenate([_motion(v, n), np.einsum("md,kmd->mk", n, self._basis[:, found])], axis=1)
         places = np.concatenate([_motions(marks), self._mark_basis], axis=2).reshape(3 * len(marks), -1)
-        missing = (n * (points - v)).sum(1), (self.similarity.to_head(self._landmarks) - marks).ravel()
+        missing = (n * (points - v)).sum(1), (self.similarity.inverse(self._landmarks) - marks).ravel()
         rows = np.concatenate([planes / SURFACE_MM, places / LANDMARK_MM])
         wanted = np.concatenate([missing[0] / SURFACE_MM, missing[1] / LANDMARK_MM])
         prior = np.concatenate([np.zeros(7), 1 / self._spread**2])

@@ -3,7 +3,6 @@
 The model's frame has x to the subject's left, y up, z out of the face and units of 250 mm (NPHM: FLAME's metres x 4).
 """
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +10,7 @@ import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment, sampling
+from jaxface.geometry.alignment import Similarity
 from jaxface.meshes import Mesh
 
 # Model units in one unit of a scan.
@@ -23,29 +23,6 @@ TRUSTED = 0.8
 ROUGH_POINTS, ROUGH_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
 # Another orientation than the given one must be so much better to be believed.
 BELIEVED = 0.75
-
-
-@dataclasses.dataclass(frozen=True)
-class Similarity:
-    """Model units from a scan's: scale * rotation @ x + translation."""
-
-    scale: float
-    rotation: np.ndarray
-    translation: np.ndarray
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Points (N,3) of the scan in the model's frame."""
-        return (self.scale * points @ self.rotation.T + self.translation).astype(np.float32)
-
-    def inverse(self, points: np.ndarray) -> np.ndarray:
-        """Points (N,3) of the model in the scan's own frame and unit."""
-        return ((points - self.translation) @ self.rotation / self.scale).astype(np.float32)
-
-    def matrix(self) -> np.ndarray:
-        """The map as a (4,4) matrix."""
-        made = np.eye(4)
-        made[:3, :3], made[:3, 3] = self.scale * self.rotation, self.translation
-        return made
 
 
 def points_of(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:

@@ -5,9 +5,9 @@ import pytest
 import scipy.spatial
 
 from jaxface.errors import UserError
+from jaxface.geometry.alignment import Similarity
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.deep3d import evaluation
-from jaxface.systems.deep3d.evaluation import Similarity
 
 UP = np.array([0.0, 1.0, 0.0])
 SEVEN = [36, 39, 42, 45, 33, 48, 54]
@@ -61,7 +61,7 @@ def test_a_moved_head_has_no_error(head, scan, start_error):
     vertices, triangles, landmarks = head
     start = evaluation.by_landmarks(moved(landmarks[SEVEN]), landmarks[SEVEN])
     off = scipy.spatial.transform.Rotation.from_rotvec([start_error, -start_error, start_error]).as_matrix()
-    start = Similarity(start.scale * (1 + start_error), off @ start.rotation, start.shift + 50 * start_error)
+    start = Similarity(start.scale * (1 + start_error), off @ start.rotation, start.translation + 50 * start_error)
     fitted = evaluation.fit_surface(scan[0], moved(vertices), triangles, start)
     np.testing.assert_allclose(fitted(moved(vertices)), vertices, atol=1e-3)
     error = evaluation.micc_error(scan[0], landmarks[30], UP, moved(vertices), triangles, start)

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling
+from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.nphm import scans
@@ -51,7 +52,7 @@ def test_a_scan_is_found_in_any_frame(turn, head):
 
 def test_a_similarity_and_its_inverse(head, tmp_path):
     rotation = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix()
-    lay = scans.Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
+    lay = Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
     np.testing.assert_allclose(lay(lay.inverse(head)), head, atol=1e-5)
     np.save(tmp_path / "matrix.npy", lay.matrix())
     again = scans.given(str(tmp_path / "matrix.npy"), head[:39])

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
+from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
 from jaxface.heads import closed, head_space
 from jaxface.heads.procedural import procedural_head
@@ -36,9 +37,9 @@ def made(template):
     wart = np.exp(-((places - [-45, -5, 85]) ** 2).sum(1) / (2 * 8.0**2))
     places += 3.0 * wart[:, None] * normals
     turn = Rotation.from_euler("yx", [25, -10], degrees=True).as_matrix()
-    pose = register.Similarity(METRES, turn, np.float64([0.3, 1.4, -0.2]))
-    scan = Mesh(np.float32(pose.to_scan(places)), np.zeros((0, 3), np.int32), np.float32(normals @ pose.rotation.T))
-    noisy = pose.to_scan(marks + rng.normal(0, 1.0, marks.shape))
+    pose = Similarity(METRES, turn, np.float64([0.3, 1.4, -0.2]))
+    scan = Mesh(np.float32(pose(places)), np.zeros((0, 3), np.int32), np.float32(normals @ pose.rotation.T))
+    noisy = pose(marks + rng.normal(0, 1.0, marks.shape))
     noisy[20] = np.nan
     return scan, noisy, pose, surface, wart
 
@@ -47,7 +48,7 @@ def test_a_scan_in_metres_is_registered(template, made):
     scan, landmarks, pose, surface, wart = made
     result = register.register(scan, template, landmarks)
     face = np.unique(template.triangles[template.face])
-    away = np.linalg.norm(result.similarity.to_scan(result.fitted[face]) - pose.to_scan(surface[face]), axis=1)
+    away = np.linalg.norm(result.similarity(result.fitted[face]) - pose(surface[face]), axis=1)
     assert np.median(away) / METRES < 1.5, "vertices slide along the surface, but not far"
     assert result.similarity.scale == pytest.approx(METRES, rel=0.05), "identity modes have a size as well"
     places = result.mesh.vertices.astype(np.float64)
@@ -57,7 +58,7 @@ def test_a_scan_in_metres_is_registered(template, made):
     assert np.median(distance) < 1.1 and result.error_mm[1] < result.error_mm[0] + 0.05
     assert len(places) > 3 * len(surface) and result.mesh.triangles.max() == len(places) - 1
     on_wart = scipy.spatial.cKDTree(places).query(scan.vertices[wart > 0.8])[0] / METRES
-    flat = scipy.spatial.cKDTree(result.similarity.to_scan(result.fitted)).query(scan.vertices[wart > 0.8])[0] / METRES
+    flat = scipy.spatial.cKDTree(result.similarity(result.fitted)).query(scan.vertices[wart > 0.8])[0] / METRES
     assert np.median(on_wart) < 0.6 * np.median(flat), "what no coefficient can do, the refinement does"
 
 
