@@ -15,7 +15,7 @@ from jaxface.errors import UserError
 # end the process at a flag that they do not know; a user's own flags come later and win.
 if jaxlib.version.__version_info__[:2] == (0, 10):
     NO_YNN = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-    os.environ["XLA_FLAGS"] = f"{NO_YNN} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = f"{NO_YNN} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
