@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Numbers of the input, or of the output, that are taken at a time, or as many as the kernel has: half a megabyte.
+# So many numbers of the input, or of the output, are taken at a time, or as many as the kernel has: half a megabyte.
 CHUNK = 2**17
 # With fewer channels, as a picture has, all places of the kernel are in one product.
 FEW_CHANNELS = 8
