@@ -28,7 +28,7 @@ ALIGN = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "instead bring a head template onto each scan")
-HEAD = flags.DEFINE_string("head", "procedural", "register: the template, procedural or ict")
+HEAD = flags.DEFINE_string("head", "procedural", "register: the template, procedural, ict or flame")
 HEAD_PATH = flags.DEFINE_string("head_path", "", "register: the file of a template that is not embedded")
 
 

@@ -2,6 +2,7 @@
 
 Frame: millimetres in the house's axes, moved so that `head_space` gives FLAME's metres times 4, NPHM's own space.
 The eyeballs' vertices come last in every FLAME mesh; the vertex numbers below hold for all of its releases.
+Modes that are statistical have names `shapeNNN` and `expressionNNN`: their weights are deviations, of either sign.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import pathlib
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.heads import flame_file, paint
+from jaxface.heads import flame_file, landmarks, paint
 from jaxface.heads.head_space import ORIGIN_MM
 from jaxface.heads.mirroring import mirror_map
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
@@ -29,7 +30,18 @@ ANCHORS = (
 )  # fmt: skip
 THROAT = (3276, 3207, 3310)
 
-# Names of FLAME_masks.pkl for the regions of a head.
+# iBUG's 68 points, from the same code (src/NPHM/data/manager.py).
+LANDMARKS_68 = (
+    2212, 3060, 3485, 3384, 3386, 3389, 3418, 3395, 3414, 3598, 3637, 3587, 3582, 3580, 3756, 2012, 730,
+    1984, 3157, 335, 3705, 3684, 3851, 3863, 16, 2138, 571,
+    3553, 3561, 3501, 3526, 2748, 2792, 3556, 1675, 1612,
+    2437, 2383, 2494, 3632, 2278, 2296, 3833, 1343, 1034, 1175, 884, 829,
+    2715, 2813, 2774, 3543, 1657, 1696, 1579, 1795, 1865, 3503, 2948, 2898,
+    2845, 2785, 3533, 1668, 1730, 1669, 3509, 2786,
+)  # fmt: skip
+
+# Names of the regions' file, which may lie beside the model, for the regions of a head.
+MASKS_FILE = "FLAME_masks.pkl"
 MASKS = {"face": "face", "scalp": "scalp", "lips": "lips", "neck": "neck"}
 
 
@@ -51,13 +63,12 @@ class Flame:
         return corrected + self.skinning[:, None] * (turned - corrected)
 
 
-def load_flame(path: str | pathlib.Path, masks: str = "", points_68: str = "") -> Flame:
+def load_flame(path: str | pathlib.Path) -> Flame:
     """FLAME with its shape modes as identity, and `jawOpen` (a turn of 20 degrees, made linear) and its own modes as
     expressions, per standard deviation.
 
-    `masks` is the official FLAME_masks.pkl; without it face, neck and scalp are told by height and depth, and lips and
-    ears are empty. `points_68` is an .npy of the vertex numbers (68,) of the iBUG points; without it there is no
-    layout. UserError for a file that is not FLAME's.
+    Regions are those of the official FLAME_masks.pkl if it lies beside the model; without it face, neck and scalp are
+    told by height and depth, and lips and ears are empty. UserError for a file that is not FLAME's.
     """
     arrays = flame_file.read(path)
     missing = [name for name in NEEDED if name not in arrays]
@@ -65,8 +76,8 @@ def load_flame(path: str | pathlib.Path, masks: str = "", points_68: str = "") -
         raise UserError(f"{path} is no FLAME model: {'no ' + ', '.join(missing) if missing else 'another mesh'}")
     template = (MM_PER_METRE * arrays["v_template"] + ORIGIN_MM).astype(np.float32)
     modes = np.moveaxis(MM_PER_METRE * arrays["shapedirs"], 2, 0).astype(np.float32)
-    regions = _regions(template, flame_file.read(masks) if masks else {})
-    layouts = _landmarks(points_68) if points_68 else {}
+    masks = pathlib.Path(path).with_name(MASKS_FILE)
+    regions = _regions(template, flame_file.read(masks) if masks.is_file() else {})
     head = MorphableHead(
         template=template,
         triangles=arrays["f"].astype(np.int32),
@@ -75,7 +86,7 @@ def load_flame(path: str | pathlib.Path, masks: str = "", points_68: str = "") -
         albedo_mean=np.broadcast_to(paint.SKIN.astype(np.float32), template.shape),
         albedo=np.zeros((0, VERTICES, 3), np.float32),
         mirror=mirror_map(template, _halves()),
-        landmarks=layouts,
+        landmarks=_landmarks(template, regions),
         regions=regions,
         name="flame",
         identity_names=tuple(f"shape{i:03d}" for i in range(len(modes[:SHAPES]))),
@@ -123,12 +134,12 @@ def _regions(template: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, np
     return regions
 
 
-def _landmarks(path: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    try:
-        index = np.load(path, allow_pickle=False).ravel()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not an .npy of 68 vertex numbers: {error}") from error
-    if index.shape != (68,) or index.dtype.kind not in "iu" or not (0 <= index.min() and index.max() < VERTICES):
-        raise UserError(f"{path} does not hold 68 vertex numbers below {VERTICES}")
-    weights = np.tile(np.float32([1, 0, 0]), (68, 1))
-    return {"68": (np.repeat(index[:, None], 3, axis=1).astype(np.int32), weights)}
+def _landmarks(template: np.ndarray, regions: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The 68 points; the 98 are their resampling, each on the nearest vertex."""
+    eyeballs = (template[regions[name]] for name in ("eyeball_R", "eyeball_L"))
+    pupils = np.stack([eyeball[eyeball[:, 2].argmax()] for eyeball in eyeballs])
+    points = landmarks.wflw_from_ibug(template[list(LANDMARKS_68)], pupils)
+    return {
+        "68": landmarks.at_vertices(np.array(LANDMARKS_68)),
+        "98": landmarks.snap(points, template, np.ones(VERTICES, bool)),
+    }

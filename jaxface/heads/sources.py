@@ -2,15 +2,16 @@
 
 from jaxface.errors import UserError
 from jaxface.heads.bfm import load_bfm
+from jaxface.heads.flame import load_flame
 from jaxface.heads.ict import load_ict
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 
-NAMES = ("procedural", "ict", "bfm")
+NAMES = ("procedural", "ict", "bfm", "flame")
 
 
 def load_head(name: str, path: str = "") -> MorphableHead:
-    """The head `procedural` (embedded, no path), `ict` or `bfm` (from `path`). UserError says what is missing."""
+    """The head `procedural` (embedded, no path), `ict`, `bfm` or `flame` (from `path`). UserError: what is missing."""
     if name == "procedural":
         return procedural_head()
     if name == "ict":
@@ -21,4 +22,8 @@ def load_head(name: str, path: str = "") -> MorphableHead:
         if not path:
             raise UserError("head 'bfm' needs the path of a Basel Face Model: BFM_model_front.mat, an .h5, or a folder")
         return load_bfm(path)
+    if name == "flame":
+        if not path:
+            raise UserError("head 'flame' needs the path of a FLAME model: its .pkl or .npz file")
+        return load_flame(path).head
     raise UserError(f"unknown head {name!r}; choose one of {', '.join(NAMES)}")

@@ -9,31 +9,9 @@ import pytest
 import scipy.spatial.transform
 
 from jaxface.errors import UserError
-from jaxface.heads import flame, flame_file, head_space
-
-EXPRESSIONS = 3
-
-
-def _arrays() -> dict[str, np.ndarray]:
-    """A ball as FLAME's mesh: mirrored halves of skin, then the eyeballs, two small balls in front."""
-    rng = np.random.default_rng(0)
-    half = rng.standard_normal((flame.SKIN // 2, 3))
-    half = 0.1 * half / np.linalg.norm(half, axis=1, keepdims=True)
-    skin = np.concatenate([half, half * [-1, 1, 1], [[0, 0.1, 0]]])
-    eyeball = 0.012 * rng.standard_normal((flame.EYEBALL, 3)) + [0.03, 0.03, 0.03]
-    weights = np.zeros((flame.VERTICES, 5))
-    weights[: flame.SKIN, flame.JAW] = skin[:, 1] < -0.03
-    weights[:, 0] = 1 - weights.sum(1)
-    regressor = np.zeros((5, flame.VERTICES))
-    regressor[flame.JAW, : flame.SKIN] = 1 / flame.SKIN
-    return {
-        "v_template": np.concatenate([skin, eyeball, eyeball * [-1, 1, 1]]),
-        "shapedirs": 0.001 * rng.standard_normal((flame.VERTICES, 3, flame.SHAPES + EXPRESSIONS)).astype(np.float16),
-        "posedirs": 1e-4 * rng.standard_normal((flame.VERTICES, 3, 36)).astype(np.float32),
-        "weights": weights,
-        "J_regressor": regressor,
-        "f": rng.integers(0, flame.VERTICES, (50, 3)).astype(np.uint32),
-    }
+from jaxface.heads import flame, flame_file, head_space, sources
+from jaxface.heads.procedural import procedural_head
+from tests import flames
 
 
 class _Lively:
@@ -64,7 +42,7 @@ def _boxed(kind: type, **state) -> object:
 
 @pytest.fixture(scope="module", params=[1, 2, "npz"])
 def path(request, tmp_path_factory, foreign):
-    arrays = _arrays()
+    arrays = flames.arrays()
     path = tmp_path_factory.mktemp("flame") / ("model.npz" if request.param == "npz" else "model.pkl")
     if request.param == "npz":
         np.savez(path, **arrays)
@@ -87,10 +65,10 @@ def model(path) -> flame.Flame:
 
 
 def test_the_file_becomes_a_head(model):
-    arrays, head = _arrays(), model.head
+    arrays, head = flames.arrays(), model.head
     assert head.template.dtype == np.float32 and head.triangles.dtype == np.int32
     np.testing.assert_allclose(head_space.to_units(head.template), 4 * arrays["v_template"], atol=1e-5)
-    assert head.identity.shape[0] == flame.SHAPES and head.expression.shape[0] == EXPRESSIONS + 1
+    assert head.identity.shape[0] == flame.SHAPES and head.expression.shape[0] == flames.EXPRESSIONS + 1
     np.testing.assert_allclose(head.identity[7], 1000 * arrays["shapedirs"][..., 7].astype(np.float64), atol=1e-2)
     np.testing.assert_array_equal(head.mirror[head.mirror], np.arange(flame.VERTICES))
     mirrored = head.template[head.mirror] * [-1, 1, 1]
@@ -99,8 +77,32 @@ def test_the_file_becomes_a_head(model):
     assert head.regions["face"].any() and not (head.regions["face"] & head.regions["neck"]).any()
 
 
+def test_landmarks_are_where_the_house_has_them(model):
+    head, other = model.head, procedural_head()
+    for layout in ("68", "98"):
+        points, expected = (one.landmark_points(np.asarray(one.template), layout) for one in (head, other))
+        # The ball smooths their relief.
+        assert np.linalg.norm(points - expected, axis=1).mean() < 10, layout
+    assert points[96, 0] < -20 and points[97, 0] > 20, "the pupils, image left first"
+
+
+def test_a_head_by_name(path, model, tmp_path):
+    head = sources.load_head("flame", str(path))
+    assert head.name == "flame" and not head.regions["lips"].any()
+    np.testing.assert_array_equal(head.template, model.head.template)
+    masked = tmp_path / path.name
+    masked.symlink_to(path)
+    masks = {"lips": np.arange(40, 50), "left_ear": np.arange(5), "right_ear": np.arange(7, 9)}
+    (tmp_path / flame.MASKS_FILE).write_bytes(pickle.dumps(masks, protocol=2))
+    regions = sources.load_head("flame", str(masked)).regions
+    np.testing.assert_array_equal(np.flatnonzero(regions["lips"]), masks["lips"])
+    assert regions["ears"].sum() == 7 and regions["face"].any()
+    with pytest.raises(UserError, match="head 'flame' needs the path"):
+        sources.load_head("flame")
+
+
 def test_the_jaw_turns(model):
-    head, arrays = model.head, _arrays()
+    head, arrays = model.head, flames.arrays()
     still = model.open_jaw(head.template, np.eye(3))
     np.testing.assert_allclose(still, head.template, atol=1e-4)
     turn = scipy.spatial.transform.Rotation.from_rotvec([0.2, 0, 0]).as_matrix()

@@ -5,14 +5,17 @@ import pytest
 import scipy.spatial
 from scipy.spatial.transform import Rotation
 
+from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
 from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
-from jaxface.heads import closed, head_space
+from jaxface.heads import closed, flame, head_space, sources
 from jaxface.heads.procedural import procedural_head
 from jaxface.meshes import Mesh
 from jaxface.systems.nphm import register, scan_landmarks
+from launch import fit_register
+from tests import flames
 
 METRES = 0.001
 
@@ -60,6 +63,43 @@ def test_a_scan_in_metres_is_registered(template, made):
     on_wart = scipy.spatial.cKDTree(places).query(scan.vertices[wart > 0.8])[0] / METRES
     flat = scipy.spatial.cKDTree(result.similarity(result.fitted)).query(scan.vertices[wart > 0.8])[0] / METRES
     assert np.median(on_wart) < 0.6 * np.median(flat), "what no coefficient can do, the refinement does"
+
+
+@pytest.fixture(scope="module")
+def flame_file(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("flame") / "generic_model.npz"
+    np.savez(path, **flames.arrays())
+    return str(path)
+
+
+def test_flame_is_a_template_as_well(flame_file):
+    """Its weights of either sign and its jaw, on the face of a scan made of them."""
+    head = sources.load_head("flame", flame_file)
+    template, rng = closed.close(head), np.random.default_rng(3)
+    identity, expression = rng.standard_normal(len(head.identity_names)), np.array([0.6, -1.2, 0.8, 0.5])
+    surface = template.posed(identity, expression)
+    places = sampling.sample(surface, template.triangles, 60_000, rng).on(surface, template.triangles)
+    marks = np.asarray(head.landmark_points(head.shape(identity, expression), "68"))
+    result = register.register(Mesh(places, np.zeros((0, 3), np.int32)), template, marks, subdivisions=0)
+    face = np.unique(template.triangles[template.face])
+    away = np.linalg.norm(result.similarity(result.fitted[face]) - surface[face], axis=1)
+    mean = np.linalg.norm(template.surface(head.template)[face] - surface[face], axis=1)
+    assert np.median(away) < 0.25 * np.median(mean) and result.error_mm[1] < 1.0
+    assert result.expression[1] < 0 and result.expression[0] > 0.3
+    np.testing.assert_array_equal(template.skin, np.arange(flame.SKIN))
+
+
+def test_the_head_is_chosen_by_name_and_file(template, flame_file, tmp_path):
+    """The whole of `launch.fit --register`, with the shipped detector."""
+    scan = Mesh(template.surface(np.asarray(template.head.template)) + 5, template.triangles)
+    (tmp_path / "anna.ply").write_bytes(meshes.encode(scan, ".ply"))
+    fit_register.run({"": [tmp_path / "anna.ply"]}, "flame", flame_file, str(tmp_path / "out"))
+    found = np.load(tmp_path / "out" / "anna_registered.npz")
+    assert found["identity"].shape == (flame.SHAPES,) and found["expression"].shape == (flames.EXPRESSIONS + 1,)
+    assert np.isfinite(found["landmarks"]).all(1).sum() > 40
+    mesh = meshes.read(tmp_path / "out" / "anna_registered.ply")
+    near = scipy.spatial.cKDTree(mesh.vertices).query(found["landmarks"][30:48])[0]
+    assert np.median(near) < 5
 
 
 def test_too_few_landmarks_are_said(template, made):
