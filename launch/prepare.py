@@ -23,6 +23,9 @@ EXAMPLES = flags.DEFINE_integer(
     "examples", None, "generated sets: how many to train on (head_sdf: people); to test on, a twentieth more"
 )
 SIZE = flags.DEFINE_integer("size", None, "rendered sets: side of the pictures in pixels; head_sdf: points of a record")
+BEAM_OPTIONS = flags.DEFINE_multi_string(
+    "beam_options", None, "nphm: draw points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
+)
 
 
 def main(_: list[str]) -> None:
@@ -30,7 +33,7 @@ def main(_: list[str]) -> None:
     from jaxface.data.prepare import prepare
     from jaxface.systems.deep3d.examples import aligned_face
 
-    options = {flag.name: flag.value for flag in (EXAMPLES, SIZE) if flag.value is not None}
+    options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
     tools = {"detect": detect, "align": aligned_face}
     info = prepare(DATASET.value, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
     print(info)

@@ -1,8 +1,14 @@
-"""Drawing points from one scan of the NPHM data set, as a job for a process of its own; it loads no TensorFlow."""
+"""Drawing points from one scan of the NPHM data set, as a job for a process of its own or another machine.
 
+It loads no TensorFlow.
+"""
+
+import contextlib
 import dataclasses
-import os
 import pathlib
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,10 +53,45 @@ def draw(job: Job) -> str:
         arrays = _drawn(job, scan)
     except (UserError, ValueError) as error:
         raise UserError(f"{scan}: {error}") from error
-    unfinished = kept.with_suffix(f".{os.getpid()}.npz")
+    unfinished = kept.with_suffix(f".{uuid.uuid4().hex}.npz")  # processes of two machines may have one number
     np.savez(unfinished, **arrays)
     unfinished.rename(kept)
     return job.kept
+
+
+def beam_pipeline(options: Sequence[str]) -> Any:
+    """An empty Apache Beam pipeline with Beam's own `options`, such as "--runner=DirectRunner".
+
+    UserError where Beam is not installed or refuses them.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError("--beam_options needs Apache Beam: pip install 'jaxface[beam]'") from error
+    try:
+        return apache_beam.Pipeline(options=PipelineOptions(list(options)))
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--beam_options: Apache Beam refuses {' '.join(options)}: {reason}") from error
+
+
+def draw_with_beam(jobs: Iterable[Job], pipeline: Any) -> None:
+    """Does jobs in a pipeline. Every worker has jaxface and sees the jobs' folders under the same names.
+
+    A job that cannot be done is left: `draw` says why.
+    """
+    import apache_beam as beam
+
+    with pipeline:
+        # Without the shuffle a runner may give all jobs to one worker.
+        pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_attempt)
+
+
+def _attempt(job: Job) -> None:
+    """Beam would try a failed job again and again, and say why in a traceback."""
+    with contextlib.suppress(UserError):
+        draw(job)
 
 
 def _drawn(job: Job, scan: pathlib.Path) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import inspect
 import pathlib
 import pkgutil
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -33,7 +33,7 @@ def prepare(
     data_dir: str,
     manual_dir: str = "",
     tools: Mapping[str, Callable] = types.MappingProxyType({}),
-    **options: int,
+    **options: int | Sequence[str],
 ) -> tfds.core.DatasetInfo:
     """Builds `dataset` ("name" or "name/variant") under `data_dir` unless it is there, and returns what it holds.
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -61,12 +62,17 @@ def test_points_of_a_scan(layout):
     np.testing.assert_array_equal(nphm_scans.anchors(folder), registered[list(flame.ANCHORS)])
 
 
-def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, monkeypatch):
+@pytest.fixture
+def small(monkeypatch):
+    """Little work: two records of a surface, few pixels."""
     monkeypatch.setitem(nphm_jobs.RECORDS, "surface", 2)
     # New processes would draw the same, and take seconds to start.
     monkeypatch.setattr(nphm, "_workers", lambda: concurrent.futures.ThreadPoolExecutor(1))
     monkeypatch.setattr(nphm_scans, "SIZE", (60, 60))
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
+
+
+def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, small):
     info = prepare("nphm", str(tmp_path), str(layout), size=200)
     counts = {name: split.num_examples for name, split in info.splits.items()}
     assert counts == {"train": 4, "train_expressions": 4, "test": 2, "test_expressions": 4, "observations": 1}
@@ -85,6 +91,35 @@ def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, monkeypatch
         nphm_jobs.draw(lost)
     with pytest.raises(UserError, match=r"face\.npy is for 5"):
         nphm_scans.surface(nphm_scans.scan_folder(layout, 1, 10), np.ones(5, bool), 10, 10, (0,))
+
+
+def test_beam_draws_the_same(layout, tmp_path, small):
+    pytest.importorskip("apache_beam")
+    scans = (((1, 10, 10), "surface"), ((1, 10, 11), "pairs"), ((283, 1, 1), "observation"), ((1, 10, 77), "pairs"))
+
+    def jobs(name: str) -> list[nphm_jobs.Job]:
+        (tmp_path / name).mkdir()
+        return [nphm_jobs.Job(str(layout), *scan, p, 200, str(tmp_path / name / f"{scan[2]}.npz")) for scan, p in scans]
+
+    *wanted, lost = jobs("beam")
+    pipeline = nphm_jobs.beam_pipeline(["--runner=DirectRunner", "--direct_running_mode=in_memory"])
+    nphm_jobs.draw_with_beam([lost, *wanted], pipeline)
+    assert len(list((tmp_path / "beam").iterdir())) == 3, "a scan that is missing stops no other"
+    for alone, job in zip(jobs("alone"), wanted, strict=False):
+        expected, found = np.load(nphm_jobs.draw(alone)), np.load(job.kept)
+        assert expected.files == found.files
+        for name in expected.files:
+            np.testing.assert_array_equal(found[name], expected[name])
+    with pytest.raises(UserError, match="Apache Beam refuses --runner=Nobody"):
+        nphm_jobs.beam_pipeline(["--runner=Nobody"])
+
+
+def test_a_missing_beam_is_said(layout, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(UserError, match=r"pip install 'jaxface\[beam\]'$"):
+        prepare("nphm", str(tmp_path), str(layout), size=200, beam_options=["--runner=DirectRunner"])
+    with pytest.raises(UserError, match="has no option beam_options"):
+        prepare("wflw", str(tmp_path), str(layout), beam_options=["--runner=DirectRunner"])
 
 
 def test_a_folder_of_something_else_is_said(tmp_path, layout):

@@ -1,36 +1,42 @@
 """The public data set of NPHM (Giebenhain et al., CVPR 2023) as records for training and evaluation.
 
 It is given out on request only; `manual_dir` is the folder as it comes, with face.npy of the official assets. Drawing
-points takes hours: scans are shared out to processes, and what is drawn is kept in `nphm/drawn` of the data folder, so
-that a run that was stopped goes on where it was; the folder may be deleted afterwards. Splits `train` and
-`train_expressions`, `test` and `test_expressions` (the official validation people), and `observations`: what one depth
-camera sees of each scan of the official test people, with their surface.
+points takes hours: scans are shared out to processes, or by Apache Beam to machines, and what is drawn is kept in
+`nphm/drawn` of the data folder, so that a run that was stopped goes on where it was; the folder may be deleted
+afterwards. Splits `train` and `train_expressions`, `test` and `test_expressions` (the official validation people), and
+`observations`: what one depth camera sees of each scan of the official test people, with their surface.
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import head_records, nphm_scans
-from jaxface.data.nphm_jobs import Job, draw
+from jaxface.data.nphm_jobs import Job, beam_pipeline, draw, draw_with_beam
 from jaxface.errors import UserError
 from jaxface.heads import head_space
 
 SPLITS = {"train": "train", "validation": "test", "test": "observations"}
 
 
-def make(variant: str, data_dir: str, size: int = 8000) -> tfds.core.DatasetBuilder:
-    """The builder; records have `size` points. UserError for a variant, of which there are none."""
+def make(variant: str, data_dir: str, size: int = 8000, beam_options: Sequence[str] = ()) -> tfds.core.DatasetBuilder:
+    """The builder; records have `size` points, drawn by an Apache Beam pipeline where `beam_options` are given.
+
+    UserError for a variant, of which there are none, for too few points and for options that Beam refuses.
+    """
     if variant:
         raise UserError(f"nphm has no variant {variant!r}; name the data set nphm alone")
     if size < 100:
         raise UserError(f"records need at least 100 points, not {size}")
-    return Nphm(points=size, data_dir=data_dir)
+    pipeline = beam_pipeline(beam_options) if beam_options else None
+    return Nphm(points=size, pipeline=pipeline, data_dir=data_dir)
 
 
 class Nphm(tfds.core.GeneratorBasedBuilder):
@@ -39,8 +45,8 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = nphm_scans.TREE
 
-    def __init__(self, points: int = 8000, **options):
-        self._points = points
+    def __init__(self, points: int = 8000, pipeline: Any = None, **options):
+        self._points, self._pipeline = points, pipeline
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -53,8 +59,8 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        root = pathlib.Path(dl_manager.manual_dir)
-        people, kept = nphm_scans.people(root), pathlib.Path(self.data_dir).parent / "drawn"
+        root = pathlib.Path(dl_manager.manual_dir).absolute()
+        people, kept = nphm_scans.people(root), pathlib.Path(self.data_dir).parent.absolute() / "drawn"
         nphm_scans.face_mask(root)
         kept.mkdir(parents=True, exist_ok=True)
         jobs = {split: self._jobs(root, kept, split, people[split]) for split in people}
@@ -69,6 +75,8 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
                 mm_per_unit=head_space.MM_PER_UNIT,
             )
         )
+        if self._pipeline is not None:
+            draw_with_beam(itertools.chain.from_iterable(jobs.values()), self._pipeline)
         made = {}
         for split, ours in SPLITS.items():
             surfaces = [job for job in jobs[split] if job.part != "pairs"]
