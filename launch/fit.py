@@ -3,6 +3,10 @@
 Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
 scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
 --workdir the head that ships is used. --register brings a head template onto each scan instead.
+
+Single-view observations of NPHM's data set are scans as well: obs.npy or full_obs.npy, with the back's view if that
+lies beside it, or a folder of SSS/E/obs.npy. An .npy has NPHM's units and pose, as --units nphm --align none would say,
+unless these flags say otherwise.
 """
 
 import collections
@@ -16,6 +20,7 @@ from absl import flags
 from PIL import Image
 
 from jaxface import checkpoint, meshes
+from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 from launch import app
@@ -49,8 +54,8 @@ def main(argv: list[str]) -> None:
     for name in named(people):
         _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", named(people).values())
     head = fit.head(predictor.config, predictor.params)
-    clouds = {path: scans.points_of(meshes.read(path), path.name) for paths in people.values() for path in paths}
-    laid = {path: head.lay(cloud, path.name, UNITS.value, ALIGN.value) for path, cloud in clouds.items()}
+    clouds = {path: scans.points_of(read(path), path.name) for paths in people.values() for path in paths}
+    laid = {path: head.lay(cloud, path.name, *frame(path, UNITS.value, ALIGN.value)) for path, cloud in clouds.items()}
     print(f"fitting {len(clouds)} scans of {len(people)} people", file=sys.stderr)
     listed = [[[table[path] for path in paths] for paths in people.values()] for table in (clouds, laid)]
     persons = dict(zip(people, head.fit(*listed), strict=True))
@@ -58,6 +63,25 @@ def main(argv: list[str]) -> None:
     write(pathlib.Path(OUTPUT.value), persons, fits, named(people), clouds)
     for name, one in fits.items():
         print(f"{name}: {one.errors['mean']:.2f} mm on average, {one.errors['p90']:.2f} mm for 90 %")
+
+
+def read(path: pathlib.Path) -> meshes.Mesh:
+    """A scan from its file; one of a single view is joined by the view of its back where that lies beside it."""
+    if path.suffix != ".npy":
+        return meshes.read(path)
+    views = [nphm_scans.read_observation(path)]
+    back = path.with_stem(f"{path.stem}_back")
+    if back.is_file():
+        views.append(nphm_scans.read_observation(back))
+    return meshes.Mesh(np.concatenate(views), np.zeros((0, 3), np.int32))
+
+
+def frame(path: pathlib.Path, units: str | None, align: str) -> tuple[str | None, str]:
+    """The flags --units and --align for a scan: what they leave open is known of an .npy, which is in NPHM's frame."""
+    if path.suffix != ".npy":
+        return units, align
+    units = units or "nphm"
+    return units, "none" if align == "auto" and units == "nphm" else align
 
 
 def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
@@ -100,7 +124,7 @@ def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
 def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
     """Scans by person: {"": files} of files and a flat folder, {name: files} of a folder of folders.
 
-    UserError where a source is missing or holds no scan.
+    Observations of NPHM's layout lie one folder deeper, that of their expression. UserError where there is no scan.
     """
     people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     for source in map(pathlib.Path, given):
@@ -108,8 +132,10 @@ def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
             people[""].append(source)
             continue
         for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in meshes.READABLE and path.is_file():
+            observed = path.name == nphm_scans.OBSERVATION
+            if (observed or path.suffix.lower() in meshes.READABLE) and path.is_file():
                 parent = path.parent.relative_to(source)
+                parent = parent.parent if observed else parent
                 people["" if parent == pathlib.Path() else parent.as_posix()].append(path)
         if not people:
             raise UserError(f"{source}: there is no scan in it ({', '.join(meshes.READABLE)})")
@@ -117,11 +143,13 @@ def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
 
 
 def stems(paths: list[pathlib.Path]) -> list[str]:
-    """Names of the results: the stems, but whole file names where two files share a stem."""
-    counts = collections.Counter(path.stem for path in paths)
-    names = [path.stem if counts[path.stem] == 1 else path.name for path in paths]
-    again = collections.Counter(names)
-    return [name if again[name] == 1 else f"{number}_{name}" for number, name in enumerate(names)]
+    """Names of the results: the stems, but where two files share one whole file names, or folder and file name."""
+    names = [path.stem for path in paths]
+    numbered = [f"{number}_{path.name}" for number, path in enumerate(paths)]
+    for longer in ([path.name for path in paths], [f"{path.parent.name}_{path.name}" for path in paths], numbered):
+        counts = collections.Counter(names)
+        names = [name if counts[name] == 1 else other for name, other in zip(names, longer, strict=True)]
+    return names
 
 
 def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:

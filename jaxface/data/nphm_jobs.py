@@ -103,4 +103,6 @@ def _drawn(job: Job, scan: pathlib.Path) -> dict[str, np.ndarray]:
         return {"anchors": anchors, **nphm_scans.pairs(neutral, scan, mask, count, seed)}
     face = job.records * round(FACE_SHARE * job.points)
     made = {"anchors": anchors, **nphm_scans.surface(scan, mask, face, job.records * job.points - face, seed)}
-    return {**made, "observation": nphm_scans.observation(scan, seed)} if job.part == "observation" else made
+    if job.part == "observation":
+        made["observation"] = nphm_scans.observation(root, job.subject, job.expression, seed)
+    return made

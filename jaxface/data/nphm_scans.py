@@ -2,7 +2,8 @@
 
 Layout: DATA/SSS/EEE/ (three digits each) with scan.ply, flame.ply and registration.ply, all in NPHM's units (FLAME's
 metres times 4, `jaxface.heads.head_space`), and DATA/neutrals_open.json (subject -> expression of the neutral scan with
-lips apart, -1 for none). Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing and env_paths.py.
+lips apart, -1 for none). What one depth camera sees of the people to test on is in SINGLE_VIEW/SSS/E/obs.npy.
+Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing, src/NPHM/data/manager.py and env_paths.py.
 """
 
 import json
@@ -22,8 +23,10 @@ FILES = ("scan.ply", "flame.ply", "registration.ply")
 FACE_MASK = "face.npy"
 TEST = (99, 283, 143, 38, 241, 236, 276, 202, 98, 254, 204, 163, 267, 194, 20, 23, 209, 105, 186, 343, 341, 363, 350)
 VALIDATION = (199, 286, 290, 291, 292, 293, 294, 295, 297, 298)
+SINGLE_VIEW, OBSERVATION = "single_view", "obs.npy"
 TREE = (
-    f"NPHM's data set: SSS/EEE/{{{', '.join(FILES)}}}, {NEUTRALS}, and {FACE_MASK} from the assets of the official code"
+    f"NPHM's data set: SSS/EEE/{{{', '.join(FILES)}}}, {NEUTRALS}, and {FACE_MASK} from the assets of the official "
+    f"code; if there, {SINGLE_VIEW}/SSS/E/{OBSERVATION} as well"
 )
 
 # Surface points belong to the face within this of a vertex of the registered face; 5 cm.
@@ -134,9 +137,33 @@ def pairs(
     return sampling.pairs(first.vertices, second.vertices, [(triangles, count)], OFFSETS, rng)._asdict()
 
 
-def observation(folder: pathlib.Path, seed: tuple) -> np.ndarray:
-    """What one depth camera before the face sees of a scan: points (<= 2500,3) float32 above the throat."""
-    rng = np.random.default_rng(seed)
+def read_observation(path: pathlib.Path) -> np.ndarray:
+    """The points (N,3) float32 of an observation's file, without the rows of NaN where a full map has no hit.
+
+    UserError where it is no .npy of points (…,3) or all of them are NaN.
+    """
+    try:
+        points = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path.name}: cannot be read as an .npy of points ({error})") from error
+    if points.dtype.kind != "f" or points.ndim < 2 or points.shape[-1] != 3:
+        raise UserError(f"{path.name}: holds {points.dtype} {points.shape}; points are real numbers (…,3)")
+    points = points.reshape(-1, 3).astype(np.float32)
+    hit = np.isfinite(points).all(1)
+    if not hit.any():
+        raise UserError(f"{path.name}: none of its {len(points)} points is known")
+    return points[hit]
+
+
+def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) -> np.ndarray:
+    """What one depth camera before the face sees of a scan: points (<= 2500,3) float32 above the throat.
+
+    The published ones where they lie in the data set's folder, else others drawn as they were.
+    """
+    published = root / SINGLE_VIEW / f"{subject:03d}" / str(expression) / OBSERVATION
+    if published.is_file():
+        return read_observation(published)
+    folder, rng = scan_folder(root, subject, expression), np.random.default_rng(seed)
     directions = views.fibonacci(DIRECTIONS)
     y, z = directions[:, 1], directions[:, 2]
     allowed = directions[(z > LOWEST_Z) & (z < HIGHEST_Z) & (np.abs(y) < WIDEST_Y)]

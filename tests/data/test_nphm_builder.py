@@ -72,6 +72,22 @@ def small(monkeypatch):
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
 
 
+def test_a_published_observation_is_taken(tmp_path):
+    """A full map is (H*W,3) with NaN where nothing was hit; obs.npy has 2500 points, some of them twice."""
+    full = np.full((1000, 3), np.nan)
+    full[::3] = np.arange(1002).reshape(334, 3)
+    path = tmp_path / nphm_scans.SINGLE_VIEW / "001" / "10" / nphm_scans.OBSERVATION
+    path.parent.mkdir(parents=True)
+    np.save(path, full)
+    taken = nphm_scans.observation(tmp_path, 1, 10, (0,))
+    np.testing.assert_array_equal(taken, np.arange(1002, dtype=np.float32).reshape(334, 3))
+    assert taken.dtype == np.float32
+    for wrong, said in ((full[::3, 0], "real numbers"), (full[1::3], "none of its 333 points"), (b"junk", "cannot")):
+        path.write_bytes(wrong) if isinstance(wrong, bytes) else np.save(path, wrong)
+        with pytest.raises(UserError, match=rf"obs\.npy: .*{said}"):
+            nphm_scans.read_observation(path)
+
+
 def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, small):
     info = prepare("nphm", str(tmp_path), str(layout), size=200)
     counts = {name: split.num_examples for name, split in info.splits.items()}

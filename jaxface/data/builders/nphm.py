@@ -4,7 +4,8 @@ It is given out on request only; `manual_dir` is the folder as it comes, with fa
 points takes hours: scans are shared out to processes, or by Apache Beam to machines, and what is drawn is kept in
 `nphm/drawn` of the data folder, so that a run that was stopped goes on where it was; the folder may be deleted
 afterwards. Splits `train` and `train_expressions`, `test` and `test_expressions` (the official validation people), and
-`observations`: what one depth camera sees of each scan of the official test people, with their surface.
+`observations`: what one depth camera sees of each scan of the official test people (as published, where these files are
+in `single_view`), with their surface.
 """
 
 import concurrent.futures

@@ -57,7 +57,7 @@ def unit_of(points: np.ndarray, name: str, stated: str | None = None) -> str:
     if stated:
         if SMALLEST <= extent * UNITS[stated] <= LARGEST:
             return stated
-        raise UserError(f"{name}: it measures {extent:.3g}, which is no head in {stated}; leave out --units or mend it")
+        raise UserError(f"{name}: it measures {extent:.3g}, which is no head in {stated}; say another --units")
     # A head of 250 mm is 0.25 m, but 1 in the model's unit; faces alone are half of that.
     for unit, largest in (("m", 0.45), ("nphm", LARGEST), ("cm", 70.0), ("mm", 700.0)):
         if extent <= largest and extent * UNITS[unit] >= SMALLEST:

@@ -15,6 +15,7 @@ from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.nphm import scans
+from launch import fit
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +81,30 @@ def test_scans_that_are_none(head):
         scans.points_of(cloud(np.ones((200, 3)), [[0, 1, 2]]), "flat.ply")
     with pytest.raises(UserError, match="no head in mm, cm, m or nphm"):
         scans.unit_of(1e5 * head, "far.ply")
-    with pytest.raises(UserError, match="no head in m; leave out --units"):
+    with pytest.raises(UserError, match="no head in m; say another --units"):
         scans.unit_of(head / scans.UNITS["mm"], "mm.ply", "m")
     assert scans.unit_of(head / scans.UNITS["cm"], "cm.ply", "cm") == "cm"
     assert len(scans.points_of(cloud(np.resize(head, (1_000_000, 3))), "big.ply")) == scans.MOST
+
+
+def test_observations_are_scans(head, tmp_path):
+    front, back = head[head[:, 2] > 0.1], head[head[:, 2] < -0.3]
+    for expression, views in ((0, {"obs": front, "obs_back": back}), (11, {"obs": front, "full_obs": front})):
+        folder = tmp_path / "283" / str(expression)
+        folder.mkdir(parents=True)
+        for name, points in views.items():
+            np.save(folder / f"{name}.npy", np.concatenate([points, np.full((50, 3), np.nan)]))
+    people = fit.find([str(tmp_path)])
+    assert [str(path.relative_to(tmp_path)) for path in people["283"]] == ["283/0/obs.npy", "283/11/obs.npy"]
+    assert fit.find([str(tmp_path / "283")]) == {"": people["283"]} and list(people) == ["283"]
+    assert list(fit.named(people)) == ["283/0_obs.npy", "283/11_obs.npy"]
+    first, second = (fit.read(path).vertices for path in people["283"])
+    np.testing.assert_array_equal(first, np.concatenate([front, back]))
+    np.testing.assert_array_equal(second, front)
+    path = people["283"][0]
+    assert fit.frame(path, None, "auto") == ("nphm", "none") == fit.frame(path, "nphm", "auto")
+    assert fit.frame(path, "mm", "auto") == ("mm", "auto") and fit.frame(path, None, "a.npy") == ("nphm", "a.npy")
+    assert fit.frame(path.with_suffix(".ply"), None, "auto") == (None, "auto")
 
 
 @pytest.mark.parametrize("phase", ["identity", "expression"])
@@ -114,9 +135,9 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
         config.identity, config.model.codes = str(tmp_path / "identity"), 2
         save(config, tmp_path / "expression")
     folder = tmp_path / "scans" / "anna"
-    folder.mkdir(parents=True)
+    (folder / "2").mkdir(parents=True)
     (folder / "one.ply").write_bytes(meshes.encode(cloud(250 * head[:500] + 3), ".ply"))
-    (folder / "two.ply").write_bytes(meshes.encode(cloud(250 * head[500:1000] + 3), ".ply"))
+    np.save(folder / "2" / "obs.npy", head[500:1000])
     command = [
         sys.executable,
         "-m",
@@ -129,7 +150,10 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     done = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     summary, codes = json.loads((tmp_path / "out" / "fit.json").read_text()), np.load(tmp_path / "out" / "codes.npz")
-    assert summary.keys() == {"anna/one", "anna/two"} and codes["anna/identity"].shape == (net.code,)
+    assert summary.keys() == {"anna/one", "anna/obs"}
+    scales = [np.cbrt(np.linalg.det(np.array(summary[name]["matrix"])[:3, :3])) for name in ("anna/one", "anna/obs")]
+    assert scales == pytest.approx([1 / 250, 1]), "an observation is in the model's own unit"
+    assert codes["anna/identity"].shape == (net.code,)
     mesh = meshes.read(tmp_path / "out" / "anna" / "one.ply")
     assert len(mesh.triangles) and 100 < np.ptp(mesh.vertices, axis=0).max() < 400
-    assert (tmp_path / "out" / "anna" / "two.png").stat().st_size > 500
+    assert (tmp_path / "out" / "anna" / "obs.png").stat().st_size > 500
