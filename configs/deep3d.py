@@ -1,6 +1,6 @@
 """Deep3D: a head from one photograph, or from several of a person, trained without 3D.
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/procedural_portraits --data_dir data --examples 8000 --size 224
 python -m launch.train --config configs/deep3d.py:rendered --workdir work/deep3d
 
 Variants: `rendered` trains the model that ships, on pictures of heads of which it sees pixels and 68 points only;
@@ -22,9 +22,10 @@ def _base() -> dict:
     return {
         "system": "deep3d",
         "model": {
-            "image_size": 112,
-            "backbone": "resnet18",
-            "width": 40,
+            "image_size": 224,
+            "backbone": "resnet50",
+            "width": 64,
+            "reader": "mean",
             "identity": 0,  # 0: as many as the head has
             "expression": 0,
             "albedo": 0,
@@ -34,42 +35,47 @@ def _base() -> dict:
         "head": {"name": "procedural", "path": "", "crop": "tf"},
         "data": {
             "dir": "data",
-            "datasets": ("rendered_heads/procedural",),
-            "evaluate": ("rendered_heads/procedural",),
+            "datasets": ("face_folder",),
+            "evaluate": ("face_folder",),
             "build_examples": 0,
         },
         "loss": {
-            "attention": "none",
+            "attention": "posterior",
             "recognition": "",
+            "distance": "squared",
+            "rendered": 0,
             "weights": {
                 "perceptual": 0.2,
                 "photometric": 1.92,
                 "coefficients": 3e-4,
-                "light": 1.0,  # the public code has 10; coloured light on generated skin is wanted here
+                "light": 10.0,
                 "landmarks": 1.6e-3,
                 "evenness": 5.0,
+                "heat_map": 0.0,
             },
             "size": {"identity": 1.0, "expression": 0.8, "albedo": 1.7e-2},
         },
         "optim": {
-            "name": "adamw",
-            "lr": 7e-4,
-            "schedule": "cosine",
-            "warmup": 100,
+            "name": "adam",
+            "lr": 1e-4,
+            "schedule": "step",
+            "boundaries": (93750,),
+            "factor": 0.2,
+            "warmup": 0,
             "weight_decay": 0.0,
-            "clip": 1.0,
-            "betas": (0.9, 0.99),
+            "clip": 0.0,
+            "betas": (0.9, 0.999),
             "multipliers": {},
         },
         "seed": 0,
-        "steps": 10000,
-        "batch_size": 8,
+        "steps": 187500,
+        "batch_size": 32,
         "log_every": 50,
-        "save_every": 1000,
-        "eval_every": 2500,
+        "save_every": 5000,
+        "eval_every": 5000,
         "keep": 3,
         "best": "",
-        "ema": 0.998,
+        "ema": 0.0,
         "backend": "pmap",
         "prefetch": 2,
         "resume": "",
@@ -88,29 +94,40 @@ def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
 
 def _reference(config: ml_collections.ConfigDict) -> None:
     """The public PyTorch code's: 257 coefficients, 20 epochs of 300 k pictures, Adam, ×0.2 every 10 epochs."""
-    config.model.update(image_size=224, backbone="resnet50", width=64, identity=80, expression=64, albedo=80)
+    config.model.update(identity=80, expression=64, albedo=80)
     config.head.name = "bfm"
-    config.data.datasets = config.data.evaluate = ("face_folder",)
-    config.loss.attention, config.loss.weights.light = "posterior", 10.0
-    config.batch_size, config.steps, config.ema = 32, 187500, 0.0
-    config.optim.update(name="adam", lr=1e-4, schedule="step", warmup=0, clip=0.0, betas=(0.9, 0.999))
-    config.optim.boundaries, config.optim.factor = (93750,), 0.2
-    config.save_every = config.eval_every = 5000
+
+
+def _rendered(config: ml_collections.ConfigDict) -> None:
+    """A small net that looks for landmarks and fits the face to them; every eighth picture is also rendered."""
+    config.model.update(image_size=128, backbone="resnet18", width=32, reader="fit")
+    config.data.datasets = config.data.evaluate = ("rendered_heads/procedural_portraits",)
+    # Coloured light on generated skin is wanted here; lengths are weighed against plain distances.
+    config.loss.update(attention="none", distance="plain", rendered=2)
+    config.loss.weights.update(light=1.0, landmarks=1.0, coefficients=0.01, heat_map=1.0)
+    config.loss.size.update(identity=1.0, expression=1.0, albedo=5e-4)
+    config.optim.update(name="adamw", lr=1.5e-3, schedule="cosine", warmup=100, weight_decay=0.02, clip=5.0)
+    config.optim.betas = (0.9, 0.99)
+    config.steps, config.batch_size, config.ema = 5500, 16, 0.998
+    config.save_every, config.eval_every = 500, 1000
 
 
 def _sets(config: ml_collections.ConfigDict) -> None:
-    config.model.confidence = True
-    config.data.datasets = config.data.evaluate = ("rendered_sets/procedural",)
-    config.batch_size, config.steps, config.optim.warmup = 4, 1000, 50
-    config.save_every, config.eval_every = 250, 500
+    _rendered(config)
+    config.model.confidence, config.loss.rendered = True, 0
+    config.data.datasets = config.data.evaluate = ("rendered_sets/procedural_portraits",)
+    config.batch_size, config.steps, config.optim.warmup = 4, 400, 50
+    config.save_every, config.eval_every = 200, 200
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
+    _rendered(config)
     config.model.update(image_size=64, width=8)
+    config.data.datasets = config.data.evaluate = ("rendered_heads/procedural",)
     config.data.build_examples = 16
     config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
     config.optim.warmup = 2
     config.steps, config.batch_size, config.log_every, config.save_every, config.eval_every = 8, 4, 2, 2, 4
 
 
-_VARIANTS = {"rendered": lambda config: None, "reference": _reference, "sets": _sets, "smoke": _smoke}
+_VARIANTS = {"rendered": _rendered, "reference": _reference, "sets": _sets, "smoke": _smoke}

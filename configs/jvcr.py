@@ -53,7 +53,13 @@ def _base() -> dict:
             },
             "build_examples": 0,
         },
-        "loss": {"pretrain": 15 * EPOCH, "voxel": 0.1, "attention": 0.0, "both_volumes": False},
+        "loss": {
+            "pretrain": 15 * EPOCH,
+            "distance": "squared",
+            "voxel": 0.1,
+            "attention": 0.0,
+            "both_volumes": False,
+        },
         "optim": {
             "name": "rmsprop",
             "lr": 2.5e-4,
@@ -111,8 +117,8 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     """Both halves together from the start."""
     _small(config)
     config.optim.update(name="adamw", lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, clip=1.0)
-    config.loss.update(pretrain=0, voxel=0.05, attention=0.001)
-    config.steps, config.batch_size, config.ema = 4500, 16, 0.998
+    config.loss.update(pretrain=0, distance="plain", voxel=0.5, attention=0.005)
+    config.steps, config.batch_size, config.ema = 3000, 16, 0.998
     config.save_every, config.eval_every = 500, 1500
 
 

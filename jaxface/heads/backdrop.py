@@ -10,7 +10,6 @@ WAVES = 8
 FINEST_PX = 3.0
 BACKGROUND_SHAPES = 5
 OCCLUDERS = 2
-OCCLUDED_SHARE = 0.35
 SHADOW_SHARE = 0.4
 BLUR_TAPS = 7
 
@@ -95,12 +94,12 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
     return picture + (hair * jax.random.bernoulli(k[6], 0.4))[..., None] * (0.6 * _surface(k[7], waves) - picture)
 
 
-def occlude(key: jax.Array, picture: jax.Array) -> jax.Array:
-    """`picture` with, for a third of the keys, something held in front of it."""
+def occlude(key: jax.Array, picture: jax.Array, chance: jax.Array) -> jax.Array:
+    """`picture` (S,S,3) with, for a share `chance` () of the keys, something held in front of it."""
     present, shapes, pattern = jax.random.split(key, 3)
     waves = jax.lax.optimization_barrier(_waves(pattern, _grid(picture.shape[0])))
     covered = _shapes(shapes, picture, waves, OCCLUDERS, 0.22)
-    return jnp.where(jax.random.bernoulli(present, OCCLUDED_SHARE), covered, picture)
+    return jnp.where(jax.random.bernoulli(present, chance), covered, picture)
 
 
 def _blur(picture: jax.Array, sigma: jax.Array) -> jax.Array:

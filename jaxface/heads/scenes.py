@@ -4,6 +4,8 @@ One source for the data sets on disk and for training batches that are rendered 
 x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,23 @@ from jaxface.heads.morphable import MorphableHead, turn_eyes
 
 FACE_MM = 170.0
 NEAR_MM = 50.0
+FARTHEST_MM = 3000.0
 TEXTURE_WAVES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """How freely heads are photographed: turned by up to `yaw_deg` and `tilt_deg` (pitch and roll), from `nearest_mm`
+    on, and `occluded`, the share of pictures in which something is held in front of the head."""
+
+    yaw_deg: float = 60.0
+    tilt_deg: float = 30.0
+    nearest_mm: float = 350.0
+    occluded: float = 0.35
+
+
+ANYHOW = Shot()
+PORTRAIT = Shot(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
 
 
 @flax.struct.dataclass
@@ -27,7 +45,7 @@ class Scene:
     into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
     in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,)
     factor of the skin's colour; plain (2,) shares by which brows, lips and hair, and by which the eyes fade into skin;
-    key for textures and surroundings.
+    occluded () chance that something is held in front; key for textures and surroundings.
     """
 
     identity: jax.Array
@@ -45,6 +63,7 @@ class Scene:
     hair: jax.Array
     tone: jax.Array
     plain: jax.Array
+    occluded: jax.Array
     key: jax.Array
 
 
@@ -81,13 +100,14 @@ def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
     return weights
 
 
-def _pose(key: jax.Array, middle: jax.Array, size: int) -> dict[str, jax.Array]:
-    """Rotation (yaw ±60°, pitch ±30°, roll ±30°), distance, focal length and framing of the face's `middle` (3,)."""
+def _pose(key: jax.Array, middle: jax.Array, size: int, shot: Shot) -> dict[str, jax.Array]:
+    """Rotation, distance (up to 3 m), focal length and framing of the face's `middle` (3,)."""
     k = jax.random.split(key, 6)
     spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
-    yaw, pitch, roll = jnp.deg2rad(60.0) * spread[0, 0], *(jnp.deg2rad(30.0) * spread[0, 1:] * abs(spread[1, 1:]))
+    pitch, roll = jnp.deg2rad(shot.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
+    yaw = jnp.deg2rad(shot.yaw_deg) * spread[0, 0]
     rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
-    distance = 350.0 * (3000.0 / 350.0) ** jax.random.uniform(k[1])
+    distance = shot.nearest_mm * (FARTHEST_MM / shot.nearest_mm) ** jax.random.uniform(k[1])
     share = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
     center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
     ahead = jnp.array([0.0, 0.0, 1.0]) * distance
@@ -122,7 +142,7 @@ def _look(key: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def sample_scene(head: MorphableHead, key: jax.Array, size: int) -> Scene:
+def sample_scene(head: MorphableHead, key: jax.Array, size: int, shot: Shot = ANYHOW) -> Scene:
     """A random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` picture."""
     k = jax.random.split(key, 8)
     middle = head.landmark_points(head.template, "68").mean(0)
@@ -132,8 +152,9 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int) -> Scene:
         expression=_expression(k[2], head.expression_names),
         albedo=jax.random.normal(k[3], (len(head.albedo_names),)),
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
+        occluded=jnp.float32(shot.occluded),
         key=k[7],
-        **_pose(k[5], middle, size),
+        **_pose(k[5], middle, size, shot),
         **_look(k[6]),
     )
 
@@ -202,7 +223,7 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
     image = jnp.where(covered[..., None], exposed, behind)
-    image = backdrop.expose(k[2], backdrop.occlude(k[1], image))
+    image = backdrop.expose(k[2], backdrop.occlude(k[1], image, scene.occluded))
     return Picture(image, surface[..., 6], points, points_px)
 
 

@@ -1,7 +1,8 @@
 """Rendered photographs of random heads with everything known about them, as a TFDS data set.
 
-Variants `procedural` (embedded head, needs nothing) and `ict` (ICT-FaceKit in `manual_dir`). Example i of a split is a
-pure function of (seed, split, i): the same on every machine up to float rounding.
+Variants `procedural` (embedded head, needs nothing) and `ict` (ICT-FaceKit in `manual_dir`), and `…_portraits` of both:
+less turned, nothing in front of them, not from close by. Example i of a split is a pure function of (seed, split, i):
+the same on every machine up to float rounding.
 """
 
 import concurrent.futures
@@ -28,7 +29,8 @@ VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 ICT_FILE = "ict_facekit.npz"
 # Heads with named expressions and whole surfaces; a cut-out face makes no photograph.
-VARIANTS = ("procedural", "ict")
+SHOTS = {"": scenes.ANYHOW, "_portraits": scenes.PORTRAIT}
+VARIANTS = tuple(head + shot for shot in SHOTS for head in ("procedural", "ict"))
 
 
 @dataclasses.dataclass
@@ -37,6 +39,16 @@ class RenderedHeadsConfig(tfds.core.BuilderConfig):
 
     size: int = 256
     examples: int = 20000
+
+    @property
+    def head(self) -> str:
+        """The name of the head."""
+        return self.name.partition("_")[0]
+
+    @property
+    def shot(self) -> scenes.Shot:
+        """How it is photographed."""
+        return SHOTS[self.name.removeprefix(self.head)]
 
     def count(self, split: str) -> int:
         """Examples in "train" or "test"."""
@@ -54,11 +66,13 @@ def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) ->
     return RenderedHeads(data_dir=data_dir, config=config)
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def render_example(head: MorphableHead, places: jax.Array, key: jax.Array, size: int) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("size", "shot"))
+def render_example(
+    head: MorphableHead, places: jax.Array, key: jax.Array, size: int, shot: scenes.Shot = scenes.ANYHOW
+) -> dict[str, jax.Array]:
     """One example's features, before encoding."""
     scene_key, dense_key = jax.random.split(key)
-    scene = scenes.sample_scene(head, scene_key, size)
+    scene = scenes.sample_scene(head, scene_key, size, shot)
     picture = scenes.render(head, scene, size)
     landmarks_px = head.landmark_points(picture.points_px, "68")
     landmarks = head.landmark_points(picture.points, "68")
@@ -86,14 +100,14 @@ def render_example(head: MorphableHead, places: jax.Array, key: jax.Array, size:
 
 
 class RenderedHeads(tfds.core.GeneratorBasedBuilder):
-    """`rendered_heads/procedural` and `rendered_heads/ict`."""
+    """`rendered_heads/…`, a configuration for each of `VARIANTS`."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
         """What has to lie in `manual_dir`, None for the embedded head."""
-        if self.builder_config.name == "procedural":
+        if self.builder_config.head == "procedural":
             return None
         return f"ICT-FaceKit (MIT), the contents of its FaceXModel folder, or {ICT_FILE}"
 
@@ -130,12 +144,12 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        head = sources.load_head(self.builder_config.name, self._head_path(dl_manager))
+        head = sources.load_head(self.builder_config.head, self._head_path(dl_manager))
         arguments = jax.device_put((scenes.renderable(head), canonical(head)))
         return {name: self._generate_examples(arguments, name) for name in SPLITS}
 
     def _head_path(self, dl_manager: tfds.download.DownloadManager) -> str:
-        if self.builder_config.name == "procedural":
+        if self.builder_config.head == "procedural":
             return ""
         folder = str(dl_manager.manual_dir)
         packed = os.path.join(folder, ICT_FILE)
@@ -143,13 +157,14 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, arguments: tuple, split: str) -> Iterator[tuple[int, dict]]:
         root = jax.random.fold_in(jax.random.key(SEED), SPLITS[split])
+        config = self.builder_config
 
         def render(i: int) -> dict[str, np.ndarray]:
             key = jax.random.fold_in(root, i)
-            example = jax.device_get(render_example(*arguments, key, self.builder_config.size))
+            example = jax.device_get(render_example(*arguments, key, config.size, config.shot))
             example["five"] = LAYOUT_68.five_points(example["landmarks"])
             return example
 
         # The rasteriser's scatters run on one core each, so pictures run side by side.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from enumerate(pool.map(render, range(self.builder_config.count(split))))
+            yield from enumerate(pool.map(render, range(config.count(split))))

@@ -29,11 +29,13 @@ def make(variant: str, data_dir: str, examples: int = 4000, size: int = 224) -> 
     return RenderedSets(data_dir=data_dir, config=config)
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def render_picture(head: MorphableHead, person: jax.Array, key: jax.Array, size: int) -> dict[str, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("size", "shot"))
+def render_picture(
+    head: MorphableHead, person: jax.Array, key: jax.Array, size: int, shot: scenes.Shot = scenes.ANYHOW
+) -> dict[str, jax.Array]:
     """One picture of the person whose scene is drawn by the key `person`; what else is in it is drawn by `key`."""
     same = scenes.sample_scene(head, person, size)
-    scene = scenes.sample_scene(head, key, size).replace(**{name: getattr(same, name) for name in PERSON})
+    scene = scenes.sample_scene(head, key, size, shot).replace(**{name: getattr(same, name) for name in PERSON})
     picture = scenes.render(head, scene, size)
     return {
         "image": (255 * picture.image + 0.5).astype(np.uint8),
@@ -43,7 +45,7 @@ def render_picture(head: MorphableHead, person: jax.Array, key: jax.Array, size:
 
 
 class RenderedSets(rendered_heads.RenderedHeads):
-    """`rendered_sets/procedural` and `rendered_sets/ict`."""
+    """`rendered_sets/…`, a configuration for each of `rendered_heads.VARIANTS`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
@@ -73,15 +75,16 @@ class RenderedSets(rendered_heads.RenderedHeads):
 
     def _generate_examples(self, arguments: tuple, split: str) -> Iterator[tuple[int, dict]]:
         head, _ = arguments
+        config = self.builder_config
         root = jax.random.fold_in(jax.random.key(SEED), rendered_heads.SPLITS[split])
 
         def render(i: int) -> dict[str, np.ndarray]:
             person, *keys = jax.random.split(jax.random.fold_in(root, i), PER_SET + 1)
-            shots = [jax.device_get(render_picture(head, person, key, self.builder_config.size)) for key in keys]
+            shots = [jax.device_get(render_picture(head, person, key, config.size, config.shot)) for key in keys]
             example = {name: np.stack([shot[name] for shot in shots]) for name in ("landmarks", *PICTURE)}
             own = {name: shots[0][name] for name in ("identity", "albedo")}
             return {**example, **own, "image": np.concatenate([shot["image"] for shot in shots])}
 
         # The rasteriser's scatters run on one core each, so sets are rendered side by side.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from enumerate(pool.map(render, range(self.builder_config.count(split))))
+            yield from enumerate(pool.map(render, range(config.count(split))))

@@ -34,12 +34,12 @@ def build(config: ml_collections.ConfigDict) -> System:
 
             return data.eval_stream(config, name)
 
-        score = metrics.score(net, name.partition("/")[2] == config.head.name, sets)
+        score = metrics.score(net, name.partition("/")[2].partition("_")[0] == config.head.name, sets)
         return Evaluator(examples, score, metrics.summarise, config.eval_every)
 
     return System(
-        init=functools.partial(model.init, net, size, sets),
-        adopt=functools.partial(model.adopt, net, size, sets),
+        init=functools.partial(model.init, net, load_face, size, sets),
+        adopt=functools.partial(model.adopt, net, load_face, size, sets),
         frozen=functools.partial(training.frozen, config),
         loss=functools.partial(training.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps),

@@ -8,6 +8,7 @@ import functools
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -153,6 +154,12 @@ def from_head(head: MorphableHead) -> FaceModel:
         crop=inside[triangles].all(axis=1),
         scored=np.flatnonzero(face | regions["lips"]),
     )
+
+
+def at_landmarks(face: FaceModel, vertices: Array) -> jax.Array:
+    """The 68 landmarks (…,68,3) of vertices (…,V,3), or of modes."""
+    index, weights = face.landmarks
+    return (jnp.asarray(vertices)[..., index, :] * weights[..., None]).sum(-2)
 
 
 def expression_scale(head: MorphableHead) -> float:

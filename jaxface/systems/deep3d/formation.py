@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxface.geometry import lighting, mesh, raster
-from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.face_model import FaceModel, at_landmarks
 
 SIZE = 224
 FOCAL_PX, CENTER_PX = 1015.0, 112.0
@@ -118,6 +118,11 @@ def turned(points: jax.Array, matrices: jax.Array) -> jax.Array:
     return sum(points[..., axis, None] * matrices[:, None, :, axis] for axis in range(3))
 
 
+def to_camera(points: jax.Array) -> jax.Array:
+    """Posed points (…,3) dm in camera space: their depth is measured from the camera."""
+    return points.at[..., 2].set(CAMERA_DM - points[..., 2])
+
+
 def project(points: jax.Array) -> jax.Array:
     """Pixels (…,2), y up, of camera-space points (…,3) dm. Points in the camera's plane are moved off it."""
     depth = points[..., 2:]
@@ -137,12 +142,17 @@ def decode(face: FaceModel, coefficients: Coefficients) -> Decoded:
     albedo = _blend(face.albedo_mean, (coefficients.albedo, face.albedo))
     matrices = rotation(coefficients.angles)
     normals = turned(mesh.batch_vertex_normals(shape, face.triangles, face.around), matrices)
-    world = turned(shape, matrices) + coefficients.translation[:, None]
-    vertices = world.at[..., 2].set(CAMERA_DM - world[..., 2])
-    index, weights = face.landmarks
-    points = (vertices[:, index] * weights[..., None]).sum(-2)
+    vertices = to_camera(turned(shape, matrices) + coefficients.translation[:, None])
     colors = shade(albedo, normals, coefficients.light)
-    return Decoded(vertices, albedo, colors, normals, project(points))
+    return Decoded(vertices, albedo, colors, normals, project(at_landmarks(face, vertices)))
+
+
+def landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
+    """The landmarks (B,68,2) of `decode` alone, without the other vertices."""
+    mean, identity, expression = (at_landmarks(face, part) for part in (face.mean, face.identity, face.expression))
+    shape = _blend(mean, (coefficients.identity, identity), (coefficients.expression, expression))
+    posed = turned(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
+    return project(to_camera(posed))
 
 
 @flax.struct.dataclass

@@ -3,6 +3,8 @@
 models/losses.py of Deep3DFaceRecon_pytorch. Every reduction is said; B batch, S the picture's side.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -10,12 +12,16 @@ import numpy as np
 
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Coefficients, Decoded, Rendered
+from jaxface.systems.deep3d.reader import cell_places
 
 LANDMARKS = 68
 # Bridge and tip of the nose and the inner lips count for twenty.
 HEAVY, HEAVY_WEIGHT = (28, 29, 30, *range(60, 68)), 20.0
 SURELY_SKIN = 0.5
 ATTENTIONS = ("posterior", "paper", "none")
+DISTANCES = ("squared", "plain")
+# Landmarks nearer than this, in pixels, are pulled less; and a landmark's heat map has this deviation in cells.
+ROUND_PX, HEAT_CELLS = 1.0, 0.7
 
 
 def photometric(image: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
@@ -36,10 +42,22 @@ def landmark_weights() -> np.ndarray:
     return weights
 
 
-def landmark_distance(points: jax.Array, target: jax.Array) -> jax.Array:
-    """Weighted mean squared distance () of points (B,68,2) in pixels of the 224 px crop."""
+def landmark_distance(points: jax.Array, target: jax.Array, kind: str = "squared") -> jax.Array:
+    """Mean distance () of points (B,68,2) in pixels of the 224 px crop.
+
+    `kind`: "squared" and weighted as published, or "plain" (ours), in which the worst landmarks do not decide.
+    """
     squared = ((points - target) ** 2).sum(-1)
-    return (squared * landmark_weights()).mean()
+    return (squared * landmark_weights()).mean() if kind == "squared" else jnp.sqrt(squared + ROUND_PX**2).mean()
+
+
+def heat_map(log_attention: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean cross-entropy () of a reader's log_attention (B,h*w,68) with Gaussians about landmarks (B,68,2)."""
+    places = cell_places(math.isqrt(log_attention.shape[1]))
+    deviation = HEAT_CELLS * (places[1, 0] - places[0, 0])
+    squared = ((places[:, None] - target[:, None]) ** 2).sum(-1)
+    wanted = jax.nn.softmax(-squared / (2 * deviation**2), axis=1)
+    return -(wanted * log_attention).sum(1).mean()
 
 
 def coefficient_size(coefficients: Coefficients, weights: ml_collections.ConfigDict) -> jax.Array:
@@ -79,14 +97,14 @@ def terms(
     """The unweighted terms that need no recognition net. `settings` is config.loss.
 
     Read of `batch`: image (B,S,S,3), landmarks (B,68,2) in pixels of the 224 px crop with y up, and, unless
-    `settings.attention` is "none", skin (B,S,S) in [0,1].
+    `settings.attention` is "none", skin (B,S,S) in [0,1]. `rendered` may be of the first pictures only.
     """
-    mask = jax.lax.stop_gradient(rendered.crop.astype(jnp.float32))
+    count, mask = len(rendered.image), jax.lax.stop_gradient(rendered.crop.astype(jnp.float32))
     if settings.attention != "none":
-        mask *= skin_attention(batch["skin"], settings.attention)
+        mask *= skin_attention(batch["skin"][:count], settings.attention)
     return {
-        "photometric": photometric(rendered.image, batch["image"], mask),
-        "landmarks": landmark_distance(decoded.landmarks, batch["landmarks"]),
+        "photometric": photometric(rendered.image, batch["image"][:count], mask),
+        "landmarks": landmark_distance(decoded.landmarks, batch["landmarks"], settings.distance),
         "coefficients": coefficient_size(coefficients, settings.size),
         "light": light_color(coefficients.light),
         "evenness": albedo_evenness(decoded.albedo, face.skin),

@@ -5,6 +5,7 @@ ImageNet's mean and deviation, seven linear heads that start at zero, so that th
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,19 +18,23 @@ from jaxface.errors import UserError
 from jaxface.nn.fresh import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
-from jaxface.systems.deep3d import cnet, formation
+from jaxface.systems.deep3d import cnet, formation, reader
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Sizes
 
 BACKBONES = ("resnet18", "resnet50")
+READERS = ("mean", "fit")
+# The heads whose answers the reader "fit" takes for a prior only, in its order.
+FITTED = ("identity", "expression", "angles", "translation", "depth")
 IN_PLANE = 2
 
 
 class RNet(nn.Module):
-    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total)."""
+    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`."""
 
     backbone: ResNet
     sizes: Sizes
+    reader: str = "mean"
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         return self.regress(image, train)[0]
@@ -39,9 +44,19 @@ class RNet(nn.Module):
         """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
+        if self.reader == "mean":
+            return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
+        features, *landmarks = reader.Reader(name="reader")(maps)
+        parts = self._heads(features)
+        fitted = {name: parts[name] for name in FITTED}
+        found = reader.Fit(self.sizes, name=reader.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
+        ends = np.cumsum([part.shape[-1] for part in fitted.values()])
+        parts |= zip(fitted, jnp.split(found, ends[:-1], axis=-1), strict=True)
+        return jnp.concatenate([*parts.values()], -1), pooled, maps[0]
+
+    def _heads(self, features: jax.Array) -> dict[str, jax.Array]:
         zeros, heads = nn.initializers.zeros, heads_of(self.sizes)
-        parts = [nn.Dense(count, kernel_init=zeros, name=name)(pooled) for name, count in heads.items()]
-        return jnp.concatenate(parts, -1), pooled, maps[0]
+        return {name: nn.Dense(count, kernel_init=zeros, name=name)(features) for name, count in heads.items()}
 
 
 def heads_of(sizes: Sizes) -> dict[str, int]:
@@ -61,21 +76,31 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
 
     image_size: int, side of the crop in pixels: 224 as published.
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
+    reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
     confidence: whether there is a `CNet` beside it, for several pictures of a person.
     """
-    if config.backbone not in BACKBONES:
-        raise UserError(f"config.model.backbone is {config.backbone!r}; use one of {', '.join(BACKBONES)}")
+    for key, allowed in (("backbone", BACKBONES), ("reader", READERS)):
+        if config[key] not in allowed:
+            raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
-    return RNet(backbone, sizes_from_config(config))
+    return RNet(backbone, sizes_from_config(config), config.reader)
 
 
-def init(model: RNet, image_size: int, confidence: bool, key: jax.Array) -> tuple[Any, Any]:
-    """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name."""
+def init(
+    model: RNet, load_face: Callable[[], FaceModel], image_size: int, confidence: bool, key: jax.Array
+) -> tuple[Any, Any]:
+    """Fresh (params, extra); `extra` holds batch statistics, and for the reader "fit" the landmarks of `load_face()`.
+
+    With `confidence` also a C-Net's parameters under its name.
+    """
     image = jnp.zeros((1, image_size, image_size, 3))
     params, variables = initialize(model, key, image)
+    variables.pop("intermediates", None)
+    if model.reader == "fit":
+        variables[reader.COLLECTION] = {reader.NAME: reader.landmark_model(load_face())}
     if confidence:
         _, *features = jax.eval_shape(
             functools.partial(model.apply, method="regress"), {"params": params, **variables}, image
@@ -85,10 +110,12 @@ def init(model: RNet, image_size: int, confidence: bool, key: jax.Array) -> tupl
     return params, variables
 
 
-def adopt(model: RNet, image_size: int, confidence: bool, params: Any, extra: Any) -> tuple[Any, Any]:
+def adopt(
+    model: RNet, load_face: Callable[[], FaceModel], image_size: int, confidence: bool, params: Any, extra: Any
+) -> tuple[Any, Any]:
     """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
     if confidence and cnet.NAME not in params:
-        fresh, _ = init(model, image_size, True, jax.random.key(0))
+        fresh, _ = init(model, load_face, image_size, True, jax.random.key(0))
         params = {**params, cnet.NAME: fresh[cnet.NAME]}
     return params, extra
 

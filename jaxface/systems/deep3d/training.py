@@ -33,10 +33,10 @@ def frozen(config: ml_collections.ConfigDict) -> Tree:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """UserError for an attention that does not exist."""
-    if config.loss.attention not in losses.ATTENTIONS:
-        allowed = ", ".join(losses.ATTENTIONS)
-        raise UserError(f"config.loss.attention is {config.loss.attention!r}; use one of {allowed}")
+    """UserError for an attention or a distance that does not exist."""
+    for key, allowed in (("attention", losses.ATTENTIONS), ("distance", losses.DISTANCES)):
+        if config.loss[key] not in allowed:
+            raise UserError(f"config.loss.{key} is {config.loss[key]!r}; use one of {', '.join(allowed)}")
 
 
 def training_loss(
@@ -58,12 +58,17 @@ def training_loss(
     if config.model.confidence:
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
         coefficients, changed = _of_sets(net, params, extra, batch["image"]), extra
+        looked = {}
     else:
         flat = batch
         variables = {"params": params, **extra}
-        vector, changed = net.apply(variables, batch["image"], train=True, mutable=[*extra])
+        vector, changed = net.apply(variables, batch["image"], train=True, mutable=[*extra, "intermediates"])
+        looked = changed.pop("intermediates", {})
         coefficients = formation.split(vector, net.sizes)
     measured = hybrid(frozen, coefficients, flat, config.loss)
+    if looked:
+        (log_attention,) = looked["reader"]["log_attention"]
+        measured["heat_map"] = losses.heat_map(log_attention, flat["landmarks"])
     return losses.weighted(measured, config.loss.weights), (changed, measured)
 
 
@@ -85,13 +90,20 @@ def _of_sets(net: RNet, params: Tree, extra: Tree, image: jax.Array) -> Coeffici
 def hybrid(
     frozen: Tree, coefficients: Coefficients, batch: Batch, settings: ml_collections.ConfigDict
 ) -> dict[str, jax.Array]:
-    """The unweighted terms of the hybrid loss; "perceptual" among them where `frozen` holds ArcFace."""
-    face, image = frozen["face"], batch["image"]
-    decoded = formation.decode(face, coefficients)
-    rendered = formation.render(face, decoded, image.shape[1])
+    """The unweighted terms of the hybrid loss; "perceptual" among them where `frozen` holds ArcFace.
+
+    `settings.rendered`: how many of the batch's pictures are rendered, for the terms that need it; 0: all.
+    """
+    face, size = frozen["face"], batch["image"].shape[1]
+    shown, seen = jax.tree.map(lambda values: values[: settings.rendered or None], (coefficients, batch))
+    decoded = formation.decode(face, shown)
+    rendered = formation.render(face, decoded, size)
+    if settings.rendered:
+        decoded = decoded.replace(landmarks=formation.landmarks(face, coefficients))
     measured = losses.terms(face, coefficients, decoded, rendered, batch, settings)
     if "recognition" in frozen:
-        measured["perceptual"] = _perceptual(frozen["recognition"], rendered, decoded.landmarks, batch)
+        landmarks = decoded.landmarks[: len(rendered.image)]
+        measured["perceptual"] = _perceptual(frozen["recognition"], rendered, landmarks, seen)
     return measured
 
 

@@ -15,6 +15,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/jvcr.py). Raises UserError for values that do not fit together."""
     if config.mode not in transforms.MODES:
         raise UserError(f"config.mode is {config.mode!r}; use one of {', '.join(transforms.MODES)}")
+    losses.check(config.loss)
     net = model.model_from_config(config.model)
     # The original normalises on each device by itself.
     trained = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)

@@ -7,8 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
 from jaxface.systems.jvcr.model import JVCR, cell_centers
+
+DISTANCES = ("squared", "plain")
+# Points nearer than this part of the crop are pulled less by plain distances.
+ROUND = 0.005
+
+
+def check(settings: Any) -> None:
+    """UserError for a distance, of config.loss, that does not exist."""
+    if settings.distance not in DISTANCES:
+        raise UserError(f"config.loss.distance is {settings.distance!r}; use one of {', '.join(DISTANCES)}")
 
 
 def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array:
@@ -16,10 +27,19 @@ def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array
     return sum(jnp.mean((volume - target) ** 2) for volume, target in zip(volumes, targets, strict=True))
 
 
-def coordinate_loss(coordinates: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
-    """Mean squared difference of coordinates (B,N,3) over the points that are `known` (B,N) bool."""
-    weight = known.astype(coordinates.dtype)[..., None]
-    return (weight * (coordinates - target) ** 2).sum() / jnp.maximum(3 * weight.sum(), 1.0)
+def coordinate_loss(
+    coordinates: jax.Array, target: jax.Array, known: jax.Array, kind: str = "squared"
+) -> jax.Array:
+    """Mean squared difference of coordinates (B,N,3) over the points that are `known` (B,N) bool.
+
+    `kind` "plain" (ours): the mean distance, in which the worst points do not decide.
+    """
+    weight = known.astype(coordinates.dtype)
+    squared = ((coordinates - target) ** 2).sum(-1)
+    count = jnp.maximum(weight.sum(), 1.0)
+    if kind == "plain":
+        return (weight * jnp.sqrt(squared + ROUND**2)).sum() / count
+    return (weight * squared).sum() / (3 * count)
 
 
 def attention_loss(log_attention: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
@@ -72,7 +92,7 @@ def training_loss(
     looked = extra.pop("intermediates", {})
     voxel = volume_loss(volumes, targets)
     target = batch["coordinates"] / (size - 1)
-    coordinate = coordinate_loss(coordinates, target, batch["known"])
+    coordinate = coordinate_loss(coordinates, target, batch["known"], settings.distance)
     loss = jnp.where(pretraining, 1.0, settings.voxel) * voxel + coordinate
     distance = jnp.sqrt(((coordinates - target) ** 2).sum(-1) + 1e-12).mean()
     measured = {"voxel": voxel, "coordinate": coordinate, "distance": distance}

@@ -20,6 +20,8 @@ from jaxface.nn.fresh import initialize
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.volume import HalvingConv, WholeConv
 from jaxface.system import Tree
+from jaxface.systems.jvcr import face_prior
+from jaxface.systems.jvcr.face_prior import FacePrior
 
 # Pixels of the image to a cell of the volume.
 STRIDE = 4
@@ -92,8 +94,8 @@ class Reader(nn.Module):
     Each landmark has its own attention over the n x n columns of the volume, made of the features (B,n,n,C); a column's
     depth is the mean of the softmax along it. The coordinate is the mean under the attention of the column's place and
     depth and of a linear map of its features. After integral regression (Sun et al., ECCV 2018). The attention's
-    logarithm (B,n*n,points) is sown as "log_attention". What was read of all landmarks, and the mean features, then
-    correct each of them, for a face is more than its points: a residual MLP of `width`.
+    logarithm (B,n*n,points) is sown as "log_attention". Because a face is more than its points, a `FacePrior` is fitted
+    to what was read of all of them; an MLP of `width` guesses where the fit begins.
     """
 
     points: int
@@ -115,14 +117,14 @@ class Reader(nn.Module):
         attention = jnp.exp(log_attention)
         read = jnp.einsum("bcn,bck->bnk", attention, jnp.concatenate([plane, z], -1))
         read += jnp.einsum("bcn,bcnk->bnk", attention, shift)
-        return read + self._correction(read, features.mean(1))
+        return FacePrior(self.points, name="prior")(read, self._guess(read, features.mean(1)))
 
-    def _correction(self, read: jax.Array, context: jax.Array) -> jax.Array:
+    def _guess(self, read: jax.Array, context: jax.Array) -> jax.Array:
         shape = (read - read.mean(1, keepdims=True)).reshape(len(read), -1)
         x = jnp.concatenate([nn.LayerNorm(name="norm_shape")(shape), nn.LayerNorm(name="norm_context")(context)], -1)
         for layer in ("hidden1", "hidden2"):
             x = nn.gelu(nn.Dense(self.width, name=layer)(x))
-        return nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="correction")(x).reshape(read.shape)
+        return nn.Dense(face_prior.UNKNOWNS, kernel_init=nn.initializers.zeros, name="guess")(x)
 
 
 def cell_centers(side: int) -> jax.Array:
@@ -158,7 +160,7 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     width: channels of the hourglasses (256). levels: halvings inside one (4). blocks: bottlenecks a branch (1).
     regressor: "encoder" (paper) or "reader" (ours).
     channels: of the encoder's 3D convolutions, each halving the volume down to a side of 4.
-    embedding: width behind the encoder's convolutions, and of the reader's correction.
+    embedding: width behind the encoder's convolutions, and of the reader's guess.
     points: 71, or 68 without the centres of eyes and mouth.
     """
     depths = tuple(config.depths) * (config.stacks if len(config.depths) == 1 else 1)
