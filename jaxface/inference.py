@@ -104,7 +104,7 @@ class Predictor:
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped."""
-        return self.system.raw(self.params, self.extra, arrays)
+        return jax.device_get(self.system.raw(self.params, self.extra, arrays))
 
 
 def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:

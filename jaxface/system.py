@@ -73,7 +73,9 @@ class System:
     predict(params, extra, photo, **options): a photo, points or a scan in, a named result out.
     predict_set(params, extra, photos, boxes, **options): several photos of one person in, a result for each out.
     needs_points: both of these take `detect(pixels, boxes)`, which gives faces with 68 points, from above.
-    raw(params, extra, arrays) -> arrays: the network on prepared arrays, outputs by name.
+    raw(params, extra, arrays) -> arrays: the network on prepared arrays, outputs by name; compiled inside, traceable.
+    inputs: the shapes of all arrays that `raw` takes, as `jax.export` reads them: {"image": "B, 32, 32, 3"}; sizes
+        with a name may be any.
     from_torch(tensors, params, extra) -> (params, extra): official checkpoint in, `tensors` maps names to numpy arrays.
     frozen() -> tree of big constants, placed on the devices once and passed as an argument.
     prepare(batch, key, frozen) -> batch: on the device, before the loss.
@@ -86,7 +88,8 @@ class System:
     train_data: Callable[[int], Iterator[Batch]]
     evaluators: Mapping[str, Evaluator]
     predict: Callable[..., Any]
-    raw: Callable[[Tree, Tree, dict[str, np.ndarray]], dict[str, np.ndarray]]
+    raw: Callable[[Tree, Tree, dict[str, Any]], dict[str, jax.Array]]
+    inputs: Mapping[str, str]
     from_torch: Callable[[dict[str, np.ndarray], Tree, Tree], tuple[Tree, Tree]]
     frozen: Callable[[], Tree] = _nothing_frozen
     prepare: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged

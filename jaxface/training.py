@@ -1,8 +1,10 @@
 """The one training loop: a per-device step made from a System, and `fit`, which runs, saves and resumes it."""
 
+import contextlib
+import itertools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +20,9 @@ from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
 from jaxface.metrics import Metrics
 from jaxface.system import Batch, System, TrainState, Tree
+
+# Steps of a run that its profile leaves out, as the first of them compiles, and those that it shows.
+UNSEEN, PROFILED = 3, 5
 
 
 def make_step(system: System, seed: int, ema: float) -> Callable[[TrainState, Batch, Tree], tuple[TrainState, dict]]:
@@ -87,14 +92,16 @@ def starting_state(
     return jax.jit(fresh)(), "started from scratch"
 
 
-def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> TrainState:
+def fit(
+    system: System, config: ml_collections.ConfigDict, workdir: checkpoint.Path, profile: bool = False
+) -> TrainState:
     """Trains `system` to config.steps updates in `workdir`, going on from what is there; returns the state, replicated.
 
     Read from `config`: system, seed, steps, batch_size (global, checked against the devices), log_every, save_every,
     keep, ema, backend, resume, init, prefetch and best ("evaluator/metric", lowest kept; "" for none). A run that is
     finished only verifies its newest checkpoint. After SIGTERM all hosts save the same step and return. Raises
     UserError for a workdir of another system, a full disk, and a loss or gradient that is not finite: after that
-    nothing is saved.
+    nothing is saved. With `profile` a few steps are traced into `workdir`/profile, for TensorBoard and Perfetto.
     """
     workdir, backend, best = pathlib.Path(workdir), config.backend, _best(system, config)
     parallel.local_batch_size(config.batch_size)
@@ -115,6 +122,7 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
         Checkpoints(workdir, config.keep) as checkpoints,
         Metrics(workdir, start) as metrics,
         parallel.prefetch(system.train_data(start), config.prefetch, backend) as batches,
+        _profiled(compiled, workdir / "profile", profile) as compiled,
         _progress(start, config.steps) as bar,
         jax.transfer_guard("disallow"),
     ):
@@ -149,6 +157,32 @@ def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.P
                 _say(f"stopped by SIGTERM at step {done}, which is saved; run the same command again to go on")
                 break
     return state
+
+
+@contextlib.contextmanager
+def _profiled(step: Callable, folder: pathlib.Path, wanted: bool) -> Iterator[Callable]:
+    """`step` itself, or where it is `wanted` one that writes a trace of some of its calls to `folder`.
+
+    A run that ends before the last of them has a trace of what it did. Of several hosts the first one writes.
+    """
+    calls, options = itertools.count(), jax.profiler.ProfileOptions()
+    # Perfetto's file ends at a million events: calls in Python, of input and evaluation, would fill it in one step.
+    options.python_tracer_level = 0
+    with contextlib.ExitStack() as trace:
+
+        def traced(*arguments: Any) -> tuple[TrainState, dict]:
+            call = next(calls)
+            if call == UNSEEN:
+                recording = jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options)
+                trace.enter_context(recording)
+            with jax.profiler.StepTraceAnnotation("train", step_num=call):
+                outputs = step(*arguments)
+            if call == UNSEEN + PROFILED - 1:
+                jax.block_until_ready(outputs)
+                trace.close()
+            return outputs
+
+        yield traced if wanted and jax.process_index() == 0 else step
 
 
 class _Window:

@@ -9,13 +9,10 @@ import sys
 
 from absl import flags
 
-from jaxface import checkpoint, folders
+from jaxface import folders
 from jaxface.errors import UserError
-from jaxface.inference import Predictor
-from launch import app
+from launch import app, model
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint")
-SYSTEM = flags.DEFINE_string("system", None, "use the model that ships for this system (default: continuous)")
 INPUT = flags.DEFINE_string("input", None, "picture, video, or folder of these")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw: the .npz file)")
 BOXES = flags.DEFINE_string("boxes", None, 'JSON file {"file name": [x0, y0, x1, y1]}: hairline to chin, side to side')
@@ -32,7 +29,7 @@ def main(argv: list[str]) -> int:
         raise UserError("give --input FILE or FOLDER, or --raw FILE.npz")
     if OUTPUT.value is None:
         raise UserError("give --output")
-    predictor = _predictor()
+    predictor = model.predictor()
     if RAW.value is not None:
         folders.infer_arrays(predictor.raw, RAW.value, OUTPUT.value)
         return 0
@@ -44,14 +41,6 @@ def main(argv: list[str]) -> int:
         summary = folders.infer_files(predictor, INPUT.value, OUTPUT.value, BOXES.value, SMOOTH.value, options, tell)
     print(summary)
     return 1 if summary.failed else 0
-
-
-def _predictor() -> Predictor:
-    if WORKDIR.value is None:
-        return Predictor.pretrained(SYSTEM.value or "continuous")
-    if SYSTEM.value is not None:
-        checkpoint.check_system(WORKDIR.value, SYSTEM.value)
-    return Predictor.from_workdir(WORKDIR.value)
 
 
 if __name__ == "__main__":

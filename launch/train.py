@@ -15,6 +15,7 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/x.py:variant; one key: --config.a.b=v", lock_config=True
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: configuration, checkpoints, metrics")
+PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into the folder profile of the run")
 BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is put on the devices (default: config)")
 
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
         config.backend = BACKEND.value
     hosts.join()
     config = shipped.adopt(WORKDIR.value, config)
-    training.fit(inference.build(config, "the configuration"), config, WORKDIR.value)
+    training.fit(inference.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
     print(f"checkpoints, config.json and metrics.jsonl lie in {WORKDIR.value}")
 
 

@@ -1,5 +1,7 @@
 """The loop: the same bits after any interruption, where a run starts from, and when it refuses to go on."""
 
+import gzip
+import json
 import re
 import signal
 
@@ -13,9 +15,9 @@ from jaxface import checkpoint, metrics, parallel, training
 from jaxface.errors import UserError
 
 
-def fit(workdir, changes=None):
+def fit(workdir, changes=None, profile=False):
     config = toy.config(changes)
-    return parallel.to_host(training.fit(toy.build(config), config, workdir))
+    return parallel.to_host(training.fit(toy.build(config), config, workdir, profile))
 
 
 def scored(workdir):
@@ -53,6 +55,15 @@ def test_a_finished_run_only_verifies_its_checkpoint(tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, fit(tmp_path), first)
     assert "resumed at step 9" in capsys.readouterr().err
     assert checkpoint.steps(tmp_path) == [12, 9, 6]
+
+
+@pytest.mark.parametrize("steps, seen", [(12, [3, 4, 5, 6, 7]), (5, [3, 4])])
+def test_a_profile_shows_steps_once_they_are_compiled(tmp_path, steps, seen):
+    assert fit(tmp_path, {"steps": steps}, profile=True).step == steps
+    (path,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
+    assert list(path.parent.glob("*.xplane.pb"))
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    assert sorted(int(event["args"]["step_num"]) for event in events if event.get("name") == "train") == seen
 
 
 def test_sources_in_order(tmp_path):

@@ -94,6 +94,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         evaluators={"held_out": Evaluator(eval_data, score, summarise, config.eval_every)},
         predict=lambda params, extra, photo: predict(params, extra, photo),
         raw=lambda params, extra, arrays: {"y": predict(params, extra, arrays["x"])},
+        inputs={"x": f"B, {config.data.width}"},
         from_torch=lambda tensors, params, extra: (params, extra),
         frozen=lambda: {"scale": np.float32(1.0)},
     )

@@ -80,7 +80,7 @@ def convolve(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x (B,…,C) times matrix (C,D), a convolution of one pixel: (B,…,D)."""
-    rows = x.reshape(len(x), -1, 1, x.shape[-1])
+    rows = x.reshape(x.shape[0], -1, 1, x.shape[-1])
     return convolve(rows, matrix[None, None]).reshape(*x.shape[:-1], matrix.shape[-1])
 
 

@@ -60,4 +60,4 @@ class WholeConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        return product(x.reshape(len(x), -1), kernel.reshape(-1, self.width)) + bias
+        return product(x.reshape(x.shape[0], -1), kernel.reshape(-1, self.width)) + bias

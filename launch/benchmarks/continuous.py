@@ -37,9 +37,10 @@ def works() -> Iterator[Work]:
         "queries": random.standard_normal((TRAIN_BATCH, QUERIES, 3), np.float32),
         "points": random.standard_normal((TRAIN_BATCH, QUERIES, 2), np.float32),
     }
+    predictor = inference.Predictor(config, system, params, extra)
     for size in (1, TRAIN_BATCH):
         arrays = {name: batch[name][:size] for name in ("image", "queries")}
-        run = functools.partial(system.raw, params, extra, arrays)
+        run = functools.partial(predictor.raw, arrays)
         yield Work("continuous", "forward", size, run, _peers(arrays["image"], arrays["queries"], None))
     valid = np.ones((TRAIN_BATCH, QUERIES), bool)
     train = training_run(system, config, params, extra, {**batch, "valid": valid})

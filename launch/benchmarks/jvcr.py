@@ -25,8 +25,9 @@ def works() -> Iterator[Work]:
     params, extra = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, size, size, 3), np.float32)
+    predictor = inference.Predictor(config, system, params, extra)
     for batch in (1, TRAIN_BATCH):
-        run = functools.partial(system.raw, params, extra, {"image": images[:batch]})
+        run = functools.partial(predictor.raw, {"image": images[:batch]})
         yield Work("jvcr", "forward", batch, run, _peers(config, images[:batch], None, None))
     flags = np.ones((TRAIN_BATCH, count), bool)
     places = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)

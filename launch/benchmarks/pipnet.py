@@ -30,8 +30,9 @@ def works() -> Iterator[Work]:
     votes = decoding.votes(decoding.neighbor_table(face, NEIGHBORS))
     images = random.random((DECODE_BATCH, SIZE, SIZE, 3), np.float32)
     points = random.random((TRAIN_BATCH, LANDMARKS, 2), np.float32)
+    predictor = inference.Predictor(config, system, params, extra)
     for size in (1, TRAIN_BATCH, DECODE_BATCH):
-        run = functools.partial(system.raw, params, extra, {"image": images[:size]})
+        run = functools.partial(predictor.raw, {"image": images[:size]})
         yield Work("pipnet", "forward", size, run, _peers(images[:size], face, votes, None))
     train = training_run(system, config, params, extra, {"image": images[:TRAIN_BATCH], "points": points})
     peers = _peers(images[:TRAIN_BATCH], face, votes, points)

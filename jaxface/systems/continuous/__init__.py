@@ -51,6 +51,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         },
         predict=predict.bind(net, size),
         raw=functools.partial(model.raw, net),
+        inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
         **({"prepare": rendered} if config.data.endless else {}),
     )

@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
@@ -261,7 +260,7 @@ def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
 
 
-def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
 
     Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma`
@@ -270,17 +269,17 @@ def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, np.ndarray
     if "image" not in arrays:
         raise UserError(f"the arrays have no image, only {sorted(arrays)}")
     variables = {"params": params, **extra}
-    image = np.asarray(arrays["image"], np.float32)
+    image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[-1] != 3:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
     features = _apply(model, "encode", variables, image)
-    outputs = {"features": features.reshape(len(image), -1)}
+    outputs = {"features": features.reshape(image.shape[0], -1)}
     if "queries" in arrays:
-        queries = np.asarray(arrays["queries"], np.float32)
-        if queries.ndim != 3 or queries.shape[::2] != (len(image), 3):
-            raise UserError(f"queries has shape {queries.shape}; it must be ({len(image)},N,3)")
+        queries = jnp.asarray(arrays["queries"], jnp.float32)
+        if queries.ndim != 3 or queries.shape[::2] != (image.shape[0], 3):
+            raise UserError(f"queries has shape {queries.shape}; it must be ({image.shape[0]},N,3)")
         outputs["points"], outputs["sigma"] = _apply(model, "query", variables, features, queries)
-    return {name: np.asarray(value) for name, value in outputs.items()}
+    return outputs
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

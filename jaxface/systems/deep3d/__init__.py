@@ -49,5 +49,6 @@ def build(config: ml_collections.ConfigDict) -> System:
         predict_set=functools.partial(predict.predict_set, network),
         needs_points=True,
         raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
+        inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

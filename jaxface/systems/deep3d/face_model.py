@@ -66,7 +66,9 @@ def complete(config: ml_collections.ConfigDict) -> None:
 
 @functools.cache
 def _on_device(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
-    return jax.device_put(load_face_model(name, path, sizes, crop))
+    # What is kept must be arrays, also where the first to ask is being traced.
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(load_face_model(name, path, sizes, crop))
 
 
 def configured(config: ml_collections.ConfigDict) -> FaceModel | None:

@@ -72,8 +72,8 @@ def split(vector: jax.Array, sizes: Sizes) -> Coefficients:
     for name, count in sizes.groups.items():
         parts[name] = vector[:, start : start + count]
         start += count
-    light = parts["light"].reshape(len(vector), -1, BANDS)
-    return Coefficients(**{**parts, "light": jnp.broadcast_to(light, (len(vector), 3, BANDS))})
+    light = parts["light"].reshape(vector.shape[0], -1, BANDS)
+    return Coefficients(**{**parts, "light": jnp.broadcast_to(light, (vector.shape[0], 3, BANDS))})
 
 
 @flax.struct.dataclass

@@ -98,7 +98,6 @@ def init(
     """
     image = jnp.zeros((1, image_size, image_size, 3))
     params, variables = initialize(model, key, image)
-    variables.pop("intermediates", None)
     if model.reader == "fit":
         variables[reader.COLLECTION] = {reader.NAME: reader.landmark_model(load_face())}
     if confidence:
@@ -120,7 +119,7 @@ def adopt(
     return params, extra
 
 
-def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on prepared arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
 
     Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,
@@ -128,11 +127,11 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.nd
     UserError where neither input is there or a shape does not fit.
     """
     if "coefficients" in arrays:
-        coefficients = np.asarray(arrays["coefficients"], np.float32)
+        coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
         if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
             raise UserError(f"coefficients has shape {coefficients.shape}; it must be (B,{model.sizes.total})")
     elif "image" in arrays:
-        image = np.asarray(arrays["image"], np.float32)
+        image = jnp.asarray(arrays["image"], jnp.float32)
         if image.ndim != 4 or image.shape[-1] != 3:
             raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
         coefficients = regress(model, {"params": params, **extra}, image)
@@ -143,7 +142,7 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, np.nd
     if known is not None:
         decoded = decode(known, model.sizes, coefficients)
         outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
-    return {name: np.asarray(value) for name, value in outputs.items()}
+    return outputs
 
 
 def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.ndarray) -> np.ndarray:

@@ -37,15 +37,16 @@ class Reader(nn.Module):
         seen = nn.Dense(WIDTH, name="reduce1")(maps[1])
         for number, coarse in enumerate(maps[2:], start=2):
             seen += jax.image.resize(nn.Dense(WIDTH, name=f"reduce{number}")(coarse), seen.shape, "linear")
-        cells = nn.relu(seen).reshape(seen.shape[0], -1, WIDTH)
+        batch, side = seen.shape[:2]
+        cells = nn.relu(seen).reshape(batch, -1, WIDTH)
         log_attention = nn.log_softmax(nn.Dense(LANDMARKS, name="attention")(cells), axis=1)
         self.sow("intermediates", "log_attention", log_attention)
-        attention, places = jnp.exp(log_attention), cell_places(seen.shape[1])
+        attention, places = jnp.exp(log_attention), cell_places(side)
         points = jnp.einsum("btk,tc->bkc", attention, places)
         variance = jnp.einsum("btk,tc->bkc", attention, places**2) - points**2
         read = jnp.einsum("btk,btc->bkc", attention, nn.Dense(READ, name="value")(cells))
-        known = (points / CENTER_PX - 1).reshape(seen.shape[0], -1), read.reshape(seen.shape[0], -1), maps[-1].mean((1, 2))
-        x = nn.gelu(nn.Dense(HIDDEN, name="hidden1")(nn.LayerNorm(name="norm1")(jnp.concatenate(known, -1))))
+        seen = [(points / CENTER_PX - 1).reshape(batch, -1), read.reshape(batch, -1), maps[-1].mean((1, 2))]
+        x = nn.gelu(nn.Dense(HIDDEN, name="hidden1")(nn.LayerNorm(name="norm1")(jnp.concatenate(seen, -1))))
         x += nn.gelu(nn.Dense(HIDDEN, name="hidden2")(nn.LayerNorm(name="norm2")(x)))
         return x, points, variance.sum(-1)
 

@@ -44,5 +44,6 @@ def build(config: ml_collections.ConfigDict) -> System:
         },
         predict=predict.bind(net, mode, size),
         raw=functools.partial(model.raw, net, size),
+        inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
     )

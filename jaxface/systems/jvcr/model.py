@@ -6,12 +6,12 @@ official code HongwenZhang/JVCR-3Dlandmark, models/{hourglass,coordRegressor,pix
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.batch_norm import BatchNorm
@@ -85,7 +85,7 @@ class Vox2Coord(nn.Module):
             x = BatchNorm(self.axis_name, name=f"bn{index}")(HalvingConv(channels, name=f"conv{index}")(x), train)
             x = nn.leaky_relu(x, LEAK)
         embedding = WholeConv(self.width, name=f"conv{len(self.channels)}")(x)
-        return pointwise(3 * self.points, "coordinates")(embedding).reshape(len(volume), self.points, 3)
+        return pointwise(3 * self.points, "coordinates")(embedding).reshape(volume.shape[0], self.points, 3)
 
 
 class Reader(nn.Module):
@@ -120,7 +120,7 @@ class Reader(nn.Module):
         return FacePrior(self.points, name="prior")(read, self._guess(read, features.mean(1)))
 
     def _guess(self, read: jax.Array, context: jax.Array) -> jax.Array:
-        shape = (read - read.mean(1, keepdims=True)).reshape(len(read), -1)
+        shape = (read - read.mean(1, keepdims=True)).reshape(read.shape[0], -1)
         x = jnp.concatenate([nn.LayerNorm(name="norm_shape")(shape), nn.LayerNorm(name="norm_context")(context)], -1)
         for layer in ("hidden1", "hidden2"):
             x = nn.gelu(nn.Dense(self.width, name=layer)(x))
@@ -196,9 +196,7 @@ def init(model: JVCR, image_size: int, key: jax.Array) -> tuple[Tree, Tree]:
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
-def raw(
-    model: JVCR, image_size: int, params: Tree, extra: Tree, arrays: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def raw(model: JVCR, image_size: int, params: Tree, extra: Tree, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on prepared arrays: `image` (B,S,S,3) RGB in [0,1], as it is.
 
     Returns `coordinates` (B,N,3), of which a landmark is (S-1) times, and `volume` (B,depth,y,x). UserError: `image` is
@@ -206,14 +204,13 @@ def raw(
     """
     if "image" not in arrays:
         raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    image = np.asarray(arrays["image"], np.float32)
+    image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[1:] != (image_size, image_size, 3):
         raise UserError(f"image has shape {image.shape}; it must be (B,{image_size},{image_size},3)")
-    volume, coordinates = _apply(model, {"params": params, **extra}, image)
-    return {"coordinates": np.asarray(coordinates), "volume": np.asarray(volume).transpose(0, 3, 1, 2)}
+    return _apply(model, {"params": params, **extra}, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(model: JVCR, variables: Tree, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _apply(model: JVCR, variables: Tree, image: jax.Array) -> dict[str, jax.Array]:
     volumes, coordinates = model.apply(variables, image)
-    return volumes[-1], coordinates
+    return {"coordinates": coordinates, "volume": volumes[-1].transpose(0, 3, 1, 2)}

@@ -44,7 +44,7 @@ class Deformation:
         if not self.compressed:
             return identity
         layer = params["compressor"]
-        whole = jnp.concatenate([identity, anchors.reshape(len(anchors), -1)], -1)
+        whole = jnp.concatenate([identity, anchors.reshape(anchors.shape[0], -1)], -1)
         return whole @ layer["kernel"] + layer["bias"]
 
     def offsets(

@@ -79,7 +79,7 @@ class Ensemble:
 
     def locals(self, codes: jax.Array) -> jax.Array:
         """The local codes (B,members,local_code) of codes (B,code)."""
-        return codes[:, self.global_code :].reshape(len(codes), self.members, self.local_code)
+        return codes[:, self.global_code :].reshape(codes.shape[0], self.members, self.local_code)
 
     def centers(self, anchors: jax.Array) -> jax.Array:
         """Where members' coordinates begin (B,members,3): the anchors (B,A,3), and 0 for the background."""
@@ -121,7 +121,7 @@ class Ensemble:
         self, params: Params, codes: jax.Array, anchors: jax.Array, points: jax.Array, gradient: bool = False
     ) -> tuple[jax.Array, jax.Array | None]:
         """Each member's own distance (B,members,N) and, asked for, its gradient (B,members,N,3), else None."""
-        shared = jnp.broadcast_to(codes[:, None, : self.global_code], (len(codes), self.members, self.global_code))
+        shared = jnp.broadcast_to(codes[:, None, : self.global_code], (codes.shape[0], self.members, self.global_code))
         latents = jnp.concatenate([shared, self.locals(codes)], -1)
         centers, signs = self.centers(anchors), self.signs()
         mlp, split = self.mlp, 2 * self.pairs
@@ -178,4 +178,4 @@ def _grouped(values, axis: int, part: slice, size: int):
 def _ungrouped(values: jax.Array) -> jax.Array:
     """(networks,B,k,N,…) to (B,members,N,…)."""
     moved = jnp.moveaxis(values, 0, 1)
-    return moved.reshape(len(moved), -1, *moved.shape[3:])
+    return moved.reshape(moved.shape[0], -1, *moved.shape[3:])

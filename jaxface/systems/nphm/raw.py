@@ -1,11 +1,11 @@
 """The networks on prepared arrays, as `launch.infer --raw` calls them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
+from jax import core, lax
 
 from jaxface.errors import UserError
 from jaxface.system import Tree
@@ -15,7 +15,7 @@ from jaxface.systems.nphm.model import Identity
 # Points at a time: what stays in a CPU's caches.
 CHUNK = 2000
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]
 
 
 def identity_raw(model: Identity, last_is_one: bool) -> Callable[[Tree, Tree, Arrays], Arrays]:
@@ -30,7 +30,7 @@ def identity_raw(model: Identity, last_is_one: bool) -> Callable[[Tree, Tree, Ar
         points, codes = _checked(arrays, points=3, identity=model.code)
         with jax.default_matmul_precision("highest"):
             out = run(params, points, codes)
-        return jax.device_get({**out, "offsets": np.zeros_like(points)})
+        return {**out, "offsets": jnp.zeros_like(points)}
 
     return raw
 
@@ -49,41 +49,45 @@ def expression_raw(
 
     def raw(params: Tree, extra: Tree, arrays: Arrays) -> Arrays:
         rest = {name: array for name, array in arrays.items() if name != "expression"}
-        out = alone(frozen(), extra, rest)
+        # Numbers, also where this is being traced.
+        with jax.ensure_compile_time_eval():
+            known = frozen()
+        out = alone(known, extra, rest)
         if "expression" in arrays:
             points, codes, expression = _checked(arrays, points=3, identity=identity.code, expression=model.code)
             with jax.default_matmul_precision("highest"):
-                out["offsets"] = np.asarray(deform(params, points, codes, out["anchors"], expression))
+                out["offsets"] = deform(params, points, codes, out["anchors"], expression)
         return out
 
     return raw
 
 
 def _distances(model: Identity, params: Tree, points: jax.Array, codes: jax.Array, last_is_one: bool) -> dict:
-    count = points.shape[1]
+    batch, count, _ = points.shape
     # The reference's fault is one of a whole call.
-    chunk = count if last_is_one else min(CHUNK, count)
-    padded = jnp.pad(points, ((0, 0), (0, -count % max(chunk, 1)), (0, 0)))
-    parts = jnp.moveaxis(padded.reshape(len(points), -1, chunk, 3), 1, 0)
+    chunk = count if last_is_one else core.min_dim(CHUNK, count)
+    chunks = -(-count // chunk)
+    padded = jnp.pad(points, ((0, 0), (0, chunks * chunk - count), (0, 0)))
+    parts = jnp.moveaxis(padded.reshape(batch, chunks, chunk, 3), 1, 0)
     sdf, gradient = lax.map(lambda part: model.sdf_and_gradient(params, codes, part, last_is_one), parts)
     return {
-        "sdf": jnp.moveaxis(sdf, 0, 1).reshape(len(points), -1)[:, :count],
-        "gradient": jnp.moveaxis(gradient, 0, 1).reshape(len(points), -1, 3)[:, :count],
+        "sdf": jnp.moveaxis(sdf, 0, 1).reshape(batch, -1)[:, :count],
+        "gradient": jnp.moveaxis(gradient, 0, 1).reshape(batch, -1, 3)[:, :count],
         "anchors": model.anchors(params, codes),
     }
 
 
-def _checked(arrays: Arrays, **widths: int) -> list[np.ndarray]:
+def _checked(arrays: Arrays, **widths: int) -> list[jax.Array]:
     """The named arrays as float32. UserError where one is missing or of a wrong shape."""
     made = []
     for name, width in widths.items():
         if name not in arrays:
             raise UserError(f"needs the array {name!r}; there are {', '.join(arrays) or 'none'}")
-        array = np.asarray(arrays[name], np.float32)
+        array = jnp.asarray(arrays[name], jnp.float32)
         if array.ndim != (3 if name == "points" else 2) or array.shape[-1] != width or not array.size:
             expected = "(B,N,3)" if name == "points" else f"(B,{width})"
             raise UserError(f"{name} is {array.shape}; it must be {expected}")
         made.append(array)
-    if len({len(array) for array in made}) > 1:
-        raise UserError(f"{', '.join(widths)} differ in their first axis: {[len(array) for array in made]}")
+    if len({array.shape[0] for array in made}) > 1:
+        raise UserError(f"{', '.join(widths)} differ in their first axis: {[array.shape[0] for array in made]}")
     return made

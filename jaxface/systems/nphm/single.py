@@ -36,7 +36,7 @@ class Single:
     def anchors(self, params: Params, codes: jax.Array) -> jax.Array:
         """None: (B,0,3)."""
         del params
-        return jnp.zeros((len(codes), 0, 3), codes.dtype)
+        return jnp.zeros((codes.shape[0], 0, 3), codes.dtype)
 
     def sdf(self, params: Params, codes: jax.Array, points: jax.Array) -> jax.Array:
         """Signed distances (B,N) of codes (B,code) at points (B,N,3); positive outside."""

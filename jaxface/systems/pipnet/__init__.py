@@ -21,6 +21,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     table = decoding.neighbor_table(face, config.model.neighbors)
     votes = decoding.votes(table, config.model.merge)
     losses.check(config.loss)
+    size = config.model.image_size
 
     def train_data(step: int) -> Iterator[Batch]:
         from jaxface.systems.pipnet import data, self_training_data
@@ -36,7 +37,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     score = functools.partial(metrics.score, net, votes)
     return System(
-        init=functools.partial(model.init, net, config.model.image_size),
+        init=functools.partial(model.init, net, size),
         loss=functools.partial(losses.training_loss, net, table, config.loss),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
@@ -46,5 +47,6 @@ def build(config: ml_collections.ConfigDict) -> System:
         },
         predict=predict.bind(net, votes, config.model, face),
         raw=functools.partial(model.raw, net, votes),
+        inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

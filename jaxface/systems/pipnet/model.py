@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
@@ -138,18 +137,18 @@ def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dic
     return decoding.decode(model.apply(variables, image), votes)
 
 
-def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on `image` (B,H,W,3): `landmarks`, `landmarks_own` (B,L,2) in crop units and `scores` (B,L).
 
     Raises UserError where `image` is missing, is no batch of pictures or too small for the stride.
     """
     if "image" not in arrays:
         raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    image = np.asarray(arrays["image"], np.float32)
+    image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
     found = _answer(model, votes, {"params": params, **extra}, image)
-    return {name: np.asarray(found[name]) for name in ("landmarks", "landmarks_own", "scores")}
+    return {name: found[name] for name in ("landmarks", "landmarks_own", "scores")}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,0 +1,45 @@
+"""A network in a file answers as `raw` does, for numbers of pictures and points that it was not traced with."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import jvcr, pipnet
+from jaxface import export
+from jaxface.inference import Predictor, build
+from tests import weights
+
+# More points than are asked at a time.
+SIZES = {"B": 3, "N": 2001}
+
+
+def fresh(configs, **changes) -> Predictor:
+    config = configs.get_config("smoke")
+    config.model.update(changes)
+    system = build(config, "the configuration")
+    return Predictor(config, system, *system.init(jax.random.key(0)))
+
+
+MODELS = {
+    "continuous": Predictor.pretrained,
+    "pipnet": lambda _: fresh(pipnet, meanface=tuple(weights.generator("face").random(136))),
+    "jvcr": lambda _: fresh(jvcr),
+    "deep3d": Predictor.pretrained,
+    "nphm": Predictor.pretrained,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_answers_as_raw_does(name):
+    predictor = MODELS[name](name)
+    exported = jax.export.deserialize(bytearray(export.serialize(predictor.system, predictor.params, predictor.extra)))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    arrays = {}
+    for key, text in predictor.system.inputs.items():
+        shape = [SIZES.get(side) or int(side) for side in text.split(", ")]
+        arrays[key] = weights.image(key, shape) if key == "image" else weights.array(key, shape, 0.3)
+    found, expected = exported.call(arrays), predictor.raw(arrays)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert np.ptp(value) > 0
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-5 * max(1, np.abs(value).max()), err_msg=key)
