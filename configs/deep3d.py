@@ -108,7 +108,7 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     config.loss.size.update(identity=1.0, expression=1.0, albedo=5e-4)
     config.optim.update(name="adamw", lr=1.5e-3, schedule="cosine", warmup=100, weight_decay=0.02, clip=5.0)
     config.optim.betas = (0.9, 0.99)
-    config.steps, config.batch_size, config.ema = 5500, 16, 0.998
+    config.steps, config.batch_size, config.ema = 7500, 16, 0.998
     config.save_every, config.eval_every = 500, 1000
 
 

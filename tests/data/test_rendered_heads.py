@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from jaxface.data import augment, stream
+from jaxface.data.builders import rendered_heads
 from jaxface.data.prepare import modules, prepare
 from jaxface.errors import UserError
+from jaxface.heads import scenes
 from jaxface.heads.canonical import queries
 from jaxface.heads.procedural import procedural_head
 from jaxface.layouts import LAYOUT_68
@@ -94,3 +96,9 @@ def test_wrong_requests_are_one_line(tmp_path, dataset, options, message):
 
 def test_data_sets_are_the_builders():
     assert {"300w": "ibug300w", "rendered_heads": "rendered_heads", "wflw": "wflw"}.items() <= modules().items()
+
+
+def test_portraits_name_their_head(tmp_path):
+    config = rendered_heads.make("ict_portraits", str(tmp_path)).builder_config
+    assert config.head == "ict" and config.shot == scenes.PORTRAIT
+    assert rendered_heads.make("", str(tmp_path)).builder_config.shot == scenes.ANYHOW

@@ -72,3 +72,17 @@ def test_a_rendered_example_shows_its_points(head):
     assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
     np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)
     assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8
+
+
+def test_portraits_are_less_turned_and_taken_from_further_away(head):
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def facing(shot: scenes.Shot) -> tuple[np.ndarray, np.ndarray]:
+        drawn = jax.vmap(lambda key: scenes.sample_scene(head, key, SIZE, shot))(keys)
+        assert (drawn.occluded == np.float32(shot.occluded)).all()
+        return np.rad2deg(np.arccos(np.abs(drawn.rotation[:, 2, 2]))), drawn.translation[:, 2]
+
+    turned, distance = facing(scenes.ANYHOW)
+    assert 50 < turned.max() < 70 and distance.min() < 500
+    turned, distance = facing(scenes.PORTRAIT)
+    assert 25 < turned.max() < 40 and 600 < distance.min() < 900

@@ -38,8 +38,8 @@ def build(config: ml_collections.ConfigDict) -> System:
         return Evaluator(examples, score, metrics.summarise, config.eval_every)
 
     return System(
-        init=functools.partial(model.init, net, load_face, size, sets),
-        adopt=functools.partial(model.adopt, net, load_face, size, sets),
+        init=functools.partial(model.init, net, size, sets, load_face=load_face),
+        adopt=functools.partial(model.adopt, net, size, sets),
         frozen=functools.partial(training.frozen, config),
         loss=functools.partial(training.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps),

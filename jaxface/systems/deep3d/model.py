@@ -90,33 +90,34 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
 
 
 def init(
-    model: RNet, load_face: Callable[[], FaceModel], image_size: int, confidence: bool, key: jax.Array
+    model: RNet,
+    image_size: int,
+    confidence: bool,
+    key: jax.Array,
+    load_face: Callable[[], FaceModel] | None = None,
 ) -> tuple[Any, Any]:
-    """Fresh (params, extra); `extra` holds batch statistics, and for the reader "fit" the landmarks of `load_face()`.
+    """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name.
 
-    With `confidence` also a C-Net's parameters under its name.
+    The reader "fit" needs `load_face()`, whose landmarks become part of `extra`.
     """
-    image = jnp.zeros((1, image_size, image_size, 3))
-    params, variables = initialize(model, key, image)
+    params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
     if model.reader == "fit":
         variables[reader.COLLECTION] = {reader.NAME: reader.landmark_model(load_face())}
-    if confidence:
-        _, *features = jax.eval_shape(
-            functools.partial(model.apply, method="regress"), {"params": params, **variables}, image
-        )
-        empty = [jnp.zeros(feature.shape) for feature in features]
-        params[cnet.NAME] = jax.jit(cnet.CNet(model.sizes.identity).init)(key, *empty)["params"]
-    return params, variables
+    return adopt(model, image_size, confidence, params, variables, key)
 
 
 def adopt(
-    model: RNet, load_face: Callable[[], FaceModel], image_size: int, confidence: bool, params: Any, extra: Any
+    model: RNet, image_size: int, confidence: bool, params: Any, extra: Any, key: jax.Array | None = None
 ) -> tuple[Any, Any]:
     """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
-    if confidence and cnet.NAME not in params:
-        fresh, _ = init(model, load_face, image_size, True, jax.random.key(0))
-        params = {**params, cnet.NAME: fresh[cnet.NAME]}
-    return params, extra
+    if not confidence or cnet.NAME in params:
+        return params, extra
+    image = jnp.zeros((1, image_size, image_size, 3))
+    regress = functools.partial(model.apply, method="regress")
+    _, *features = jax.eval_shape(regress, {"params": params, **extra}, image)
+    empty = [jnp.zeros(feature.shape) for feature in features]
+    fresh = jax.jit(cnet.CNet(model.sizes.identity).init)(jax.random.key(0) if key is None else key, *empty)
+    return {**params, cnet.NAME: fresh["params"]}, extra
 
 
 def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
