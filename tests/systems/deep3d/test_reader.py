@@ -15,7 +15,7 @@ SIZES = formation.Sizes(64, 40, 10)
 
 @pytest.fixture(scope="module")
 def face():
-    return face_model.load_face_model("procedural", "", (64, 40, 10), "tf")
+    return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
 
 
 def _coefficients(count: int, turn_rad: float) -> formation.Coefficients:
