@@ -114,7 +114,7 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
 
 def _sets(config: ml_collections.ConfigDict) -> None:
     _rendered(config)
-    config.model.confidence, config.loss.rendered = True, 0
+    config.model.confidence, config.loss.rendered = True, 4
     config.data.datasets = config.data.evaluate = ("rendered_sets/procedural_portraits",)
     config.batch_size, config.steps, config.optim.warmup = 4, 400, 50
     config.save_every, config.eval_every = 200, 200
