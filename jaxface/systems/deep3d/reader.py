@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxface.geometry.posterior import most_probable
 from jaxface.systems.deep3d import formation
 from jaxface.systems.deep3d.face_model import FaceModel, at_landmarks
 from jaxface.systems.deep3d.formation import CENTER_PX, Sizes
@@ -77,29 +78,17 @@ class Fit(nn.Module):
         first = np.repeat([IDENTITY, EXPRESSION, POSE], [self.sizes.identity, self.sizes.expression, 6])
         precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(first)))
         weight = jnp.exp(-deviation) / jnp.sqrt(1 + variance / SCATTER_PX**2)
-        solve = jax.vmap(_most_probable, in_axes=(None, None, 0, 0, 0, None))
+
+        def projected(values: jax.Array) -> jax.Array:
+            shape = mean + jnp.tensordot(values[:-6], basis, 1)
+            turned = formation.turned(shape[None], formation.rotation(values[None, -6:-3]))[0]
+            return formation.project(formation.to_camera(turned + values[-3:]))
+
+        def fitted(guess: jax.Array, points: jax.Array, weight: jax.Array) -> jax.Array:
+            return most_probable(projected, guess, points, weight[:, None], jnp.exp(precision), STEPS)
+
         with jax.default_matmul_precision("highest"):
-            return solve(mean, basis, guess, points, weight, jnp.exp(precision))
-
-
-def _most_probable(
-    mean: jax.Array, basis: jax.Array, guess: jax.Array, points: jax.Array, weight: jax.Array, precision: jax.Array
-) -> jax.Array:
-    """Gauss-Newton on |weight * (projected - points)|² + |precision * (found - guess)|²."""
-
-    def projected(values: jax.Array) -> jax.Array:
-        shape = mean + jnp.tensordot(values[:-6], basis, 1)
-        turned = formation.turned(shape[None], formation.rotation(values[None, -6:-3]))[0]
-        return formation.project(formation.to_camera(turned + values[-3:]))
-
-    found = guess
-    for _ in range(STEPS):
-        jacobian = (jax.jacfwd(projected)(found) * weight[:, None, None]).reshape(-1, len(guess))
-        residual = ((projected(found) - points) * weight[:, None]).ravel()
-        slope = jacobian.T @ residual + precision**2 * (found - guess)
-        curvature = jacobian.T @ jacobian + jnp.diag(precision**2)
-        found -= jax.scipy.linalg.solve(curvature, slope, assume_a="pos")
-    return found
+            return jax.vmap(fitted)(guess, points, weight)
 
 
 def landmark_model(face: FaceModel) -> dict[str, jax.Array]:

@@ -4,12 +4,15 @@ The paper's encoder learns from examples how landmarks hang together when a head
 shape is a mean and learned modes under a similarity, found by Gauss-Newton as the most probable one given the points.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
 
+from jaxface.geometry.posterior import most_probable
 from jaxface.heads import canonical
 from jaxface.systems.jvcr import transforms
 
@@ -39,15 +42,17 @@ class FacePrior(nn.Module):
         mean = self.param("mean", lambda key: jnp.asarray(mean_face()[: self.points]))
         modes = self.param("modes", nn.initializers.normal(MODE), (MODES, self.points, 3))
         deviation = self.param("log_deviation", lambda key: jnp.tile(jnp.log(jnp.array(READ)), (self.points, 1)))
-        precision = self.param("log_precision", lambda key: -jnp.log(jnp.repeat(jnp.array([1.0, LOOSE]), SPLIT)))
+        first = np.repeat([1.0, LOOSE], [MODES, POSE])
+        precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(first)))
         believed = self.param("believed", nn.initializers.constant(BELIEVED), (self.points, 3))
-        fit = jax.vmap(_most_probable, in_axes=(None, None, 0, 0, None, None))
+        posed = functools.partial(_posed, mean, modes)
+
+        def fitted(read: jax.Array, guess: jax.Array) -> jax.Array:
+            return posed(most_probable(posed, guess, read, jnp.exp(-deviation), jnp.exp(precision), STEPS))
+
         with jax.default_matmul_precision("highest"):
-            fitted = fit(mean, modes, read, guess, jnp.exp(-deviation), jnp.exp(precision))
-        return fitted + nn.sigmoid(believed) * (read - fitted)
-
-
-SPLIT = np.array([MODES, POSE])
+            face = jax.vmap(fitted)(read, guess)
+        return face + nn.sigmoid(believed) * (read - face)
 
 
 def mean_face() -> np.ndarray:
@@ -60,21 +65,3 @@ def _posed(mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
     weights, turn, size, shift = jnp.split(unknowns, [MODES, MODES + 3, MODES + 4])
     shape = mean - CENTER + jnp.tensordot(weights, modes, 1)
     return jnp.exp(size) * shape @ jaxlie.SO3.exp(turn).as_matrix().T + shift + CENTER
-
-
-def _most_probable(
-    mean: jax.Array, modes: jax.Array, read: jax.Array, guess: jax.Array, weight: jax.Array, precision: jax.Array
-) -> jax.Array:
-    """The points (N,3) that Gauss-Newton finds for |weight * (posed - read)|² + |precision * (unknowns - guess)|²."""
-
-    def posed(unknowns: jax.Array) -> jax.Array:
-        return _posed(mean, modes, unknowns)
-
-    found = guess
-    for _ in range(STEPS):
-        jacobian = (jax.jacfwd(posed)(found) * weight[..., None]).reshape(-1, UNKNOWNS)
-        residual = ((posed(found) - read) * weight).ravel()
-        slope = jacobian.T @ residual + precision**2 * (found - guess)
-        curvature = jacobian.T @ jacobian + jnp.diag(precision**2)
-        found -= jax.scipy.linalg.solve(curvature, slope, assume_a="pos")
-    return posed(found)
