@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def most_probable(
@@ -25,5 +26,21 @@ def most_probable(
         residual = ((model(found) - target) * weight).ravel()
         slope = jacobian.T @ residual + precision**2 * (found - guess)
         curvature = jacobian.T @ jacobian + jnp.diag(precision**2)
-        found -= jax.scipy.linalg.solve(curvature, slope, assume_a="pos")
+        found -= _solved(curvature, slope)
     return found
+
+
+def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """The solution (n,) of a positive definite matrix (n,n) and a right side (n,)."""
+
+    def eliminate(matvec: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:
+        del matvec
+
+        def step(i: jax.Array, rows: jax.Array) -> jax.Array:
+            row = rows[i] / rows[i, i]
+            return (rows - rows[:, i, None] * row).at[i].set(row)
+
+        # Gauss and Jordan instead of LAPACK: on CPUs its calls wait for threads that other devices' sums may hold.
+        return lax.fori_loop(0, right.size, step, jnp.concatenate([matrix, right[:, None]], 1))[:, -1]
+
+    return lax.custom_linear_solve(lambda x: matrix @ x, right, eliminate, symmetric=True)
