@@ -9,7 +9,6 @@ lies beside it, or a folder of SSS/E/obs.npy. An .npy has NPHM's units and pose,
 unless these flags say otherwise.
 """
 
-import collections
 import json
 import pathlib
 import sys
@@ -20,10 +19,9 @@ from absl import flags
 from PIL import Image
 
 from jaxface import checkpoint, meshes
-from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
-from launch import app
+from launch import app, scan_files
 
 SCAN = flags.DEFINE_multi_string("scan", None, "mesh or cloud of points, or a folder of these or of people's folders")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint of nphm")
@@ -42,7 +40,7 @@ def main(argv: list[str]) -> None:
     del argv
     if not SCAN.value or not OUTPUT.value:
         raise UserError("needs --scan FILE or FOLDER, and --output OUT")
-    people = find(SCAN.value)
+    people = scan_files.find(SCAN.value)
     if REGISTER.value:
         from launch import fit_register
 
@@ -51,37 +49,20 @@ def main(argv: list[str]) -> None:
     predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
     from jaxface.systems.nphm import fit, scans
 
-    for name in named(people):
-        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", named(people).values())
+    paths = scan_files.named(people)
+    for name in paths:
+        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", paths.values())
     head = fit.head(predictor.config, predictor.params)
-    clouds = {path: scans.points_of(read(path), path.name) for paths in people.values() for path in paths}
-    laid = {path: head.lay(cloud, path.name, *frame(path, UNITS.value, ALIGN.value)) for path, cloud in clouds.items()}
+    clouds = {path: scans.points_of(scan_files.read(path), path.name) for paths in people.values() for path in paths}
+    frames = {path: scan_files.frame(path, UNITS.value, ALIGN.value) for path in clouds}
+    laid = {path: head.lay(cloud, path.name, *frames[path]) for path, cloud in clouds.items()}
     print(f"fitting {len(clouds)} scans of {len(people)} people", file=sys.stderr)
     listed = [[[table[path] for path in paths] for paths in people.values()] for table in (clouds, laid)]
     persons = dict(zip(people, head.fit(*listed), strict=True))
-    fits = dict(zip(named(people), [one for person in persons.values() for one in person.fits], strict=True))
-    write(pathlib.Path(OUTPUT.value), persons, fits, named(people), clouds)
+    fits = dict(zip(paths, [one for person in persons.values() for one in person.fits], strict=True))
+    write(pathlib.Path(OUTPUT.value), persons, fits, paths, clouds)
     for name, one in fits.items():
         print(f"{name}: {one.errors['mean']:.2f} mm on average, {one.errors['p90']:.2f} mm for 90 %")
-
-
-def read(path: pathlib.Path) -> meshes.Mesh:
-    """A scan from its file; one of a single view is joined by the view of its back where that lies beside it."""
-    if path.suffix != ".npy":
-        return meshes.read(path)
-    views = [nphm_scans.read_observation(path)]
-    back = path.with_stem(f"{path.stem}_back")
-    if back.is_file():
-        views.append(nphm_scans.read_observation(back))
-    return meshes.Mesh(np.concatenate(views), np.zeros((0, 3), np.int32))
-
-
-def frame(path: pathlib.Path, units: str | None, align: str) -> tuple[str | None, str]:
-    """The flags --units and --align for a scan: what they leave open is known of an .npy, which is in NPHM's frame."""
-    if path.suffix != ".npy":
-        return units, align
-    units = units or "nphm"
-    return units, "none" if align == "auto" and units == "nphm" else align
 
 
 def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
@@ -110,46 +91,6 @@ def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, path
             Image.fromarray(drawn).save(folder / f"{name}.png")
         np.savez(folder / "codes.npz", **codes)
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
-    """Scans by the name of their results, "stem" or "person/stem", in the order of the people."""
-    return {
-        str(pathlib.Path(name) / stem): path
-        for name, paths in people.items()
-        for stem, path in zip(stems(paths), paths, strict=True)
-    }
-
-
-def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
-    """Scans by person: {"": files} of files and a flat folder, {name: files} of a folder of folders.
-
-    Observations of NPHM's layout lie one folder deeper, that of their expression. UserError where there is no scan.
-    """
-    people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
-    for source in map(pathlib.Path, given):
-        if not source.is_dir():
-            people[""].append(source)
-            continue
-        for path in sorted(source.rglob("*")):
-            observed = path.name == nphm_scans.OBSERVATION
-            if (observed or path.suffix.lower() in meshes.READABLE) and path.is_file():
-                parent = path.parent.relative_to(source)
-                parent = parent.parent if observed else parent
-                people["" if parent == pathlib.Path() else parent.as_posix()].append(path)
-        if not people:
-            raise UserError(f"{source}: there is no scan in it ({', '.join(meshes.READABLE)})")
-    return dict(people)
-
-
-def stems(paths: list[pathlib.Path]) -> list[str]:
-    """Names of the results: the stems, but where two files share one whole file names, or folder and file name."""
-    names = [path.stem for path in paths]
-    numbered = [f"{number}_{path.name}" for number, path in enumerate(paths)]
-    for longer in ([path.name for path in paths], [f"{path.parent.name}_{path.name}" for path in paths], numbered):
-        counts = collections.Counter(names)
-        names = [name if counts[name] == 1 else other for name, other in zip(names, longer, strict=True)]
-    return names
 
 
 def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:

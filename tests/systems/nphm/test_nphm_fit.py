@@ -15,7 +15,7 @@ from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.nphm import scans
-from launch import fit
+from launch import scan_files
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +94,18 @@ def test_observations_are_scans(head, tmp_path):
         folder.mkdir(parents=True)
         for name, points in views.items():
             np.save(folder / f"{name}.npy", np.concatenate([points, np.full((50, 3), np.nan)]))
-    people = fit.find([str(tmp_path)])
+    people = scan_files.find([str(tmp_path)])
     assert [str(path.relative_to(tmp_path)) for path in people["283"]] == ["283/0/obs.npy", "283/11/obs.npy"]
-    assert fit.find([str(tmp_path / "283")]) == {"": people["283"]} and list(people) == ["283"]
-    assert list(fit.named(people)) == ["283/0_obs.npy", "283/11_obs.npy"]
-    first, second = (fit.read(path).vertices for path in people["283"])
+    assert scan_files.find([str(tmp_path / "283")]) == {"": people["283"]} and list(people) == ["283"]
+    assert list(scan_files.named(people)) == ["283/0_obs.npy", "283/11_obs.npy"]
+    first, second = (scan_files.read(path).vertices for path in people["283"])
     np.testing.assert_array_equal(first, np.concatenate([front, back]))
     np.testing.assert_array_equal(second, front)
     path = people["283"][0]
-    assert fit.frame(path, None, "auto") == ("nphm", "none") == fit.frame(path, "nphm", "auto")
-    assert fit.frame(path, "mm", "auto") == ("mm", "auto") and fit.frame(path, None, "a.npy") == ("nphm", "a.npy")
-    assert fit.frame(path.with_suffix(".ply"), None, "auto") == (None, "auto")
+    assert scan_files.frame(path, None, "auto") == ("nphm", "none") == scan_files.frame(path, "nphm", "auto")
+    assert scan_files.frame(path, "mm", "auto") == ("mm", "auto")
+    assert scan_files.frame(path, None, "a.npy") == ("nphm", "a.npy")
+    assert scan_files.frame(path.with_suffix(".ply"), None, "auto") == (None, "auto")
 
 
 @pytest.mark.parametrize("phase", ["identity", "expression"])
