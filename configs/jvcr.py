@@ -1,6 +1,6 @@
 """3D landmarks by joint voxel and coordinate regression (JVCR).
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/procedural_portraits --data_dir data --examples 8000 --size 224
 python -m launch.train --config configs/jvcr.py:rendered --workdir work/jvcr
 
 Variants: `rendered` is a small network for rendered heads and CPUs; `reference` is the original with all its
@@ -116,6 +116,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
 def _rendered(config: ml_collections.ConfigDict) -> None:
     """Both halves together from the start."""
     _small(config)
+    config.data.datasets = config.data.evaluate = ("rendered_heads/procedural_portraits",)
     config.optim.update(name="adamw", lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, clip=1.0)
     config.loss.update(pretrain=0, distance="plain", voxel=0.5, attention=0.005)
     config.steps, config.batch_size, config.ema = 3000, 16, 0.998
