@@ -1,4 +1,4 @@
-"""The most probable unknowns of a model that is seen with noise, given what was believed of them before."""
+"""The most probable shape and pose of a linear model that is seen with noise, given what was believed before."""
 
 from collections.abc import Callable
 
@@ -7,26 +7,34 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def most_probable(
-    model: Callable[[jax.Array], jax.Array],
+def shape_and_pose(
+    place: Callable[[jax.Array, jax.Array], jax.Array],
+    mean: jax.Array,
+    modes: jax.Array,
     guess: jax.Array,
     target: jax.Array,
-    weight: jax.Array,
+    whitening: jax.Array,
     precision: jax.Array,
     steps: int,
 ) -> jax.Array:
-    """The unknowns x (n,) that make |weight * (model(x) - target)|² + |precision * (x - guess)|² small.
+    """The unknowns x (M+P,), weights of modes and a pose, that make |whitening · (seen(x) - target)|² + |precision * (x
+    - guess)|² small, by `steps` of Gauss-Newton from `guess` (M+P,).
 
-    `steps` of Gauss-Newton from guess (n,); target has the shape of model(x), weight one that broadcasts to it, and
-    precision (n,) is positive, so that there always is an answer. Differentiable in all arrays.
+    `seen` is `place` of every point of mean (K,N) + weights · modes (M,K,N): place takes the pose (P,) and a point (N,)
+    and gives where it is seen (D,). target (K,D); whitening (K,D,D) undoes its noise; precision (M+P,) is positive, so
+    that there always is an answer. Differentiable in all arrays.
     """
-    found = guess
+    place_all = jax.vmap(place, (None, 0))
+    slopes = jax.vmap(jax.jacfwd(place, (0, 1)), (None, 0))
+    count, found = len(modes), guess
     for _ in range(steps):
-        jacobian = (jax.jacfwd(model)(found) * weight[..., None]).reshape(-1, guess.size)
-        residual = ((model(found) - target) * weight).ravel()
+        shape, pose = mean + jnp.tensordot(found[:count], modes, 1), found[count:]
+        by_pose, by_point = slopes(pose, shape)
+        by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
+        jacobian = (whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(guess))
+        residual = jnp.einsum("kde,ke->kd", whitening, place_all(pose, shape) - target).ravel()
         slope = jacobian.T @ residual + precision**2 * (found - guess)
-        curvature = jacobian.T @ jacobian + jnp.diag(precision**2)
-        found -= _solved(curvature, slope)
+        found -= _solved(jacobian.T @ jacobian + jnp.diag(precision**2), slope)
     return found
 
 

@@ -1,5 +1,7 @@
 """A folder of photographs as a data set: what is in it, what is left out and named, persons kept together."""
 
+import functools
+
 import cv2
 import numpy as np
 import pytest
@@ -69,7 +71,8 @@ def test_pictures_and_what_is_left_out(tmp_path):
     assert made["a.jpg"]["image"].shape == (64, 64, 3) and made["a.jpg"]["skin"].shape == (64, 64, 1)
     again = prepare("face_folder", str(tmp_path), str(photos), TOOLS)
     assert again.splits["train"].num_examples == 3
-    batch = next(stream.train_stream(stream.open_dataset("face_folder", tmp_path), "train", 2, 0, 0, data.training(48)))
+    process = functools.partial(data.preprocess_train, size=48)
+    batch = next(stream.train_stream(stream.open_dataset("face_folder", tmp_path), "train", 2, 0, 0, process))
     assert batch["image"].shape == (2, 48, 48, 3) and batch["skin"].shape == (2, 48, 48)
     assert batch["landmarks"].shape == (2, 68, 2) and batch["image"].max() <= 1
 

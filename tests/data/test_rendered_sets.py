@@ -1,5 +1,7 @@
 """Rendered sets: one person in five pictures, what is known of them is what they show, and batches of it."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def test_every_picture_shows_the_person_it_says(folder):
 
 def test_batches_of_sets(folder):
     builder = stream.open_dataset("rendered_sets/procedural", folder)
-    batch = next(stream.train_stream(builder, "train", 2, 0, 0, data.training(48)))
+    batch = next(stream.train_stream(builder, "train", 2, 0, 0, functools.partial(data.preprocess_train, size=48)))
     assert set(batch) == {"image", "skin", "landmarks"}
     assert batch["image"].shape == (2, PER_SET, 48, 48, 3) and batch["skin"].shape == (2, PER_SET, 48, 48)
     spread = batch["landmarks"].reshape(-1, 68, 2)

@@ -1,35 +1,43 @@
-"""The most probable unknowns, against the closed form of a linear model and in a model that is not."""
+"""The most probable shape and pose, against the closed form of a linear model and in a model that is not."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 
-from jaxface.geometry.posterior import most_probable
+from jaxface.geometry.posterior import shape_and_pose
 
 
 def test_a_linear_model_has_a_closed_form():
     random = np.random.default_rng(0)
-    matrix, target, guess = random.normal(size=(7, 4)), random.normal(size=7), random.normal(size=4)
-    weight, precision = random.uniform(0.5, 2, 7), random.uniform(0.5, 2, 4)
-    curvature = matrix.T @ np.diag(weight**2) @ matrix + np.diag(precision**2)
-    wanted = np.linalg.solve(curvature, matrix.T @ (weight**2 * target) + precision**2 * guess)
-    arrays = (jnp.float32(array) for array in (guess, target, weight, precision))
-    found = most_probable(lambda x: jnp.float32(matrix) @ x, *arrays, steps=1)
+    mean, modes = random.normal(size=(5, 2)), random.normal(size=(3, 5, 2))
+    target, guess = random.normal(size=(5, 2)), random.normal(size=5)
+    whitening, precision = random.normal(size=(5, 2, 2)), random.uniform(0.5, 2, 5)
+    matrix = np.concatenate([modes.reshape(3, 10).T, np.tile(np.eye(2), (5, 1))], 1)
+    weighed = scipy.linalg.block_diag(*(whitening.swapaxes(1, 2) @ whitening)) @ matrix
+    slope = weighed.T @ (target - mean).ravel() + precision**2 * guess
+    wanted = np.linalg.solve(weighed.T @ matrix + np.diag(precision**2), slope)
+    arrays = (jnp.float32(array) for array in (mean, modes, guess, target, whitening, precision))
+    found = shape_and_pose(lambda pose, point: point + pose, *arrays, steps=1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_turn_is_found_and_its_gradient_is_right():
-    points = jnp.float32(np.random.default_rng(1).normal(size=(9, 2)))
+def test_a_turn_and_a_mode_are_found_and_their_gradient_is_right():
+    random = np.random.default_rng(1)
+    mean, modes = jnp.float32(random.normal(size=(9, 2))), jnp.float32(random.normal(size=(1, 9, 2)))
 
-    def turned(angle: jax.Array) -> jax.Array:
+    def turned(angle: jax.Array, point: jax.Array) -> jax.Array:
         (cos,), (sin,) = jnp.cos(angle), jnp.sin(angle)
-        return points @ jnp.array([[cos, sin], [-sin, cos]])
+        return jnp.stack([cos * point[0] - sin * point[1], sin * point[0] + cos * point[1]])
 
     def found(target: jax.Array) -> jax.Array:
-        return most_probable(turned, jnp.zeros(1), target, jnp.ones((1, 1)), jnp.full(1, 1e-3), steps=5)[0]
+        beliefs = jnp.zeros(2), target, jnp.tile(jnp.eye(2), (9, 1, 1)), jnp.full(2, 1e-3)
+        return shape_and_pose(turned, mean, modes, *beliefs, steps=6)
 
-    target = turned(jnp.array([0.7]))
-    assert abs(found(target) - 0.7) < 1e-4
-    step = 1e-2 * jnp.float32(np.random.default_rng(2).normal(size=target.shape))
-    slope = jax.grad(found)(target)
-    np.testing.assert_allclose((slope * step).sum(), (found(target + step) - found(target - step)) / 2, rtol=2e-2)
+    target = jax.vmap(turned, (None, 0))(jnp.array([0.7]), mean + 0.3 * modes[0])
+    np.testing.assert_allclose(found(target), [0.3, 0.7], atol=1e-4)
+    step = 1e-2 * jnp.float32(random.normal(size=target.shape))
+    for unknown in range(2):
+        slope = jax.grad(lambda target, unknown=unknown: found(target)[unknown])(target)
+        wanted = (found(target + step) - found(target - step))[unknown] / 2
+        np.testing.assert_allclose((slope * step).sum(), wanted, rtol=2e-2)

@@ -26,11 +26,14 @@ def matrix(size: int, shift_px: tuple[float, float], turn_rad: float, scale: flo
     return affine
 
 
-def random_matrix(rng: np.random.Generator, size: int) -> tuple[np.ndarray, bool]:
-    """A random map as in `matrix`, and whether it mirrors, as every second does; shift ±10 px at 224, ±10°, ±10 %."""
-    shift = rng.integers(-SHIFT_PX, SHIFT_PX + 1, 2) * size / REFERENCE_SIZE
+def random_matrix(rng: np.random.Generator, size: int, share: float = 1.0) -> tuple[np.ndarray, bool]:
+    """A random map as in `matrix`, and whether it mirrors, as every second does.
+
+    Shift, turn and change of size are `share` of the published ±10 px at 224, ±10°, ±10 %.
+    """
+    shift = share * rng.integers(-SHIFT_PX, SHIFT_PX + 1, 2) * size / REFERENCE_SIZE
     mirror = bool(rng.random() < 0.5)
-    turn, scale = rng.uniform(-TURN_RAD, TURN_RAD), rng.uniform(1 - SCALE, 1 + SCALE)
+    turn, scale = share * rng.uniform(-TURN_RAD, TURN_RAD), 1 + share * rng.uniform(-SCALE, SCALE)
     return matrix(size, tuple(shift), turn, scale, mirror), mirror
 
 
@@ -41,7 +44,9 @@ def warp_image(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).transform(size, Image.Transform.AFFINE, back, Image.Resampling.BICUBIC))
 
 
-def warp_landmarks(landmarks: np.ndarray, affine: np.ndarray, mirror: bool, size: int) -> np.ndarray:
-    """68 landmarks (68,2), y up, under a map of the crop; after mirroring the points have each other's names."""
+def warp_landmarks(
+    landmarks: np.ndarray, affine: np.ndarray, mirror: bool, size: int, flip: np.ndarray = LAYOUT_68.flip
+) -> np.ndarray:
+    """Landmarks (N,2), y up, under a map of the crop; after mirroring the points have each other's names, by `flip`."""
     moved = flip_y(flip_y(landmarks, size) @ affine[:2, :2].T + affine[:2, 2], size)
-    return moved[LAYOUT_68.flip] if mirror else moved
+    return moved[flip] if mirror else moved

@@ -5,7 +5,7 @@ coefficients they were made with, for evaluation only), and sets of either, whos
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 import ml_collections
@@ -14,12 +14,13 @@ import numpy as np
 from jaxface import parallel
 from jaxface.data import sets, stream
 from jaxface.system import Batch
-from jaxface.systems.deep3d import augment
+from jaxface.systems.deep3d import augment, dense
 from jaxface.systems.deep3d.alignment import REFERENCE_SIZE
 from jaxface.systems.deep3d.examples import aligned_face
 
 # What a rendered head was made with: of a set once for the person, or once for each picture.
 KNOWN = ("identity", "expression", "gaze", "rotation", "translation")
+POINTS = ("landmarks", "dense")
 
 Example = dict[str, np.ndarray]
 
@@ -46,31 +47,46 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if len(image) > size else cv2.INTER_LINEAR)
 
 
-def _augmented(face: Example, rng: np.random.Generator) -> Example:
+def _augmented(face: Example, rng: np.random.Generator, share: float) -> Example:
     """The face under one random map of its crop; see `augment.random_matrix`."""
-    affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE)
+    affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE, share)
     to_reference = np.diag([1, 1, len(face["image"]) / REFERENCE_SIZE])
     own = np.linalg.inv(to_reference) @ affine @ to_reference
     maps = {key: augment.warp_image(face[key], own) for key in ("image", "skin") if key in face}
-    return {**maps, "landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
+    moved = {"landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
+    if "dense" in face:
+        flip = dense.flip(len(face["dense"]))
+        moved["dense"] = augment.warp_landmarks(face["dense"], affine, mirror, REFERENCE_SIZE, flip)
+    return {**maps, **moved}
 
 
 def _floats(faces: list[Example], is_set: bool) -> Example:
     """Arrays of the faces, with an axis for them where they are a set."""
     stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) for key in faces[0]}
-    stacked = {key: value if key == "landmarks" else value / 255 for key, value in stacked.items()}
+    stacked = {key: value if key in POINTS else value / 255 for key, value in stacked.items()}
     return stacked if is_set else {key: value[0] for key, value in stacked.items()}
 
 
-def preprocess_train(example: Example, seed: int, size: int, with_skin: bool = True) -> Example:
+def preprocess_train(
+    example: Example,
+    seed: int,
+    size: int,
+    with_skin: bool = True,
+    points: dense.Points | None = None,
+    share: float = 1.0,
+) -> Example:
     """A training example: image (size,size,3) and skin (size,size) in [0,1], landmarks (68,2), all float32, augmented.
 
-    landmarks are in pixels of a 224 px crop with y up from its last row, whatever `size` is. A set of N pictures has
-    (N,size,size,3) and so on, each picture augmented by itself. No coefficient is among it. UserError: no face.
+    landmarks are in pixels of a 224 px crop with y up from its last row, whatever `size` is, and so is dense (K,2),
+    which is there if `points` are asked for. A set of N pictures has (N,size,size,3) and so on, each picture augmented
+    by itself, and no dense points. `share`: of the published augmentation. No coefficient is among it. UserError: no
+    face.
     """
-    rng = np.random.default_rng(seed)
-    faces = [_augmented(face, rng) for face in _faces(example, size, with_skin)]
-    return _floats(faces, is_set=example["landmarks"].ndim == 3)
+    rng, is_set = np.random.default_rng(seed), example["landmarks"].ndim == 3
+    faces = _faces(example, size, with_skin)
+    if points is not None and not is_set:
+        faces[0]["dense"] = points.in_crop(example)
+    return _floats([_augmented(face, rng, share) for face in faces], is_set)
 
 
 def preprocess_eval(example: Example, size: int) -> Example:
@@ -79,16 +95,18 @@ def preprocess_eval(example: Example, size: int) -> Example:
     return {**_floats(_faces(example, size, with_skin=False), is_set=example["landmarks"].ndim == 3), **known}
 
 
-def training(size: int, with_skin: bool = True) -> Callable[[Example, int], Example]:
-    """`preprocess_train` for crops of `size` px."""
-    return functools.partial(preprocess_train, size=size, with_skin=with_skin)
-
-
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
     builders = [sets.open_set(config.data, name, size) for name in config.data.datasets]
-    return sets.train_batches(builders, config, step, training(size, config.loss.attention != "none"))
+    process = functools.partial(
+        preprocess_train,
+        size=size,
+        with_skin=config.loss.attention != "none",
+        points=dense.from_config(config),
+        share=config.data.augment,
+    )
+    return sets.train_batches(builders, config, step, process)
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:

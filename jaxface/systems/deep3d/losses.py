@@ -52,12 +52,31 @@ def landmark_distance(points: jax.Array, target: jax.Array, kind: str = "squared
 
 
 def heat_map(log_attention: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean cross-entropy () of a reader's log_attention (B,h*w,68) with Gaussians about landmarks (B,68,2)."""
-    places = cell_places(math.isqrt(log_attention.shape[1]))
-    deviation = HEAT_CELLS * (places[1, 0] - places[0, 0])
-    squared = ((places[:, None] - target[:, None]) ** 2).sum(-1)
-    wanted = jax.nn.softmax(-squared / (2 * deviation**2), axis=1)
-    return -(wanted * log_attention).sum(1).mean()
+    """Mean cross-entropy () of a reader's log_attention (B,h*w,K) with Gaussians about points (B,K,2), NaN: unknown."""
+    side = math.isqrt(log_attention.shape[1])
+    places = cell_places(side).reshape(side, side, 2)
+    columns, rows = places[0, :, 0], places[:, 0, 1]
+    deviation = HEAT_CELLS * (columns[1] - columns[0])
+    known, target = _known(target)
+
+    def gaussian(line: jax.Array, middle: jax.Array) -> jax.Array:
+        return jax.nn.softmax(-((line[:, None] - middle[:, None]) ** 2) / (2 * deviation**2), axis=1)
+
+    across, down = gaussian(columns, target[..., 0]), gaussian(rows, target[..., 1])
+    wanted = down[:, :, None] * across[:, None] * known[:, None, None]
+    return -(wanted.reshape(log_attention.shape) * log_attention).sum() / jnp.maximum(known.sum(), 1)
+
+
+def known_distance(points: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean "plain" distance () of points (B,K,2) to those (B,K,2) that are not NaN."""
+    known, target = _known(target)
+    distance = jnp.sqrt(((points - target) ** 2).sum(-1) + ROUND_PX**2)
+    return (known * distance).sum() / jnp.maximum(known.sum(), 1)
+
+
+def _known(target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    known = jnp.isfinite(target).all(-1)
+    return known, jnp.where(known[..., None], target, 0.0)
 
 
 def coefficient_size(coefficients: Coefficients, weights: ml_collections.ConfigDict) -> jax.Array:

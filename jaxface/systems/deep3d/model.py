@@ -27,6 +27,7 @@ READERS = ("mean", "fit")
 # The heads whose answers the reader "fit" takes for a prior only, in its order.
 FITTED = ("identity", "expression", "angles", "translation", "depth")
 IN_PLANE = 2
+LANDMARKS = 68
 
 
 class RNet(nn.Module):
@@ -35,6 +36,7 @@ class RNet(nn.Module):
     backbone: ResNet
     sizes: Sizes
     reader: str = "mean"
+    dense: int = 0
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         return self.regress(image, train)[0]
@@ -46,7 +48,8 @@ class RNet(nn.Module):
         pooled = maps[-1].mean((1, 2))
         if self.reader == "mean":
             return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
-        features, *landmarks = reader.Reader(name="reader")(maps)
+        look = reader.Reader(LANDMARKS + self.dense, self.backbone.axis_name, name="reader")
+        features, *landmarks = look(maps, train)
         parts = self._heads(features)
         fitted = {name: parts[name] for name in FITTED}
         found = reader.Fit(self.sizes, name=reader.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
@@ -72,11 +75,12 @@ def sizes_from_config(config: ml_collections.ConfigDict) -> Sizes:
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> RNet:
-    """The network of `config.model`. Raises UserError for an unknown backbone. Its keys:
+    """The network of `config.model`. UserError names what is wrong. Its keys:
 
     image_size: int, side of the crop in pixels: 224 as published.
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
     reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
+    dense: an even number of points of the face which the reader "fit" looks for besides the 68 landmarks.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
     confidence: whether there is a `CNet` beside it, for several pictures of a person.
@@ -84,9 +88,11 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     for key, allowed in (("backbone", BACKBONES), ("reader", READERS)):
         if config[key] not in allowed:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
+    if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
+        raise UserError(f"config.model.dense is {config.dense}; it is an even number, 0 without the reader 'fit'")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
-    return RNet(backbone, sizes_from_config(config), config.reader)
+    return RNet(backbone, sizes_from_config(config), config.reader, config.dense)
 
 
 def init(
@@ -102,7 +108,7 @@ def init(
     """
     params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
     if model.reader == "fit":
-        variables[reader.COLLECTION] = {reader.NAME: reader.landmark_model(load_face())}
+        variables[reader.COLLECTION] = {reader.NAME: reader.points_model(load_face(), model.dense)}
     return adopt(model, image_size, confidence, params, variables, key)
 
 

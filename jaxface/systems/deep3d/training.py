@@ -1,4 +1,4 @@
-"""What R-Net and C-Net are trained on: pictures, 68 landmarks and the hybrid loss; never a coefficient.
+"""What R-Net and C-Net are trained on: pictures, points in them and the hybrid loss; never a coefficient.
 
 Deng et al., CVPRW 2019, §4 (one picture) and §5 (sets of pictures of one person).
 """
@@ -11,7 +11,7 @@ import ml_collections
 
 from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
-from jaxface.systems.deep3d import cnet, face_model, formation, losses, recognition
+from jaxface.systems.deep3d import cnet, face_model, formation, losses, reader, recognition
 from jaxface.systems.deep3d.formation import SIZE, Coefficients, Rendered
 from jaxface.systems.deep3d.model import RNet
 
@@ -51,6 +51,9 @@ def training_loss(
 ) -> Result:
     """`System.loss`: the hybrid loss of R-Net on image (B,S,S,3), or, where the config has a C-Net, of that on sets.
 
+    A reader that fits adds two terms, on the 68 landmarks and, where `net.dense`, on dense (B,K,2) of the batch, NaN
+    where unknown: "heat_map", where it looks, and "points", where the fitted face has them.
+
     A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin
     (B,N,S,S). R-Net then is fixed and uses its running statistics.
     """
@@ -67,8 +70,10 @@ def training_loss(
         coefficients = formation.split(vector, net.sizes)
     measured = hybrid(frozen, coefficients, flat, config.loss)
     if looked:
-        (log_attention,) = looked["reader"]["log_attention"]
-        measured["heat_map"] = losses.heat_map(log_attention, flat["landmarks"])
+        (log_attention,), (points,) = looked["reader"]["log_attention"], looked[reader.NAME]["points"]
+        known = jnp.concatenate([flat["landmarks"], flat["dense"]], 1) if net.dense else flat["landmarks"]
+        measured["heat_map"] = losses.heat_map(log_attention, known)
+        measured["points"] = losses.known_distance(points, known)
     return losses.weighted(measured, config.loss.weights), (changed, measured)
 
 

@@ -4,15 +4,13 @@ The paper's encoder learns from examples how landmarks hang together when a head
 shape is a mean and learned modes under a similarity, found by Gauss-Newton as the most probable one given the points.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
 
-from jaxface.geometry.posterior import most_probable
+from jaxface.geometry.posterior import shape_and_pose
 from jaxface.heads import canonical
 from jaxface.systems.jvcr import transforms
 
@@ -45,10 +43,11 @@ class FacePrior(nn.Module):
         first = np.repeat([1.0, LOOSE], [MODES, POSE])
         precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(first)))
         believed = self.param("believed", nn.initializers.constant(BELIEVED), (self.points, 3))
-        posed = functools.partial(_posed, mean, modes)
 
         def fitted(read: jax.Array, guess: jax.Array) -> jax.Array:
-            return posed(most_probable(posed, guess, read, jnp.exp(-deviation), jnp.exp(precision), STEPS))
+            beliefs = guess, read, jnp.exp(-deviation)[..., None] * jnp.eye(3), jnp.exp(precision)
+            found = shape_and_pose(_posed, mean - CENTER, modes, *beliefs, STEPS)
+            return jax.vmap(_posed, (None, 0))(found[MODES:], mean - CENTER + jnp.tensordot(found[:MODES], modes, 1))
 
         with jax.default_matmul_precision("highest"):
             face = jax.vmap(fitted)(read, guess)
@@ -61,7 +60,7 @@ def mean_face() -> np.ndarray:
     return transforms.with_centers(face - face.mean(0) + CENTER).astype(np.float32)
 
 
-def _posed(mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
-    weights, turn, size, shift = jnp.split(unknowns, [MODES, MODES + 3, MODES + 4])
-    shape = mean - CENTER + jnp.tensordot(weights, modes, 1)
-    return jnp.exp(size) * shape @ jaxlie.SO3.exp(turn).as_matrix().T + shift + CENTER
+def _posed(pose: jax.Array, point: jax.Array) -> jax.Array:
+    """Where a point (3,) of the face is in the crop under a pose (POSE,)."""
+    turn, size, shift = jnp.split(pose, [3, 4])
+    return jnp.exp(size) * jaxlie.SO3.exp(turn).as_matrix() @ point + shift + CENTER

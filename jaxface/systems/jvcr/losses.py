@@ -27,9 +27,7 @@ def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array
     return sum(jnp.mean((volume - target) ** 2) for volume, target in zip(volumes, targets, strict=True))
 
 
-def coordinate_loss(
-    coordinates: jax.Array, target: jax.Array, known: jax.Array, kind: str = "squared"
-) -> jax.Array:
+def coordinate_loss(coordinates: jax.Array, target: jax.Array, known: jax.Array, kind: str = "squared") -> jax.Array:
     """Mean squared difference of coordinates (B,N,3) over the points that are `known` (B,N) bool.
 
     `kind` "plain" (ours): the mean distance, in which the worst points do not decide.

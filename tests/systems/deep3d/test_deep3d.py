@@ -50,7 +50,7 @@ def test_the_loss_falls_on_one_batch(prepared):
     state = parallel.replicate(state, devices=devices)
     frozen = parallel.replicate(system.frozen(), devices=devices)
     batch = next(system.train_data(0))
-    assert batch.keys() == {"image", "landmarks"}  # nothing of what the heads were made with
+    assert batch.keys() == {"image", "landmarks", "dense"}  # nothing of what the heads were made with
     sharded, seen = parallel.shard(batch, devices=devices), []
     for _ in range(25):
         state, measured = step(state, sharded, frozen)

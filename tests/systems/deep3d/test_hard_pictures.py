@@ -39,4 +39,4 @@ def test_without_skin_the_photometric_loss_is_zero_and_its_gradient_too():
 
 
 def test_skin_is_only_made_where_it_is_asked_for():
-    assert "skin" not in data.training(32, with_skin=False)(example(), 0)
+    assert "skin" not in data.preprocess_train(example(), 0, 32, with_skin=False)

@@ -25,13 +25,14 @@ def _coefficients(count: int, turn_rad: float) -> formation.Coefficients:
     return parts.replace(angles=angles, translation=0.1 * parts.translation)
 
 
-def _fitted(face, points, variance=0.0, guess=None):
+def _fitted(face, points, variance=0.0, guess=None, covariance=None):
     module = reader.Fit(SIZES)
     guess = jnp.zeros((len(points), 110)) if guess is None else guess
-    variance = jnp.full(points.shape[:2], variance)
-    variables = module.init(jax.random.key(0), guess, points, variance)
-    variables = {**variables, reader.COLLECTION: reader.landmark_model(face)}
-    return module.apply(variables, guess, points, variance)
+    if covariance is None:
+        covariance = jnp.tile(variance * jnp.eye(2), (*points.shape[:2], 1, 1))
+    variables = module.init(jax.random.key(0), guess, points, covariance)
+    variables = {**variables, reader.COLLECTION: reader.points_model(face, 0)}
+    return module.apply(variables, guess, points, covariance)
 
 
 def test_landmarks_alone_are_those_of_the_whole_face(face):
@@ -58,6 +59,18 @@ def test_landmarks_that_scatter_are_trusted_less(face):
     guess = jnp.zeros((2, 110))
     sure, unsure = (jnp.abs(_fitted(face, points, variance) - guess).sum() for variance in (0.0, 1e6))
     assert unsure < 0.1 * sure
+
+
+def test_a_landmark_is_trusted_in_the_direction_in_which_it_does_not_scatter(face):
+    points = formation.landmarks(face, _coefficients(1, 0.0))
+    along = jnp.tile(jnp.array([[1e8, 0.0], [0.0, 0.0]]), (1, 68, 1, 1))
+    guess = jnp.zeros((1, 110))
+    still, across, up = (
+        _fitted(face, points + jnp.array(shift), 0.0, guess, along)[0, 107:109]
+        for shift in ((0.0, 0.0), (10.0, 0.0), (0.0, 10.0))
+    )
+    np.testing.assert_allclose(across, still, atol=2e-3)
+    assert up[1] - still[1] > 0.05
 
 
 def test_gradients_are_finite_where_all_points_fall_together(face):
