@@ -89,7 +89,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         if config[key] not in allowed:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
-        raise UserError(f"config.model.dense is {config.dense}; it is an even number, 0 without the reader 'fit'")
+        raise UserError(f"config.model.dense is {config.dense}; it must be even, and 0 without the reader 'fit'")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
     return RNet(backbone, sizes_from_config(config), config.reader, config.dense)
