@@ -16,26 +16,31 @@ def shape_and_pose(
     whitening: jax.Array,
     precision: jax.Array,
     steps: int,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """The unknowns x (M+P,), weights of modes and a pose, that make |whitening · (seen(x) - target)|² + |precision * (x
-    - guess)|² small, by `steps` of Gauss-Newton from `guess` (M+P,).
+    - guess)|² small, by `steps` of Gauss-Newton from `guess` (M+P,); and seen(x).
 
     `seen` is `place` of every point of mean (K,N) + weights · modes (M,K,N): place takes the pose (P,) and a point (N,)
     and gives where it is seen (D,). target (K,D); whitening (K,D,D) undoes its noise; precision (M+P,) is positive, so
     that there always is an answer. Differentiable in all arrays.
     """
-    place_all = jax.vmap(place, (None, 0))
     slopes = jax.vmap(jax.jacfwd(place, (0, 1)), (None, 0))
-    count, found = len(modes), guess
+
+    def posed(unknowns: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return unknowns[len(modes) :], mean + jnp.tensordot(unknowns[: len(modes)], modes, 1)
+
+    def seen(unknowns: jax.Array) -> jax.Array:
+        return jax.vmap(place, (None, 0))(*posed(unknowns))
+
+    found = guess
     for _ in range(steps):
-        shape, pose = mean + jnp.tensordot(found[:count], modes, 1), found[count:]
-        by_pose, by_point = slopes(pose, shape)
+        by_pose, by_point = slopes(*posed(found))
         by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
         jacobian = (whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(guess))
-        residual = jnp.einsum("kde,ke->kd", whitening, place_all(pose, shape) - target).ravel()
+        residual = jnp.einsum("kde,ke->kd", whitening, seen(found) - target).ravel()
         slope = jacobian.T @ residual + precision**2 * (found - guess)
         found -= _solved(jacobian.T @ jacobian + jnp.diag(precision**2), slope)
-    return found
+    return found, seen(found)
 
 
 def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:

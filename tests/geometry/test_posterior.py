@@ -18,8 +18,9 @@ def test_a_linear_model_has_a_closed_form():
     slope = weighed.T @ (target - mean).ravel() + precision**2 * guess
     wanted = np.linalg.solve(weighed.T @ matrix + np.diag(precision**2), slope)
     arrays = (jnp.float32(array) for array in (mean, modes, guess, target, whitening, precision))
-    found = shape_and_pose(lambda pose, point: point + pose, *arrays, steps=1)
+    found, seen = shape_and_pose(lambda pose, point: point + pose, *arrays, steps=1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen.ravel(), mean.ravel() + matrix @ wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_turn_and_a_mode_are_found_and_their_gradient_is_right():
@@ -32,7 +33,7 @@ def test_a_turn_and_a_mode_are_found_and_their_gradient_is_right():
 
     def found(target: jax.Array) -> jax.Array:
         beliefs = jnp.zeros(2), target, jnp.tile(jnp.eye(2), (9, 1, 1)), jnp.full(2, 1e-3)
-        return shape_and_pose(turned, mean, modes, *beliefs, steps=6)
+        return shape_and_pose(turned, mean, modes, *beliefs, steps=6)[0]
 
     target = jax.vmap(turned, (None, 0))(jnp.array([0.7]), mean + 0.3 * modes[0])
     np.testing.assert_allclose(found(target), [0.3, 0.7], atol=1e-4)

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from scipy.spatial import cKDTree
 
+from jaxface.geometry.camera import HEAD_TO_CAMERA
 from jaxface.heads import sources
 from jaxface.systems.deep3d import alignment, face_model
 from jaxface.systems.deep3d.face_model import FaceModel
@@ -50,7 +51,7 @@ class Points:
         if sum(map(len, weights)) != len(self.modes):
             return np.full((len(self.mean), 2), np.nan, np.float32)
         shape = self.mean + np.tensordot(np.concatenate(weights), self.modes, 1)
-        points = shape @ example["rotation"].T * [1, -1, -1] + example["translation"]
+        points = shape @ example["rotation"].T * HEAD_TO_CAMERA + example["translation"]
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
         return alignment.align(example["landmarks"], width, height).landmarks(points_px)

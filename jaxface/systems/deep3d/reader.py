@@ -94,9 +94,7 @@ class Fit(nn.Module):
 
         def fitted(guess: jax.Array, points: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
             beliefs = guess, points, _whitening(noise), jnp.exp(precision)
-            found = shape_and_pose(_seen, mean, basis, *beliefs, STEPS)
-            shape = mean + jnp.tensordot(found[:modes], basis, 1)
-            return found, jax.vmap(_seen, (None, 0))(found[modes:], shape)
+            return shape_and_pose(_seen, mean, basis, *beliefs, STEPS)
 
         with jax.default_matmul_precision("highest"):
             found, seen = jax.vmap(fitted)(guess, points, noise)

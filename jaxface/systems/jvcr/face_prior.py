@@ -46,8 +46,7 @@ class FacePrior(nn.Module):
 
         def fitted(read: jax.Array, guess: jax.Array) -> jax.Array:
             beliefs = guess, read, jnp.exp(-deviation)[..., None] * jnp.eye(3), jnp.exp(precision)
-            found = shape_and_pose(_posed, mean - CENTER, modes, *beliefs, STEPS)
-            return jax.vmap(_posed, (None, 0))(found[MODES:], mean - CENTER + jnp.tensordot(found[:MODES], modes, 1))
+            return shape_and_pose(_posed, mean - CENTER, modes, *beliefs, STEPS)[1]
 
         with jax.default_matmul_precision("highest"):
             face = jax.vmap(fitted)(read, guess)

@@ -59,7 +59,7 @@ def test_they_are_where_the_picture_shows_them(config, example):
 def test_they_move_with_the_augmented_picture(config, example):
     """As the landmarks beside them do: where a vertex is a landmark, both are the same point."""
     known, _ = example
-    face, points = face_model.from_config(config), dense.from_config(config)
+    face = face_model.from_config(config)
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
     head = sources.load_head("procedural")
     modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
