@@ -1,8 +1,9 @@
 """The crop that the network sees, found from five points, and the way back to the picture.
 
 Two frames of the crop's plane: landmarks have y up, counted from the last row, as the network and its losses use them;
-pictures have y down and pixel centres at integers. The original's own rounding is kept: the crop is cut at whole pixels
-and the landmarks are not, so both maps differ by up to a pixel of the crop. The released weights were trained so.
+pictures have y down and pixel centres at integers. At the published side of 224 px the original's own rounding is kept,
+as the released weights were trained with it: the crop is cut at whole pixels and the landmarks are not, so both maps
+differ by up to a pixel, to the other side in mirrored crops. Crops of another side are exact.
 Source: Deng et al., CVPRW 2019; Deep3DFaceRecon_pytorch, util/preprocess.py.
 """
 
@@ -31,13 +32,16 @@ FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
 SMALLEST_FACE_PX = 4.0
 # Up to so many pixels the whole picture is resized, as the original does it.
 LARGEST_RESIZED = 16_000_000
+# How far the bicubic filter reaches, in pixels of the smaller of both pictures.
+BICUBIC_REACH = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
     """A square of side `size` px cut from a picture of width x height px that was resized by about `scale`.
 
-    x_px, y_px: where the standard face's origin lies in the picture, y up (the original's tx, ty).
+    x_px, y_px: where the standard face's origin lies in the picture, y up (the original's tx, ty). exact: not rounded to
+    whole pixels.
     """
 
     width: int
@@ -46,6 +50,7 @@ class Crop:
     x_px: float
     y_px: float
     size: int
+    exact: bool = False
 
     @property
     def parameters(self) -> np.ndarray:
@@ -57,17 +62,19 @@ class Crop:
         return dataclasses.replace(self, scale=self.scale * size / self.size, size=size)
 
     @property
-    def resized(self) -> tuple[int, int]:
-        """Width and height of the whole picture after resizing, cut to integers."""
-        return int(self.width * self.scale), int(self.height * self.scale)
+    def resized(self) -> tuple[float, float]:
+        """Width and height of the whole picture after resizing, cut to integers unless `exact`."""
+        width, height = self.width * self.scale, self.height * self.scale
+        return (width, height) if self.exact else (int(width), int(height))
 
     @property
-    def corner(self) -> tuple[int, int]:
-        """Left and top of the crop in the resized picture, rounded towards zero also where negative."""
+    def corner(self) -> tuple[float, float]:
+        """Left and top of the crop in the resized picture, rounded towards zero also where negative unless `exact`."""
         width, height = self.resized
         left = width / 2 - self.size / 2 + (self.x_px - self.width / 2) * self.scale
         top = height / 2 - self.size / 2 + (self.height / 2 - self.y_px) * self.scale
-        return int(left), int(top)
+        # Landmarks have pixel centres at integers, edges of pixels lie half a pixel of the picture away.
+        return (left + self.scale / 2, top - self.scale / 2) if self.exact else (int(left), int(top))
 
     def _offset(self) -> tuple[np.ndarray, np.ndarray]:
         """What is subtracted before and after the scale, to bring points of the picture (y up) into the crop."""
@@ -98,6 +105,8 @@ class Crop:
 
         Of pictures that would become huge only the part that is seen is resized: equal to two grey levels.
         """
+        if self.exact:
+            return self._cut_exactly(pixels)
         resized, corner = np.array(self.resized), np.array(self.corner)
         low, high = np.maximum(corner, 0), np.minimum(corner + self.size, resized)
         crop = np.zeros((self.size, self.size, *pixels.shape[2:]), np.uint8)
@@ -113,6 +122,23 @@ class Crop:
             part = picture.resize(tuple(high - low), Image.Resampling.BICUBIC, box=tuple(box))
         (x0, y0), (x1, y1) = low - corner, high - corner
         crop[y0:y1, x0:x1] = np.asarray(part)
+        return crop
+
+    def _cut_exactly(self, pixels: np.ndarray) -> np.ndarray:
+        corner, resized = np.array(self.corner), np.array(self.resized)
+        low = np.clip(np.floor(-corner), 0, self.size).astype(int)
+        high = np.clip(np.ceil(resized - corner), 0, self.size).astype(int)
+        crop = np.zeros((self.size, self.size, *pixels.shape[2:]), np.uint8)
+        if (low >= high).any():
+            return crop
+        box = np.concatenate([corner + low, corner + high]) / self.scale
+        reach = int(np.ceil(BICUBIC_REACH * max(1, 1 / self.scale)))
+        rows, columns = (np.arange(np.floor(box[i]) - reach, np.ceil(box[i + 2]) + reach, dtype=int) for i in (1, 0))
+        rows_inside, columns_inside = rows.clip(0, self.height - 1), columns.clip(0, self.width - 1)
+        around = Image.fromarray(pixels[rows_inside[:, None], columns_inside])
+        box = tuple((box - np.tile([columns[0], rows[0]], 2)).tolist())
+        part = around.resize(tuple((high - low).tolist()), Image.Resampling.BICUBIC, box=box)
+        crop[low[1] : high[1], low[0] : high[0]] = np.asarray(part)
         return crop
 
 
@@ -145,7 +171,7 @@ def solve_pose(five: np.ndarray, standard: np.ndarray = STANDARD_FIVE_DM) -> tup
 def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_SIZE) -> Crop:
     """The crop of a face with 68 or 5 points (N,2) px, y down, in a picture of width x height.
 
-    At `size` 224 it is the original's. UserError: points that are not finite or so near each other that they are no
+    At `size` 224 it is the original's, otherwise it is exact. UserError: points that are not finite or so near each other that they are no
     face, another number of them.
     """
     points = np.asarray(points_px, np.float64)
@@ -156,7 +182,7 @@ def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_
     if px_per_dm < SMALLEST_FACE_PX:
         raise UserError(f"the points of the face lie within {px_per_dm:.1f} px: too small to reconstruct it")
     scale = REFERENCE_PX_PER_DM * size / REFERENCE_SIZE / px_per_dm
-    crop = Crop(width, height, scale, float(place[0]), float(place[1]), size)
+    crop = Crop(width, height, scale, float(place[0]), float(place[1]), size, size != REFERENCE_SIZE)
     if min(crop.resized) < 1:
         raise UserError(f"the face is {1 / scale:.0f} times larger than the picture of {width} x {height} pixels")
     return crop

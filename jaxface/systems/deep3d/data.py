@@ -85,7 +85,7 @@ def preprocess_train(
     rng, is_set = np.random.default_rng(seed), example["landmarks"].ndim == 3
     faces = _faces(example, size, with_skin)
     if points is not None and not is_set:
-        faces[0]["dense"] = points.in_crop(example)
+        faces[0]["dense"] = points.in_crop(example, size)
     return _floats([_augmented(face, rng, share) for face in faces], is_set)
 
 

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from jaxface.geometry.camera import HEAD_TO_CAMERA
 from jaxface.heads import sources
 from jaxface.systems.deep3d import alignment, face_model
+from jaxface.systems.deep3d.alignment import REFERENCE_SIZE
 from jaxface.systems.deep3d.face_model import FaceModel
 
 # Points nearer to the face's middle, in decimetres, have no mirror image.
@@ -45,8 +46,8 @@ class Points:
     mean: np.ndarray
     modes: np.ndarray
 
-    def in_crop(self, example: dict[str, np.ndarray]) -> np.ndarray:
-        """(K,2) as the landmarks of the example's crop; NaN where it was not rendered, or of another head."""
+    def in_crop(self, example: dict[str, np.ndarray], size: int) -> np.ndarray:
+        """(K,2) as the landmarks of the example's crop of side `size`; NaN where it was not rendered, or of another head."""
         weights = [np.asarray(example[name]) for name in ("identity", "expression") if name in example]
         if sum(map(len, weights)) != len(self.modes):
             return np.full((len(self.mean), 2), np.nan, np.float32)
@@ -54,7 +55,7 @@ class Points:
         points = shape @ example["rotation"].T * HEAD_TO_CAMERA + example["translation"]
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
-        return alignment.align(example["landmarks"], width, height).landmarks(points_px)
+        return alignment.align(example["landmarks"], width, height, size).at(REFERENCE_SIZE).landmarks(points_px)
 
 
 def from_config(config: ml_collections.ConfigDict) -> Points | None:

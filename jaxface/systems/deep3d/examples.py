@@ -14,11 +14,11 @@ def aligned_face(pixels: np.ndarray, points_px: np.ndarray, size: int, with_skin
     UserError: points that make no face.
     """
     height, width = pixels.shape[:2]
-    crop = alignment.align(points_px, width, height)
-    smaller = crop.at(size)
+    crop = alignment.align(points_px, width, height, size)
+    reference = crop.at(alignment.REFERENCE_SIZE)
     return {
-        "image": smaller.cut(pixels),
-        "landmarks": crop.landmarks(points_px).astype(np.float32),
-        "crop": crop.parameters.astype(np.float32),
-        **({"skin": skin.crop_probability(pixels, smaller)} if with_skin else {}),
+        "image": crop.cut(pixels),
+        "landmarks": reference.landmarks(points_px).astype(np.float32),
+        "crop": reference.parameters.astype(np.float32),
+        **({"skin": skin.crop_probability(pixels, crop)} if with_skin else {}),
     }

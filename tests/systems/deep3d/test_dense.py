@@ -52,8 +52,8 @@ def test_points_lie_apart_in_mirrored_pairs(config):
 def test_they_are_where_the_picture_shows_them(config, example):
     known, points_px = example
     chosen = dense.vertices(face_model.from_config(config), COUNT)
-    wanted = alignment.align(known["landmarks"], SIZE, SIZE).landmarks(points_px[chosen])
-    np.testing.assert_allclose(dense.from_config(config).in_crop(known), wanted, atol=0.02)
+    wanted = alignment.align(known["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[chosen])
+    np.testing.assert_allclose(dense.from_config(config).in_crop(known, 128), wanted, atol=0.02)
 
 
 def test_they_move_with_the_augmented_picture(config, example):

@@ -55,6 +55,25 @@ def test_pinhole_and_landmarks_find_the_pixels_of_the_crop(golden, picture, shif
     assert np.abs(by_landmarks - there[inside]).max() <= 1.6 / crop.scale + 1
 
 
+@pytest.mark.parametrize("shift, factor, mirror", [((0, 0), 1.0, False), ((-150, 40), 0.5, True), ((90, 100), 3.0, True)])
+def test_other_sizes_than_the_published_are_exact(golden, shift, factor, mirror):
+    """A picture that says where it is: landmarks of the crop, also after augmentation, name the very pixels."""
+    size, (height, width) = 128, (600, 520)
+    x, y = np.meshgrid(np.arange(width) * 0.4, np.arange(height) * 0.4)
+    five = (golden["five"] - golden["five"].mean(0)) * factor + [260, 300] + shift
+    crop = alignment.align(five, width, height, size)
+    affine = augment.matrix(size, (3.0, -2.0), np.deg2rad(4.0), 1.05, mirror)
+    shown = augment.warp_image(crop.cut(np.rint(np.stack([x, y, 0 * x], -1)).astype(np.uint8)), affine)
+    row, column = np.nonzero((shown[..., :2] > 12).all(-1))
+    edges = np.stack([column, row], -1) + 0.5
+    edges = (edges - affine[:2, 2]) @ np.linalg.inv(affine[:2, :2]).T
+    there = crop.to_picture(np.stack([edges[:, 0], size - edges[:, 1]], -1))
+    inside = (there > 30).all(-1) & (there < np.array([width, height]) - 30).all(-1)
+    error = ((shown[row, column, :2] + 0.5) / 0.4 - there)[inside]  # PIL's warp cuts grey levels off, not rounds
+    assert inside.sum() > 3000 and np.abs(error.mean(0)).max() < 0.2
+    np.testing.assert_allclose(crop.landmarks(there[:9]), crop.at(224).landmarks(there[:9]) * size / 224, atol=1e-9)
+
+
 def test_skin(golden, picture):
     made = skin.probability(golden["skin_bgr"][..., ::-1])
     np.testing.assert_array_equal(made, golden["skin_prob"])
