@@ -18,7 +18,7 @@ from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
-from launch.benchmarks.work import Run, Work, has_torch, training_run
+from launch.benchmarks.work import Run, Work, training_run
 
 QUERIES = 68
 RENDERED, RENDER_SIZE = 8, 256
@@ -41,10 +41,10 @@ def works() -> Iterator[Work]:
     for size in (1, TRAIN_BATCH):
         arrays = {name: batch[name][:size] for name in ("image", "queries")}
         run = functools.partial(predictor.raw, arrays)
-        yield Work("continuous", "forward", size, run, _peers(arrays["image"], arrays["queries"], None))
+        yield Work("continuous", "forward", size, run, functools.partial(_peers, *arrays.values(), None))
     valid = np.ones((TRAIN_BATCH, QUERIES), bool)
     train = training_run(system, config, params, extra, {**batch, "valid": valid})
-    yield Work("continuous", "train_step", TRAIN_BATCH, train, _peers(**batch))
+    yield Work("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_peers, **batch))
 
     yield from _rendered_heads()
 
@@ -73,8 +73,6 @@ def _rendered_heads() -> Iterator[Work]:
 
 
 def _peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:
-    if not has_torch():
-        return {}
     from launch.benchmarks import continuous_torch
 
     return continuous_torch.continuous(image, queries, points, *SIZES["tiny"])

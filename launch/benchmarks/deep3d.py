@@ -19,7 +19,7 @@ from jaxface.geometry import mesh
 from jaxface.systems.deep3d import formation, losses, model
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Coefficients, Sizes
-from launch.benchmarks.work import Run, Work, has_torch
+from launch.benchmarks.work import Run, Work
 
 SIDE = 189
 SIZES = Sizes()
@@ -59,7 +59,7 @@ def made_up_face() -> FaceModel:
 
 
 def works() -> Iterator[Work]:
-    """Everything measured; the peers are empty where torch is not installed."""
+    """Everything measured."""
     config = deep3d_config.get_config("reference")
     net = model.model_from_config(config.model)
     params, extra = model.init(net, formation.SIZE, False, jax.random.key(0))
@@ -68,25 +68,32 @@ def works() -> Iterator[Work]:
     landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)
     vectors = 0.3 * random.standard_normal((DECODE_BATCH, SIZES.total), np.float32)
     host = made_up_face()
-    face, peers = jax.device_put(host), _peers(host)
+    face = jax.device_put(host)
+
+    @functools.cache
+    def peers() -> Any:
+        from launch.benchmarks import deep3d_torch
+
+        return deep3d_torch.Peers(host)
+
     for size in (1, TRAIN_BATCH):
         run = functools.partial(model.regress, net, {"params": params, **extra}, images[:size])
-        yield _work("forward", size, run, peers and peers.forward(images[:size]))
+        yield _work("forward", size, run, lambda size=size: peers().forward(images[:size]))
     run = landmark_training(net, face, params, extra, images, landmarks, config.loss)
-    yield _work("train_step", TRAIN_BATCH, run, peers and peers.train_step(images, landmarks))
+    yield _work("train_step", TRAIN_BATCH, run, lambda: peers().train_step(images, landmarks))
     run = functools.partial(model.decode, face, SIZES, vectors)
-    yield _work("decode", DECODE_BATCH, run, peers and peers.decode(vectors))
+    yield _work("decode", DECODE_BATCH, run, lambda: peers().decode(vectors))
     decoded = jax.device_get(run())
     drawn = jax.device_put((decoded.vertices, decoded.colors))
     draw = jax.jit(_drawn)
     slope = jax.jit(jax.grad(lambda drawn, face: (_drawn(drawn, face) ** 2).sum()))
     for name, run in (("rasterise", draw), ("rasterise_grad", slope)):
-        peer = peers and peers.rasterise(*drawn, name == "rasterise_grad")
+        peer = lambda name=name: peers().rasterise(*drawn, name == "rasterise_grad")  # noqa: E731
         yield _work(name, DECODE_BATCH, functools.partial(run, drawn, face), peer)
 
 
-def _work(metric: str, batch: int, run: Callable[[], Any], peers: dict[str, Run] | None) -> Work:
-    return Work("deep3d", metric, batch, lambda: jax.block_until_ready(run()), peers or {})
+def _work(metric: str, batch: int, run: Callable[[], Any], peers: Callable[[], dict[str, Run]]) -> Work:
+    return Work("deep3d", metric, batch, lambda: jax.block_until_ready(run()), peers)
 
 
 def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
@@ -127,12 +134,3 @@ def landmark_training(net, face, params, extra, images, landmarks, settings) -> 
         held[0] = jax.block_until_ready(step(*held))
 
     return run
-
-
-def _peers(face: FaceModel) -> Any:
-    """The peers on this face, or None where torch is not installed."""
-    if not has_torch():
-        return None
-    from launch.benchmarks import deep3d_torch
-
-    return deep3d_torch.Peers(face)

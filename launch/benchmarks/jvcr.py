@@ -11,13 +11,13 @@ import numpy as np
 
 from configs import jvcr as jvcr_config
 from jaxface import inference
-from launch.benchmarks.work import Run, Work, has_torch, training_run
+from launch.benchmarks.work import Run, Work, training_run
 
 TRAIN_BATCH = 8
 
 
 def works() -> Iterator[Work]:
-    """Everything measured; the peers are empty where torch is not installed."""
+    """Everything measured."""
     config = jvcr_config.get_config("clean")
     config.loss.pretrain = 0
     size, count = config.model.image_size, config.model.points
@@ -28,19 +28,17 @@ def works() -> Iterator[Work]:
     predictor = inference.Predictor(config, system, params, extra)
     for batch in (1, TRAIN_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:batch]})
-        yield Work("jvcr", "forward", batch, run, _peers(config, images[:batch], None, None))
+        yield Work("jvcr", "forward", batch, run, functools.partial(_peers, config, images[:batch], None, None))
     flags = np.ones((TRAIN_BATCH, count), bool)
     places = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
     batch = {"image": images, "coordinates": places, "known": flags, "drawn": flags}
     volumes = [np.asarray(volume) for volume in system.prepare(batch, jax.random.key(0), {})["volumes"]]
     train = training_run(system, config, params, extra, batch)
-    peers = _peers(config, images, places / (size - 1), volumes)
+    peers = functools.partial(_peers, config, images, places / (size - 1), volumes)
     yield Work("jvcr", "train_step", TRAIN_BATCH, train, peers)
 
 
 def _peers(config, images: np.ndarray, target: np.ndarray | None, volumes: list[np.ndarray] | None) -> dict[str, Run]:
-    if not has_torch():
-        return {}
     from launch.benchmarks import jvcr_torch
 
     return jvcr_torch.jvcr(config.model, images, target, volumes)

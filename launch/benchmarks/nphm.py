@@ -15,7 +15,7 @@ from jaxface.heads.procedural import procedural_head
 from jaxface.system import Tree
 from jaxface.systems.nphm import extract, inversion, losses, members, model
 from jaxface.systems.nphm.ensemble import Ensemble
-from launch.benchmarks.work import Run, Work, has_torch, training_run
+from launch.benchmarks.work import Run, Work, training_run
 
 DENSE, GRADIENT, TILED, FITTED, TRAINED = 4096, 2048, 16384, 1000, 2
 RESOLUTION = 128
@@ -25,7 +25,7 @@ RADII = np.float32([0.33, 0.45, 0.42])
 
 
 def works() -> Iterator[Work]:
-    """Everything measured, batches being points or people; the peers are empty where torch is not installed."""
+    """Everything measured, batches being points or people."""
     config = nphm_identity.get_config("reference")
     head = procedural_head()
     anchors = head_space.to_units(np.asarray(head.template)[head_space.anchor_vertices(head)])
@@ -40,7 +40,7 @@ def works() -> Iterator[Work]:
     def points(count: int) -> np.ndarray:
         return random.uniform(low, high, (count, 3)).astype(np.float32)
 
-    peers = functools.partial(_peers, net, params["identity"], code)
+    peers = functools.partial(functools.partial, _peers, net, params["identity"], code)
     chunked = jax.jit(lambda params, points: jax.lax.map(lambda part: net.sdf(params, code[None], part[None]), points))
     slopes = jax.jit(
         lambda params, points: jax.lax.map(lambda part: net.sdf_and_gradient(params, code[None], part[None]), points)
@@ -100,19 +100,19 @@ def _train_step(system: Any, net: Ensemble, config: Any, params: Tree, random: n
     batch = {"face_points": draw(face), "face_normals": draw(face), "nonface_points": draw(nonface)}
     batch |= {"nonface_normals": draw(nonface), "anchors": draw(39), "subject": np.arange(TRAINED, dtype=np.int32)}
     train = training_run(system, config, params, {}, batch)
-    if not has_torch():
-        return train, {}
-    from launch.benchmarks import nphm_torch
 
-    whole = jax.device_get(losses.add_space_points(batch, jax.random.key(0), {}))
-    numbers = {name: value for name, value in whole.items() if name != "subject"}
-    peer = nphm_torch.train_step(net, params["identity"], np.asarray(params["codes"]), numbers, dict(config.loss))
-    return train, {"unfolded": peer}
+    def peers() -> dict[str, Run]:
+        from launch.benchmarks import nphm_torch
+
+        whole = jax.device_get(losses.add_space_points(batch, jax.random.key(0), {}))
+        numbers = {name: value for name, value in whole.items() if name != "subject"}
+        codes, settings = np.asarray(params["codes"]), dict(config.loss)
+        return {"unfolded": nphm_torch.train_step(net, params["identity"], codes, numbers, settings)}
+
+    return train, peers
 
 
 def _peers(net: Ensemble, params: Tree, code: np.ndarray, points: np.ndarray, name: str) -> dict[str, Run]:
-    if not has_torch():
-        return {}
     from launch.benchmarks import nphm_torch
 
     return {"unfolded": nphm_torch.runs(net, params, code, points)[name]}

@@ -13,14 +13,14 @@ import numpy as np
 from configs import pipnet as pipnet_config
 from jaxface import inference
 from jaxface.systems.pipnet import decoding
-from launch.benchmarks.work import Run, Work, has_torch, training_run
+from launch.benchmarks.work import Run, Work, training_run
 
 LANDMARKS, NEIGHBORS, SIZE, STRIDE = 98, 10, 256, 32
 TRAIN_BATCH, DECODE_BATCH = 8, 64
 
 
 def works() -> Iterator[Work]:
-    """Everything measured; the peers are empty where torch is not installed."""
+    """Everything measured."""
     config = pipnet_config.get_config("wflw_resnet18")
     random = np.random.default_rng(0)
     face = random.random((LANDMARKS, 2))
@@ -33,9 +33,9 @@ def works() -> Iterator[Work]:
     predictor = inference.Predictor(config, system, params, extra)
     for size in (1, TRAIN_BATCH, DECODE_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:size]})
-        yield Work("pipnet", "forward", size, run, _peers(images[:size], face, votes, None))
+        yield Work("pipnet", "forward", size, run, functools.partial(_peers, images[:size], face, votes, None))
     train = training_run(system, config, params, extra, {"image": images[:TRAIN_BATCH], "points": points})
-    peers = _peers(images[:TRAIN_BATCH], face, votes, points)
+    peers = functools.partial(_peers, images[:TRAIN_BATCH], face, votes, points)
     yield Work("pipnet", "train_step", TRAIN_BATCH, train, peers)
     maps = _maps(random, SIZE // STRIDE)
     decode = jax.jit(decoding.decode)
@@ -49,8 +49,6 @@ def _maps(random: np.random.Generator, grid: int) -> dict[str, jax.Array]:
 
 
 def _peers(image: np.ndarray, face: np.ndarray, votes: decoding.Votes, points: np.ndarray | None) -> dict[str, Run]:
-    if not has_torch():
-        return {}
     from launch.benchmarks import pipnet_torch
 
     table = decoding.neighbor_table(face, NEIGHBORS)

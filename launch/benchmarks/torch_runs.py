@@ -1,6 +1,7 @@
 """How stock eager PyTorch runs in `launch.bench`: on a GPU if it sees one, in both memory formats. Needs torch."""
 
 import functools
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from launch.benchmarks.work import Run
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.set_num_threads(len(os.sched_getaffinity(0)))
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +15,7 @@ import jax
 import ml_collections
 
 from jaxface import parallel, training
+from jaxface.errors import UserError
 from jaxface.system import Batch, System, Tree
 
 Run = Callable[[], object]
@@ -21,6 +25,7 @@ Run = Callable[[], object]
 class Work:
     """One thing to measure: `ours` and every peer do the same work once per call and wait for its end.
 
+    peers: makes the peers' runs; it needs torch and is called in their own process only, see `PeerProcess`.
     peer_share: the part of the work that a peer does, where all of it would take too long; its time is scaled up.
     """
 
@@ -28,22 +33,65 @@ class Work:
     metric: str
     batch: int
     ours: Run
-    peers: Mapping[str, Run] = dataclasses.field(default_factory=dict)
+    peers: Callable[[], Mapping[str, Run]] = dict
     peer_share: float = 1.0
 
 
-def measure(work: Work, seconds: float) -> dict:
-    """The JSON line of a Work: medians in milliseconds of alternating runs, after one warm-up of each."""
-    runs = {"ours": work.ours, **work.peers}
+class PeerProcess:
+    """The process in which PyTorch runs as its users have it: `launch.app` sets up memory for ours, and in one process
+    either library makes the other one slower."""
+
+    def __init__(self, system: str):
+        command = [sys.executable, "-m", "launch.benchmarks.peer", system]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # a GPU is left to PyTorch
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def following(self) -> dict[str, Callable[[], float]]:
+        """The peers of the next Work of the system; each call makes one run and gives its milliseconds."""
+        names = json.loads(self._answer("next"))
+        return {name: lambda name=name: float(self._answer(name)) for name in names}
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self, asked: str) -> str:
+        self._process.stdin.write(f"{asked}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise UserError("the process that runs PyTorch has ended; its message is above")
+        return answer
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def timed(run: Run) -> float:
+    """Milliseconds of one run."""
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def measure(work: Work, peers: Mapping[str, Callable[[], float]], seconds: float) -> dict:
+    """The JSON line of a Work: medians in milliseconds of alternating runs, after one warm-up of each.
+
+    `peers`: each makes one run and gives its milliseconds.
+    """
+    runs = {"ours": lambda: timed(work.ours), **peers}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     end = time.perf_counter() + seconds
     while len(times["ours"]) < 5 or time.perf_counter() < end:
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(run())
     medians = {name: statistics.median(values) for name, values in times.items()}
     ms = medians.pop("ours")
     medians = {name: median / work.peer_share for name, median in medians.items()}
@@ -61,16 +109,6 @@ def measure(work: Work, seconds: float) -> dict:
         "runs": len(times["ours"]),
         "device": jax.devices()[0].device_kind,
     }
-
-
-def has_torch() -> bool:
-    """Whether PyTorch is installed; if so, it is given as many threads as this process may use."""
-    if importlib.util.find_spec("torch") is None:
-        return False
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return True
 
 
 def training_run(system: System, config: ml_collections.ConfigDict, params: Tree, extra: Tree, batch: Batch) -> Run:

@@ -27,6 +27,6 @@ def test_unfolded_peer_is_the_same_network():
 
 
 def test_a_peer_that_does_a_part_is_scaled_up():
-    work = Work("nphm", "extract", 8, lambda: time.sleep(0.02), {"unfolded": lambda: time.sleep(0.01)}, 0.1)
-    line = measure(work, seconds=0)
-    assert 100 <= line["peer_ms"] < 200 and line["ratio"] < 0.3
+    work = Work("nphm", "extract", 8, lambda: time.sleep(0.02), peer_share=0.1)
+    line = measure(work, {"unfolded": lambda: 10.0}, seconds=0)
+    assert line["peer_ms"] == pytest.approx(100) and line["ratio"] < 0.5
