@@ -1,8 +1,9 @@
 """Times of this machine, a JSON line per thing: python -m launch.bench [--system NAME]
 
 {"system", "metric", "batch", "ms", "peer", "peer_ms", "ratio", …}: medians of runs that alternate with the peer's. The
-peer is stock eager PyTorch in float32 with the same threads, in a process of its own, the better of both memory formats;
-ratio = ms / peer_ms, and peers_ms has both. The peer's entries are null where torch is not installed. `per_s` is batch items per second.
+peer is stock eager PyTorch in float32 with the same threads in a process of its own, the better of both memory formats;
+ratio = ms / peer_ms, and peers_ms has both. The peer's entries are null where torch is not installed. `per_s` is batch
+items per second.
 """
 
 import contextlib
@@ -23,8 +24,7 @@ def main(argv: list[str]) -> None:
     """Prints a line as soon as it is measured."""
     del argv
     for name in [SYSTEM.value] if SYSTEM.value else SYSTEMS:
-        with contextlib.ExitStack() as stack:
-            process = stack.enter_context(contextlib.closing(PeerProcess(name))) if has_torch() else None
+        with contextlib.closing(PeerProcess(name)) if has_torch() else contextlib.nullcontext() as process:
             for work in importlib.import_module(f"launch.benchmarks.{name}").works():
                 peers = process.following() if process else {}
                 print(json.dumps(measure(work, peers, SECONDS.value)), flush=True)
