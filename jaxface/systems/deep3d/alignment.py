@@ -40,8 +40,8 @@ BICUBIC_REACH = 2
 class Crop:
     """A square of side `size` px cut from a picture of width x height px that was resized by about `scale`.
 
-    x_px, y_px: where the standard face's origin lies in the picture, y up (the original's tx, ty). exact: not rounded to
-    whole pixels.
+    x_px, y_px: where the standard face's origin lies in the picture, y up (the original's tx, ty).
+    exact: not rounded to whole pixels.
     """
 
     width: int
@@ -171,8 +171,8 @@ def solve_pose(five: np.ndarray, standard: np.ndarray = STANDARD_FIVE_DM) -> tup
 def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_SIZE) -> Crop:
     """The crop of a face with 68 or 5 points (N,2) px, y down, in a picture of width x height.
 
-    At `size` 224 it is the original's, otherwise it is exact. UserError: points that are not finite or so near each other that they are no
-    face, another number of them.
+    At `size` 224 it is the original's, otherwise it is exact. UserError: points that are not finite or so near each
+    other that they are no face, another number of them.
     """
     points = np.asarray(points_px, np.float64)
     if points.shape not in ((68, 2), (5, 2)) or not np.isfinite(points).all():

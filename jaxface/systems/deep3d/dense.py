@@ -47,7 +47,7 @@ class Points:
     modes: np.ndarray
 
     def in_crop(self, example: dict[str, np.ndarray], size: int) -> np.ndarray:
-        """(K,2) as the landmarks of the example's crop of side `size`; NaN where it was not rendered, or of another head."""
+        """(K,2) as the landmarks of the example's crop of side `size`; NaN where it is no rendering of this head."""
         weights = [np.asarray(example[name]) for name in ("identity", "expression") if name in example]
         if sum(map(len, weights)) != len(self.modes):
             return np.full((len(self.mean), 2), np.nan, np.float32)

@@ -55,7 +55,9 @@ def test_pinhole_and_landmarks_find_the_pixels_of_the_crop(golden, picture, shif
     assert np.abs(by_landmarks - there[inside]).max() <= 1.6 / crop.scale + 1
 
 
-@pytest.mark.parametrize("shift, factor, mirror", [((0, 0), 1.0, False), ((-150, 40), 0.5, True), ((90, 100), 3.0, True)])
+@pytest.mark.parametrize(
+    "shift, factor, mirror", [((0, 0), 1.0, False), ((-150, 40), 0.5, True), ((90, 100), 3.0, True)]
+)
 def test_other_sizes_than_the_published_are_exact(golden, shift, factor, mirror):
     """A picture that says where it is: landmarks of the crop, also after augmentation, name the very pixels."""
     size, (height, width) = 128, (600, 520)

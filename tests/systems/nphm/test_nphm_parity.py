@@ -151,7 +151,7 @@ def test_three_steps_of_fitting():
         points = np.stack([scans[row][index(60, 60)] for row in rows])  # no more than a scan has
         state, _ = step(params, state, rows, points, np.ones((5, 60), bool), inversion.schedule(number))
     assert error(state[0].identity, g["fit.lat_shape"][0, 0]) < 1e-3
-    # Entry 217 first has a gradient of 2e-8 beside Adam's 1e-8, so that rounding sets its step; 249 is its mirror image.
+    # Entry 217 first has a gradient of 2e-8 beside Adam's 1e-8, so that rounding sets its step; 249 mirrors it.
     rounded = [217, 249]
     assert error(np.delete(state[0].identity, rounded), np.delete(g["fit.lat_shape"][0, 0], rounded)) < 1e-4
     assert error(state[0].expressions, g["fit.lat_expr"][:, 0]) < 1e-4
