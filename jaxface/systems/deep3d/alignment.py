@@ -32,8 +32,6 @@ FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
 SMALLEST_FACE_PX = 4.0
 # Up to so many pixels the whole picture is resized, as the original does it.
 LARGEST_RESIZED = 16_000_000
-# How far the bicubic filter reaches, in pixels of the smaller of both pictures.
-BICUBIC_REACH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,39 +103,19 @@ class Crop:
 
         Of pictures that would become huge only the part that is seen is resized: equal to two grey levels.
         """
-        if self.exact:
-            return self._cut_exactly(pixels)
-        resized, corner = np.array(self.resized), np.array(self.corner)
-        low, high = np.maximum(corner, 0), np.minimum(corner + self.size, resized)
-        crop = np.zeros((self.size, self.size, *pixels.shape[2:]), np.uint8)
-        if (low >= high).any():
-            return crop
-        picture = Image.fromarray(pixels)
-        if resized.prod() <= LARGEST_RESIZED:
-            part = picture.resize(self.resized, Image.Resampling.BICUBIC).crop((*low, *high))
-        else:
-            full = np.array([self.width, self.height])
-            box = np.concatenate([low, high]) * np.tile(full / resized, 2)
-            box = np.minimum(box, np.tile(full, 2))
-            part = picture.resize(tuple(high - low), Image.Resampling.BICUBIC, box=tuple(box))
-        (x0, y0), (x1, y1) = low - corner, high - corner
-        crop[y0:y1, x0:x1] = np.asarray(part)
-        return crop
-
-    def _cut_exactly(self, pixels: np.ndarray) -> np.ndarray:
         corner, resized = np.array(self.corner), np.array(self.resized)
-        low = np.clip(np.floor(-corner), 0, self.size).astype(int)
-        high = np.clip(np.ceil(resized - corner), 0, self.size).astype(int)
+        low = np.clip(np.ceil(-corner), 0, self.size).astype(int)
+        high = np.clip(np.floor(resized - corner), 0, self.size).astype(int)
         crop = np.zeros((self.size, self.size, *pixels.shape[2:]), np.uint8)
         if (low >= high).any():
             return crop
-        box = np.concatenate([corner + low, corner + high]) / self.scale
-        reach = int(np.ceil(BICUBIC_REACH * max(1, 1 / self.scale)))
-        rows, columns = (np.arange(np.floor(box[i]) - reach, np.ceil(box[i + 2]) + reach, dtype=int) for i in (1, 0))
-        rows_inside, columns_inside = rows.clip(0, self.height - 1), columns.clip(0, self.width - 1)
-        around = Image.fromarray(pixels[rows_inside[:, None], columns_inside])
-        box = tuple((box - np.tile([columns[0], rows[0]], 2)).tolist())
-        part = around.resize(tuple((high - low).tolist()), Image.Resampling.BICUBIC, box=box)
+        picture, seen = Image.fromarray(pixels), np.concatenate([corner + low, corner + high])
+        if not self.exact and resized.prod() <= LARGEST_RESIZED:
+            part = picture.resize(self.resized, Image.Resampling.BICUBIC).crop(tuple(seen.tolist()))
+        else:
+            full = np.tile([self.width, self.height], 2)
+            box = np.clip(seen * full / np.tile(resized, 2), 0, full)
+            part = picture.resize(tuple((high - low).tolist()), Image.Resampling.BICUBIC, box=tuple(box.tolist()))
         crop[low[1] : high[1], low[0] : high[0]] = np.asarray(part)
         return crop
 
