@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     for name in [SYSTEM.value] if SYSTEM.value else SYSTEMS:
         with contextlib.closing(PeerProcess(name)) if has_torch() else contextlib.nullcontext() as process:
             for work in importlib.import_module(f"launch.benchmarks.{name}").works():
-                peers = process.following() if process else {}
+                peers = process.following() if process and work.peers else {}
                 print(json.dumps(measure(work, peers, SECONDS.value)), flush=True)
 
 

@@ -1,6 +1,6 @@
 """The peers of a system's works, run one by one as `launch.bench` asks: python -m launch.benchmarks.peer SYSTEM
 
-A line "next" is answered by the names of the next work's peers, a name by the milliseconds of one run.
+A line "next" is answered by the names of the peers of the next work that has some, a name by the milliseconds of a run.
 """
 
 import importlib
@@ -16,7 +16,7 @@ def main(system: str) -> None:
     for line in sys.stdin:
         name = line.strip()
         if name == "next":
-            runs = next(works).peers()
+            runs = next(work for work in works if work.peers).peers()
             print(json.dumps([*runs]), flush=True)
         else:
             print(timed(runs[name]), flush=True)

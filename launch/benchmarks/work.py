@@ -33,7 +33,7 @@ class Work:
     metric: str
     batch: int
     ours: Run
-    peers: Callable[[], Mapping[str, Run]] = dict
+    peers: Callable[[], Mapping[str, Run]] | None = None
     peer_share: float = 1.0
 
 
@@ -49,7 +49,7 @@ class PeerProcess:
         )
 
     def following(self) -> dict[str, Callable[[], float]]:
-        """The peers of the next Work of the system; each call makes one run and gives its milliseconds."""
+        """The peers of the next Work that has some; each call makes one run and gives its milliseconds."""
         names = json.loads(self._answer("next"))
         return {name: lambda name=name: float(self._answer(name)) for name in names}
 

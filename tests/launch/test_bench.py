@@ -33,12 +33,16 @@ def test_lines_hold_medians_and_the_better_peer():
 
 def test_the_peers_process_answers_line_by_line(monkeypatch, capsys):
     ran = []
-    works = [Work("x", "forward", 1, None, lambda: {"plain": lambda: ran.append(1)}), Work("x", "render", 1, None)]
+    works = [
+        Work("x", "forward", 1, None, lambda: {"plain": lambda: ran.append(1)}),
+        Work("x", "render", 1, None),  # has no peer and is passed over
+        Work("x", "train_step", 1, None, lambda: {"other": lambda: None}),
+    ]
     monkeypatch.setitem(sys.modules, "launch.benchmarks.made", types.SimpleNamespace(works=lambda: iter(works)))
     monkeypatch.setattr(sys, "stdin", io.StringIO("next\nplain\nplain\nnext\n"))
     peer.main("made")
-    names, first, second, none = map(json.loads, capsys.readouterr().out.splitlines())
-    assert names == ["plain"] and none == [] and ran == [1, 1] and min(first, second) >= 0
+    names, first, second, others = map(json.loads, capsys.readouterr().out.splitlines())
+    assert names == ["plain"] and others == ["other"] and ran == [1, 1] and min(first, second) >= 0
 
 
 def test_peer_is_convnext_tiny_with_its_head():
