@@ -65,8 +65,8 @@ def _rendered_heads() -> Iterator[Work]:
     with tempfile.TemporaryDirectory() as folder:
         config = continuous_config.get_config("quick")
         config.data.update(dir=folder, build_examples=2 * RENDERED)
-        stream = inference.build(config, "the configuration").train_data(0)
         with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it prepares where only our lines may be
+            stream = inference.build(config, "the configuration").train_data(0)
             next(stream)
         yield Work("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
         stream.close()
