@@ -27,6 +27,7 @@ def _base() -> dict:
             "width": 64,
             "reader": "mean",
             "dense": 0,
+            "refine": 0,
             "identity": 0,  # 0: as many as the head has
             "expression": 0,
             "albedo": 0,
@@ -103,7 +104,7 @@ def _reference(config: ml_collections.ConfigDict) -> None:
 
 def _rendered(config: ml_collections.ConfigDict) -> None:
     """A small net that looks for points and fits the face to them; every eighth picture is also rendered."""
-    config.model.update(image_size=128, backbone="resnet18", width=32, reader="fit", dense=128)
+    config.model.update(image_size=128, backbone="resnet18", width=32, reader="fit", dense=128, refine=8)
     config.data.datasets = config.data.evaluate = ("rendered_heads/procedural_portraits",)
     # Crops are cut by our own landmarks, which scatter less than those of the published pipeline.
     config.data.augment = 0.4

@@ -2,48 +2,64 @@
 
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+Place = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@flax.struct.dataclass
+class Evidence:
+    """What is known of M weights of modes and P numbers of a pose: `target` (K,D), where K points were seen, with noise
+    that `whitening` (K,D,D) undoes; and `guess` (M+P,), believed before with `precision` (M+P,), which is positive."""
+
+    guess: jax.Array
+    precision: jax.Array
+    target: jax.Array
+    whitening: jax.Array
+
 
 def shape_and_pose(
-    place: Callable[[jax.Array, jax.Array], jax.Array],
-    mean: jax.Array,
-    modes: jax.Array,
-    guess: jax.Array,
-    target: jax.Array,
-    whitening: jax.Array,
-    precision: jax.Array,
-    steps: int,
+    place: Place, mean: jax.Array, modes: jax.Array, evidence: Evidence, steps: int
 ) -> tuple[jax.Array, jax.Array]:
     """The unknowns x (M+P,), weights of modes and a pose, that make |whitening · (seen(x) - target)|² + |precision * (x
-    - guess)|² small, by `steps` of Gauss-Newton from `guess` (M+P,); and seen(x).
+    - guess)|² small, by `steps` of Gauss-Newton from the guess; and seen(x).
 
     `seen` is `place` of every point of mean (K,N) + weights · modes (M,K,N): place takes the pose (P,) and a point (N,)
-    and gives where it is seen (D,). target (K,D); whitening (K,D,D) undoes its noise; precision (M+P,) is positive, so
-    that there always is an answer. Differentiable in all arrays.
+    and gives where it is seen (D,). Differentiable in all arrays.
     """
-    slopes = jax.vmap(jax.jacfwd(place, (0, 1)), (None, 0))
-
-    def posed(unknowns: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return unknowns[len(modes) :], mean + jnp.tensordot(unknowns[: len(modes)], modes, 1)
-
-    def seen(unknowns: jax.Array) -> jax.Array:
-        return jax.vmap(place, (None, 0))(*posed(unknowns))
-
-    found = guess
+    found = evidence.guess
     for _ in range(steps):
-        by_pose, by_point = slopes(*posed(found))
-        by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
-        jacobian = (whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(guess))
-        residual = jnp.einsum("kde,ke->kd", whitening, seen(found) - target).ravel()
-        slope = jacobian.T @ residual + precision**2 * (found - guess)
-        found -= _solved(jacobian.T @ jacobian + jnp.diag(precision**2), slope)
-    return found, seen(found)
+        found -= solved(*normal_equations(place, mean, modes, evidence, found))
+    return found, seen(place, mean, modes, found)
 
 
-def _solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
+def seen(place: Place, mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
+    """Where `unknowns` (M+P,) have the points: (K,D)."""
+    return jax.vmap(place, (None, 0))(*_posed(mean, modes, unknowns))
+
+
+def _posed(mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return unknowns[len(modes) :], mean + jnp.tensordot(unknowns[: len(modes)], modes, 1)
+
+
+def normal_equations(
+    place: Place, mean: jax.Array, modes: jax.Array, evidence: Evidence, unknowns: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Gauss-Newton's matrix (M+P,M+P), positive definite, and slope (M+P,) at `unknowns`."""
+    slopes = jax.vmap(jax.jacfwd(place, (0, 1)), (None, 0))
+    by_pose, by_point = slopes(*_posed(mean, modes, unknowns))
+    by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
+    jacobian = (evidence.whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(unknowns))
+    off = seen(place, mean, modes, unknowns) - evidence.target
+    residual = jnp.einsum("kde,ke->kd", evidence.whitening, off).ravel()
+    slope = jacobian.T @ residual + evidence.precision**2 * (unknowns - evidence.guess)
+    return jacobian.T @ jacobian + jnp.diag(evidence.precision**2), slope
+
+
+def solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
     """The solution (n,) of a positive definite matrix (n,n) and a right side (n,)."""
 
     def eliminate(matvec: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:

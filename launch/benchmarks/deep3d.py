@@ -17,7 +17,7 @@ import optax
 from configs import deep3d as deep3d_config
 from jaxface.geometry import mesh
 from jaxface.systems.deep3d import formation, losses, model
-from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.face_model import FaceModel, surface_of
 from jaxface.systems.deep3d.formation import Coefficients, Sizes
 from launch.benchmarks.work import Run, Work
 
@@ -55,6 +55,7 @@ def made_up_face() -> FaceModel:
         crop_triangles=None,
         crop=np.ones(len(triangles), bool),
         scored=np.arange(len(vertices)),
+        surface=surface_of(vertices, triangles, np.ones(len(vertices), bool)),
     )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from jaxface.geometry.posterior import shape_and_pose
+from jaxface.geometry.posterior import Evidence, shape_and_pose
 
 
 def test_a_linear_model_has_a_closed_form():
@@ -17,8 +17,9 @@ def test_a_linear_model_has_a_closed_form():
     weighed = scipy.linalg.block_diag(*(whitening.swapaxes(1, 2) @ whitening)) @ matrix
     slope = weighed.T @ (target - mean).ravel() + precision**2 * guess
     wanted = np.linalg.solve(weighed.T @ matrix + np.diag(precision**2), slope)
-    arrays = (jnp.float32(array) for array in (mean, modes, guess, target, whitening, precision))
-    found, seen = shape_and_pose(lambda pose, point: point + pose, *arrays, steps=1)
+    evidence = Evidence(*map(jnp.float32, (guess, precision, target, whitening)))
+    mean, modes = jnp.float32(mean), jnp.float32(modes)
+    found, seen = shape_and_pose(lambda pose, point: point + pose, mean, modes, evidence, steps=1)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen.ravel(), mean.ravel() + matrix @ wanted, rtol=1e-4, atol=1e-5)
 
@@ -32,8 +33,8 @@ def test_a_turn_and_a_mode_are_found_and_their_gradient_is_right():
         return jnp.stack([cos * point[0] - sin * point[1], sin * point[0] + cos * point[1]])
 
     def found(target: jax.Array) -> jax.Array:
-        beliefs = jnp.zeros(2), target, jnp.tile(jnp.eye(2), (9, 1, 1)), jnp.full(2, 1e-3)
-        return shape_and_pose(turned, mean, modes, *beliefs, steps=6)[0]
+        evidence = Evidence(jnp.zeros(2), jnp.full(2, 1e-3), target, jnp.tile(jnp.eye(2), (9, 1, 1)))
+        return shape_and_pose(turned, mean, modes, evidence, steps=6)[0]
 
     target = jax.vmap(turned, (None, 0))(jnp.array([0.7]), mean + 0.3 * modes[0])
     np.testing.assert_allclose(found(target), [0.3, 0.7], atol=1e-4)

@@ -30,13 +30,24 @@ Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
+class Surface:
+    """The skin as a mesh of its own: `vertices` (W,) of the face, of which the first N are skin and the others only
+    around it, triangles (U,3) of them, around (N,valence): `mesh.incidence`, and area (N,) dm² that each stands for."""
+
+    vertices: Array
+    triangles: Array
+    around: Array
+    area: Array
+
+
+@flax.struct.dataclass
 class FaceModel:
     """A linear face in decimetres, a pytree of arrays. V vertices, T triangles; I, E, A modes.
 
     mean (V,3), its mean vertex at 0; identity (I,V,3), expression (E,V,3); albedo_mean (V,3) RGB, 1 = white, albedo
     (A,V,3); modes are per unit of a coefficient. triangles (T,3); around (V,valence): `mesh.incidence`; landmarks: 68
     points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even; scored (N,) int:
-    the vertices of the face, over which shapes are compared.
+    the vertices of the face, over which shapes are compared; surface: its skin.
     The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) alone covers,
     or, where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
     """
@@ -53,6 +64,7 @@ class FaceModel:
     crop_triangles: Array | None
     crop: Array | None
     scored: Array
+    surface: Surface
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
@@ -132,6 +144,7 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
         crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
         crop=None,
         scored=np.arange(len(front.mean)),
+        surface=surface_of(front.mean, front.triangles, front.skin > 0),
     )
 
 
@@ -142,8 +155,9 @@ def from_head(head: MorphableHead) -> FaceModel:
     regions = {name: np.asarray(region) for name, region in head.regions.items()}
     inside = np.any([regions[name] for name in SEEN_INSIDE if name in regions], axis=0)
     skin = face & ~np.any([regions[name] for name in NOT_SKIN if name in regions], axis=0)
+    mean = ((head.template - head.template[face].mean(0)) / MM_PER_DM).astype(np.float32)
     return FaceModel(
-        mean=((head.template - head.template[face].mean(0)) / MM_PER_DM).astype(np.float32),
+        mean=mean,
         identity=np.float32(head.identity / MM_PER_DM),
         expression=np.float32(head.expression * (expression_scale(head) / MM_PER_DM)),
         albedo_mean=np.float32(head.albedo_mean),
@@ -155,7 +169,22 @@ def from_head(head: MorphableHead) -> FaceModel:
         crop_triangles=None,
         crop=inside[triangles].all(axis=1),
         scored=np.flatnonzero(face | regions["lips"]),
+        surface=surface_of(mean, triangles, skin),
     )
+
+
+def surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> Surface:
+    """The surface of the vertices `skin` (V,) bool of a mean face (V,3) dm with triangles (T,3)."""
+    own = np.flatnonzero(skin)
+    touching = triangles[skin[triangles].any(1)]
+    vertices = np.concatenate([own, np.setdiff1d(touching, own)])
+    renamed = np.zeros(len(mean), np.int32)
+    renamed[vertices] = np.arange(len(vertices))
+    a, b, c = (mean[touching[:, corner]] for corner in range(3))
+    third = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+    area = np.bincount(touching.ravel(), np.repeat(third, 3), len(mean))[own]
+    around = mesh.incidence(renamed[touching], len(vertices))[: len(own)]
+    return Surface(vertices.astype(np.int32), renamed[touching], around, area.astype(np.float32))
 
 
 def at_landmarks(face: FaceModel, vertices: Array) -> jax.Array:

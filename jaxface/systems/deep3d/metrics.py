@@ -15,7 +15,7 @@ from jaxface.geometry import alignment
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import cnet, formation
 from jaxface.systems.deep3d.face_model import EXPRESSION_DEVIATION, MM_PER_DM, FaceModel
-from jaxface.systems.deep3d.model import RNet
+from jaxface.systems.deep3d.model import RNet, answer
 
 Score = Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
 
@@ -27,7 +27,8 @@ def score(net: RNet, own_head: bool, sets: bool) -> Score:
 
 def _score_pictures(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Array]:
     face = frozen["face"]
-    coefficients = formation.split(net.apply({"params": params, **extra}, batch["image"]), net.sizes)
+    vector, *_ = answer(net, {"params": params, **extra}, batch["image"], face)
+    coefficients = formation.split(vector, net.sizes)
     decoded = formation.decode(face, coefficients)
     rendered = formation.render(face, decoded, batch["image"].shape[1])
     errors = {"landmarks": jnp.linalg.norm(decoded.landmarks - batch["landmarks"], axis=-1).mean(-1)}
@@ -90,9 +91,7 @@ def _score_sets(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Ar
     """Errors of the identity of sets: of each picture's own, of the plain average, of the C-Net's, of the mean head."""
     face, image = frozen["face"], batch["image"]
     sets, count = image.shape[:2]
-    vector, pooled, early = net.apply(
-        {"params": params, **extra}, image.reshape(-1, *image.shape[2:]), method="regress"
-    )
+    vector, pooled, early = answer(net, {"params": params, **extra}, image.reshape(-1, *image.shape[2:]), face)
     identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
     confidence = cnet.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
     spread = confidence.std(1).mean(-1)

@@ -18,7 +18,7 @@ from jaxface.errors import UserError
 from jaxface.nn.fresh import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
-from jaxface.systems.deep3d import cnet, formation, reader
+from jaxface.systems.deep3d import cnet, formation, reader, refine
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import Sizes
 
@@ -31,12 +31,16 @@ LANDMARKS = 68
 
 
 class RNet(nn.Module):
-    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`."""
+    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`.
+
+    After `refine` steps they are better: see `answer`.
+    """
 
     backbone: ResNet
     sizes: Sizes
     reader: str = "mean"
     dense: int = 0
+    refine: int = 0
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         return self.regress(image, train)[0]
@@ -81,6 +85,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
     reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
     dense: an even number of points of the face which the reader "fit" looks for besides the 68 landmarks.
+    refine: how many steps of `refine.refine`, ours, follow on the reader "fit" when no training is going on; 0: none.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
     confidence: whether there is a `CNet` beside it, for several pictures of a person.
@@ -90,9 +95,11 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
         raise UserError(f"config.model.dense is {config.dense}; it must be even, and 0 without the reader 'fit'")
+    if config.refine < 0 or (config.refine and config.reader != "fit"):
+        raise UserError(f"config.model.refine is {config.refine}; it must be 0 without the reader 'fit', or more with it")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
-    return RNet(backbone, sizes_from_config(config), config.reader, config.dense)
+    return RNet(backbone, sizes_from_config(config), config.reader, config.dense, config.refine)
 
 
 def init(
@@ -133,6 +140,7 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any])
     `landmarks` (B,68,2) in pixels of the 224 px crop with y up, and `colors` (B,V,3), unclipped, 1 = white. Raises
     UserError where neither input is there or a shape does not fit.
     """
+    known = face()
     if "coefficients" in arrays:
         coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
         if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
@@ -141,11 +149,10 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any])
         image = jnp.asarray(arrays["image"], jnp.float32)
         if image.ndim != 4 or image.shape[-1] != 3:
             raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-        coefficients = regress(model, {"params": params, **extra}, image)
+        coefficients = regress(model, {"params": params, **extra}, image, known)
     else:
         raise UserError(f"the arrays have neither image nor coefficients, only {sorted(arrays)}")
     outputs = {"coefficients": coefficients}
-    known = face()
     if known is not None:
         decoded = decode(known, model.sizes, coefficients)
         outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
@@ -164,10 +171,22 @@ def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array)
     return cnet.weighted_mean(identity[None], confidence[None])[0]
 
 
+def answer(
+    model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `RNet.regress` with the running statistics, the coefficients refined where `model.refine`, which needs `face`."""
+    if not model.refine:
+        return model.apply(variables, image, method="regress")
+    (vector, *features), looked = model.apply(variables, image, method="regress", mutable=["intermediates"])
+    (evidence,) = looked["intermediates"][reader.NAME]["evidence"]
+    points = variables[reader.COLLECTION][reader.NAME]
+    return refine.refine(face, model.sizes, points, image, vector, evidence, model.refine), *features
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def regress(model: RNet, variables: Any, image: jax.Array) -> jax.Array:
-    """Coefficients (B,sizes.total) of pictures (B,S,S,3), compiled, with the running statistics."""
-    return model.apply(variables, image)
+def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None = None) -> jax.Array:
+    """The coefficients (B,sizes.total) of `answer`, compiled."""
+    return answer(model, variables, image, face)[0]
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -26,7 +26,7 @@ MAX_BATCH = 16
 Face = dict[str, Any]
 Detect = Callable[[np.ndarray, Any], list[Face]]
 
-
+Regress = Callable[[Any, np.ndarray, FaceModel], jax.Array]
 Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -42,7 +42,7 @@ class Head:
 class Network:
     """What predicting needs of a model; see `network`."""
 
-    regress: Callable[[Any, np.ndarray], jax.Array]
+    regress: Regress
     head: Callable[[], Head]
     sizes: Sizes
     image_size: int
@@ -50,7 +50,7 @@ class Network:
 
 
 def network(
-    regress: Callable[[Any, np.ndarray], jax.Array],
+    regress: Regress,
     load_face: Callable[[], FaceModel],
     sizes: Sizes,
     image_size: int,
@@ -58,8 +58,8 @@ def network(
 ) -> Network:
     """A model as `predict` and `predict_set` want it.
 
-    regress(variables, images (B,S,S,3) in [0,1]) -> coefficients (B,sizes.total), compiled. load_face() -> the head, a
-    UserError where its file is missing; called once, when it is needed. combine(variables, images (N,S,S,3),
+    regress(variables, images (B,S,S,3) in [0,1], face) -> coefficients (B,sizes.total), compiled. load_face() -> the
+    head, a UserError where its file is missing; called once, when it is needed. combine(variables, images (N,S,S,3),
     coefficients (N,sizes.total)) -> the identity (I,) of the person that all N pictures show; None takes the mean.
     """
 
@@ -147,11 +147,11 @@ def _located(network: Network, pixels: np.ndarray, boxes: Any, layout: str, dete
 
 def _regressed(network: Network, variables: Any, images: np.ndarray) -> np.ndarray:
     """Coefficients (B,n) float32 of images (B,S,S,3)."""
-    parts = []
+    face, parts = network.head().face, []
     for chunk in np.split(images, range(MAX_BATCH, len(images), MAX_BATCH)):
         padding = 2 ** math.ceil(math.log2(len(chunk))) - len(chunk)
         padded = np.concatenate([chunk, np.repeat(chunk[-1:], padding, axis=0)])
-        parts.append(np.asarray(network.regress(variables, padded), np.float32)[: len(chunk)])
+        parts.append(np.asarray(network.regress(variables, padded, face), np.float32)[: len(chunk)])
     vectors = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise UserError("the network gives numbers that are not finite: its parameters are damaged")

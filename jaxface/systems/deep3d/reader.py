@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface.geometry.posterior import shape_and_pose
+from jaxface.geometry.posterior import Evidence, shape_and_pose
 from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
 from jaxface.systems.deep3d import dense, formation
@@ -76,7 +76,7 @@ class Fit(nn.Module):
     `guess` (B,I+E+6): identity, expression, angles and translation. points (B,K,2) px and their covariance (B,K,2,2) as
     of `Reader`: what lies on an outline is seen well across it only. How much each point and each coefficient is
     trusted is learned. The face's points are constants of the model, in the collection "face" (see `points_model`).
-    Where the fitted face has them (B,K,2) is sown as "points".
+    Where the fitted face has them (B,K,2) is sown as "points", all that was believed as "evidence".
     """
 
     sizes: Sizes
@@ -92,13 +92,11 @@ class Fit(nn.Module):
         scatter = self.param("log_scatter", nn.initializers.constant(np.log(SCATTER)), (count,))
         noise = jnp.exp(2 * scatter)[:, None, None] * covariance + jnp.exp(2 * deviation)[:, None, None] * jnp.eye(2)
 
-        def fitted(guess: jax.Array, points: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-            beliefs = guess, points, _whitening(noise), jnp.exp(precision)
-            return shape_and_pose(_seen, mean, basis, *beliefs, STEPS)
-
+        evidence = Evidence(guess, jnp.broadcast_to(jnp.exp(precision), guess.shape), points, _whitening(noise))
         with jax.default_matmul_precision("highest"):
-            found, seen = jax.vmap(fitted)(guess, points, noise)
+            found, seen = jax.vmap(lambda one: shape_and_pose(place, mean, basis, one, STEPS))(evidence)
         self.sow("intermediates", "points", seen)
+        self.sow("intermediates", "evidence", evidence)
         return found
 
 
@@ -111,10 +109,14 @@ def _whitening(covariance: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
-def _seen(pose: jax.Array, point: jax.Array) -> jax.Array:
+def place(pose: jax.Array, point: jax.Array) -> jax.Array:
     """Pixels (2,) of a point (3,) dm of a face with pose (6,): angles and translation."""
-    turned = formation.rotation(pose[None, :3])[0] @ point
-    return formation.project(formation.to_camera(turned + pose[3:]))
+    return formation.project(formation.to_camera(posed(pose, point)))
+
+
+def posed(pose: jax.Array, point: jax.Array) -> jax.Array:
+    """A point (3,) dm of a face under a pose (6,)."""
+    return formation.rotation(pose[None, :3])[0] @ point + pose[3:]
 
 
 def points_model(face: FaceModel, count: int) -> dict[str, jax.Array]:

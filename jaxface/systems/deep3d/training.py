@@ -12,8 +12,9 @@ import ml_collections
 from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import cnet, face_model, formation, losses, reader, recognition
+from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.formation import SIZE, Coefficients, Rendered
-from jaxface.systems.deep3d.model import RNet
+from jaxface.systems.deep3d.model import RNet, answer
 
 Result = tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
 
@@ -60,7 +61,7 @@ def training_loss(
     del key, step
     if config.model.confidence:
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
-        coefficients, changed = _of_sets(net, params, extra, batch["image"]), extra
+        coefficients, changed = _of_sets(net, params, extra, batch["image"], frozen["face"]), extra
         looked = {}
     else:
         flat = batch
@@ -77,11 +78,11 @@ def training_loss(
     return losses.weighted(measured, config.loss.weights), (changed, measured)
 
 
-def _of_sets(net: RNet, params: Tree, extra: Tree, image: jax.Array) -> Coefficients:
+def _of_sets(net: RNet, params: Tree, extra: Tree, image: jax.Array, face: FaceModel) -> Coefficients:
     """Coefficients of all pictures of sets (B,N,S,S,3), one identity a set; gradients reach the C-Net only."""
     sets, count = image.shape[:2]
     fixed = jax.lax.stop_gradient({"params": params, **extra})
-    vector, pooled, early = net.apply(fixed, image.reshape(-1, *image.shape[2:]), method="regress")
+    vector, pooled, early = answer(net, fixed, image.reshape(-1, *image.shape[2:]), face)
     confidence = cnet.apply(params, net.sizes.identity, pooled, early)
     coefficients = formation.split(vector, net.sizes)
 

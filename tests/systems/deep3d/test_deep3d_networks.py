@@ -88,7 +88,7 @@ def test_resnet18_and_white_light_have_the_papers_counts():
 
 def test_a_fresh_net_says_the_mean_face():
     config = get_config("smoke").model
-    config.update(reader="mean", dense=0)
+    config.update(reader="mean", dense=0, refine=0)
     net = model.model_from_config(config)
     params, extra = model.init(net, config.image_size, False, jax.random.key(0))
     out = model.raw(net, lambda: None, params, extra, {"image": weights.image("fresh", (1, 64, 64, 3))})

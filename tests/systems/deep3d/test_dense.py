@@ -89,6 +89,6 @@ def test_unknown_points_teach_nothing():
 @pytest.mark.parametrize(("dense_points", "reader", "message"), [(3, "fit", "even"), (4, "mean", "reader")])
 def test_a_wrong_number_is_one_line(dense_points, reader, message):
     config = get_config("smoke")
-    config.model.dense, config.model.reader = dense_points, reader
+    config.model.update(dense=dense_points, reader=reader, refine=0)
     with pytest.raises(UserError, match=f"config.model.dense.*{message}"):
         deep3d.build(config)

@@ -1,0 +1,107 @@
+"""The second look: a face that was rendered is found again by its colours, and pictures that tell nothing do no harm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.deep3d import get_config
+from jaxface.errors import UserError
+from jaxface.geometry import mesh
+from jaxface.geometry.posterior import Evidence
+from jaxface.systems import deep3d
+from jaxface.systems.deep3d import face_model, formation, metrics, reader
+from jaxface.systems.deep3d.refine import refine
+
+SIZES = formation.Sizes(64, 40, 10)
+SIZE, FACES = 96, 2
+
+
+@pytest.fixture(scope="module")
+def face():
+    return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
+
+
+@pytest.fixture(scope="module")
+def refined(face):
+    points = reader.points_model(face, 0)
+    return jax.jit(lambda image, vector, evidence: refine(face, SIZES, points, image, vector, evidence, 6))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Vectors (FACES,147) of turned and lit faces."""
+    random = np.random.default_rng(0)
+    groups = {name: np.zeros((FACES, count), np.float32) for name, count in SIZES.groups.items()}
+    groups["identity"] = random.normal(0, 0.8, groups["identity"].shape)
+    groups["expression"] = random.normal(0, 0.3, groups["expression"].shape)
+    groups["angles"][:] = [0.1, 0.3, 0.0]
+    groups["light"] = random.normal(0, 0.15, groups["light"].shape)
+    return np.concatenate([*groups.values()], 1).astype(np.float32)
+
+
+def _evidence(face, vector: np.ndarray, off_px: float) -> Evidence:
+    """Landmarks of the faces, all of them off to the side."""
+    points = formation.landmarks(face, formation.split(jnp.asarray(vector), SIZES)) + off_px
+    precision = jnp.tile(jnp.repeat(jnp.array([1.2, 3.0]), np.array([104, 6])), (FACES, 1))
+    whitening = jnp.tile(jnp.eye(2) / 3, (*points.shape[:2], 1, 1))
+    return Evidence(jnp.zeros((FACES, 110)), precision, points, whitening)
+
+
+def _start(truth: np.ndarray) -> np.ndarray:
+    """The mean face in the true pose, lit by the ambient light only."""
+    angles = SIZES.identity + SIZES.expression + SIZES.albedo
+    start = np.zeros_like(truth)
+    start[:, angles : angles + 3] = truth[:, angles : angles + 3]
+    return start
+
+
+def _shown(face, vector) -> tuple[jax.Array, jax.Array]:
+    rendered = formation.render(face, formation.decode(face, formation.split(jnp.asarray(vector), SIZES)), SIZE)
+    return jnp.clip(rendered.image, 0, 1), rendered.crop
+
+
+def _shape_error_mm(face, vector, truth) -> float:
+    coefficients, wanted = (formation.split(jnp.asarray(v), SIZES) for v in (vector, truth))
+    scale = face_model.EXPRESSION_DEVIATION
+    known = {"identity": wanted.identity, "expression": wanted.expression * scale}
+    known["rotation"] = formation.rotation(wanted.angles)
+    return float(metrics.head_errors(face, coefficients, known)["vertex"].mean())
+
+
+@pytest.mark.parametrize("power", [1.0, 0.8])
+def test_a_rendered_face_is_found_again_whatever_the_tone_curve(face, refined, truth, power):
+    image, crop = _shown(face, truth)
+    image, start = image**power, _start(truth)
+    found = refined(image, start, _evidence(face, truth, off_px=1.0))
+    assert _shape_error_mm(face, found, truth) < 0.25 * _shape_error_mm(face, start, truth)
+    off = [jnp.abs(_shown(face, vector)[0] - image)[crop].mean() for vector in (start, found)]
+    assert off[1] < 0.1 * off[0]
+
+
+@pytest.mark.parametrize("far", [0.0, 500.0, 9.9])
+def test_pictures_that_tell_nothing_and_faces_out_of_sight_do_no_harm(face, refined, truth, far):
+    """A black picture; a face beside it; and one at the camera."""
+    start = _start(truth)
+    start[:, -2 if far > 10 else -1] = far
+    found = refined(jnp.zeros((FACES, SIZE, SIZE, 3)), start, _evidence(face, truth, off_px=0.0))
+    assert np.isfinite(found).all()
+
+
+def test_the_skin_is_the_same_surface_as_in_the_face(face):
+    surface, mean = face.surface, jnp.asarray(face.mean)
+    own = surface.vertices[: len(surface.area)]
+    np.testing.assert_array_equal(np.sort(own), np.flatnonzero(face.skin))
+    whole = mesh.vertex_normals(mean, face.triangles, face.around)[own]
+    np.testing.assert_allclose(mesh.vertex_normals(mean[surface.vertices], surface.triangles, surface.around), whole)
+    corners = mean[face.triangles]
+    area = jnp.linalg.norm(jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    share = jnp.asarray(face.skin)[face.triangles].mean(1)
+    np.testing.assert_allclose(surface.area.sum(), (area * share).sum(), rtol=1e-4)
+
+
+def test_it_needs_the_reader_that_fits():
+    config = get_config("smoke")
+    config.model.update(reader="mean", dense=0)
+    with pytest.raises(UserError, match="config.model.refine is 8"):
+        deep3d.build(config)
