@@ -33,10 +33,10 @@ def shape_and_pose(
     found = evidence.guess
     for _ in range(steps):
         found -= solved(*normal_equations(place, mean, modes, evidence, found))
-    return found, seen(place, mean, modes, found)
+    return found, _seen(place, mean, modes, found)
 
 
-def seen(place: Place, mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
+def _seen(place: Place, mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
     """Where `unknowns` (M+P,) have the points: (K,D)."""
     return jax.vmap(place, (None, 0))(*_posed(mean, modes, unknowns))
 
@@ -53,7 +53,7 @@ def normal_equations(
     by_pose, by_point = slopes(*_posed(mean, modes, unknowns))
     by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
     jacobian = (evidence.whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(unknowns))
-    off = seen(place, mean, modes, unknowns) - evidence.target
+    off = _seen(place, mean, modes, unknowns) - evidence.target
     residual = jnp.einsum("kde,ke->kd", evidence.whitening, off).ravel()
     slope = jacobian.T @ residual + evidence.precision**2 * (unknowns - evidence.guess)
     return jacobian.T @ jacobian + jnp.diag(evidence.precision**2), slope

@@ -33,7 +33,7 @@ LANDMARKS = 68
 class RNet(nn.Module):
     """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`.
 
-    After `refine` steps they are better: see `answer`.
+    `refine`: how many steps `answer` goes on from there.
     """
 
     backbone: ResNet
