@@ -96,7 +96,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
         raise UserError(f"config.model.dense is {config.dense}; it must be even, and 0 without the reader 'fit'")
     if config.refine < 0 or (config.refine and config.reader != "fit"):
-        raise UserError(f"config.model.refine is {config.refine}; it must be 0 without the reader 'fit', or more with it")
+        raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the reader 'fit'")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
     return RNet(backbone, sizes_from_config(config), config.reader, config.dense, config.refine)
@@ -174,7 +174,7 @@ def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array)
 def answer(
     model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `RNet.regress` with the running statistics, the coefficients refined where `model.refine`, which needs `face`."""
+    """As `RNet.regress` with the running statistics; where `model.refine`, which needs `face`, better coefficients."""
     if not model.refine:
         return model.apply(variables, image, method="regress")
     (vector, *features), looked = model.apply(variables, image, method="regress", mutable=["intermediates"])

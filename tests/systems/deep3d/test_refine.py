@@ -1,4 +1,4 @@
-"""The second look: a face that was rendered is found again by its colours, and pictures that tell nothing do no harm."""
+"""The second look: a rendered face is found again by its colours, and pictures that tell nothing do no harm."""
 
 import jax
 import jax.numpy as jnp
