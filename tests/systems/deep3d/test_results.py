@@ -39,7 +39,10 @@ def answers():
 
 @pytest.fixture(scope="module")
 def network(face, answers):
-    return predict.network(lambda _, images: np.resize(answers, (len(images), SIZES.total)), lambda: face, SIZES, SIZE)
+    def regress(_variables, images: np.ndarray, _face) -> np.ndarray:
+        return np.resize(answers, (len(images), SIZES.total))
+
+    return predict.network(regress, lambda: face, SIZES, SIZE)
 
 
 @pytest.fixture
