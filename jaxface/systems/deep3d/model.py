@@ -134,13 +134,12 @@ def adopt(
 
 
 def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
-    """The network on prepared arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
+    """The network alone, never refined, on arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
 
     Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,
     `landmarks` (B,68,2) in pixels of the 224 px crop with y up, and `colors` (B,V,3), unclipped, 1 = white. Raises
     UserError where neither input is there or a shape does not fit.
     """
-    known = face()
     if "coefficients" in arrays:
         coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
         if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
@@ -149,10 +148,11 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any])
         image = jnp.asarray(arrays["image"], jnp.float32)
         if image.ndim != 4 or image.shape[-1] != 3:
             raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-        coefficients = regress(model, {"params": params, **extra}, image, known)
+        coefficients = regress(model.clone(refine=0), {"params": params, **extra}, image)
     else:
         raise UserError(f"the arrays have neither image nor coefficients, only {sorted(arrays)}")
     outputs = {"coefficients": coefficients}
+    known = face()
     if known is not None:
         decoded = decode(known, model.sizes, coefficients)
         outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
