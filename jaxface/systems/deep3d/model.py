@@ -85,7 +85,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
     reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
     dense: an even number of points of the face which the reader "fit" looks for besides the 68 landmarks.
-    refine: how many steps of `refine.refine`, ours, follow on the reader "fit" when no training is going on; 0: none.
+    refine: how many steps of `refine.refine`, ours, follow on the reader "fit", but while R-Net trains; 0: none.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
     confidence: whether there is a `CNet` beside it, for several pictures of a person.
