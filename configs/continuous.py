@@ -89,7 +89,7 @@ def _base() -> dict:
     return {
         "system": "continuous",
         "model": _own_model(),
-        "head": {"name": "procedural", "path": ""},
+        "head": {"names": ("procedural",), "path": ""},
         "data": {
             "dir": "data",
             "datasets": ("rendered_heads/procedural",),

@@ -5,6 +5,7 @@ import functools
 import importlib
 import os
 import pathlib
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,8 +104,12 @@ class Predictor:
         return {"detect": _detect} if self.system.needs_points else {}
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped."""
-        return jax.device_get(self.system.raw(self.params, self.extra, arrays))
+        """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped.
+
+        GPUs and TPUs multiply in full float32 here, not in their faster, shorter formats.
+        """
+        with jax.default_matmul_precision("highest"):
+            return jax.device_get(self.system.raw(self.params, self.extra, arrays))
 
 
 def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
@@ -133,7 +138,14 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
         if error.name != name:
             raise
         raise UserError(f"{where} is of an unknown system, {config.get('system')!r}") from error
-    return module.build(config)
+    try:
+        return module.build(config)
+    except (AttributeError, KeyError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        key = str(error).splitlines()[0].strip("\"'")
+        hint = "add it as the configs/ of this version have it"
+        raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -94,6 +94,11 @@ def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(merged(config.to_dict(), changes)))
         with pytest.raises(UserError, match=words):
             Predictor.from_workdir(tmp_path)
+    older = config.to_dict()
+    del older["model"]["predictor"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    with pytest.raises(UserError, match="no key 'predictor'"):
+        Predictor.from_workdir(tmp_path)
 
 
 def merged(old: dict, new: dict) -> dict:

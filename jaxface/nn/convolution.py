@@ -20,7 +20,7 @@ FEW_CHANNELS = 8
 
 def _plain(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     if kernel.shape[0] == 1:
-        return image[:, ::stride, ::stride] @ kernel[0, 0]
+        return image @ kernel[0, 0]
     margin = kernel.shape[0] // 2
     sides = ((margin, margin),) * 2
     return lax.conv_general_dilated(image, kernel, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -73,8 +73,9 @@ def convolve(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     h and w are H and W over `stride`, rounded up: outputs are centred on pixels 0, stride, … as in PyTorch.
     Differentiable once in both arrays (reverse mode).
     """
-    if kernel.shape[0] == 1:
-        image, stride = image[:, ::stride, ::stride], 1
+    if kernel.shape[0] == 1 and stride > 1:
+        # The barrier keeps XLA for GPUs (jaxlib 0.11) from fusing the slice into the product, which ends the process.
+        image, stride = lax.optimization_barrier(image[:, ::stride, ::stride]), 1
     return _spatial(image, kernel, stride)
 
 

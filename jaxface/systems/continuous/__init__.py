@@ -1,6 +1,7 @@
 """Continuous landmark detection with 3D queries: Chandran et al., CVPR 2023. `build` makes the system of a config."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -8,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import optim, parallel
+from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.system import Batch, Evaluator, System, Tree
 from jaxface.systems.continuous import losses, metrics, model, predict, rendering, torch_weights
@@ -21,7 +23,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:
-            return _indices(parallel.local_batch_size(config.batch_size))
+            return _indices(config)
         from jaxface.systems.continuous import data
 
         return data.train_stream(config, step)
@@ -34,7 +36,8 @@ def build(config: ml_collections.ConfigDict) -> System:
     def frozen() -> Tree:
         if not config.data.endless:
             return {}
-        return rendering.rendering_head(sources.load_head(config.head.name, config.head.path))
+        heads = {name: sources.load_head(name, config.head.path) for name in config.head.names}
+        return {name: rendering.rendering_head(head) for name, head in heads.items()}
 
     def rendered(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
         return rendering.render_batch(batch, key, frozen, size, dense)
@@ -57,7 +60,12 @@ def build(config: ml_collections.ConfigDict) -> System:
     )
 
 
-def _indices(count: int) -> Iterator[Batch]:
-    """Batches that only say how many pictures to render: the step's key makes them differ."""
-    while True:
-        yield {"index": np.arange(count, dtype=np.int32)}
+def _indices(config: ml_collections.ConfigDict) -> Iterator[Batch]:
+    """Batches that only say how many pictures to render: the step's key makes them differ.
+
+    Raises UserError where a device has less of a batch than there are heads.
+    """
+    count, heads = parallel.local_batch_size(config.batch_size), len(config.head.names)
+    if count < heads * jax.local_device_count():
+        raise UserError(f"batch_size {config.batch_size} has less than one picture of each of {heads} heads a device")
+    return itertools.repeat({"index": np.arange(count, dtype=np.int32)})

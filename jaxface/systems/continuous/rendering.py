@@ -1,7 +1,10 @@
 """Training batches rendered inside the step: no data set, no TensorFlow, endless."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxface.geometry import alignment
 from jaxface.heads import scenes
@@ -12,6 +15,7 @@ SCENE_SIZE = 256
 SHIFT = 0.06
 SCALE = (0.85, 1.2)
 ROTATE_RAD = 0.26
+GREY_SHARE = 1 / 6
 
 
 def rendering_head(head: MorphableHead) -> dict:
@@ -30,10 +34,11 @@ def _crop(key: jax.Array, box: jax.Array, size: int) -> jax.Array:
 def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[str, jax.Array]:
     """One training example of `preprocess_train`'s form, photographed directly through its jittered crop."""
     head, places = frozen["head"], frozen["canonical"]
-    k = jax.random.split(key, 3)
+    k = jax.random.split(key, 4)
     scene = scenes.sample_scene(head, k[0], SCENE_SIZE)
     crop = _crop(k[1], scenes.face_box(head, scenes.place(head, scene)[1]), size)
     picture = scenes.render(head, scene, size, crop)
+    grey = picture.image.mean(-1, keepdims=True)
     index, weights = scenes.surface_points(head, k[2], dense)
     landmark_index, landmark_weights = head.landmarks["68"]
     index = jnp.concatenate([landmark_index, index])
@@ -41,14 +46,29 @@ def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[
     points_px = (picture.points_px[index] * weights).sum(1)
     points = (2 * points_px + 1) / size - 1
     return {
-        "image": picture.image,
+        "image": jnp.where(jax.random.bernoulli(k[3], GREY_SHARE), grey, picture.image),
         "queries": (places[index] * weights).sum(1),
         "points": points,
         "valid": (abs(points) < 1.5).all(-1),
     }
 
 
-def render_batch(batch: dict, key: jax.Array, frozen: dict, size: int, dense: int) -> dict[str, jax.Array]:
-    """Rendered examples in the place of `batch`, which carries only its length in `index` (B,)."""
+def render_batch(
+    batch: dict[str, jax.Array], key: jax.Array, frozen: Mapping[str, dict], size: int, dense: int
+) -> dict[str, jax.Array]:
+    """Rendered examples in the place of `batch`, which carries only its length in `index` (B,).
+
+    `frozen` has the `rendering_head` of each head by name; every one is in B over their number of the pictures.
+    """
     keys = jax.random.split(key, len(batch["index"]))
-    return jax.lax.map(lambda k: render_example(frozen, k, size, dense), keys)
+    parts = [_each(head, keys[first :: len(frozen)], size, dense) for first, head in enumerate(frozen.values())]
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+def _each(head: dict, keys: jax.Array, size: int, dense: int) -> dict[str, jax.Array]:
+    """An example of every key: on a CPU one after the other, as pictures of a batch would leave the cache."""
+
+    def render(key: jax.Array) -> dict[str, jax.Array]:
+        return render_example(head, key, size, dense)
+
+    return lax.platform_dependent(keys, cpu=lambda keys: lax.map(render, keys), default=jax.vmap(render))

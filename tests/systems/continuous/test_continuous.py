@@ -4,12 +4,15 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.continuous import VARIANTS, get_config
 from jaxface import checkpoint, evaluation, metrics, parallel, training
+from jaxface.errors import UserError
 from jaxface.systems import continuous
+from jaxface.systems.continuous import rendering
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -61,6 +64,21 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
         state, measured = step(state, batch, frozen)
         losses.append(float(measured["distance"]))
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+def test_endless_batches_have_their_share_of_every_head(prepared, monkeypatch):
+    def drawn(head, key, size, dense):
+        return {"key": jax.random.key_data(key), "head": head}
+
+    monkeypatch.setattr(rendering, "render_example", drawn)
+    batch, key = {"index": np.arange(5)}, jax.random.key(0)
+    rendered = rendering.render_batch(batch, key, {"one": jnp.int32(1), "other": jnp.int32(2)}, 32, 4)
+    np.testing.assert_array_equal(rendered["head"], [1, 1, 1, 2, 2])
+    assert len(np.unique(rendered["key"], axis=0)) == 5
+    config = prepared.copy_and_resolve_references()
+    config.data.endless, config.head.names = True, ("procedural", "ict", "procedural")
+    with pytest.raises(UserError, match="one picture of each of 3 heads a device"):
+        continuous.build(config).train_data(0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
