@@ -22,8 +22,9 @@ def pays(image: jax.Array, kernel: jax.Array, stride: int) -> bool:
     cores; with many pictures they take little more than half of the time, as on one core."""
     batch, height, width = image.shape[:3]
     pixels = height * width * (batch if isinstance(batch, int) else 1)  # a batch of unknown size may be one picture
-    fits = kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= FEWEST_CHANNELS
-    return fits and pixels >= PIXELS_PER_CHANNEL * max(kernel.shape[2:])
+    fits = kernel.shape[:2] == (3, 3) and stride == 1 and image.dtype == jnp.float32  # half precision has no bits left
+    channels = kernel.shape[2:]
+    return fits and min(channels) >= FEWEST_CHANNELS and pixels >= PIXELS_PER_CHANNEL * max(channels)
 
 
 def convolve(image: jax.Array, kernel: jax.Array) -> jax.Array:
