@@ -147,10 +147,10 @@ def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, 
     image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    found = _answer(model, votes, {"params": params, **extra}, image)
-    return {name: found[name] for name in ("landmarks", "landmarks_own", "scores")}
+    return _landmarks(model, votes, {"params": params, **extra}, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
-    return answer(model, votes, variables, image)
+def _landmarks(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+    found = answer(model, votes, variables, image)
+    return {name: found[name] for name in ("landmarks", "landmarks_own", "scores")}
