@@ -1,4 +1,4 @@
-"""Convolution as PyTorch pads it, quick on CPUs as well, where 3x3 ones are `winograd`'s.
+"""Convolution as PyTorch pads it, quick on CPUs as well, where large 3x3 ones are `winograd`'s.
 
 On a CPU XLA takes up to five times as long for the gradient of a kernel as for the convolution itself. There it is
 written as matrix products over a few rows at a time, so that what is multiplied stays in the processor's cache.
@@ -76,7 +76,7 @@ def convolve(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Differentiable once in both arrays (reverse mode).
     """
     if kernel.shape[0] == 1 and stride > 1:
-        # The barrier keeps XLA for GPUs (jaxlib 0.11) from fusing the slice into the product, which ends the process.
+        # The barrier is to keep XLA for GPUs from fusing the slice into the product, over which jaxlib 0.11 aborts.
         image, stride = lax.optimization_barrier(image[:, ::stride, ::stride]), 1
     return _spatial(image, kernel, stride)
 
@@ -90,27 +90,32 @@ def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _spatial(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     plain = functools.partial(_plain, stride=stride)
-    quick = winograd.convolve if winograd.pays(image, kernel, stride) else plain
-    return lax.platform_dependent(image, kernel, cpu=quick, default=plain)
+    if not winograd.pays(image, kernel, stride):
+        return plain(image, kernel)
+    return lax.platform_dependent(image, kernel, cpu=winograd.convolve, default=plain)
 
 
 def _forward(image, kernel, stride):
     return _spatial(image, kernel, stride), (image, kernel)
 
 
-def _backward(stride, residuals, cotangent):
-    image, kernel = residuals
-
+def _image_gradient(image: jax.Array, cotangent: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     def plain(cotangent: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda image: _plain(image, kernel, stride), image)(cotangent)[0]
 
-    quick = winograd.image_gradient if winograd.pays(cotangent, kernel, stride) else plain
-    image_gradient = lax.platform_dependent(cotangent, kernel, cpu=quick, default=plain)
+    if not winograd.pays(cotangent, kernel, stride):
+        return plain(cotangent, kernel)
+    return lax.platform_dependent(cotangent, kernel, cpu=winograd.image_gradient, default=plain)
+
+
+def _backward(stride, residuals, cotangent):
+    image, kernel = residuals
     products, plain = (
         functools.partial(form, size=kernel.shape[0], stride=stride)
         for form in (_kernel_gradient_products, _kernel_gradient_plain)
     )
-    return image_gradient, lax.platform_dependent(image, cotangent, cpu=products, default=plain)
+    kernel_gradient = lax.platform_dependent(image, cotangent, cpu=products, default=plain)
+    return _image_gradient(image, cotangent, kernel, stride), kernel_gradient
 
 
 _spatial.defvjp(_forward, _backward)
