@@ -11,29 +11,35 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
+from jax import lax
 
 from jaxface.geometry import camera, lighting, mesh, raster
-from jaxface.heads import backdrop
+from jaxface.heads import backdrop, dressing
 from jaxface.heads.morphable import MorphableHead, turn_eyes
 
 FACE_MM = 170.0
 NEAR_MM = 50.0
 FARTHEST_MM = 3000.0
 TEXTURE_WAVES = 8
+STRONG_BEARD = 3.0
+HAIR_SHARE, GLASSES_SHARE = 0.6, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
     """How freely heads are photographed: turned by up to `yaw_deg` and `tilt_deg` (pitch and roll), from `nearest_mm`
-    on, and `occluded`, the share of pictures in which something is held in front of the head."""
+    on; `occluded`, the share of pictures in which something is held in front of the head; and `dressed`, those in which
+    a beard may be strong, hair hang into the face and glasses be worn."""
 
     yaw_deg: float = 60.0
     tilt_deg: float = 30.0
     nearest_mm: float = 350.0
     occluded: float = 0.35
+    dressed: float = 0.0
 
 
 ANYHOW = Shot()
+DRESSED = Shot(dressed=0.6)
 PORTRAIT = Shot(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
 
 
@@ -45,7 +51,8 @@ class Scene:
     into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
     in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,)
     factor of the skin's colour; plain (2,) shares by which brows, lips and hair, and by which the eyes fade into skin;
-    occluded () chance that something is held in front; key for textures and surroundings.
+    occluded and dressed () chances that something is held in front, and that hair or glasses are; key for textures and
+    surroundings.
     """
 
     identity: jax.Array
@@ -64,6 +71,7 @@ class Scene:
     tone: jax.Array
     plain: jax.Array
     occluded: jax.Array
+    dressed: jax.Array
     key: jax.Array
 
 
@@ -147,12 +155,17 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, shot: Shot = AN
     k = jax.random.split(key, 8)
     middle = head.landmark_points(head.template, "68").mean(0)
     strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
+    albedo = jax.random.normal(k[3], (len(head.albedo_names),))
+    if shot.dressed and "beard" in head.albedo_names:
+        grown = jax.random.bernoulli(jax.random.fold_in(k[3], 1), shot.dressed / 2)
+        albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(grown, STRONG_BEARD, 1.0))
     return Scene(
         identity=strength * jax.random.normal(k[1], (len(head.identity_names),)),
         expression=_expression(k[2], head.expression_names),
-        albedo=jax.random.normal(k[3], (len(head.albedo_names),)),
+        albedo=albedo,
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
         occluded=jnp.float32(shot.occluded),
+        dressed=jnp.float32(shot.dressed),
         key=k[7],
         **_pose(k[5], middle, size, shot),
         **_look(k[6]),
@@ -222,9 +235,35 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
     brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
-    image = jnp.where(covered[..., None], exposed, behind)
+    image = _dressed(head, scene, jnp.where(covered[..., None], exposed, behind), vertices, surface[..., 6], crop)
     image = backdrop.expose(k[2], backdrop.occlude(k[1], image, scene.occluded))
     return Picture(image, surface[..., 6], points, points_px)
+
+
+def _dressed(
+    head: MorphableHead,
+    scene: Scene,
+    image: jax.Array,
+    vertices: jax.Array,
+    depth: jax.Array,
+    crop: jax.Array | None,
+) -> jax.Array:
+    """`image` (S,S,3) with the hair and the glasses that the scene may have."""
+    k = jax.random.split(jax.random.fold_in(scene.key, 1), 5)
+    worn = jax.random.bernoulli(k[0], scene.dressed)
+    landmarks = head.landmark_points(vertices, "68")
+    rays = dressing.rays(len(image), scene.focal_px, scene.center_px, crop)
+    view = dressing.View(rays, scene.rotation, scene.translation, depth)
+
+    def glasses(image: jax.Array) -> jax.Array:
+        return dressing.glasses(k[1], image, view, landmarks)
+
+    def hair(image: jax.Array) -> jax.Array:
+        return dressing.hair(k[2], image, view, landmarks, scene.hair)
+
+    for share, key, draw in ((GLASSES_SHARE, k[3], glasses), (HAIR_SHARE, k[4], hair)):
+        image = lax.cond(worn & jax.random.bernoulli(key, share), draw, lambda image: image, image)
+    return image
 
 
 def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

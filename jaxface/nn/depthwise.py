@@ -1,7 +1,9 @@
 """Depthwise convolution that is fast on CPUs as well.
 
 XLA's grouped convolution takes 15-50 times PyTorch's time on a CPU. There the sum over the kernel's taps is written
-out: each tap is one shifted multiply-add, and XLA fuses all of them into one loop. GPUs and TPUs keep the grouped form.
+out: each tap is one shifted multiply-add, and XLA fuses all of them into one loop. GPUs and TPUs keep the grouped form,
+but for the kernel's gradient, which is quicker by taps on GPUs as well (an H100: 0.84 instead of 2.2 ms at 32x32x32 of
+128 pictures).
 """
 
 import functools
@@ -87,12 +89,8 @@ def _backward(stride, residuals, cotangent):
     image, kernel = residuals
     size = kernel.shape[0]
     cotangent = _spread(cotangent, image.shape, stride)
-    kernel_gradient = lax.platform_dependent(
-        image,
-        cotangent,
-        cpu=functools.partial(_kernel_gradient_taps, size=size),
-        default=functools.partial(_kernel_gradient_grouped, size=size),
-    )
+    taps, grouped = (functools.partial(form, size=size) for form in (_kernel_gradient_taps, _kernel_gradient_grouped))
+    kernel_gradient = lax.platform_dependent(image, cotangent, tpu=grouped, default=taps)
     return depthwise(cotangent, kernel[::-1, ::-1]), kernel_gradient
 
 

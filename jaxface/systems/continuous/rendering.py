@@ -35,7 +35,7 @@ def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[
     """One training example of `preprocess_train`'s form, photographed directly through its jittered crop."""
     head, places = frozen["head"], frozen["canonical"]
     k = jax.random.split(key, 4)
-    scene = scenes.sample_scene(head, k[0], SCENE_SIZE)
+    scene = scenes.sample_scene(head, k[0], SCENE_SIZE, scenes.DRESSED)
     crop = _crop(k[1], scenes.face_box(head, scenes.place(head, scene)[1]), size)
     picture = scenes.render(head, scene, size, crop)
     grey = picture.image.mean(-1, keepdims=True)
