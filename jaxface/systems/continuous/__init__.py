@@ -20,6 +20,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     net = model.model_from_config(config.model)
     score = functools.partial(metrics.score, net)
     size, dense = config.model.image_size, config.data.dense
+    names = config.head.names if config.data.endless else ()
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:
@@ -34,9 +35,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         return data.eval_stream(config, name)
 
     def frozen() -> Tree:
-        if not config.data.endless:
-            return {}
-        heads = {name: sources.load_head(name, config.head.path) for name in config.head.names}
+        heads = {name: sources.load_head(name, config.head.path) for name in names}
         return {name: rendering.rendering_head(head) for name, head in heads.items()}
 
     def rendered(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
