@@ -30,10 +30,13 @@ def test_values_and_gradients_are_those_of_xla(shape, size, stride):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("squares", [True, False])
 @pytest.mark.parametrize("shape, outputs", [((2, 9, 6, 64), 80), ((1, 8, 11, 96), 64), ((3, 1, 2, 64), 64)])
-def test_winograd_convolves_with_fewer_products(shape, outputs, monkeypatch):
-    """Odd sides and other numbers of channels on either side: values and gradients."""
+def test_winograd_convolves_with_fewer_products(shape, outputs, squares, monkeypatch):
+    """Odd sides and other numbers of channels on either side: values and gradients, by squares and by rows."""
     monkeypatch.setattr(winograd, "FEWEST_PRODUCTS", 0)
+    monkeypatch.setattr(winograd, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(winograd, "_squares_pay", lambda *_: squares)
     keys = jax.random.split(jax.random.key(0))
     arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (3, 3, shape[-1], outputs))
     assert winograd.pays(*arrays, 1) and not winograd.pays(*arrays, 2)
@@ -45,9 +48,9 @@ def test_winograd_convolves_with_fewer_products(shape, outputs, monkeypatch):
         np.testing.assert_allclose(actual, expected, atol=3e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("batch, pays", [("1", False), ("B", False), ("8", True)])
-def test_winograd_is_for_many_pictures_or_large_ones(batch, pays):
-    shapes = export.symbolic_shape(f"{batch}, 16, 16, 256"), (3, 3, 256, 256)
+@pytest.mark.parametrize("batch, side, pays", [("1", 8, False), ("B", 8, False), ("8", 8, True), ("B", 16, True)])
+def test_winograd_is_for_many_pictures_or_large_ones(batch, side, pays):
+    shapes = export.symbolic_shape(f"{batch}, {side}, {side}, 256"), (3, 3, 256, 256)
     assert winograd.pays(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes), 1) is pays
 
 
