@@ -3,10 +3,11 @@
 python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
-Variants: `rendered` trains the model that ships; `quick` is the quickstart's two minutes; `endless` renders its batches
-inside the step, of the heads `config.head.names` in turn; `convnext_tiny` and `convnext_small` are the paper's size at
-224 px; `unofficial_mlp` and `unofficial_transformer` have the layout of the PyTorch rebuild
-florisdf/continuous_landmarks, to load its weights; `smoke` runs in seconds and prepares its own data.
+Variants: `rendered` began the model that ships and `endless` finished it; `quick` is the quickstart's two minutes;
+`endless` renders its batches inside the step, of the heads `config.head.names` in turn, some with beards, hair in the
+face and glasses; `convnext_tiny` and `convnext_small` are the paper's size at 224 px; `unofficial_mlp` and
+`unofficial_transformer` have the layout of the PyTorch rebuild florisdf/continuous_landmarks, to load its weights;
+`smoke` runs in seconds and prepares its own data.
 """
 
 import os
