@@ -14,7 +14,7 @@ SHADOW_SHARE = 0.4
 BLUR_TAPS = 7
 
 
-def _grid(size: int) -> jax.Array:
+def pixel_grid(size: int) -> jax.Array:
     """Pixel positions (S,S,2) as x, y."""
     x = jnp.arange(size, dtype=jnp.float32)
     return jnp.stack(jnp.meshgrid(x, x, indexing="xy"), axis=-1)
@@ -62,7 +62,7 @@ def _surface(key: jax.Array, waves: jax.Array) -> jax.Array:
 def _shapes(key: jax.Array, picture: jax.Array, waves: jax.Array, count: int, scale: float) -> jax.Array:
     """`picture` under up to `count` ellipses and rectangles, of up to `scale` times its size."""
     size = picture.shape[0]
-    grid = _grid(size)
+    grid = pixel_grid(size)
 
     def add(below: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         k = jax.random.split(key, 6)
@@ -81,7 +81,7 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
     `head_px` (2,) is the middle of the face in the picture and `scale_px` the pixels of 100 mm there.
     """
     k = jax.random.split(key, 8)
-    grid = _grid(size)
+    grid = pixel_grid(size)
     waves = jax.lax.optimization_barrier(_waves(k[0], grid))
     picture = _shapes(k[1], _surface(k[2], waves), waves, BACKGROUND_SHAPES, 0.5)
     shoulders = shape_mask(
@@ -97,7 +97,7 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
 def occlude(key: jax.Array, picture: jax.Array, chance: jax.Array) -> jax.Array:
     """`picture` (S,S,3) with, for a share `chance` () of the keys, something held in front of it."""
     present, shapes, pattern = jax.random.split(key, 3)
-    waves = jax.lax.optimization_barrier(_waves(pattern, _grid(picture.shape[0])))
+    waves = jax.lax.optimization_barrier(_waves(pattern, pixel_grid(picture.shape[0])))
     covered = _shapes(shapes, picture, waves, OCCLUDERS, 0.22)
     return jnp.where(jax.random.bernoulli(present, chance), covered, picture)
 
@@ -120,7 +120,7 @@ def _blur(picture: jax.Array, sigma: jax.Array) -> jax.Array:
 def expose(key: jax.Array, picture: jax.Array) -> jax.Array:
     """The camera: a cast shadow for some, exposure, gamma, blur and sensor noise; (S,S,3) in [0,1]."""
     k = jax.random.split(key, 9)
-    grid = _grid(picture.shape[0])
+    grid = pixel_grid(picture.shape[0])
     edge = grid @ jax.random.normal(k[0], (2,)) / picture.shape[0] + jax.random.normal(k[1]) * 0.7
     lit = jax.nn.sigmoid(edge * jax.random.uniform(k[2], minval=2.0, maxval=30.0))
     depth = jax.random.uniform(k[3], maxval=0.6) * jax.random.bernoulli(k[4], SHADOW_SHARE)

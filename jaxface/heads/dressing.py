@@ -8,7 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from jaxface.geometry import camera
+from jaxface.geometry import alignment, camera
+from jaxface.heads import backdrop
 
 SUNGLASSES_SHARE = 0.2
 # Rays that meet a plane at a flatter angle than this (cosine) miss it.
@@ -44,10 +45,9 @@ class View:
 
 def rays(size: int, focal_px: jax.Array, center_px: jax.Array, crop: jax.Array | None) -> jax.Array:
     """Directions (S,S,3) with z = 1 of a picture's pixels, S = `size`; `crop` (2,3) as in `scenes.render`."""
-    x = jnp.arange(size, dtype=jnp.float32)
-    pixels = jnp.stack(jnp.meshgrid(x, x, indexing="xy"), axis=-1)
+    pixels = backdrop.pixel_grid(size)
     if crop is not None:
-        pixels = (pixels - crop[:, 2]) @ jnp.linalg.inv(crop[:, :2]).T
+        pixels = alignment.apply_affine(alignment.invert_affine(crop), pixels)
     return jnp.concatenate([(pixels - center_px) / focal_px, jnp.ones((size, size, 1))], -1)
 
 
@@ -112,10 +112,9 @@ def glasses(key: jax.Array, picture: jax.Array, view: View, landmarks: jax.Array
     color = color[:3] * color[3] ** 3
     for distance in (abs(rim) - frame, bridge):
         picture = picture + front * _inside(distance, pixel) * (color - picture)
-    hinges = jnp.stack([middle + jnp.array([side * (1.05 * apart + half[0]), 0.0, 0.0]) for side in (-1, 1)])
-    hinges = hinges.at[:, 2].set(z)
-    for hinge, ear in zip(hinges, landmarks[jnp.array([0, 16])], strict=True):
-        hook = jnp.stack([ear[0] * 1.05, hinge[1], ear[2] - 15.0])
+    for side, ear in ((-1, landmarks[0]), (1, landmarks[16])):
+        hinge = jnp.stack([middle[0] + side * (1.05 * apart + half[0]), middle[1], z])
+        hook = jnp.stack([ear[0] * 1.05, middle[1], ear[2] - 15.0])
         distance, depth = _bar(view, hinge, hook)
         drawn = _inside(distance - frame, pixel) * view.unhidden(depth)[..., None]
         picture = picture + drawn * (color - picture)
@@ -125,7 +124,7 @@ def glasses(key: jax.Array, picture: jax.Array, view: View, landmarks: jax.Array
 def _bar(view: View, start: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:
     """How far (S,S) pixels are from the bar between two points (3,) of the head, and how deep it is there (S,S)."""
     ends = camera.to_camera(jnp.stack([start, end]), view.rotation, view.translation)
-    places = ends[:, :2] / jnp.maximum(ends[:, 2:], 1.0)
+    places = camera.project(ends, 1.0, jnp.zeros(2))
     offset, along = view.rays[..., :2] - places[0], places[1] - places[0]
     share = jnp.clip(offset @ along / ((along**2).sum() + 1e-9), 0.0, 1.0)
     away = jnp.sqrt(((offset - share[..., None] * along) ** 2).sum(-1) + 1e-12)

@@ -40,6 +40,9 @@ def test_winograd_convolves_with_fewer_products(shape, outputs, squares, monkeyp
     keys = jax.random.split(jax.random.key(0))
     arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (3, 3, shape[-1], outputs))
     assert winograd.pays(*arrays, 1) and not winograd.pays(*arrays, 2)
+    form = str(jax.make_jaxpr(winograd.convolve)(*arrays))
+    assert form.count("dot_general[") == (16 if squares else 4) and "conv_general_dilated" not in form
+    jax.clear_caches()  # or the form of the case before is taken
     ours, theirs = (
         jax.jit(functools.partial(value_and_gradients, form))(*arrays)
         for form in (convolve, functools.partial(convolution._plain, stride=1))
