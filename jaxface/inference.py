@@ -5,6 +5,7 @@ import functools
 import importlib
 import os
 import pathlib
+import re
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -143,7 +144,7 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
-        key = str(error).splitlines()[0].strip("\"'")
+        key = re.search(r"\w+", str(error)).group()  # a guess at what was meant may follow
         hint = "add it as the configs/ of this version have it"
         raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
 

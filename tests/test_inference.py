@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import continuous
 from jaxface import checkpoint, inference, shipped
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
@@ -112,3 +113,12 @@ def test_inference_leaves_tensorflow_alone(detector_workdir):
         "sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_configuration_without_a_key_is_told_which():
+    config = continuous.get_config("endless")
+    with config.unlocked():
+        del config.head.names
+        config.head.name = "procedural"  # as it was called once, and close enough to be suggested
+    with pytest.raises(UserError, match="config.json of W has no key 'names', which"):
+        inference.build(config, "config.json of W")
