@@ -1,6 +1,6 @@
 """The one seam to Orbax: saving and restoring train states, and the files of a workdir that other commands read.
 
-A workdir holds `config.json`, `checkpoints/<step>/` and, below `frozen/`, what it took from other workdirs. Every
+A workdir holds `config.json`, `checkpoints/<step>/` and, below `dependencies/`, what it took from other workdirs. Every
 checkpoint carries the CRC-32 of each array: Orbax does not notice a flipped bit. A step that cannot be read is renamed
 `<step>.damaged`, but only once an older one has been read: when none can be read, the configuration is the likelier
 cause than the disk, and nothing is touched.
@@ -25,16 +25,17 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
-from jaxface import parallel
+from jaxface import compat, parallel
 from jaxface.errors import UserError
 from jaxface.system import TrainState
 
 Tree = Any
 Path = str | os.PathLike
 
-PARTS = ("step", "params", "extra", "opt_state", "ema")
+PARTS = ("step", "params", "model_state", "opt_state", "ema")
 BEST = "best"
-FROZEN = "frozen"
+DEPENDENCIES = "dependencies"
+_DEPENDENCY_PREFIXES = tuple(f"{name}/" for name in (DEPENDENCIES, *compat.EARLIER_DEPENDENCIES))
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -133,7 +134,7 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
 
 
 def load_params(workdir: Path) -> tuple[Tree, Tree]:
-    """(params, extra) for inference, as numpy arrays: of the best step where config.best is set, else the newest.
+    """(params, model_state) for inference, as numpy arrays: of the best step where config.best is set, else the newest.
 
     Parameters are the moving average where one is kept. Needs no optimizer and changes nothing on the disk; a damaged
     step is passed over with a warning. Raises UserError where there is no workdir, no config.json or no readable
@@ -177,7 +178,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     try:
         values = _with_tuples(json.loads(path.read_text()))
         for name, value in values.items():
-            if isinstance(value, str) and value.startswith(f"{FROZEN}/"):
+            if isinstance(value, str) and value.startswith(_DEPENDENCY_PREFIXES):
                 values[name] = str(path.parent / value)
         return ml_collections.ConfigDict(values)
     except (ValueError, TypeError, AttributeError) as error:
@@ -194,7 +195,7 @@ def check_system(workdir: Path, system: str) -> None:
 def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the resolved configuration to `workdir`/config.json in one step; on the first host only.
 
-    Paths below `workdir`/frozen are written as seen from there, so that the folder can be moved.
+    Paths below `workdir`/dependencies are written as seen from there, so that the folder can be moved.
     """
     if jax.process_index() != 0:
         return
@@ -204,7 +205,9 @@ def write_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         partial = folder / "config.json.partial"
         values = json.loads(config.to_json())
         for name, value in values.items():
-            if isinstance(value, str) and value.startswith(f"{folder / FROZEN}{os.sep}"):
+            if isinstance(value, str) and value.startswith(
+                tuple(f"{folder / prefix}{os.sep}" for prefix in _DEPENDENCY_PREFIXES)
+            ):
                 values[name] = pathlib.Path(value).relative_to(folder).as_posix()
         partial.write_text(json.dumps(values, indent=2) + "\n")
         partial.replace(folder / "config.json")
@@ -252,12 +255,15 @@ def _checksums(items: dict[str, Tree]) -> dict[str, int]:
 def _read(folder: pathlib.Path, abstract: dict[str, Tree]) -> dict[str, Tree]:
     """The named items of one checkpoint on the host. Raises ValueError where a checksum does not match."""
     folder = folder.absolute()
-    loaded = parallel.to_host(ocp.load_checkpointables(folder, abstract))
-    expected = ocp.checkpointables_metadata(folder).custom_metadata["checksums"]
-    for name, found in _checksums(loaded).items():
-        if expected[name] != found:
-            raise ValueError(f"wrong checksum of {name}")
-    return loaded
+    metadata = ocp.checkpointables_metadata(folder)
+    saved_names = {name: compat.saved_item(name, metadata.metadata) for name in abstract}
+    saved_abstract = {saved_names[name]: tree for name, tree in abstract.items()}
+    loaded = parallel.to_host(ocp.load_checkpointables(folder, saved_abstract))
+    expected = metadata.custom_metadata["checksums"]
+    for path, found in _checksums(loaded).items():
+        if expected[path] != found:
+            raise ValueError(f"wrong checksum of {path}")
+    return {name: loaded[saved] for name, saved in saved_names.items()}
 
 
 def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | None, str]:
@@ -277,7 +283,8 @@ def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | N
 
 def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
     saved = ocp.checkpointables_metadata(folder.absolute()).metadata
-    names = ["ema" if "ema" in saved else "params"] + (["extra"] if "extra" in saved else [])
+    saved = {compat.current_item(name): tree for name, tree in saved.items()}
+    names = ["ema" if "ema" in saved else "params"] + (["model_state"] if "model_state" in saved else [])
     if None in [saved[name] for name in names]:
         raise ValueError(f"{' or '.join(names)} cannot be read")
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -286,7 +293,7 @@ def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     items = _read(folder, jax.tree.map(abstract, {name: saved[name] for name in names}))
-    return items[names[0]], items.get("extra", {})
+    return items[names[0]], items.get("model_state", {})
 
 
 def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:

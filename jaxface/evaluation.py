@@ -20,23 +20,23 @@ Score = Callable[[Tree, Tree, Tree], tuple[dict[str, float], dict[str, np.ndarra
 
 
 def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
-    """`score(params, extra, frozen) -> (named floats, pictures)` of one evaluator, equal on all hosts.
+    """`score(params, model_state, constants) -> (named floats, pictures)` of one evaluator, equal on all hosts.
 
     The arguments are replicated. Examples that only pad the last batch (`mask` False) are left out before `summarise`.
     The pictures (H,W,3), by number, are the first `PICTURES` of what `predict` calls "picture"; none if it has no such.
     """
 
-    def step(model: tuple[Tree, Tree], batch: dict[str, jax.Array], frozen: Tree) -> dict[str, jax.Array]:
-        arrays = {**evaluator.predict(*model, batch, frozen), "mask": batch["mask"]}
+    def step(model: tuple[Tree, Tree], batch: dict[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
+        arrays = {**evaluator.predict(*model, batch, constants), "mask": batch["mask"]}
         return {name: lax.all_gather(array, parallel.AXIS, tiled=True) for name, array in arrays.items()}
 
     compiled = parallel.compile_step(step, backend, donate=False)
 
-    def score(params: Tree, extra: Tree, frozen: Tree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def score(params: Tree, model_state: Tree, constants: Tree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         parts: dict[str, list[np.ndarray]] = {}
         pictures: list[np.ndarray] = []
         for batch in evaluator.data():
-            arrays = parallel.to_host(compiled((params, extra), parallel.shard(batch, backend), frozen))
+            arrays = parallel.to_host(compiled((params, model_state), parallel.shard(batch, backend), constants))
             mask = arrays.pop("mask")
             if "picture" in arrays:
                 pictures += list(arrays.pop("picture")[mask][: PICTURES - len(pictures)])
@@ -63,8 +63,8 @@ def evaluate(
         if name not in system.evaluators:
             raise UserError(f"{config.system} is not evaluated on {name!r}; choose from {', '.join(system.evaluators)}")
     checkpoint.check_system(workdir, config.system)
-    params, extra = checkpoint.load_params(workdir)
-    model = [parallel.replicate(tree, config.backend) for tree in (params, extra, system.frozen())]
+    params, model_state = checkpoint.load_params(workdir)
+    model = [parallel.replicate(tree, config.backend) for tree in (params, model_state, system.constants())]
     results = {name: compile_score(system.evaluators[name], config.backend)(*model)[0] for name in chosen}
     if jax.process_index() == 0:
         with checkpoint.disk_errors(workdir):

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxface import checkpoint, photo, shipped
+from jaxface import checkpoint, photo, pretrained
 from jaxface.errors import UserError
 from jaxface.system import System, Tree
 
@@ -27,22 +27,22 @@ Face = dict[str, Any]
 class Predictor:
     """A system with its parameters: `predictor("photo.jpg")` gives the faces in it.
 
-    config: the configuration it was trained with. params, extra: see `jaxface.system.System`.
+    config: the configuration it was trained with. params, model_state: see `jaxface.system.System`.
     """
 
     config: ml_collections.ConfigDict
     system: System
     params: Tree
-    extra: Tree
+    model_state: Tree
 
     @classmethod
     def pretrained(cls, name: str = "continuous") -> "Predictor":
         """The model that ships with the package. UserError names those there are."""
-        names = sorted(path.parent.name for path in ASSETS.glob(f"*/{shipped.PARAMS_FILE}"))
+        names = sorted(path.parent.name for path in ASSETS.glob(f"*/{pretrained.PARAMS_FILE}"))
         if name not in names:
             there = f"those that do: {', '.join(names)}" if names else "none does; train one"
             raise UserError(f"no model ships for {name!r} ({there}); give the workdir of a training run")
-        return cls._checked(*shipped.load_asset(ASSETS / name), f"the shipped model {name!r}")
+        return cls._checked(*pretrained.load_asset(ASSETS / name), f"the shipped model {name!r}")
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
@@ -51,14 +51,14 @@ class Predictor:
         return cls._checked(config, *checkpoint.load_params(workdir), str(workdir))
 
     @classmethod
-    def _checked(cls, config: ml_collections.ConfigDict, params: Tree, extra: Tree, where: str) -> "Predictor":
+    def _checked(cls, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, where: str) -> "Predictor":
         system = build(config, where)
         expected = _shapes(jax.eval_shape(system.init, jax.random.key(0))[0])
         found = _shapes(params)
         if expected != found:
             differing = sorted(name for name, _ in expected.items() ^ found.items())
             raise UserError(f"the parameters of {where} do not fit its config.json; the first of them: {differing[0]}")
-        return cls(config, system, params, extra)
+        return cls(config, system, params, model_state)
 
     def __call__(self, photos: Any, boxes: Any = None, **options: Any) -> Any:
         """The faces of one photo, or for a list of photos the list of theirs, each face as a dict.
@@ -82,7 +82,7 @@ class Predictor:
 
         boxes: a list of (4,) or None, as long. UserError: a system that takes one photo at a time, as in `__call__`.
         """
-        if self.system.predict_set is None:
+        if self.system.predict_multiview is None:
             raise UserError(f"the system {self.config.system} takes every photo by itself, not several of one person")
         loaded = [photo.load(source) for source in photos]
         boxes = [None] * len(loaded) if boxes is None else boxes
@@ -91,13 +91,13 @@ class Predictor:
         kept = [_kept_boxes(one, box) for one, box in zip(loaded, boxes, strict=True)]
         pixels = [one.pixels for one in loaded]
         options = {"boxes": kept, **self._tools(), **options}
-        found = self.system.predict_set(self.params, self.extra, pixels, **options)
+        found = self.system.predict_multiview(self.params, self.model_state, pixels, **options)
         return [[one.face_to_full(face) for face in faces] for one, faces in zip(loaded, found, strict=True)]
 
     def _faces(self, source: Any, boxes: Any, options: dict[str, Any]) -> list[Face]:
         loaded = photo.load(source)
         options = {"boxes": _kept_boxes(loaded, boxes), **self._tools(), **options}
-        faces = self.system.predict(self.params, self.extra, loaded.pixels, **options)
+        faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
         return [loaded.face_to_full(face) for face in faces]
 
     def _tools(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Predictor:
         GPUs and TPUs multiply in full float32 here, not in their faster, shorter formats.
         """
         with jax.default_matmul_precision("highest"):
-            return jax.device_get(self.system.raw(self.params, self.extra, arrays))
+            return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
 
 
 def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
@@ -127,7 +127,7 @@ def detector() -> Predictor:
 def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
     """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.needs_points`."""
     own = detector()
-    return own.system.predict(own.params, own.extra, pixels, boxes=boxes)
+    return own.system.predict(own.params, own.model_state, pixels, boxes=boxes)
 
 
 def build(config: ml_collections.ConfigDict, where: str) -> System:
@@ -150,4 +150,4 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in shipped.flat(tree).items()}
+    return {name: tuple(value.shape) for name, value in pretrained.flat(tree).items()}

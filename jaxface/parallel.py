@@ -1,6 +1,6 @@
 """The one seam to devices: how a per-device step is compiled and where its arguments lie.
 
-A step is `step(state, batch, frozen) -> outputs`, written for one device. It reduces over `AXIS` itself (`lax.pmean`
+A step is `step(state, batch, constants) -> outputs`, written for one device. It reduces over `AXIS` itself (`lax.pmean`
 for gradients, `lax.all_gather(…, tiled=True)` for per-example results), so that its outputs are equal on all devices
 and carry no device axis. The same step runs under `jax.pmap` (the default) and under `jax.shard_map`, with bitwise
 equal results.
@@ -33,9 +33,9 @@ Devices = Sequence[jax.Device] | None
 
 
 def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None, donate: bool = True) -> Callable:
-    """The compiled form of `step(state, batch, frozen)` on `devices` (default: all of all hosts).
+    """The compiled form of `step(state, batch, constants)` on `devices` (default: all of all hosts).
 
-    `state` and `frozen` come from `replicate`, `batch` from `shard`, with the same backend and devices. With `donate`
+    `state` and `constants` come from `replicate`, `batch` from `shard`, with the same backend and devices. `donate`:
     the buffers of `state` are given to the outputs and must not be used again. Raises UserError for an unknown
     backend.
     """

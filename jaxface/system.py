@@ -1,6 +1,6 @@
-"""The one interface between a system and the rest of the house: frozen dataclasses of functions.
+"""The interface between a system and the rest of the package: frozen dataclasses of functions.
 
-B is the per-device batch; trees are plain nested dicts of arrays; all arrays are float32 unless said.
+B is the per-device batch; trees are nested dicts of arrays; arrays are float32 unless stated.
 """
 
 import dataclasses
@@ -18,28 +18,31 @@ Batch = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """What is saved and restored: a plain pytree with no functions and no random key.
+    """The training state that is saved and restored: a plain pytree without functions and without a random key.
 
-    `step` is an int32 scalar, the number of updates done. `ema` has the shape of `params`, or is `{}` where none is
-    kept.
+    `step` is an int32 scalar, the number of completed updates. `ema` has the structure of `params`, or is `{}` if no
+    moving average is kept.
     """
 
     step: jax.Array
     params: Tree
-    extra: Tree
+    model_state: Tree
     opt_state: Tree
     ema: Tree
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """One data set and how to score it.
+    """A data set and how a model is scored on it.
 
-    `data()` yields host-local numpy batches, the same number on every host, the last one padded; bool `mask` (B,).
-    `predict(params, extra, batch, frozen)` runs on one device and returns per-example arrays (leading axis B); the
-    first few of an array named "picture" (B,H,W,3) are shown in TensorBoard, it is not given to `summarise`.
-    `summarise(arrays)` gets all examples of all hosts once, padding removed, and returns named floats.
-    `every` is the number of training steps between two evaluations.
+    Attributes:
+        data: `() -> iterator` of host-local numpy batches, the same number on every host. The last batch is padded, and
+            `mask` (B,) bool marks the real examples.
+        predict: `(params, model_state, batch, constants) -> arrays` with leading axis B, on one device. The first few
+            images of an array named "picture" (B,H,W,3) are written to TensorBoard; it is not passed to `summarise`.
+        summarise: `(arrays) -> metrics`. It receives every example of all hosts once, without padding, and returns
+            named floats.
+        every: number of training steps between two evaluations.
     """
 
     data: Callable[[], Iterator[Batch]]
@@ -48,38 +51,43 @@ class Evaluator:
     every: int
 
 
-def _nothing_frozen() -> Tree:
+def _no_constants() -> Tree:
     return {}
 
 
-def _unchanged(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
-    del key, frozen
+def _unchanged(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
+    del key, constants
     return batch
 
 
-def _as_it_is(params: Tree, extra: Tree) -> tuple[Tree, Tree]:
-    return params, extra
+def _identity(params: Tree, model_state: Tree) -> tuple[Tree, Tree]:
+    return params, model_state
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A system as functions; `jaxface.systems.<name>.build(config)` makes one.
+    """A system as a set of pure functions; `jaxface.systems.<name>.build(config)` creates one.
 
-    init(key) -> (params, extra): fresh parameters; `extra` holds batch statistics or `{}`.
-    loss(params, extra, batch, key, step, frozen) -> (scalar, (extra, metrics)): on one device, metrics are scalars.
-    optimizer: one optax transformation.
-    train_data(step) -> endless iterator of host-local numpy batches, beginning with the batch of `step`.
-    evaluators: by name.
-    predict(params, extra, photo, **options): a photo, points or a scan in, a named result out.
-    predict_set(params, extra, photos, boxes, **options): several photos of one person in, a result for each out.
-    needs_points: both of these take `detect(pixels, boxes)`, which gives faces with 68 points, from above.
-    raw(params, extra, arrays) -> arrays: the network on prepared arrays, outputs by name; compiled inside, traceable.
-    inputs: the shapes of all arrays that `raw` takes, as `jax.export` reads them: {"image": "B, 32, 32, 3"}; sizes
-        with a name may be any.
-    from_torch(tensors, params, extra) -> (params, extra): official checkpoint in, `tensors` maps names to numpy arrays.
-    frozen() -> tree of big constants, placed on the devices once and passed as an argument.
-    prepare(batch, key, frozen) -> batch: on the device, before the loss.
-    adopt(params, extra) -> (params, extra): what a run that begins with another run's parameters makes of them.
+    Attributes:
+        init: `(key) -> (params, model_state)`. `model_state` holds batch statistics, or is `{}`.
+        loss: `(params, model_state, batch, key, step, constants) -> (loss, (model_state, metrics))` on one device;
+            `loss` and every metric are scalars.
+        optimizer: one optax transformation.
+        train_data: `(step) -> iterator`, endless, of host-local numpy batches, starting with the batch of `step`.
+        evaluators: evaluators by name.
+        predict: `(params, model_state, image, **options) -> results` for one image, set of points or scan.
+        raw: `(params, model_state, arrays) -> arrays`, the network alone on prepared arrays. It is compiled inside and
+            traceable.
+        inputs: shapes of the arrays that `raw` takes, in the notation of `jax.export`: `{"image": "B, 32, 32, 3"}`.
+            Named sizes are free.
+        from_torch: `(tensors, params, model_state) -> (params, model_state)`; `tensors` maps the names of an official
+            checkpoint to numpy arrays.
+        constants: `() -> tree` of large arrays. They are placed on the devices once and passed as an argument.
+        preprocess_on_device: `(batch, key, constants) -> batch`, applied on the device before the loss.
+        warm_start: `(params, model_state) -> (params, model_state)`, applied to the parameters that a run starts from
+            (`config.init`).
+        predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
+        needs_points: both `predict` functions take `detect(image, boxes)`, which returns faces with 68 landmarks.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -91,8 +99,8 @@ class System:
     raw: Callable[[Tree, Tree, dict[str, Any]], dict[str, jax.Array]]
     inputs: Mapping[str, str]
     from_torch: Callable[[dict[str, np.ndarray], Tree, Tree], tuple[Tree, Tree]]
-    frozen: Callable[[], Tree] = _nothing_frozen
-    prepare: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
-    adopt: Callable[[Tree, Tree], tuple[Tree, Tree]] = _as_it_is
-    predict_set: Callable[..., Any] | None = None
+    constants: Callable[[], Tree] = _no_constants
+    preprocess_on_device: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
+    warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
+    predict_multiview: Callable[..., Any] | None = None
     needs_points: bool = False

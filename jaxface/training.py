@@ -15,10 +15,10 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, evaluation, parallel, shipped
+from jaxface import checkpoint, evaluation, parallel, pretrained
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
-from jaxface.metrics import Metrics
+from jaxface.metric_writer import MetricWriter
 from jaxface.system import Batch, System, TrainState, Tree
 
 # Steps of a run that its profile leaves out, as the first of them compiles, and those that it shows.
@@ -32,32 +32,32 @@ def make_step(system: System, seed: int, ema: float) -> Callable[[TrainState, Ba
     `finite`. `ema` is the decay of the moving average of the parameters (0: none), smaller in the first steps.
     """
 
-    def step(state: TrainState, batch: Batch, frozen: Tree) -> tuple[TrainState, dict]:
+    def step(state: TrainState, batch: Batch, constants: Tree) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), lax.axis_index(parallel.AXIS))
         prepare_key, loss_key = jax.random.split(key)
-        batch = system.prepare(batch, prepare_key, frozen)
+        batch = system.preprocess_on_device(batch, prepare_key, constants)
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict]]:
-            return system.loss(params, state.extra, batch, loss_key, state.step, frozen)
+            return system.loss(params, state.model_state, batch, loss_key, state.step, constants)
 
-        (loss, (extra, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        loss, extra, metrics, grads = jax.tree.map(_mean, (loss, extra, metrics, grads))
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        loss, model_state, metrics, grads = jax.tree.map(_mean, (loss, model_state, metrics, grads))
         updates, opt_state = system.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.global_norm(grads)
         metrics = {**metrics, "loss": loss, "grad_norm": norm, "finite": jnp.isfinite(loss) & jnp.isfinite(norm)}
         average = _moved_average(state.ema, params, state.step, ema) if ema else {}
-        return TrainState(state.step + 1, params, extra, opt_state, average), metrics
+        return TrainState(state.step + 1, params, model_state, opt_state, average), metrics
 
     return step
 
 
-def initial_state(system: System, params: Tree, extra: Tree, ema: float) -> TrainState:
+def initial_state(system: System, params: Tree, model_state: Tree, ema: float) -> TrainState:
     """The state before the first step with these parameters: fresh optimizer, moving average equal to `params`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        extra=extra,
+        model_state=model_state,
         opt_state=system.optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else {},
     )
@@ -86,9 +86,9 @@ def starting_state(
         return state, f"resumed at step {state.step} from {config.resume}"
     if config.init:
         checkpoint.check_system(config.init, config.system)
-        params, extra = system.adopt(*checkpoint.load_params(config.init))
-        _check_shapes((params, extra), (like.params, like.extra), config.init)
-        return initial_state(system, params, extra, config.ema), f"started with the parameters of {config.init}"
+        params, model_state = system.warm_start(*checkpoint.load_params(config.init))
+        _check_shapes((params, model_state), (like.params, like.model_state), config.init)
+        return initial_state(system, params, model_state, config.ema), f"started with the parameters of {config.init}"
     return jax.jit(fresh)(), "started from scratch"
 
 
@@ -110,24 +110,24 @@ def fit(
         checkpoint.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
-    checkpoint.write_config(workdir, shipped.adopt(workdir, config))
+    checkpoint.write_config(workdir, pretrained.copy_dependencies(workdir, config))
     _say(f"{origin}; {config.steps} steps in all, workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps:
         return state
-    frozen = parallel.replicate(system.frozen(), backend)
+    constants = parallel.replicate(system.constants(), backend)
     scores = {name: evaluation.compile_score(evaluator, backend) for name, evaluator in system.evaluators.items()}
     window = _Window(system, workdir)
     with (
         Checkpoints(workdir, config.keep) as checkpoints,
-        Metrics(workdir, start) as metrics,
+        MetricWriter(workdir, start) as metrics,
         parallel.prefetch(system.train_data(start), config.prefetch, backend) as batches,
         _profiled(compiled, workdir / "profile", profile) as compiled,
         _progress(start, config.steps) as bar,
         jax.transfer_guard("disallow"),
     ):
         for done in range(start + 1, config.steps + 1):
-            state, outputs = compiled(state, next(batches), frozen)
+            state, outputs = compiled(state, next(batches), constants)
             window.add(outputs)
             bar.update()
             stopping = parallel.stop_requested(done)
@@ -138,7 +138,7 @@ def fit(
                 continue
             with jax.transfer_guard("allow"):
                 window.check(done)
-                model = (state.ema if config.ema else state.params, state.extra, frozen)
+                model = (state.ema if config.ema else state.params, state.model_state, constants)
                 scored = {}
                 for name in [] if stopping else due:
                     values, pictures = scores[name](*model)

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jaxface import checkpoint, inference, parallel, shipped, torch_weights, training
+from jaxface import checkpoint, inference, parallel, pretrained, torch_weights, training
 from jaxface.errors import UserError
 from launch import app
 
@@ -40,10 +40,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{WORKDIR.value} has checkpoints already; choose another --workdir")
     _fill(config)
     tensors = torch_weights.read(TORCH.value)
-    config = shipped.adopt(WORKDIR.value, config)
+    config = pretrained.copy_dependencies(WORKDIR.value, config)
     system = inference.build(config, "the configuration")
-    params, extra = system.from_torch(tensors, *system.init(jax.random.key(config.seed)))
-    state = training.initial_state(system, params, extra, config.ema)
+    params, model_state = system.from_torch(tensors, *system.init(jax.random.key(config.seed)))
+    state = training.initial_state(system, params, model_state, config.ema)
     checkpoint.write_config(WORKDIR.value, config)
     with checkpoint.Checkpoints(WORKDIR.value, config.keep) as checkpoints:
         checkpoints.save(parallel.replicate(state, config.backend))

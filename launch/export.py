@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     if not OUTPUT.value:
         raise UserError("needs --output FILE")
     predictor = model.predictor()
-    data = export.serialize(predictor.system, predictor.params, predictor.extra)
+    data = export.serialize(predictor.system, predictor.params, predictor.model_state)
     try:
         with open(f"{OUTPUT.value}.partial", "wb") as file:
             file.write(data)

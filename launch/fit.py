@@ -47,12 +47,13 @@ def main(argv: list[str]) -> None:
         fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return
     predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
-    from jaxface.systems.nphm import fit, scans
+    from jaxface.systems.nphm import predict
+    from jaxface.systems.nphm.fitting import scans
 
     paths = scan_files.named(people)
     for name in paths:
         _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", paths.values())
-    head = fit.head(predictor.config, predictor.params)
+    head = predict.head(predictor.config, predictor.params)
     clouds = {path: scans.points_of(scan_files.read(path), path.name) for paths in people.values() for path in paths}
     frames = {path: scan_files.frame(path, UNITS.value, ALIGN.value) for path in clouds}
     laid = {path: head.lay(cloud, path.name, *frames[path]) for path, cloud in clouds.items()}
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
 
 def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
     """All that a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
-    from jaxface.systems.nphm import picture
+    from jaxface.systems.nphm.surface import visualize
 
     codes = {}
     for name, person in persons.items():
@@ -87,7 +88,7 @@ def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, path
             target = folder / f"{name}.ply"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(meshes.encode(one.mesh, ".ply"))
-            drawn = picture.beside(clouds[paths[name]], one.mesh, one.similarity)
+            drawn = visualize.beside(clouds[paths[name]], one.mesh, one.similarity)
             Image.fromarray(drawn).save(folder / f"{name}.png")
         np.savez(folder / "codes.npz", **codes)
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -11,7 +11,7 @@ from jaxface import checkpoint, inference, meshes
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.heads.closed import close
-from jaxface.systems.nphm import register, scan_landmarks
+from jaxface.systems.nphm.fitting import register, scan_landmarks
 
 
 def detector() -> scan_landmarks.Detector:

@@ -7,7 +7,7 @@ them runs this with --coordinator (see launch/cluster).
 from absl import flags
 from ml_collections import config_flags
 
-from jaxface import inference, parallel, shipped, training
+from jaxface import inference, parallel, pretrained, training
 from jaxface.errors import UserError
 from launch import app, hosts
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     if BACKEND.value:
         config.backend = BACKEND.value
     hosts.join()
-    config = shipped.adopt(WORKDIR.value, config)
+    config = pretrained.copy_dependencies(WORKDIR.value, config)
     training.fit(inference.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
     print(f"checkpoints, config.json and metrics.jsonl lie in {WORKDIR.value}")
 

@@ -57,7 +57,7 @@ class Page:
 
     def wish(self):
         """The `explore.Wish` of the controls."""
-        from jaxface.systems.nphm.explore import Wish
+        from jaxface.systems.nphm.surface.explore import Wish
 
         return Wish(
             person=_row(self.person.value, MEAN),
@@ -133,7 +133,7 @@ def main(_: list[str]) -> None:
     except ImportError as error:
         raise UserError("the page needs viser: pip install 'jaxface[viewer]'") from error
     from jaxface.inference import Predictor
-    from jaxface.systems.nphm import explore
+    from jaxface.systems.nphm.surface import explore
 
     predictor = Predictor.from_workdir(WORKDIR.value) if WORKDIR.value else Predictor.pretrained("nphm")
     if predictor.config.system != "nphm":

@@ -34,8 +34,8 @@ def detector_workdir(tmp_path_factory) -> pathlib.Path:
 
     workdir = tmp_path_factory.mktemp("detector")
     config = get_config("smoke")
-    params, extra = continuous.build(config).init(jax.random.key(0))
+    params, model_state = continuous.build(config).init(jax.random.key(0))
     checkpoint.write_config(workdir, config)
     with checkpoint.Checkpoints(workdir, keep=1) as saved:
-        saved.save(TrainState(jnp.zeros((), jnp.int32), params, extra, {}, {}))
+        saved.save(TrainState(jnp.zeros((), jnp.int32), params, model_state, {}, {}))
     return workdir

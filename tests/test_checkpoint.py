@@ -18,8 +18,8 @@ CONFIG = toy.config()
 def state(step: int, ema: float = 0.9):
     system = toy.build(CONFIG)
     params, _ = system.init(jax.random.key(step))
-    extra = {"mean": np.random.default_rng(step).normal(size=4096).astype(np.float32)}
-    return training.initial_state(system, params, extra, ema).replace(step=np.int32(step))
+    model_state = {"mean": np.random.default_rng(step).normal(size=4096).astype(np.float32)}
+    return training.initial_state(system, params, model_state, ema).replace(step=np.int32(step))
 
 
 def save(workdir: pathlib.Path, steps: dict[int, float | None], keep: int = 3) -> None:
@@ -46,7 +46,7 @@ def remove(folder):
 
 def flip(folder):
     """Turns one bit amid the values of an array, which Orbax itself restores without a word."""
-    path = max((folder / "extra").rglob("d/*"), key=lambda path: path.stat().st_size)
+    path = max((folder / "model_state").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -64,7 +64,7 @@ def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage
     assert checkpoint.steps(tmp_path) == [1]
     assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
     assert "checkpoint passed over, step 2: " in caplog.text
-    assert ("wrong checksum of ['extra']['mean']" in caplog.text) == (damage is flip)
+    assert ("wrong checksum of ['model_state']['mean']" in caplog.text) == (damage is flip)
     save(tmp_path, {2: None})
     assert checkpoint.restore(tmp_path, state(0)).step == 2
 
@@ -116,7 +116,7 @@ from test_checkpoint import save, state
 workdir = pathlib.Path(sys.argv[1])
 save(workdir, {1: None})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-large = state(2).replace(extra={"mean": np.random.default_rng(0).normal(size=100_000)})
+large = state(2).replace(model_state={"mean": np.random.default_rng(0).normal(size=100_000)})
 try:
     with checkpoint.Checkpoints(workdir, 1) as checkpoints:
         checkpoints.save(large)

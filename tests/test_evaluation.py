@@ -16,9 +16,9 @@ def test_each_example_counts_once(tmp_path, backend):
     system = toy.build(config)
     training.fit(system, config, tmp_path)
     results = evaluation.evaluate(system, config, tmp_path)
-    params, extra = checkpoint.load_params(tmp_path)
+    params, model_state = checkpoint.load_params(tmp_path)
     batch = toy.examples(99, 0, 10)
-    expected = np.abs(system.predict(params, extra, batch["x"]) - batch["y"]).mean()
+    expected = np.abs(system.predict(params, model_state, batch["x"]) - batch["y"]).mean()
     assert results["held_out"]["count"] == 10
     np.testing.assert_allclose(results["held_out"]["error"], expected, rtol=1e-6)
     assert json.loads((tmp_path / "eval.json").read_text()) == results

@@ -32,7 +32,9 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_answers_as_raw_does(name):
     predictor = MODELS[name](name)
-    exported = jax.export.deserialize(bytearray(export.serialize(predictor.system, predictor.params, predictor.extra)))
+    exported = jax.export.deserialize(
+        bytearray(export.serialize(predictor.system, predictor.params, predictor.model_state))
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     arrays = {}
     for key, text in predictor.system.inputs.items():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import continuous
-from jaxface import checkpoint, inference, shipped
+from jaxface import checkpoint, inference, pretrained
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -61,11 +61,11 @@ def test_raw_is_the_network_alone(predictor):
 
 
 def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypatch):
-    extra = {"batch_stats": {"mean": np.float32([1e-6])}}
+    model_state = {"batch_stats": {"mean": np.float32([1e-6])}}
     trained = predictor.config.copy_and_resolve_references()
     trained.init = "/home/somebody/earlier"
-    shipped.save_asset(tmp_path / "mine", trained, predictor.params, extra)
-    config, params, read = shipped.load_asset(tmp_path / "mine")
+    pretrained.save_asset(tmp_path / "mine", trained, predictor.params, model_state)
+    config, params, read = pretrained.load_asset(tmp_path / "mine")
     portable = {"data": {**trained.data.to_dict(), "dir": "data"}, "init": "", "resume": ""}
     assert config.to_dict() == {**trained.to_dict(), **portable} and read["batch_stats"]["mean"] == np.float32(1e-6)
     monkeypatch.setattr(inference, "ASSETS", tmp_path)
@@ -75,8 +75,8 @@ def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypat
     with pytest.raises(UserError, match="mine"):
         Predictor.pretrained("other")
     with pytest.raises(ValueError, match="float16"):
-        shipped.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
-    (tmp_path / "mine" / shipped.PARAMS_FILE).write_bytes(b"damaged")
+        pretrained.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
+    (tmp_path / "mine" / pretrained.PARAMS_FILE).write_bytes(b"damaged")
     with pytest.raises(UserError, match="install"):
         Predictor.pretrained("mine")
 

@@ -14,12 +14,12 @@ def trained(backend: str, devices, steps: int = 4):
     system = toy.build(config)
     state = training.initial_state(system, *system.init(jax.random.key(0)), config.ema)
     state = parallel.replicate(state, backend, devices)
-    frozen = parallel.replicate(system.frozen(), backend, devices)
+    constants = parallel.replicate(system.constants(), backend, devices)
     step = parallel.compile_step(training.make_step(system, 0, config.ema), backend, devices)
     batches = system.train_data(0)
     with jax.transfer_guard("disallow"):
         for _ in range(steps):
-            state, metrics = step(state, parallel.shard(next(batches), backend, devices), frozen)
+            state, metrics = step(state, parallel.shard(next(batches), backend, devices), constants)
     return parallel.to_host((state, metrics))
 
 
@@ -31,7 +31,7 @@ def test_backends_agree_bitwise():
 def test_one_device_gives_the_same_metrics(backend):
     """The noise on the loss depends on the device, and moves it by less than a hundredth."""
     (state, metrics), (alone, metrics_alone) = trained(backend, None), trained(backend, jax.devices()[:1])
-    np.testing.assert_allclose(state.extra["mean"], alone.extra["mean"], rtol=1e-5)
+    np.testing.assert_allclose(state.model_state["mean"], alone.model_state["mean"], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], metrics_alone["loss"], rtol=1e-2)
 
 
@@ -39,7 +39,7 @@ def test_one_device_gives_the_same_metrics(backend):
 def test_replicated_copies_survive_donation(backend):
     original = {"a": jax.numpy.ones(3), "b": jax.numpy.ones(2)}
     placed = parallel.replicate({"params": original, "ema": original}, backend)
-    double = parallel.compile_step(lambda state, batch, frozen: jax.tree.map(lambda x: 2 * x, state), backend)
+    double = parallel.compile_step(lambda state, batch, constants: jax.tree.map(lambda x: 2 * x, state), backend)
     placed = double(placed, parallel.shard({"x": np.zeros((2, 1))}, backend), {})
     np.testing.assert_array_equal(original["a"], 1)
     np.testing.assert_array_equal(parallel.to_host(placed)["ema"]["a"], 2)

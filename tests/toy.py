@@ -42,22 +42,25 @@ def examples(seed: int, first: int, count: int) -> dict[str, np.ndarray]:
 
 
 def build(config: ml_collections.ConfigDict) -> System:
-    """The regression y = x w + b with a running mean of x as `extra` and noise from the step's key."""
+    """The regression y = x w + b with a running mean of x as `model_state` and noise from the step's key."""
 
     def init(key):
         kernel = jax.random.normal(key, (config.data.width, 1))
         params = {"weights": {"kernel": kernel}, "offset": {"bias": jnp.zeros(1)}}
         return params, {"mean": jnp.zeros(config.data.width)}
 
-    def predict(params, extra, x):
-        return ((x - extra["mean"]) @ params["weights"]["kernel"] + params["offset"]["bias"])[:, 0]
+    def predict(params, model_state, x):
+        return ((x - model_state["mean"]) @ params["weights"]["kernel"] + params["offset"]["bias"])[:, 0]
 
-    def loss(params, extra, batch, key, step, frozen):
+    def loss(params, model_state, batch, key, step, constants):
         noise = 0.01 * jax.random.normal(key, ())
         mean = lax.pmean(batch["x"].mean(0), parallel.AXIS)
-        error = predict(params, extra, batch["x"]) - frozen["scale"] * batch["y"]
-        extra = {"mean": 0.9 * extra["mean"] + 0.1 * mean}
-        return jnp.mean(error**2) + noise * params["offset"]["bias"].sum(), (extra, {"mae": jnp.abs(error).mean()})
+        error = predict(params, model_state, batch["x"]) - constants["scale"] * batch["y"]
+        model_state = {"mean": 0.9 * model_state["mean"] + 0.1 * mean}
+        return jnp.mean(error**2) + noise * params["offset"]["bias"].sum(), (
+            model_state,
+            {"mae": jnp.abs(error).mean()},
+        )
 
     def train_data(step: int) -> Iterator[dict[str, np.ndarray]]:
         share = parallel.local_batch_size(config.batch_size)
@@ -79,8 +82,8 @@ def build(config: ml_collections.ConfigDict) -> System:
             chosen = first + 4 * jax.process_index() + np.arange(4)
             yield {**{name: array[np.minimum(chosen, 9)] for name, array in batch.items()}, "mask": chosen < 10}
 
-    def score(params, extra, batch, frozen):
-        error = jnp.abs(predict(params, extra, batch["x"]) - frozen["scale"] * batch["y"])
+    def score(params, model_state, batch, constants):
+        error = jnp.abs(predict(params, model_state, batch["x"]) - constants["scale"] * batch["y"])
         return {"error": error, "picture": jnp.tile(error[:, None, None, None], (1, 8, 8, 3)).clip(0, 1)}
 
     def summarise(arrays):
@@ -92,9 +95,9 @@ def build(config: ml_collections.ConfigDict) -> System:
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
         evaluators={"held_out": Evaluator(eval_data, score, summarise, config.eval_every)},
-        predict=lambda params, extra, photo: predict(params, extra, photo),
-        raw=lambda params, extra, arrays: {"y": predict(params, extra, arrays["x"])},
+        predict=lambda params, model_state, photo: predict(params, model_state, photo),
+        raw=lambda params, model_state, arrays: {"y": predict(params, model_state, arrays["x"])},
         inputs={"x": f"B, {config.data.width}"},
-        from_torch=lambda tensors, params, extra: (params, extra),
-        frozen=lambda: {"scale": np.float32(1.0)},
+        from_torch=lambda tensors, params, model_state: (params, model_state),
+        constants=lambda: {"scale": np.float32(1.0)},
     )

@@ -38,7 +38,7 @@ class Crop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Face:
+class AnnotatedFace:
     """One face as its data set has it.
 
     picture: the photograph (H,W,3) uint8, BGR as OpenCV reads it. box: (4,) x0, y0, x1, y1 px, the data set's own.
@@ -109,7 +109,7 @@ def info(
     )
 
 
-def records(faces: Iterable[Face], count: int = 0, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
+def records(faces: Iterable[AnnotatedFace], count: int = 0, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
     """(number, record) of every face; where it has no landmarks, `count` times NaN.
 
     With `averaged`, the mean of their labels is left in its metadata as "meanface". Raises UserError for a split
@@ -128,7 +128,7 @@ def records(faces: Iterable[Face], count: int = 0, averaged: tfds.core.DatasetIn
         averaged.metadata["meanface"] = (total / seen).ravel().tolist()
 
 
-def _record(face: Face, landmarks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _record(face: AnnotatedFace, landmarks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     height, width = face.picture.shape[:2]
     x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
     if not (0 <= x0 < x1 and 0 <= y0 < y1):

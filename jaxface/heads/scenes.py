@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, lighting, mesh, raster
-from jaxface.heads import backdrop, dressing
+from jaxface.heads import accessories, background
 from jaxface.heads.morphable import MorphableHead, turn_eyes
 
 FACE_MM = 170.0
@@ -231,12 +231,12 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     k = jax.random.split(scene.key, 3)
     middle = head.landmark_points(points_px, "68").mean(0)
     scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
-    behind = backdrop.background(k[0], size, middle, scale_px)
+    behind = background.background(k[0], size, middle, scale_px)
     shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
     brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
     image = _dressed(head, scene, jnp.where(covered[..., None], exposed, behind), vertices, surface[..., 6], crop)
-    image = backdrop.expose(k[2], backdrop.occlude(k[1], image, scene.occluded))
+    image = background.expose(k[2], background.occlude(k[1], image, scene.occluded))
     return Picture(image, surface[..., 6], points, points_px)
 
 
@@ -252,14 +252,14 @@ def _dressed(
     k = jax.random.split(jax.random.fold_in(scene.key, 1), 5)
     worn = jax.random.bernoulli(k[0], scene.dressed)
     landmarks = head.landmark_points(vertices, "68")
-    rays = dressing.rays(len(image), scene.focal_px, scene.center_px, crop)
-    view = dressing.View(rays, scene.rotation, scene.translation, depth)
+    rays = accessories.rays(len(image), scene.focal_px, scene.center_px, crop)
+    view = accessories.View(rays, scene.rotation, scene.translation, depth)
 
     def glasses(image: jax.Array) -> jax.Array:
-        return dressing.glasses(k[1], image, view, landmarks)
+        return accessories.glasses(k[1], image, view, landmarks)
 
     def hair(image: jax.Array) -> jax.Array:
-        return dressing.hair(k[2], image, view, landmarks, scene.hair)
+        return accessories.hair(k[2], image, view, landmarks, scene.hair)
 
     for share, key, draw in ((GLASSES_SHARE, k[3], glasses), (HAIR_SHARE, k[4], hair)):
         image = lax.cond(worn & jax.random.bernoulli(key, share), draw, lambda image: image, image)

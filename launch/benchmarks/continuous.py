@@ -30,20 +30,20 @@ def works() -> Iterator[Work]:
     config = continuous_config.get_config("convnext_tiny")
     config.model.drop_path, config.ema = 0.0, 0.0  # the peer has neither
     system = inference.build(config, "the configuration")
-    params, extra = system.init(jax.random.key(0))
+    params, model_state = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
         "image": random.random((TRAIN_BATCH, 224, 224, 3), np.float32),
         "queries": random.standard_normal((TRAIN_BATCH, QUERIES, 3), np.float32),
         "points": random.standard_normal((TRAIN_BATCH, QUERIES, 2), np.float32),
     }
-    predictor = inference.Predictor(config, system, params, extra)
+    predictor = inference.Predictor(config, system, params, model_state)
     for size in (1, TRAIN_BATCH):
         arrays = {name: batch[name][:size] for name in ("image", "queries")}
         run = functools.partial(predictor.raw, arrays)
         yield Work("continuous", "forward", size, run, functools.partial(_peers, *arrays.values(), None))
     valid = np.ones((TRAIN_BATCH, QUERIES), bool)
-    train = training_run(system, config, params, extra, {**batch, "valid": valid})
+    train = training_run(system, config, params, model_state, {**batch, "valid": valid})
     yield Work("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_peers, **batch))
 
     yield from _rendered_heads()

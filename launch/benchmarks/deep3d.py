@@ -16,9 +16,10 @@ import optax
 
 from configs import deep3d as deep3d_config
 from jaxface.geometry import mesh
-from jaxface.systems.deep3d import formation, losses, model
+from jaxface.systems.deep3d import losses, model
 from jaxface.systems.deep3d.face_model import FaceModel, surface_of
-from jaxface.systems.deep3d.formation import Coefficients, Sizes
+from jaxface.systems.deep3d.rendering import image_formation
+from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Sizes
 from launch.benchmarks.work import Run, Work
 
 SIDE = 189
@@ -63,9 +64,9 @@ def works() -> Iterator[Work]:
     """Everything measured."""
     config = deep3d_config.get_config("reference")
     net = model.model_from_config(config.model)
-    params, extra = model.init(net, formation.SIZE, False, jax.random.key(0))
+    params, model_state = model.init(net, image_formation.SIZE, False, jax.random.key(0))
     random = np.random.default_rng(0)
-    images = random.random((TRAIN_BATCH, formation.SIZE, formation.SIZE, 3), np.float32)
+    images = random.random((TRAIN_BATCH, image_formation.SIZE, image_formation.SIZE, 3), np.float32)
     landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)
     vectors = 0.3 * random.standard_normal((DECODE_BATCH, SIZES.total), np.float32)
     host = made_up_face()
@@ -78,9 +79,9 @@ def works() -> Iterator[Work]:
         return deep3d_torch.Peers(host)
 
     for size in (1, TRAIN_BATCH):
-        run = functools.partial(model.regress, net, {"params": params, **extra}, images[:size])
+        run = functools.partial(model.regress, net, {"params": params, **model_state}, images[:size])
         yield _work("forward", size, run, lambda size=size: peers().forward(images[:size]))
-    run = landmark_training(net, face, params, extra, images, landmarks, config.loss)
+    run = landmark_training(net, face, params, model_state, images, landmarks, config.loss)
     yield _work("train_step", TRAIN_BATCH, run, lambda: peers().train_step(images, landmarks))
     run = functools.partial(model.decode, face, SIZES, vectors)
     yield _work("decode", DECODE_BATCH, run, lambda: peers().decode(vectors))
@@ -100,20 +101,20 @@ def _work(metric: str, batch: int, run: Callable[[], Any], peers: Callable[[], d
 def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
     vertices, colors = drawn
     nothing = jnp.zeros(())
-    return formation.render(face, formation.Decoded(vertices, nothing, colors, nothing, nothing)).image
+    return image_formation.render(face, image_formation.Decoded(vertices, nothing, colors, nothing, nothing)).image
 
 
-def landmark_training(net, face, params, extra, images, landmarks, settings) -> Callable[[], None]:
+def landmark_training(net, face, params, model_state, images, landmarks, settings) -> Callable[[], None]:
     """A step with the losses that need no picture, then Adam; kept going by itself."""
     optimizer = optax.adam(1e-4)
 
-    def loss(params, extra, image, target, face):
-        variables = {"params": params, **extra}
+    def loss(params, model_state, image, target, face):
+        variables = {"params": params, **model_state}
         vector, changed = net.clone(backbone=net.backbone.clone(axis_name=None)).apply(
             variables, image, train=True, mutable=["batch_stats"]
         )
-        parts: Coefficients = formation.split(vector, net.sizes)
-        decoded = formation.decode(face, parts)
+        parts: Coefficients = image_formation.split(vector, net.sizes)
+        decoded = image_formation.decode(face, parts)
         measured = {
             "landmarks": losses.landmark_distance(decoded.landmarks, target),
             "coefficients": losses.coefficient_size(parts, settings.size),
@@ -124,12 +125,12 @@ def landmark_training(net, face, params, extra, images, landmarks, settings) -> 
 
     @jax.jit
     def step(state, image, target, face):
-        params, extra, moments = state
-        (_, changed), gradient = jax.value_and_grad(loss, has_aux=True)(params, extra, image, target, face)
+        params, model_state, moments = state
+        (_, changed), gradient = jax.value_and_grad(loss, has_aux=True)(params, model_state, image, target, face)
         updates, moments = optimizer.update(gradient, moments)
         return optax.apply_updates(params, updates), changed, moments
 
-    held = [(params, extra, optimizer.init(params)), *jax.device_put((images, landmarks)), face]
+    held = [(params, model_state, optimizer.init(params)), *jax.device_put((images, landmarks)), face]
 
     def run() -> None:
         held[0] = jax.block_until_ready(step(*held))

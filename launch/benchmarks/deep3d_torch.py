@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from jaxface.systems.deep3d import losses
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX, SIZE
+from jaxface.systems.deep3d.rendering.image_formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX, SIZE
 from launch.benchmarks.torch_runs import both_formats, forwards
 from launch.benchmarks.work import Run
 

@@ -22,18 +22,18 @@ def works() -> Iterator[Work]:
     config.loss.pretrain = 0
     size, count = config.model.image_size, config.model.points
     system = inference.build(config, "the configuration")
-    params, extra = system.init(jax.random.key(0))
+    params, model_state = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, size, size, 3), np.float32)
-    predictor = inference.Predictor(config, system, params, extra)
+    predictor = inference.Predictor(config, system, params, model_state)
     for batch in (1, TRAIN_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:batch]})
         yield Work("jvcr", "forward", batch, run, functools.partial(_peers, config, images[:batch], None, None))
     flags = np.ones((TRAIN_BATCH, count), bool)
     places = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
     batch = {"image": images, "coordinates": places, "known": flags, "drawn": flags}
-    volumes = [np.asarray(volume) for volume in system.prepare(batch, jax.random.key(0), {})["volumes"]]
-    train = training_run(system, config, params, extra, batch)
+    volumes = [np.asarray(volume) for volume in system.preprocess_on_device(batch, jax.random.key(0), {})["volumes"]]
+    train = training_run(system, config, params, model_state, batch)
     peers = functools.partial(_peers, config, images, places / (size - 1), volumes)
     yield Work("jvcr", "train_step", TRAIN_BATCH, train, peers)
 

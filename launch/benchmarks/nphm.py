@@ -13,8 +13,11 @@ from jaxface import inference
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
 from jaxface.system import Tree
-from jaxface.systems.nphm import extract, inversion, losses, members, model
-from jaxface.systems.nphm.ensemble import Ensemble
+from jaxface.systems.nphm import losses, model
+from jaxface.systems.nphm.fitting import inversion
+from jaxface.systems.nphm.networks import members
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.surface import extract
 from launch.benchmarks.work import Run, Work, training_run
 
 DENSE, GRADIENT, TILED, FITTED, TRAINED = 4096, 2048, 16384, 1000, 2

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jaxface.systems.nphm.ensemble import BACKGROUND, DAMPING, DISTANCE_OFFSET, VARIANCE, Ensemble
+from jaxface.systems.nphm.networks.ensemble import BACKGROUND, DAMPING, DISTANCE_OFFSET, VARIANCE, Ensemble
 
 
 class Unfolded(nn.Module):

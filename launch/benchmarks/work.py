@@ -114,11 +114,13 @@ def measure(work: Work, peers: Mapping[str, Callable[[], float]], seconds: float
     }
 
 
-def training_run(system: System, config: ml_collections.ConfigDict, params: Tree, extra: Tree, batch: Batch) -> Run:
+def training_run(
+    system: System, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, batch: Batch
+) -> Run:
     """A training step of `system` on one device, on the same `batch` each time; it goes on from its own result."""
     device = jax.local_devices()[:1]
     step = parallel.compile_step(training.make_step(system, 0, 0.0), config.backend, device)
-    state = parallel.replicate(training.initial_state(system, params, extra, 0.0), config.backend, device)
+    state = parallel.replicate(training.initial_state(system, params, model_state, 0.0), config.backend, device)
     held: list[Any] = [state, parallel.shard(batch, config.backend, device)]
 
     def train() -> None:

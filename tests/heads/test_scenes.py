@@ -67,8 +67,8 @@ def test_surface_points_lie_on_the_face(head):
 
 
 def test_a_rendered_example_shows_its_points(head):
-    frozen = jax.device_put(rendering.rendering_head(procedural_head()))
-    example = jax.jit(rendering.render_example, static_argnums=(2, 3))(frozen, jax.random.key(3), 64, 16)
+    constants = jax.device_put(rendering.rendering_head(procedural_head()))
+    example = jax.jit(rendering.render_example, static_argnums=(2, 3))(constants, jax.random.key(3), 64, 16)
     assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
     np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)
     assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8

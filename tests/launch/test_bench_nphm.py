@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxface.systems.nphm.ensemble import Ensemble
+from jaxface.systems.nphm.networks.ensemble import Ensemble
 from launch.benchmarks import nphm
 from launch.benchmarks.work import Work, measure
 from tests import weights

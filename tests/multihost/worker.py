@@ -22,7 +22,7 @@ def main(order: dict) -> None:
             "kernel": state.params["weights"]["kernel"],
             "bias": state.params["offset"]["bias"],
         }
-        np.savez(f"{order['workdir']}/host{order['host']}_{number}.npz", **arrays, mean=state.extra["mean"])
+        np.savez(f"{order['workdir']}/host{order['host']}_{number}.npz", **arrays, mean=state.model_state["mean"])
 
 
 if __name__ == "__main__":

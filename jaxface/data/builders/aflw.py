@@ -52,11 +52,11 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
         return faces.records(made, 19, self.info if split == "train" else None)
 
 
-def _face(root: pathlib.Path, index: int, box: np.ndarray, shape: np.ndarray, name: str) -> faces.Face:
+def _face(root: pathlib.Path, index: int, box: np.ndarray, shape: np.ndarray, name: str) -> faces.AnnotatedFace:
     picture = faces.read_picture(root / "flickr" / name)
     x0, x1, y0, y1 = box
     points = np.clip(shape.reshape(2, 19).T, 0, picture.shape[1::-1])
     box = np.array([x0, y0, x1, y1])
     crop = faces.clamped(box[:2], box[2:], picture)
     # A photograph can hold several faces.
-    return faces.Face(f"{name}#{index + 1}", picture, crop, box, points, crop.units(points))
+    return faces.AnnotatedFace(f"{name}#{index + 1}", picture, crop, box, points, crop.units(points))

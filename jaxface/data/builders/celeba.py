@@ -42,7 +42,7 @@ class Celeba(tfds.core.GeneratorBasedBuilder):
         return faces.records(_face(root, row) for row in rows)
 
 
-def _face(root: pathlib.Path, row: list[str]) -> faces.Face:
+def _face(root: pathlib.Path, row: list[str]) -> faces.AnnotatedFace:
     try:
         box = np.array(row[1:], np.float64)
     except ValueError as error:
@@ -52,4 +52,4 @@ def _face(root: pathlib.Path, row: list[str]) -> faces.Face:
     sides = size * (SCALE - 1) / 2
     top = size[1] * (SCALE + 0.1 - 1) / 2
     crop = faces.clamped(box[:2] + [-sides[0], top], box[2:] + sides, picture)
-    return faces.Face(row[0], picture, crop, box)
+    return faces.AnnotatedFace(row[0], picture, crop, box)

@@ -62,7 +62,7 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
         averaged = self.info if split == "train" and not self._variant else None
         return faces.records(self._faces(path, split, more), COUNTS[self._variant], averaged)
 
-    def _faces(self, path: pathlib.Path, split: str, more: pathlib.Path | None) -> Iterator[faces.Face]:
+    def _faces(self, path: pathlib.Path, split: str, more: pathlib.Path | None) -> Iterator[faces.AnnotatedFace]:
         suffix = FILES[split][1]
         boxes, shapes = annotations.read_mat(path, f"bboxes{suffix}", f"phis{suffix}")
         if more and split == "test":
@@ -77,7 +77,7 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
             if more:
                 points, visible = _points_68(more, i) if split == "test" else None, {}
             known = {} if points is None else {"landmarks": points - 1, "labels": crop.units(points)}
-            yield faces.Face(f"{path.name}#{i + 1}", picture, crop, box, **known, more=visible)
+            yield faces.AnnotatedFace(f"{path.name}#{i + 1}", picture, crop, box, **known, more=visible)
 
 
 def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, root: pathlib.Path, split: str) -> Iterator:
         return faces.records(self._faces(root, split), 68, self.info if split == "train" else None)
 
-    def _faces(self, root: pathlib.Path, split: str) -> Iterator[faces.Face]:
+    def _faces(self, root: pathlib.Path, split: str) -> Iterator[faces.AnnotatedFace]:
         scale = SCALES[self.builder_config.name if self.builder_config else ""]
         for folder in SPLITS[split]:
             for label, photograph in _pairs(root / folder):
@@ -66,7 +66,7 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
                 landmarks = points - 1
                 box = np.concatenate([landmarks.min(0), landmarks.max(0)])
                 name = photograph.relative_to(root).as_posix()
-                yield faces.Face(name, picture, crop, box, landmarks, crop.units(whole))
+                yield faces.AnnotatedFace(name, picture, crop, box, landmarks, crop.units(whole))
 
 
 def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:

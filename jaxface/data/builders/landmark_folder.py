@@ -118,7 +118,7 @@ def _picture(root: pathlib.Path, name: str) -> pathlib.Path:
     return found[0]
 
 
-def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.Face:
+def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.AnnotatedFace:
     picture = faces.read_picture(path)
     name, size = path.relative_to(root).as_posix(), np.array(picture.shape[1::-1])
     wrong = np.flatnonzero(~((points >= -1) & (points <= size)).all(-1))
@@ -130,7 +130,7 @@ def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.F
         raise UserError(f"{name}: its landmarks span {high - low} pixels; give them in pixels, at least two apart")
     margin = (high - low) * (SCALE - 1) / 2
     crop = faces.clamped(low - margin, high + margin, picture)
-    return faces.Face(name, picture, crop, np.concatenate([low, high]), points, crop.units(points))
+    return faces.AnnotatedFace(name, picture, crop, np.concatenate([low, high]), points, crop.units(points))
 
 
 def _flip(root: pathlib.Path, meanface: np.ndarray) -> list[int]:

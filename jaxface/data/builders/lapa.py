@@ -47,7 +47,7 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
         return faces.records(made, 106, self.info if split == "train" else None)
 
 
-def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.Face:
+def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:
     numbers = annotations.read_numbers(path)
     if len(numbers) != 1 + 2 * 106 or numbers[0] != 106:
         raise UserError(f"{path} does not hold 106 and 106 points")
@@ -57,4 +57,4 @@ def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.Face:
     margin = (high - low) * (SCALE - 1) / 2
     crop = faces.clamped(low - margin, high + margin, picture)
     box = np.concatenate([low, high])
-    return faces.Face(path.stem, picture, crop, box, points, crop.units(points))
+    return faces.AnnotatedFace(path.stem, picture, crop, box, points, crop.units(points))

@@ -66,7 +66,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         made = (self._face(root, number, row) for number, row in rows)
         return faces.records(made, self._count, self.info if split == "train" else None)
 
-    def _face(self, root: pathlib.Path, number: int, row: list[str]) -> faces.Face:
+    def _face(self, root: pathlib.Path, number: int, row: list[str]) -> faces.AnnotatedFace:
         try:
             values = np.array(row[:-1], np.float64)
         except ValueError as error:
@@ -82,7 +82,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
             points, labels = wflw_to_ibug(points), ibug_labels(labels)
         attributes = dict(zip(ATTRIBUTES, values[200:] != 0, strict=True))
         # A photograph can hold several faces.
-        return faces.Face(f"{row[-1]}#{number}", picture, crop, box, points, labels, attributes)
+        return faces.AnnotatedFace(f"{row[-1]}#{number}", picture, crop, box, points, labels, attributes)
 
 
 def ibug_labels(labels: np.ndarray) -> np.ndarray:

@@ -34,16 +34,16 @@ def build(config: ml_collections.ConfigDict) -> System:
 
         return data.eval_stream(config, name)
 
-    def frozen() -> Tree:
+    def constants() -> Tree:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
         return {name: rendering.rendering_head(head) for name, head in heads.items()}
 
-    def rendered(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
-        return rendering.render_batch(batch, key, frozen, size, dense)
+    def rendered(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
+        return rendering.render_batch(batch, key, constants, size, dense)
 
     return System(
         init=functools.partial(model.init, net, size),
-        frozen=frozen,
+        constants=constants,
         loss=functools.partial(losses.training_loss, net, config.loss),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
@@ -55,7 +55,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
-        **({"prepare": rendered} if config.data.endless else {}),
+        **({"preprocess_on_device": rendered} if config.data.endless else {}),
     )
 
 

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel, photo
-from jaxface.data import augment, sets, stream
+from jaxface.data import augment, datasets, stream
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
@@ -83,8 +83,8 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
     process = functools.partial(preprocess_train, size=size, dense=config.data.dense)
-    return sets.train_batches(
-        [sets.open_set(config.data, name, size) for name in config.data.datasets], config, step, process
+    return datasets.train_batches(
+        [datasets.open_set(config.data, name, size) for name in config.data.datasets], config, step, process
     )
 
 
@@ -93,4 +93,4 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     size = config.model.image_size
     process = functools.partial(preprocess_eval, size=size)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(sets.open_set(config.data, name, size), "test", local, process)
+    return stream.eval_stream(datasets.open_set(config.data, name, size), "test", local, process)

@@ -61,24 +61,24 @@ def training_loss(
     net: Continuous,
     settings: Any,
     params: Tree,
-    extra: Tree,
+    model_state: Tree,
     batch: Batch,
     key: jax.Array,
     step: jax.Array,
-    frozen: Tree,
+    constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
     """`System.loss` of a network: `detector_loss`, and `settings.attention` times the attention's where it has one.
 
     `settings` is config.loss; `batch` is of `data.preprocess_train`'s form. The attention is taught where the place
     lies in the crop.
     """
-    del frozen
+    del constants
     (points, sigma), changed = net.apply(
-        {"params": params, **extra},
+        {"params": params, **model_state},
         *(batch[name] for name in ("image", "queries", "valid")),
         train=True,
         rngs={"dropout": key},
-        mutable=[*extra, "intermediates"],
+        mutable=[*model_state, "intermediates"],
     )
     target, valid = batch["points"], batch["valid"]
     loss, measured = detector_loss(points, sigma, target, valid, step, settings.warmup)

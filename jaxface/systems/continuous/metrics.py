@@ -12,11 +12,11 @@ FAILURE_AT = 0.10
 DRAWN_TRUE, DRAWN_FOUND = (0.1, 0.9, 0.1), (1.0, 0.2, 0.2)
 
 
-def score(net: Continuous, params: Tree, extra: Tree, batch: Batch, frozen: Tree) -> dict[str, jax.Array]:
+def score(net: Continuous, params: Tree, model_state: Tree, batch: Batch, constants: Tree) -> dict[str, jax.Array]:
     """`Evaluator.predict` of a network: the errors of the 68 points, and pictures of them."""
-    del frozen
+    del constants
     queries = jnp.broadcast_to(canonical.queries("68"), (len(batch["image"]), 68, 3))
-    points, _ = net.apply({"params": params, **extra}, batch["image"], queries)
+    points, _ = net.apply({"params": params, **model_state}, batch["image"], queries)
     return {**landmark_errors(points, batch), "picture": drawn(batch["image"], points, batch["landmarks"])}
 
 

@@ -15,7 +15,7 @@ import ml_collections
 
 from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
-from jaxface.nn.fresh import initialize
+from jaxface.nn.init import initialize
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
@@ -256,11 +256,11 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
 
 
 def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
-    """Fresh (params, extra); `extra` is `{}` or {"batch_stats": …} (predictor "transformer")."""
+    """Fresh (params, model_state); `model_state` is `{}` or {"batch_stats": …} (predictor "transformer")."""
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
 
 
-def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
+def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
 
     Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma`
@@ -268,7 +268,7 @@ def raw(model: Continuous, params: Any, extra: Any, arrays: dict[str, Any]) -> d
     """
     if "image" not in arrays:
         raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    variables = {"params": params, **extra}
+    variables = {"params": params, **model_state}
     image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[-1] != 3:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")

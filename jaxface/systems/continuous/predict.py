@@ -60,7 +60,7 @@ def bind(model: Any, image_size: int) -> Callable[..., list[dict[str, Any]]]:
 
 
 def predict(
-    network: Network, params: Any, extra: Any, pixels: np.ndarray, boxes: Any = None, layout: Any = "68"
+    network: Network, params: Any, model_state: Any, pixels: np.ndarray, boxes: Any = None, layout: Any = "68"
 ) -> list[dict[str, Any]]:
     """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
 
@@ -73,7 +73,7 @@ def predict(
     boxes = photo.check_boxes(boxes, pixels.shape[1], pixels.shape[0]) if given else photo.detect_faces(pixels)
     if len(boxes) == 0:
         return []
-    variables = {"params": params, **extra}
+    variables = {"params": params, **model_state}
     extents = boxes
     crops = Crops(*alignment.square_crop(boxes), np.zeros(len(boxes)))
     for _ in range(PASSES_GIVEN if given else PASSES_DETECTED):

@@ -31,9 +31,9 @@ def _crop(key: jax.Array, box: jax.Array, size: int) -> jax.Array:
     return alignment.crop_matrix(center, side * scale, size, ROTATE_RAD * jax.random.uniform(k[2], minval=-1.0))
 
 
-def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[str, jax.Array]:
+def render_example(constants: dict, key: jax.Array, size: int, dense: int) -> dict[str, jax.Array]:
     """One training example of `preprocess_train`'s form, photographed directly through its jittered crop."""
-    head, places = frozen["head"], frozen["canonical"]
+    head, places = constants["head"], constants["canonical"]
     k = jax.random.split(key, 4)
     scene = scenes.sample_scene(head, k[0], SCENE_SIZE, scenes.DRESSED)
     crop = _crop(k[1], scenes.face_box(head, scenes.place(head, scene)[1]), size)
@@ -54,14 +54,14 @@ def render_example(frozen: dict, key: jax.Array, size: int, dense: int) -> dict[
 
 
 def render_batch(
-    batch: dict[str, jax.Array], key: jax.Array, frozen: Mapping[str, dict], size: int, dense: int
+    batch: dict[str, jax.Array], key: jax.Array, constants: Mapping[str, dict], size: int, dense: int
 ) -> dict[str, jax.Array]:
     """Rendered examples in the place of `batch`, which carries only its length in `index` (B,).
 
-    `frozen` has the `rendering_head` of each head by name; every one is in B over their number of the pictures.
+    `constants` has the `rendering_head` of each head by name; every one is in B over their number of the pictures.
     """
     keys = jax.random.split(key, len(batch["index"]))
-    parts = [_each(head, keys[first :: len(frozen)], size, dense) for first, head in enumerate(frozen.values())]
+    parts = [_each(head, keys[first :: len(constants)], size, dense) for first, head in enumerate(constants.values())]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
 

@@ -70,8 +70,8 @@ TORCHVISION = Flavour(
 )
 
 
-def from_torch(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
-    """(params, extra) with what the checkpoint holds.
+def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+    """(params, model_state) with what the checkpoint holds.
 
     An ImageNet backbone (its names are recognised) fills the encoder only; its classifier, and its last norm where the
     model has none, are dropped by name, and the rest keeps its fresh values: a line is printed that says so. The
@@ -79,7 +79,7 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> 
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
-        return _from_unofficial(model, tensors, params, extra)
+        return _from_unofficial(model, tensors, params, model_state)
     flavour = _recognise(tensors)
     dropped = _dropped(flavour, model.encoder, tensors)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
@@ -88,7 +88,7 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> 
         f"The backbone is filled from a {flavour.name} checkpoint; dropped: {', '.join(dropped) or 'nothing'}. "
         "Everything behind it starts fresh from the seed."
     )
-    return {**params, "encoder": encoder}, extra
+    return {**params, "encoder": encoder}, model_state
 
 
 def _recognise(tensors: Tensors) -> Flavour:
@@ -138,7 +138,7 @@ def _block_sources(flavour: Flavour, path: str, prefix: str, version: int) -> So
     return sources | {f"{path}/response/scale": (scale, vector), f"{path}/response/bias": (bias, vector)}
 
 
-def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
+def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
     pointwise = isinstance(model.predictor, PointwisePredictor)
     if model.pool is not None or not (pointwise or model.predictor.kind == "transformer"):
         raise UserError('the unofficial checkpoint needs pool "mean" and predictor "mlp" or "transformer"')
@@ -153,7 +153,7 @@ def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, extra: An
     sources = {f"params/{path}": source for path, source in sources.items()}
     if not pointwise:
         sources |= _unofficial_statistics(model)
-    filled = rename(kept, sources, {"params": params, **extra})
+    filled = rename(kept, sources, {"params": params, **model_state})
     return filled.pop("params"), filled
 
 

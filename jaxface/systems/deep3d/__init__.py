@@ -7,7 +7,7 @@ import ml_collections
 
 from jaxface import optim
 from jaxface.system import Batch, Evaluator, System
-from jaxface.systems.deep3d import face_model, metrics, model, predict, torch_weights, training
+from jaxface.systems.deep3d import face_model, metrics, model, objective, predict, torch_weights
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -16,7 +16,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     Coefficient counts that are 0 are filled in: as many as the configured head has.
     """
     face_model.complete(config)
-    training.check(config)
+    objective.check(config)
     net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
     combine = functools.partial(model.combine, net) if sets else None
     regress = functools.partial(model.regress, net)
@@ -39,14 +39,14 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     return System(
         init=functools.partial(model.init, net, size, sets, load_face=load_face),
-        adopt=functools.partial(model.adopt, net, size, sets),
-        frozen=functools.partial(training.frozen, config),
-        loss=functools.partial(training.training_loss, net, config),
+        warm_start=functools.partial(model.warm_start, net, size, sets),
+        constants=functools.partial(objective.constants, config),
+        loss=functools.partial(objective.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),
-        predict_set=functools.partial(predict.predict_set, network),
+        predict_multiview=functools.partial(predict.predict_multiview, network),
         needs_points=True,
         raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
         inputs={"image": f"B, {size}, {size}, 3"},

@@ -12,11 +12,12 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel
-from jaxface.data import sets, stream
+from jaxface.data import datasets, stream
 from jaxface.system import Batch
-from jaxface.systems.deep3d import augment, dense
-from jaxface.systems.deep3d.alignment import REFERENCE_SIZE
-from jaxface.systems.deep3d.examples import aligned_face
+from jaxface.systems.deep3d.networks import dense_points
+from jaxface.systems.deep3d.preprocessing import augment
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
+from jaxface.systems.deep3d.preprocessing.examples import aligned_face
 
 # What a rendered head was made with: of a set once for the person, or once for each picture.
 KNOWN = ("identity", "expression", "gaze", "rotation", "translation")
@@ -55,7 +56,7 @@ def _augmented(face: Example, rng: np.random.Generator, share: float) -> Example
     maps = {key: augment.warp_image(face[key], own) for key in ("image", "skin") if key in face}
     moved = {"landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
     if "dense" in face:
-        flip = dense.flip(len(face["dense"]))
+        flip = dense_points.flip(len(face["dense"]))
         moved["dense"] = augment.warp_landmarks(face["dense"], affine, mirror, REFERENCE_SIZE, flip)
     return {**maps, **moved}
 
@@ -72,7 +73,7 @@ def preprocess_train(
     seed: int,
     size: int,
     with_skin: bool = True,
-    points: dense.Points | None = None,
+    points: dense_points.Points | None = None,
     share: float = 1.0,
 ) -> Example:
     """A training example: image (size,size,3) and skin (size,size) in [0,1], landmarks (68,2), all float32, augmented.
@@ -98,15 +99,15 @@ def preprocess_eval(example: Example, size: int) -> Example:
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
-    builders = [sets.open_set(config.data, name, size) for name in config.data.datasets]
+    builders = [datasets.open_set(config.data, name, size) for name in config.data.datasets]
     process = functools.partial(
         preprocess_train,
         size=size,
         with_skin=config.loss.attention != "none",
-        points=dense.from_config(config),
+        points=dense_points.from_config(config),
         share=config.data.augment,
     )
-    return sets.train_batches(builders, config, step, process)
+    return datasets.train_batches(builders, config, step, process)
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
@@ -114,4 +115,4 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     size = config.model.image_size
     process = functools.partial(preprocess_eval, size=size)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(sets.open_set(config.data, name, size), "test", local, process)
+    return stream.eval_stream(datasets.open_set(config.data, name, size), "test", local, process)

@@ -11,8 +11,8 @@ import ml_collections
 import numpy as np
 
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.formation import Coefficients, Decoded, Rendered
-from jaxface.systems.deep3d.reader import cell_places
+from jaxface.systems.deep3d.networks.map_fit import cell_places
+from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Decoded, Rendered
 
 LANDMARKS = 68
 # Bridge and tip of the nose and the inner lips count for twenty.

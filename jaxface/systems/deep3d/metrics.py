@@ -13,9 +13,10 @@ import numpy as np
 
 from jaxface.geometry import alignment
 from jaxface.system import Batch, Tree
-from jaxface.systems.deep3d import cnet, formation
 from jaxface.systems.deep3d.face_model import EXPRESSION_DEVIATION, MM_PER_DM, FaceModel
 from jaxface.systems.deep3d.model import RNet, answer
+from jaxface.systems.deep3d.networks import confidence_net
+from jaxface.systems.deep3d.rendering import image_formation
 
 Score = Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
 
@@ -25,12 +26,12 @@ def score(net: RNet, own_head: bool, sets: bool) -> Score:
     return functools.partial(_score_sets if sets else _score_pictures, net, own_head)
 
 
-def _score_pictures(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Array]:
-    face = frozen["face"]
-    vector, *_ = answer(net, {"params": params, **extra}, batch["image"], face)
-    coefficients = formation.split(vector, net.sizes)
-    decoded = formation.decode(face, coefficients)
-    rendered = formation.render(face, decoded, batch["image"].shape[1])
+def _score_pictures(net, own_head, params, model_state, batch, constants) -> dict[str, jax.Array]:
+    face = constants["face"]
+    vector, *_ = answer(net, {"params": params, **model_state}, batch["image"], face)
+    coefficients = image_formation.split(vector, net.sizes)
+    decoded = image_formation.decode(face, coefficients)
+    rendered = image_formation.render(face, decoded, batch["image"].shape[1])
     errors = {"landmarks": jnp.linalg.norm(decoded.landmarks - batch["landmarks"], axis=-1).mean(-1)}
     if own_head and _comparable(face, batch):
         errors |= head_errors(face, coefficients, batch)
@@ -44,7 +45,7 @@ def _comparable(face: FaceModel, batch: Batch) -> bool:
 
 
 def head_errors(
-    face: FaceModel, coefficients: formation.Coefficients, truth: dict[str, jax.Array]
+    face: FaceModel, coefficients: image_formation.Coefficients, truth: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Errors (B,) mm of reconstructed heads. `truth`: identity (B,I), expression weights (B,E), rotation (B,3,3).
 
@@ -53,9 +54,9 @@ def head_errors(
     the camera in all of them. identity, identity_of_mean: the neutral shape, best rotation, and the mean head's.
     """
     known = truth["identity"], truth["expression"] / EXPRESSION_DEVIATION
-    wanted = formation.turned(formation.canonical_shape(face, *known), truth["rotation"])[:, face.scored]
-    found = formation.canonical_shape(face, coefficients.identity, coefficients.expression)
-    found = formation.turned(found, formation.rotation(coefficients.angles))[:, face.scored]
+    wanted = image_formation.turned(image_formation.canonical_shape(face, *known), truth["rotation"])[:, face.scored]
+    found = image_formation.canonical_shape(face, coefficients.identity, coefficients.expression)
+    found = image_formation.turned(found, image_formation.rotation(coefficients.angles))[:, face.scored]
     mean = jnp.broadcast_to(jnp.asarray(face.mean)[face.scored], found.shape)
     person, own = identity_shapes(face, truth["identity"]), identity_shapes(face, coefficients.identity)
     return {
@@ -71,14 +72,14 @@ def head_errors(
 def identity_shapes(face: FaceModel, identity: jax.Array) -> jax.Array:
     """Neutral faces (B,N,3) dm of identities (B,I)."""
     expression = jnp.zeros((len(identity), len(face.expression)))
-    return formation.canonical_shape(face, identity, expression)[:, face.scored]
+    return image_formation.canonical_shape(face, identity, expression)[:, face.scored]
 
 
 def distance_mm(found: jax.Array, wanted: jax.Array, rotate: bool) -> jax.Array:
     """Mean distances (B,) in mm of points (B,N,3) dm after the best scale and shift, with `rotate` also rotation."""
     if rotate:
         scale, rotation, shift = alignment.similarity(found, wanted)
-        fitted = scale[:, None, None] * formation.turned(found, rotation) + shift[:, None]
+        fitted = scale[:, None, None] * image_formation.turned(found, rotation) + shift[:, None]
     else:
         middle, goal = found.mean(1, keepdims=True), wanted.mean(1, keepdims=True)
         centered = found - middle
@@ -87,13 +88,13 @@ def distance_mm(found: jax.Array, wanted: jax.Array, rotate: bool) -> jax.Array:
     return MM_PER_DM * jnp.linalg.norm(fitted - wanted, axis=-1).mean(-1)
 
 
-def _score_sets(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Array]:
+def _score_sets(net, own_head, params, model_state, batch, constants) -> dict[str, jax.Array]:
     """Errors of the identity of sets: of each picture's own, of the plain average, of the C-Net's, of the mean head."""
-    face, image = frozen["face"], batch["image"]
+    face, image = constants["face"], batch["image"]
     sets, count = image.shape[:2]
-    vector, pooled, early = answer(net, {"params": params, **extra}, image.reshape(-1, *image.shape[2:]), face)
+    vector, pooled, early = answer(net, {"params": params, **model_state}, image.reshape(-1, *image.shape[2:]), face)
     identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
-    confidence = cnet.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
+    confidence = confidence_net.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
     spread = confidence.std(1).mean(-1)
     if not (own_head and _comparable(face, batch)):
         return {"confidence_spread": spread}
@@ -106,7 +107,7 @@ def _score_sets(net, own_head, params, extra, batch, frozen) -> dict[str, jax.Ar
     return {
         "identity_single": single,
         "identity_average": error(identity.mean(1)),
-        "identity_cnet": error(cnet.weighted_mean(identity, confidence)),
+        "identity_cnet": error(confidence_net.weighted_mean(identity, confidence)),
         "identity_of_mean": error(jnp.zeros_like(batch["identity"])),
         "confidence_spread": spread,
     }

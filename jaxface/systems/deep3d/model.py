@@ -15,12 +15,13 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.nn.fresh import initialize
+from jaxface.nn.init import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
-from jaxface.systems.deep3d import cnet, formation, reader, refine
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.formation import Sizes
+from jaxface.systems.deep3d.networks import confidence_net, map_fit, refine
+from jaxface.systems.deep3d.rendering import image_formation
+from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 BACKBONES = ("resnet18", "resnet50")
 READERS = ("mean", "fit")
@@ -52,11 +53,11 @@ class RNet(nn.Module):
         pooled = maps[-1].mean((1, 2))
         if self.reader == "mean":
             return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
-        look = reader.Reader(LANDMARKS + self.dense, self.backbone.axis_name, name="reader")
+        look = map_fit.Reader(LANDMARKS + self.dense, self.backbone.axis_name, name="reader")
         features, *landmarks = look(maps, train)
         parts = self._heads(features)
         fitted = {name: parts[name] for name in FITTED}
-        found = reader.Fit(self.sizes, name=reader.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
+        found = map_fit.Fit(self.sizes, name=map_fit.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
         ends = np.cumsum([part.shape[-1] for part in fitted.values()])
         parts |= zip(fitted, jnp.split(found, ends[:-1], axis=-1), strict=True)
         return jnp.concatenate([*parts.values()], -1), pooled, maps[0]
@@ -109,31 +110,31 @@ def init(
     key: jax.Array,
     load_face: Callable[[], FaceModel] | None = None,
 ) -> tuple[Any, Any]:
-    """Fresh (params, extra); `extra` holds batch statistics. With `confidence` also a C-Net's under its name.
+    """Initial (params, model_state) with batch statistics. With `confidence` also a C-Net's under its name.
 
-    The reader "fit" needs `load_face()`, whose landmarks become part of `extra`.
+    The reader "fit" needs `load_face()`, whose landmarks become part of `model_state`.
     """
     params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
     if model.reader == "fit":
-        variables[reader.COLLECTION] = {reader.NAME: reader.points_model(load_face(), model.dense)}
-    return adopt(model, image_size, confidence, params, variables, key)
+        variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.dense)}
+    return warm_start(model, image_size, confidence, params, variables, key)
 
 
-def adopt(
-    model: RNet, image_size: int, confidence: bool, params: Any, extra: Any, key: jax.Array | None = None
+def warm_start(
+    model: RNet, image_size: int, confidence: bool, params: Any, model_state: Any, key: jax.Array | None = None
 ) -> tuple[Any, Any]:
     """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
-    if not confidence or cnet.NAME in params:
-        return params, extra
+    if not confidence or confidence_net.NAME in params:
+        return params, model_state
     image = jnp.zeros((1, image_size, image_size, 3))
     regress = functools.partial(model.apply, method="regress")
-    _, *features = jax.eval_shape(regress, {"params": params, **extra}, image)
+    _, *features = jax.eval_shape(regress, {"params": params, **model_state}, image)
     empty = [jnp.zeros(feature.shape) for feature in features]
-    fresh = jax.jit(cnet.CNet(model.sizes.identity).init)(jax.random.key(0) if key is None else key, *empty)
-    return {**params, cnet.NAME: fresh["params"]}, extra
+    fresh = jax.jit(confidence_net.CNet(model.sizes.identity).init)(jax.random.key(0) if key is None else key, *empty)
+    return {**params, confidence_net.NAME: fresh["params"]}, model_state
 
 
-def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
+def raw(model: RNet, face: Any, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network alone, never refined, on arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
 
     Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,
@@ -148,7 +149,7 @@ def raw(model: RNet, face: Any, params: Any, extra: Any, arrays: dict[str, Any])
         image = jnp.asarray(arrays["image"], jnp.float32)
         if image.ndim != 4 or image.shape[-1] != 3:
             raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-        coefficients = regress(model.clone(refine=0), {"params": params, **extra}, image)
+        coefficients = regress(model.clone(refine=0), {"params": params, **model_state}, image)
     else:
         raise UserError(f"the arrays have neither image nor coefficients, only {sorted(arrays)}")
     outputs = {"coefficients": coefficients}
@@ -167,8 +168,8 @@ def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.nda
 @functools.partial(jax.jit, static_argnums=0)
 def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array) -> jax.Array:
     _, pooled, early = model.apply(variables, image, method="regress")
-    confidence = cnet.apply(variables["params"], model.sizes.identity, pooled, early)
-    return cnet.weighted_mean(identity[None], confidence[None])[0]
+    confidence = confidence_net.apply(variables["params"], model.sizes.identity, pooled, early)
+    return confidence_net.weighted_mean(identity[None], confidence[None])[0]
 
 
 def answer(
@@ -178,8 +179,8 @@ def answer(
     if not model.refine:
         return model.apply(variables, image, method="regress")
     (vector, *features), looked = model.apply(variables, image, method="regress", mutable=["intermediates"])
-    (evidence,) = looked["intermediates"][reader.NAME]["evidence"]
-    points = variables[reader.COLLECTION][reader.NAME]
+    (evidence,) = looked["intermediates"][map_fit.NAME]["evidence"]
+    points = variables[map_fit.COLLECTION][map_fit.NAME]
     return refine.refine(face, model.sizes, points, image, vector, evidence, model.refine), *features
 
 
@@ -190,6 +191,6 @@ def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | Non
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> formation.Decoded:
+def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> image_formation.Decoded:
     """`formation.decode` of vectors (B,sizes.total), compiled."""
-    return formation.decode(face, formation.split(coefficients, sizes))
+    return image_formation.decode(face, image_formation.split(coefficients, sizes))

@@ -14,10 +14,12 @@ import jax
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.systems.deep3d import alignment, formation, results, unwrapping
-from jaxface.systems.deep3d.alignment import Crop
+from jaxface.systems.deep3d import results
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.formation import Sizes
+from jaxface.systems.deep3d.preprocessing import alignment
+from jaxface.systems.deep3d.preprocessing.alignment import Crop
+from jaxface.systems.deep3d.rendering import image_formation, texture
+from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 LAYOUT = "68"
 # Pictures go through the network in batches of a power of two up to this.
@@ -35,7 +37,7 @@ class Head:
     """The head that coefficients are of, on the device, and its atlas, made when a texture is asked for."""
 
     face: FaceModel
-    atlas: Callable[[], unwrapping.Atlas]
+    atlas: Callable[[], texture.Atlas]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def network(
     image_size: int,
     combine: Combine | None = None,
 ) -> Network:
-    """A model as `predict` and `predict_set` want it.
+    """A model as `predict` and `predict_multiview` want it.
 
     regress(variables, images (B,S,S,3) in [0,1], face) -> coefficients (B,sizes.total), compiled. load_face() -> the
     head, a UserError where its file is missing; called once, when it is needed. combine(variables, images (N,S,S,3),
@@ -66,7 +68,7 @@ def network(
     @functools.cache
     def head() -> Head:
         face = load_face()
-        return Head(jax.device_put(face), functools.cache(functools.partial(unwrapping.unwrap, face)))
+        return Head(jax.device_put(face), functools.cache(functools.partial(texture.unwrap, face)))
 
     return Network(regress, head, sizes, image_size, combine)
 
@@ -74,7 +76,7 @@ def network(
 def predict(
     network: Network,
     params: Any,
-    extra: Any,
+    model_state: Any,
     pixels: np.ndarray,
     boxes: Any = None,
     layout: str = LAYOUT,
@@ -92,14 +94,14 @@ def predict(
     if not found:
         return []
     images = np.stack([crop.cut(pixels) for _, crop in found]).astype(np.float32) / 255
-    vectors = _regressed(network, {"params": params, **extra}, images)
+    vectors = _regressed(network, {"params": params, **model_state}, images)
     return _told(network, vectors, found, [pixels] * len(found))
 
 
-def predict_set(
+def predict_multiview(
     network: Network,
     params: Any,
-    extra: Any,
+    model_state: Any,
     pictures: Sequence[np.ndarray],
     boxes: Sequence[Any] | None = None,
     layout: str = LAYOUT,
@@ -116,7 +118,7 @@ def predict_set(
         return [[] for _ in pictures]
     shown = [pixels for pixels, faces in zip(pictures, located, strict=True) if faces]
     images = np.stack([crop.cut(pixels) for pixels, (_, crop) in zip(shown, found, strict=True)])
-    images, variables = images.astype(np.float32) / 255, {"params": params, **extra}
+    images, variables = images.astype(np.float32) / 255, {"params": params, **model_state}
     vectors = _regressed(network, variables, images)
     own = vectors[:, : network.sizes.identity]
     combined = own.mean(0) if network.combine is None else network.combine(variables, images, vectors)
@@ -194,7 +196,7 @@ def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _decode(face: FaceModel, sizes: Sizes, vectors: jax.Array) -> tuple[jax.Array, jax.Array, formation.Decoded]:
-    coefficients = formation.split(vectors, sizes)
-    shape = formation.canonical_shape(face, coefficients.identity, coefficients.expression)
-    return shape, formation.rotation(coefficients.angles), formation.decode(face, coefficients)
+def _decode(face: FaceModel, sizes: Sizes, vectors: jax.Array) -> tuple[jax.Array, jax.Array, image_formation.Decoded]:
+    coefficients = image_formation.split(vectors, sizes)
+    shape = image_formation.canonical_shape(face, coefficients.identity, coefficients.expression)
+    return shape, image_formation.rotation(coefficients.angles), image_formation.decode(face, coefficients)

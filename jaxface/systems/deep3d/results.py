@@ -10,11 +10,11 @@ import scipy.io
 from PIL import Image
 
 from jaxface import meshes
-from jaxface.systems.deep3d import on_picture, unwrapping
-from jaxface.systems.deep3d.alignment import REFERENCE_SIZE, Crop, flip_y
 from jaxface.systems.deep3d.face_model import MM_PER_DM
-from jaxface.systems.deep3d.formation import CAMERA_DM, Sizes
-from jaxface.systems.deep3d.on_picture import DEPTH_STEP_MM
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, Crop, flip_y
+from jaxface.systems.deep3d.rendering import render_overlay, texture
+from jaxface.systems.deep3d.rendering.image_formation import CAMERA_DM, Sizes
+from jaxface.systems.deep3d.rendering.render_overlay import DEPTH_STEP_MM
 
 # The names of the groups in the original's .mat files (models/facerecon_model.py, save_coeff).
 ORIGINAL_NAMES = {
@@ -75,7 +75,7 @@ def split_coefficients(vector: np.ndarray, sizes: Sizes) -> dict[str, np.ndarray
     return dict(zip(sizes.groups, np.split(vector, ends[:-1]), strict=True))
 
 
-def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], unwrapping.Atlas]) -> dict[str, Any]:
+def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], texture.Atlas]) -> dict[str, Any]:
     """What is added to a face's box and points: coefficients, camera, crop, `layer` and `files`.
 
     camera: pinhole in the picture's pixels, x right, y down, centres at integers; a vertex v of the mesh files, in mm,
@@ -85,15 +85,15 @@ def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], unwra
     _normals.png and _depth.png as large as the picture (`on_picture`, depth in steps of 0.1 mm).
     """
     height, width = pixels.shape[:2]
-    camera = on_picture.camera_of(made.crop)
-    drawn = on_picture.view(camera, width, height, made.vertices, made.colors, made.normals, made.triangles)
+    camera = render_overlay.camera_of(made.crop)
+    drawn = render_overlay.view(camera, width, height, made.vertices, made.colors, made.normals, made.triangles)
     files = {
         ".glb": lambda: meshes.encode(_textured(made, drawn, pixels, atlas()), ".glb"),
         ".obj": lambda: meshes.encode(_colored(made), ".obj"),
         ".npz": lambda: _npz(_original(made)),
         ".mat": lambda: _mat(_original(made)),
-        "_normals.png": lambda: _png(on_picture.normal_map(drawn, width, height)),
-        "_depth.png": lambda: _png(on_picture.depth_map(drawn, width, height)),
+        "_normals.png": lambda: _png(render_overlay.normal_map(drawn, width, height)),
+        "_depth.png": lambda: _png(render_overlay.depth_map(drawn, width, height)),
     }
     return {
         "coefficients": {name: value.tolist() for name, value in made.coefficients.items()},
@@ -110,7 +110,7 @@ def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], unwra
             "top": made.crop.corner[1],
         },
         "depth_step_mm": DEPTH_STEP_MM,
-        "layer": on_picture.layer(drawn),
+        "layer": render_overlay.layer(drawn),
         "files": Files(files),
     }
 
@@ -126,9 +126,11 @@ def _colored(made: Reconstruction) -> meshes.Mesh:
     return meshes.Mesh(shape, made.triangles, colors=np.clip(made.albedo, 0, 1).astype(np.float32))
 
 
-def _textured(made: Reconstruction, drawn: on_picture.View, pixels: np.ndarray, atlas: unwrapping.Atlas) -> meshes.Mesh:
+def _textured(
+    made: Reconstruction, drawn: render_overlay.View, pixels: np.ndarray, atlas: texture.Atlas
+) -> meshes.Mesh:
     """The head in mm, before posing, with the photograph as texture."""
-    painted = unwrapping.texture(atlas, drawn, pixels, made.vertices, made.colors, made.normals)
+    painted = texture.texture(atlas, drawn, pixels, made.vertices, made.colors, made.normals)
     shape = (MM_PER_DM * made.shape[atlas.vertex]).astype(np.float32)
     normals = (made.normals @ made.rotation)[atlas.vertex].astype(np.float32)
     return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=painted)

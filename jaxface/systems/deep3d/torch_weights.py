@@ -4,16 +4,16 @@ from typing import Any
 
 from jaxface import torch_names
 from jaxface.errors import UserError
-from jaxface.systems.deep3d import cnet
 from jaxface.systems.deep3d.model import RNet, heads_of
+from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
 ARCFACE = "layer1.0.prelu.weight"
 NETWORK, REST = "net_recon", ("opt_", "sched_")
 
 
-def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
-    """(params, extra) filled from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
+def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+    """(params, model_state) from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
 
     `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
     left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
@@ -25,6 +25,6 @@ def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, extra: Any
     sources = torch_names.resnet(size, "backbone/", "backbone.")
     for index, head in enumerate(heads_of(model.sizes)):
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
-    own = {name: value for name, value in params.items() if name != cnet.NAME}
-    filled = rename(kept, sources, {"params": own, **extra})
+    own = {name: value for name, value in params.items() if name != confidence_net.NAME}
+    filled = rename(kept, sources, {"params": own, **model_state})
     return {**params, **filled.pop("params")}, filled

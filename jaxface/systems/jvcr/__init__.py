@@ -34,7 +34,9 @@ def build(config: ml_collections.ConfigDict) -> System:
     score = functools.partial(metrics.score, net, mode, size)
     return System(
         init=functools.partial(model.init, net, size),
-        prepare=functools.partial(targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE),
+        preprocess_on_device=functools.partial(
+            targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE
+        ),
         loss=functools.partial(losses.training_loss, trained, config.loss, size),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,

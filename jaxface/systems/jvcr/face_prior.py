@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jaxlie
 import numpy as np
 
-from jaxface.geometry.posterior import Evidence, shape_and_pose
+from jaxface.geometry.map_estimate import Observation, map_shape_and_pose
 from jaxface.heads import canonical
 from jaxface.systems.jvcr import transforms
 
@@ -45,8 +45,8 @@ class FacePrior(nn.Module):
         believed = self.param("believed", nn.initializers.constant(BELIEVED), (self.points, 3))
 
         def fitted(read: jax.Array, guess: jax.Array) -> jax.Array:
-            evidence = Evidence(guess, jnp.exp(precision), read, jnp.exp(-deviation)[..., None] * jnp.eye(3))
-            return shape_and_pose(_posed, mean - CENTER, modes, evidence, STEPS)[1]
+            observation = Observation(guess, jnp.exp(precision), read, jnp.exp(-deviation)[..., None] * jnp.eye(3))
+            return map_shape_and_pose(_posed, mean - CENTER, modes, observation, STEPS)[1]
 
         with jax.default_matmul_precision("highest"):
             face = jax.vmap(fitted)(read, guess)

@@ -58,11 +58,11 @@ def training_loss(
     settings: Any,
     size: int,
     params: Tree,
-    extra: Tree,
+    model_state: Tree,
     batch: Batch,
     key: jax.Array,
     step: jax.Array,
-    frozen: Tree,
+    constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
     """`System.loss` of a network for crops of `size` px: one graph for both phases, chosen by the step.
 
@@ -72,22 +72,27 @@ def training_loss(
     `settings.both_volumes`: the original's side effect, by which in the first phase vox2coord's batch statistics are
     updated by the predicted volume before they are by the true one.
     """
-    del key, frozen
+    del key, constants
     pretraining = step < settings.pretrain
 
-    def regress(extra: Tree, volume: jax.Array, features: jax.Array) -> tuple[jax.Array, Tree]:
-        variables, changing = {"params": params, **extra}, [*extra, "intermediates"]
+    def regress(model_state: Tree, volume: jax.Array, features: jax.Array) -> tuple[jax.Array, Tree]:
+        variables, changing = {"params": params, **model_state}, [*model_state, "intermediates"]
         return net.apply(variables, volume, features, True, method="regress", mutable=changing)
 
-    (volumes, features), extra = net.apply(
-        {"params": params, **extra}, batch["image"], True, method="voxels", mutable=[*extra]
+    (volumes, features), model_state = net.apply(
+        {"params": params, **model_state}, batch["image"], True, method="voxels", mutable=[*model_state]
     )
     predicted, targets = volumes[-1], batch["volumes"]
     if settings.both_volumes:
         seen = lax.stop_gradient((predicted, features))
-        extra = lax.cond(pretraining, lambda extra: regress(extra, *seen)[1], lambda extra: extra, extra)
-    coordinates, extra = regress(extra, jnp.where(pretraining, targets[-1], predicted), features)
-    looked = extra.pop("intermediates", {})
+        model_state = lax.cond(
+            pretraining,
+            lambda model_state: regress(model_state, *seen)[1],
+            lambda model_state: model_state,
+            model_state,
+        )
+    coordinates, model_state = regress(model_state, jnp.where(pretraining, targets[-1], predicted), features)
+    looked = model_state.pop("intermediates", {})
     voxel = volume_loss(volumes, targets)
     target = batch["coordinates"] / (size - 1)
     coordinate = coordinate_loss(coordinates, target, batch["known"], settings.distance)
@@ -98,4 +103,4 @@ def training_loss(
         (log_attention,) = looked["vox2coord"]["log_attention"]
         measured["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["known"])
         loss += settings.attention * measured["attention"]
-    return loss, (extra, measured)
+    return loss, (model_state, measured)

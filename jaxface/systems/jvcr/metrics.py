@@ -18,15 +18,15 @@ ROUNDS = 4
 DRAWN_TRUE, DRAWN_FOUND = (0.1, 0.9, 0.1), (1.0, 0.2, 0.2)
 
 
-def score(net: JVCR, mode: str, size: int, params: Tree, extra: Tree, batch: Batch, frozen: Tree) -> dict:
+def score(net: JVCR, mode: str, size: int, params: Tree, model_state: Tree, batch: Batch, constants: Tree) -> dict:
     """`Evaluator.predict`: `nme` (B,) in the crop; `predicted` and `truth` (B,68,3) in the picture; `known` (B,68).
 
     As in inference, in mode "clean" the answer is the mean of the crop's and its mirror image's.
     """
-    del frozen
+    del constants
 
     def ask(image: jax.Array) -> jax.Array:
-        return (size - 1) * net.apply({"params": params, **extra}, image)[1][:, :LANDMARKS]
+        return (size - 1) * net.apply({"params": params, **model_state}, image)[1][:, :LANDMARKS]
 
     points, known, true = ask(batch["image"]), batch["known"][:, :LANDMARKS], batch["coordinates"][:, :LANDMARKS]
     if mode == "clean":

@@ -16,8 +16,8 @@ import ml_collections
 from jaxface.errors import UserError
 from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
-from jaxface.nn.fresh import initialize
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
+from jaxface.nn.init import initialize
 from jaxface.nn.volume import HalvingConv, WholeConv
 from jaxface.system import Tree
 from jaxface.systems.jvcr import face_prior
@@ -192,11 +192,11 @@ def _check(config: ml_collections.ConfigDict, depths: tuple[int, ...]) -> None:
 
 
 def init(model: JVCR, image_size: int, key: jax.Array) -> tuple[Tree, Tree]:
-    """Fresh (params, extra = {"batch_stats": …})."""
+    """Fresh (params, model_state = {"batch_stats": …})."""
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
-def raw(model: JVCR, image_size: int, params: Tree, extra: Tree, arrays: dict[str, Any]) -> dict[str, jax.Array]:
+def raw(model: JVCR, image_size: int, params: Tree, model_state: Tree, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on prepared arrays: `image` (B,S,S,3) RGB in [0,1], as it is.
 
     Returns `coordinates` (B,N,3), of which a landmark is (S-1) times, and `volume` (B,depth,y,x). UserError: `image` is
@@ -207,7 +207,7 @@ def raw(model: JVCR, image_size: int, params: Tree, extra: Tree, arrays: dict[st
     image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[1:] != (image_size, image_size, 3):
         raise UserError(f"image has shape {image.shape}; it must be (B,{image_size},{image_size},3)")
-    return _apply(model, {"params": params, **extra}, image)
+    return _apply(model, {"params": params, **model_state}, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -15,7 +15,7 @@ from jaxface import photo
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.system import Tree
-from jaxface.systems.jvcr import crops, pictures, transforms
+from jaxface.systems.jvcr import crops, transforms, visualize
 
 Ask = Callable[[Tree, np.ndarray], np.ndarray]
 
@@ -37,7 +37,14 @@ def bind(model: Any, mode: str, size: int) -> Callable[..., list[dict[str, Any]]
 
 
 def predict(
-    ask: Ask, mode: str, size: int, params: Tree, extra: Tree, pixels: np.ndarray, boxes: Any = None, layout: str = "68"
+    ask: Ask,
+    mode: str,
+    size: int,
+    params: Tree,
+    model_state: Tree,
+    pixels: np.ndarray,
+    boxes: Any = None,
+    layout: str = "68",
 ) -> list[dict[str, Any]]:
     """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
 
@@ -53,7 +60,7 @@ def predict(
     boxes = photo.check_boxes(boxes, pixels.shape[1], pixels.shape[0]) if given else photo.detect_faces(pixels)
     if len(boxes) == 0:
         return []
-    variables = {"params": params, **extra}
+    variables = {"params": params, **model_state}
     frames = boxes
     for _ in range(0 if given else 1):
         points, _ = _answer(ask, mode, size, variables, pixels, frames)
@@ -68,7 +75,7 @@ def predict(
             "points": one[:, :2],
             "sigma": spread,
             "points_3d": one,
-            "files": pictures.files(one),
+            "files": visualize.files(one),
         }
         for box, extent, one, spread in zip(boxes if given else extents, extents, points, sigma, strict=True)
     ]

@@ -61,10 +61,10 @@ def _drawn(cells: tuple[int, ...], axes: list[tuple[jax.Array, jax.Array]], draw
 
 
 def add_volumes(
-    mode: str, depths: tuple[int, ...], size: int, side: int, batch: Batch, key: jax.Array, frozen: Tree
+    mode: str, depths: tuple[int, ...], size: int, side: int, batch: Batch, key: jax.Array, constants: Tree
 ) -> Batch:
-    """`System.prepare`: the batch with `volumes`, one (B,side,side,D) for each D of `depths`."""
-    del key, frozen
+    """`System.preprocess_on_device`: the batch with `volumes`, one (B,side,side,D) for each D of `depths`."""
+    del key, constants
     draw = {
         depth: compact_volume(mode, batch["coordinates"], batch["drawn"], size, depth, side) for depth in set(depths)
     }

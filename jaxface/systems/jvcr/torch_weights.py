@@ -23,8 +23,8 @@ def volume_convolution(weight: np.ndarray) -> np.ndarray:
     return weight.transpose(3, 4, 2, 1, 0)
 
 
-def from_torch(model: JVCR, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
-    """(params, extra) of an official checkpoint; DataParallel's prefix and PyTorch's counters may be there or not.
+def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+    """(params, model_state) of an official checkpoint; DataParallel's prefix and PyTorch's counters are optional.
 
     A file with one half fills that half; the other keeps its fresh values and a line is printed that says so. UserError
     names every missing, left-over or misshaped entry.
@@ -33,7 +33,7 @@ def from_torch(model: JVCR, tensors: Tensors, params: Any, extra: Any) -> tuple[
         raise UserError('the official checkpoint needs config.model.regressor "encoder"')
     tensors = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
     halves = _halves(tensors)
-    statistics = dict(extra["batch_stats"])
+    statistics = dict(model_state["batch_stats"])
     params = dict(params)
     for half, entries in halves.items():
         maps = pix2vox_sources(model.pix2vox) if half == "pix2vox" else vox2coord_sources(model.vox2coord)

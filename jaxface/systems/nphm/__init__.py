@@ -6,7 +6,8 @@ import ml_collections
 
 from jaxface.errors import UserError
 from jaxface.system import Evaluator, System
-from jaxface.systems.nphm import codebook, fit, losses, model, raw, torch_weights, validation
+from jaxface.systems.nphm import losses, metrics, model, predict, raw, torch_weights
+from jaxface.systems.nphm.networks import codebook
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -25,12 +26,12 @@ def _identity(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init_identity, net, config.model.codes),
         loss=functools.partial(losses.identity_loss, net, config.loss, config.model.chunk),
-        prepare=functools.partial(losses.add_space_points, near_every=config.data.near_every),
+        preprocess_on_device=functools.partial(losses.add_space_points, near_every=config.data.near_every),
         raw=raw.identity_raw(net, config.model.last_is_one),
         inputs={"points": "B, N, 3", "identity": f"B, {net.code}"},
-        predict=fit.bind(config),
+        predict=predict.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
-        **_data(config, "identity", functools.partial(validation.score_identity, net, config)),
+        **_data(config, "identity", functools.partial(metrics.score_identity, net, config)),
     )
 
 
@@ -38,17 +39,17 @@ def _expression(config: ml_collections.ConfigDict) -> System:
     earlier = model.earlier_config(config)
     identity = model.identity_model(earlier)
     net = model.expression_model(config, identity)
-    frozen = functools.partial(model.earlier_params, config, earlier)
+    constants = functools.partial(model.earlier_params, config, earlier)
     return System(
         init=functools.partial(model.init_expression, net, config.model.codes),
-        frozen=frozen,
+        constants=constants,
         loss=functools.partial(losses.expression_loss, net, identity, config.loss),
-        prepare=losses.add_cube_points,
-        raw=raw.expression_raw(identity, net, frozen, earlier.model.last_is_one),
+        preprocess_on_device=losses.add_cube_points,
+        raw=raw.expression_raw(identity, net, constants, earlier.model.last_is_one),
         inputs={"points": "B, N, 3", "identity": f"B, {identity.code}", "expression": f"B, {net.code}"},
-        predict=fit.bind(config),
+        predict=predict.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
-        **_data(config, "expression", functools.partial(validation.score_expression, net, identity, config)),
+        **_data(config, "expression", functools.partial(metrics.score_expression, net, identity, config)),
     )
 
 
@@ -64,7 +65,7 @@ def _data(config: ml_collections.ConfigDict, phase: str, score) -> dict:
         "optimizer": codebook.optimizer(config.optim, config.steps),
         "train_data": functools.partial(batches, "stream"),
         "evaluators": {
-            name: Evaluator(functools.partial(batches, "eval", name), score, validation.summarise, config.eval_every)
+            name: Evaluator(functools.partial(batches, "eval", name), score, metrics.summarise, config.eval_every)
             for name in config.data.evaluate
         },
     }

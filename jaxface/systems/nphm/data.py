@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel
-from jaxface.data import head_records, sets, stream
+from jaxface.data import datasets, head_records, stream
 from jaxface.errors import UserError
 from jaxface.system import Batch
 
@@ -60,7 +60,7 @@ def expression_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator
 
 def open_set(config: ml_collections.ConfigDict, dataset: str = "") -> stream.Builder:
     """The prepared data set `dataset`, or the one of the configuration; see `jaxface.data.sets.open_set`."""
-    return sets.open_set(config.data, dataset or config.data.dataset, SMALLEST_RECORD)
+    return datasets.open_set(config.data, dataset or config.data.dataset, SMALLEST_RECORD)
 
 
 def _points(config: ml_collections.ConfigDict) -> dict[str, int]:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxface.system import Batch, Tree
-from jaxface.systems.nphm import smooth
-from jaxface.systems.nphm.codebook import look_up
-from jaxface.systems.nphm.deformation import NOISE, Deformation
-from jaxface.systems.nphm.ensemble import Ensemble
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm.networks import safe_norm
+from jaxface.systems.nphm.networks.codebook import look_up
+from jaxface.systems.nphm.networks.deformation import NOISE, Deformation
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.networks.npm import Single
 
 NEAR_SPREAD = 0.01
 FAR_CUBED = 0.5  # far points fill a ball: the cube of their radius is uniform below this
@@ -23,24 +23,24 @@ PAIRS_PER_ZERO, ZERO_CUBE = 10, 1.25
 Identity = Ensemble | Single
 
 
-def add_space_points(batch: Batch, key: jax.Array, frozen: Tree, near_every: int = 1) -> Batch:
+def add_space_points(batch: Batch, key: jax.Array, constants: Tree, near_every: int = 1) -> Batch:
     """The batch of phase 1 with `near` (B,P,3), surface points with noise, and `far` (B,F,3) in a ball.
 
     Reads `face_points` and `nonface_points`; P is each `near_every`-th of both together, F an eighth of the face's.
     """
-    del frozen
+    del constants
     keys = jax.random.split(key, 3)
     surface = jnp.concatenate([batch["face_points"], batch["nonface_points"]], 1)[:, ::near_every]
     count, face = batch["face_points"].shape[:2]
     ball = (count, max(face // 8, 1), 3)
     radius = jnp.cbrt(jax.random.uniform(keys[1], (*ball[:2], 1), maxval=FAR_CUBED))
-    far = radius * smooth.direction(jax.random.normal(keys[2], ball))
+    far = radius * safe_norm.direction(jax.random.normal(keys[2], ball))
     return {**batch, "near": surface + NEAR_SPREAD * jax.random.normal(keys[0], surface.shape), "far": far}
 
 
-def add_cube_points(batch: Batch, key: jax.Array, frozen: Tree) -> Batch:
+def add_cube_points(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
     """The batch of phase 2 with `cube` (B,N/10,3) for N pairs, where offsets shall be small."""
-    del frozen
+    del constants
     count, pairs = batch["neutral"].shape[:2]
     shape = (count, max(pairs // PAIRS_PER_ZERO, 1), 3)
     return {**batch, "cube": jax.random.uniform(key, shape, minval=-ZERO_CUBE, maxval=ZERO_CUBE)}
@@ -61,8 +61,8 @@ def identity_terms(model: Identity, params: Tree, codes: jax.Array, batch: Batch
     faces, others = apart(gradients[:, :count])
     wrong = jnp.concatenate(
         [
-            smooth.norm(faces - batch["face_normals"]),
-            jnp.minimum(smooth.norm(others - batch["nonface_normals"]), NORMAL_LIMIT) / 2,
+            safe_norm.norm(faces - batch["face_normals"]),
+            jnp.minimum(safe_norm.norm(others - batch["nonface_normals"]), NORMAL_LIMIT) / 2,
         ],
         1,
     )
@@ -70,7 +70,7 @@ def identity_terms(model: Identity, params: Tree, codes: jax.Array, batch: Batch
         "surface": jnp.abs(sdf[:, :count]).mean(),
         "normals": wrong.mean(),
         "space": jnp.exp(-SPACE_DECAY * jnp.abs(sdf[:, count : count + far])).mean(),
-        "eikonal": jnp.abs(smooth.norm(gradients) - 1).mean(),
+        "eikonal": jnp.abs(safe_norm.norm(gradients) - 1).mean(),
         "code": (codes**2).sum(-1).mean(),
     }
     return terms | _anchor_terms(model, params, codes, batch) if model.anchor_count else terms
@@ -84,14 +84,14 @@ def _anchor_terms(model: Ensemble, params: Tree, codes: jax.Array, batch: Batch)
     return {
         "anchors": ((model.anchors(params, codes) - batch["anchors"]) ** 2).mean(),
         "symmetry": symmetry(model, codes),
-        "middle": smooth.norm(first - second).mean() if second.shape[1] else jnp.zeros(()),
+        "middle": safe_norm.norm(first - second).mean() if second.shape[1] else jnp.zeros(()),
     }
 
 
 def symmetry(model: Ensemble, codes: jax.Array) -> jax.Array:
     """Mean distance between the local codes of mirrored anchors, for codes (B,code)."""
     paired = model.locals(codes)[:, : 2 * model.pairs]
-    return smooth.norm(paired[:, 0::2] - paired[:, 1::2]).mean() if model.pairs else jnp.zeros(())
+    return safe_norm.norm(paired[:, 0::2] - paired[:, 1::2]).mean() if model.pairs else jnp.zeros(())
 
 
 def in_chunks(model: Identity, params: Tree, codes: jax.Array, points: jax.Array, chunk: int) -> tuple:
@@ -107,13 +107,24 @@ def in_chunks(model: Identity, params: Tree, codes: jax.Array, points: jax.Array
 
 
 def identity_loss(
-    model: Identity, weights: Mapping, chunk: int, params: Tree, extra: Tree, batch: Batch, key, step, frozen: Tree
+    model: Identity,
+    weights: Mapping,
+    chunk: int,
+    params: Tree,
+    model_state: Tree,
+    batch: Batch,
+    key,
+    step,
+    constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict]]:
-    """(loss, (extra, terms)) of phase 1; params {"identity": network, "codes": table}, `subject` (B,) its rows."""
-    del key, step, frozen
+    """(loss, (model_state, terms)) of phase 1.
+
+    params {"identity": network, "codes": table}; `subject` (B,) are rows of the table.
+    """
+    del key, step, constants
     codes = look_up(params["codes"], batch["subject"])
     terms = identity_terms(model, params["identity"], codes, batch, chunk)
-    return weighted(weights, terms), (extra, terms)
+    return weighted(weights, terms), (model_state, terms)
 
 
 def expression_terms(
@@ -134,22 +145,30 @@ def expression_terms(
 
 
 def expression_loss(
-    model: Deformation, identity: Identity, weights: Mapping, params: Tree, extra: Tree, batch: Batch, key, step, frozen
+    model: Deformation,
+    identity: Identity,
+    weights: Mapping,
+    params: Tree,
+    model_state: Tree,
+    batch: Batch,
+    key,
+    step,
+    constants,
 ) -> tuple[jax.Array, tuple[Tree, dict]]:
-    """(loss, (extra, terms)) of phase 2; params {"expression": network, "codes": table}, `scan` (B,) its rows.
+    """(loss, (model_state, terms)) of phase 2; params {"expression": network, "codes": table}, `scan` (B,) its rows.
 
-    frozen {"identity": network, "codes": table} is phase 1; `subject` (B,) are rows of its table.
+    constants {"identity": network, "codes": table} is phase 1; `subject` (B,) are rows of its table.
     """
     del step
-    subjects = look_up(frozen["codes"], batch["subject"])
-    anchors = identity.anchors(frozen["identity"], subjects)
+    subjects = look_up(constants["codes"], batch["subject"])
+    anchors = identity.anchors(constants["identity"], subjects)
     condition = model.condition(params["expression"], subjects, anchors)
     codes = look_up(params["codes"], batch["scan"])
     noise = 0.0
     if model.compressed:
         noise = NOISE * jax.random.normal(key, (*batch["neutral"].shape[:2], model.compressed))
     terms = expression_terms(model, params["expression"], condition, codes, batch, noise)
-    return weighted(weights, terms), (extra, terms)
+    return weighted(weights, terms), (model_state, terms)
 
 
 def weighted(weights: Mapping, terms: dict) -> jax.Array:

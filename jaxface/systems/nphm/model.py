@@ -5,13 +5,13 @@ import functools
 import jax
 import ml_collections
 
-from jaxface import checkpoint, shipped
+from jaxface import checkpoint, pretrained
 from jaxface.errors import UserError
 from jaxface.system import Tree
-from jaxface.systems.nphm import prepared
-from jaxface.systems.nphm.deformation import Deformation
-from jaxface.systems.nphm.ensemble import Ensemble
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm import dataset_metadata
+from jaxface.systems.nphm.networks.deformation import Deformation
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.networks.npm import Single
 
 CODE_SPREAD = 0.1  # length of a fresh identity code
 EXPRESSION_SPREAD = 0.01  # of each number of a fresh expression code
@@ -57,7 +57,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
 
         data.open_set(config)
     try:
-        said = prepared.metadata(config.data.dataset, config.data.dir)
+        said = dataset_metadata.metadata(config.data.dataset, config.data.dir)
     except UserError:
         return
     if wants_anchors:
@@ -106,7 +106,7 @@ def earlier_params(config: ml_collections.ConfigDict, earlier: ml_collections.Co
 
 @functools.lru_cache(maxsize=2)
 def _loaded(folder: str) -> Tree:
-    return shipped.load(folder)[1]
+    return pretrained.load(folder)[1]
 
 
 def _table(key: jax.Array, rows: int, width: int, spread: float) -> Tree:

@@ -9,8 +9,8 @@ from jax import core, lax
 
 from jaxface.errors import UserError
 from jaxface.system import Tree
-from jaxface.systems.nphm.deformation import Deformation
 from jaxface.systems.nphm.model import Identity
+from jaxface.systems.nphm.networks.deformation import Deformation
 
 # Points at a time: what stays in a CPU's caches.
 CHUNK = 2000
@@ -23,8 +23,8 @@ def identity_raw(model: Identity, last_is_one: bool) -> Callable[[Tree, Tree, Ar
     (B,A,3) and offsets (B,N,3), which are 0, out. In full precision."""
     run = jax.jit(lambda params, points, codes: _distances(model, params["identity"], points, codes, last_is_one))
 
-    def raw(params: Tree, extra: Tree, arrays: Arrays) -> Arrays:
-        del extra
+    def raw(params: Tree, model_state: Tree, arrays: Arrays) -> Arrays:
+        del model_state
         if "expression" in arrays:
             raise UserError("expression: this workdir holds an identity model only; give one of an expression model")
         points, codes = _checked(arrays, points=3, identity=model.code)
@@ -36,7 +36,7 @@ def identity_raw(model: Identity, last_is_one: bool) -> Callable[[Tree, Tree, Ar
 
 
 def expression_raw(
-    identity: Identity, model: Deformation, frozen: Callable[[], Tree], last_is_one: bool
+    identity: Identity, model: Deformation, constants: Callable[[], Tree], last_is_one: bool
 ) -> Callable[[Tree, Tree, Arrays], Arrays]:
     """`raw` of phase 2: points are canonical; sdf, gradient and anchors are the identity model's there, offsets those
     of `expression` (B,code) if given, else 0."""
@@ -47,12 +47,12 @@ def expression_raw(
         condition = model.condition(params["expression"], codes, anchors)
         return model.offsets(params["expression"], condition, expression, points)
 
-    def raw(params: Tree, extra: Tree, arrays: Arrays) -> Arrays:
+    def raw(params: Tree, model_state: Tree, arrays: Arrays) -> Arrays:
         rest = {name: array for name, array in arrays.items() if name != "expression"}
         # Numbers, also where this is being traced.
         with jax.ensure_compile_time_eval():
-            known = frozen()
-        out = alone(known, extra, rest)
+            known = constants()
+        out = alone(known, model_state, rest)
         if "expression" in arrays:
             points, codes, expression = _checked(arrays, points=3, identity=identity.code, expression=model.code)
             with jax.default_matmul_precision("highest"):

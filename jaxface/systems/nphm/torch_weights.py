@@ -8,9 +8,9 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.systems.nphm.deformation import Deformation
-from jaxface.systems.nphm.ensemble import Ensemble
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm.networks.deformation import Deformation
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.networks.npm import Single
 from jaxface.torch_weights import Tensors, Transform, linear, rename, unwrap
 
 DECODER = ("decoder_state_dict", "state_dict", "model_state_dict")
@@ -25,9 +25,13 @@ def position_width(decoder: Tensors) -> int | None:
 
 
 def from_torch(
-    model: Ensemble | Single | Deformation, config: ml_collections.ConfigDict, tensors: Tensors, params: Any, extra: Any
+    model: Ensemble | Single | Deformation,
+    config: ml_collections.ConfigDict,
+    tensors: Tensors,
+    params: Any,
+    model_state: Any,
 ) -> tuple[Any, Any]:
-    """(params, extra) of a checkpoint, with all its codes where it has any; else the codes of `params` stay.
+    """(params, model_state) of a checkpoint, with all its codes where it has any; else the codes of `params` stay.
 
     What only the checkpoint knows is set in `config.model`: `position_width` and the number of `codes`. UserError names
     every missing, left-over or misshaped entry, and anchors of another number.
@@ -45,7 +49,7 @@ def from_torch(
         if codes.ndim != 2 or codes.shape[1] != model.code:
             raise UserError(f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code} numbers")
         filled["codes"], config.model.codes = codes, len(codes)
-    return {**params, **filled}, extra
+    return {**params, **filled}, model_state
 
 
 def _check_anchors(model: Ensemble, decoder: Tensors) -> None:

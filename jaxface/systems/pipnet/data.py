@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import layouts, parallel, photo
-from jaxface.data import augment, sets, stream
+from jaxface.data import augment, datasets, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.system import Batch
@@ -120,7 +120,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     process = functools.partial(preprocess_train, size=config.model.image_size, flip=flip_map(config))
     builders = [open_labelled(config, name) for name in config.data.datasets]
-    return sets.train_batches(builders, config, step, process)
+    return datasets.train_batches(builders, config, step, process)
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
@@ -134,7 +134,7 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
 
 def open_labelled(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
     """The prepared data set. UserError where it has other landmarks than the model."""
-    builder = sets.open_set(config.data, name, config.model.image_size)
+    builder = datasets.open_set(config.data, name, config.model.image_size)
     features = builder.info.features
     if "landmarks" not in features:
         raise UserError(f"data set {name} has no landmarks; it can only be one of config.data.unlabelled")

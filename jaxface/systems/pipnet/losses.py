@@ -96,19 +96,19 @@ def training_loss(
     table: jax.Array,
     settings: ml_collections.ConfigDict,
     params: Tree,
-    extra: Tree,
+    model_state: Tree,
     batch: Batch,
     key: jax.Array,
     step: jax.Array,
-    frozen: Tree,
+    constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
     """`System.loss`: `settings.map_weight` (10) times `map`, and `settings.offset_weight` (1) times each of the others.
 
     `batch` has image (B,H,W,3) and points (B,L,2) in crop units; with `task` (B,) int32 the loss is `curriculum`.
     """
-    del key, step, frozen
+    del key, step, constants
     coarse = "task" in batch
-    maps, changed = net.apply({"params": params, **extra}, batch["image"], True, coarse, mutable=[*extra])
+    maps, changed = net.apply({"params": params, **model_state}, batch["image"], True, coarse, mutable=[*model_state])
     if coarse:
         losses = curriculum(maps, batch["points"], batch["task"], table, settings)
     else:

@@ -20,10 +20,12 @@ FAILURE_AT = 0.10
 THRESHOLD_STEP = 1e-4
 
 
-def score(net: Any, votes: Votes, params: Tree, extra: Tree, batch: Batch, frozen: Tree) -> dict[str, jax.Array]:
+def score(
+    net: Any, votes: Votes, params: Tree, model_state: Tree, batch: Batch, constants: Tree
+) -> dict[str, jax.Array]:
     """`Evaluator.predict` of a network: errors, and the truth, from which the mean face's error is found."""
-    del frozen
-    points = model.answer(net, votes, {"params": params, **extra}, batch["image"])["landmarks"]
+    del constants
+    points = model.answer(net, votes, {"params": params, **model_state}, batch["image"])["landmarks"]
     kept = {name: batch[name] for name in ("landmarks", "norm_crop")}
     return {**errors(points, batch), **kept}
 

@@ -17,7 +17,7 @@ from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
 from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
-from jaxface.nn.fresh import initialize
+from jaxface.nn.init import initialize
 from jaxface.nn.mobilenet import MobileNet
 from jaxface.nn.resnet import ResNet
 from jaxface.parallel import AXIS
@@ -137,7 +137,7 @@ def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dic
     return decoding.decode(model.apply(variables, image), votes)
 
 
-def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
+def raw(model: PIPNet, votes: Votes, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
     """The network on `image` (B,H,W,3): `landmarks`, `landmarks_own` (B,L,2) in crop units and `scores` (B,L).
 
     Raises UserError where `image` is missing, is no batch of pictures or too small for the stride.
@@ -147,7 +147,7 @@ def raw(model: PIPNet, votes: Votes, params: Any, extra: Any, arrays: dict[str, 
     image = jnp.asarray(arrays["image"], jnp.float32)
     if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
         raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    return _landmarks(model, votes, {"params": params, **extra}, image)
+    return _landmarks(model, votes, {"params": params, **model_state}, image)
 
 
 @functools.partial(jax.jit, static_argnums=0)

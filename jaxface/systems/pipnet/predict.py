@@ -45,7 +45,7 @@ def predict(
     config: ml_collections.ConfigDict,
     meanface: np.ndarray,
     params: Any,
-    extra: Any,
+    model_state: Any,
     pixels: np.ndarray,
     boxes: Any = None,
     layout: str | None = None,
@@ -64,7 +64,7 @@ def predict(
     boxes = photo.check_boxes(boxes, pixels.shape[1], pixels.shape[0]) if given else photo.detect_faces(pixels)
     if len(boxes) == 0:
         return []
-    ask = functools.partial(_ask, functools.partial(answer, {"params": params, **extra}), pixels, config)
+    ask = functools.partial(_ask, functools.partial(answer, {"params": params, **model_state}), pixels, config)
     if config.crop == "square":
         found = ask(_squares(boxes))
         if not given:

@@ -95,9 +95,9 @@ def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, nam
         arrays = {"landmarks": pixels, "crop_landmarks": found, "mask": batch["mask"]}
         return {key: lax.all_gather(array, parallel.AXIS, tiled=True) for key, array in arrays.items()}
 
-    params, extra = checkpoint.load_params(workdir)
+    params, model_state = checkpoint.load_params(workdir)
     compiled = parallel.compile_step(step, config.backend, donate=False)
-    variables, votes = (parallel.replicate(tree, config.backend) for tree in ({"params": params, **extra}, votes))
+    variables, votes = (parallel.replicate(tree, config.backend) for tree in ({"params": params, **model_state}, votes))
     own.data, own.batch_size = config.data, config.batch_size
     batches = [
         parallel.to_host(compiled(variables, parallel.shard(batch, config.backend), votes))
@@ -162,7 +162,7 @@ def _given(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> ml_co
 def _score(
     system: System, config: ml_collections.ConfigDict, workdir: pathlib.Path, compile_score: CompileScore
 ) -> dict[str, dict[str, float]]:
-    trees = (*checkpoint.load_params(workdir), system.frozen())
+    trees = (*checkpoint.load_params(workdir), system.constants())
     replicated = [parallel.replicate(tree, config.backend) for tree in trees]
     return {name: compile_score(one, config.backend)(*replicated)[0] for name, one in system.evaluators.items()}
 

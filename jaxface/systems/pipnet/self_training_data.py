@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from jaxface import parallel, photo
-from jaxface.data import pseudo_labels, sets, stream
+from jaxface.data import datasets, pseudo_labels, stream
 from jaxface.data.prepare import is_prepared
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
@@ -83,7 +83,7 @@ def unlabelled_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[
     """The train split of the data set `name` in order, padded, as `preprocess_unlabelled` makes it."""
     process = functools.partial(preprocess_unlabelled, size=config.model.image_size)
     local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(sets.open_set(config.data, name, config.model.image_size), "train", local, process)
+    return stream.eval_stream(datasets.open_set(config.data, name, config.model.image_size), "train", local, process)
 
 
 def is_labelled(config: ml_collections.ConfigDict, name: str) -> bool:
@@ -103,7 +103,7 @@ def count_examples(config: ml_collections.ConfigDict) -> tuple[int, int]:
     """(labelled, unlabelled) examples to train on. UserError where a set is missing or has none."""
     sums = []
     for names in (config.data.datasets, config.data.unlabelled):
-        splits = {name: sets.open_set(config.data, name, config.model.image_size).info.splits for name in names}
+        splits = {name: datasets.open_set(config.data, name, config.model.image_size).info.splits for name in names}
         empty = [name for name, one in splits.items() if "train" not in one or not one["train"].num_examples]
         if empty:
             raise UserError(f"data set {empty[0]} has no example in its split train")
@@ -114,6 +114,6 @@ def count_examples(config: ml_collections.ConfigDict) -> tuple[int, int]:
 def open_unlabelled(config: ml_collections.ConfigDict, name: str) -> tuple[stream.Builder, stream.Builder]:
     """The unlabelled data set `name` and its pseudo-labels. UserError where one of them is not there."""
     found = pseudo_labels.dataset_name(name)
-    return sets.open_set(config.data, name, config.model.image_size), stream.open_dataset(
+    return datasets.open_set(config.data, name, config.model.image_size), stream.open_dataset(
         found, config.data.pseudo_labels
     )

@@ -17,8 +17,8 @@ HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 CLASSIFIERS = ("fc.", "classifier.")
 
 
-def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, extra: Any) -> tuple[Any, Any]:
-    """(params, extra) with what the checkpoint holds; `backbone` is config.model.backbone.
+def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+    """(params, model_state) with what the checkpoint holds; `backbone` is config.model.backbone.
 
     A checkpoint without PIPNet's heads but with a classifier is an ImageNet backbone: it fills the backbone only, its
     classifier is dropped by name, and a line is printed that says so. Otherwise strict both ways: UserError names every
@@ -27,7 +27,7 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, extr
     if backbone == "custom":
         raise UserError("no official checkpoint has a custom backbone; choose another config.model.backbone")
     tensors = torch_names.without_counters(unwrap(tensors, "state_dict", "model"))
-    expected = {"params": params, **extra}
+    expected = {"params": params, **model_state}
     dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
     if not dropped or f"{HEADS[0]}.weight" in tensors:
         filled = rename(tensors, official(model, backbone), expected)

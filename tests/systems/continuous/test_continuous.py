@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.continuous import VARIANTS, get_config
-from jaxface import checkpoint, evaluation, metrics, parallel, training
+from jaxface import checkpoint, evaluation, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import continuous
 from jaxface.systems.continuous import rendering
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
 
 def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     first = training.fit(continuous.build(prepared), prepared, tmp_path)
-    lines = metrics.read(tmp_path)
+    lines = metric_writer.read(tmp_path)
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
     scored = lines[-1]["rendered_heads/procedural/nme"]
@@ -57,11 +57,11 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
     step = parallel.compile_step(training.make_step(system, 0, 0.0), devices=jax.devices()[:1])
     state = training.initial_state(system, *system.init(jax.random.key(0)), 0.0)
     state = parallel.replicate(state, devices=jax.devices()[:1])
-    frozen = parallel.replicate(system.frozen(), devices=jax.devices()[:1])
+    constants = parallel.replicate(system.constants(), devices=jax.devices()[:1])
     batch = parallel.shard(next(system.train_data(0)), devices=jax.devices()[:1])
     losses = []
     for _ in range(25):
-        state, measured = step(state, batch, frozen)
+        state, measured = step(state, batch, constants)
         losses.append(float(measured["distance"]))
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.8 * losses[0]
 

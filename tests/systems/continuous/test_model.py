@@ -21,14 +21,14 @@ def build(**changes):
     shapes = jax.eval_shape(functools.partial(continuous.init, net, 32), jax.random.key(0))
     draw = np.random.default_rng(3)
     # Not the fresh values: compiling their generators takes longer than all tests here.
-    params, extra = jax.tree.map(lambda leaf: 0.2 * draw.standard_normal(leaf.shape, np.float32), shapes)
-    return net, params, jax.tree.map(np.abs, extra)
+    params, model_state = jax.tree.map(lambda leaf: 0.2 * draw.standard_normal(leaf.shape, np.float32), shapes)
+    return net, params, jax.tree.map(np.abs, model_state)
 
 
 @pytest.mark.parametrize("predictor", ["mlp", "locate", "transformer", "xca", "mhsa"])
 def test_padded_queries_change_no_answer(predictor):
-    net, params, extra = build(predictor=predictor, pool="map" if predictor == "locate" else "grid")
-    query = jax.jit(functools.partial(net.apply, {"params": params, **extra}, method="query"))
+    net, params, model_state = build(predictor=predictor, pool="map" if predictor == "locate" else "grid")
+    query = jax.jit(functools.partial(net.apply, {"params": params, **model_state}, method="query"))
     valid = np.arange(9)[None].repeat(2, 0) < 6
     shape = (2, 4, 4, 32) if predictor == "locate" else (2, 32)
     features = np.random.default_rng(2).normal(size=shape).astype(np.float32)
@@ -51,8 +51,8 @@ def test_sigma_stays_above_its_floor_and_below_its_clamp():
 
 
 def test_raw_names_and_user_errors():
-    net, params, extra = build(pool="mean", feature_width=16, final_norm=True)
-    out = continuous.raw(net, params, extra, {"image": IMAGE, "queries": QUERIES})
+    net, params, model_state = build(pool="mean", feature_width=16, final_norm=True)
+    out = continuous.raw(net, params, model_state, {"image": IMAGE, "queries": QUERIES})
     assert {name: value.shape for name, value in out.items()} == {
         "features": (2, 16),
         "points": (2, 9, 2),
@@ -64,7 +64,7 @@ def test_raw_names_and_user_errors():
         ({"image": IMAGE, "queries": QUERIES[:1]}, r"must be \(2,N,3\)"),
     ]:
         with pytest.raises(UserError, match=message):
-            continuous.raw(net, params, extra, arrays)
+            continuous.raw(net, params, model_state, arrays)
 
 
 @pytest.mark.parametrize(

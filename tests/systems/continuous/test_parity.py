@@ -133,10 +133,10 @@ def test_unofficial_detector(kind):
         std=[0.2] * 3,
     )
     checkpoint = weights.state_dict(f"continuous_unofficial_{kind}_manifest.json")
-    params, extra = from_torch(model, checkpoint, *fresh(model))
+    params, model_state = from_torch(model, checkpoint, *fresh(model))
     image = weights.image("cld/florisdf224", (2, 224, 224, 3))
     queries = weights.array("cld/florisdf_q", (2, 68, 3))
-    out = continuous.raw(model, params, extra, {"image": image, "queries": queries})
+    out = continuous.raw(model, params, model_state, {"image": image, "queries": queries})
     prefix = {"mlp": "MLP", "transformer": "Transformer"}[kind]
     assert relative(out["features"], golden[f"{prefix}_feature"]) < 1e-4
     assert relative(out["points"], golden[f"{prefix}_lm"]) < 1e-4

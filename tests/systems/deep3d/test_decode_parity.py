@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs.deep3d import get_config
-from jaxface.systems.deep3d import formation, losses, model
+from jaxface.systems.deep3d import losses, model
 from jaxface.systems.deep3d.face_model import load_face_model
-from jaxface.systems.deep3d.formation import Sizes
+from jaxface.systems.deep3d.rendering import image_formation
+from jaxface.systems.deep3d.rendering.image_formation import Sizes
 from tests import basel, weights
 
 SIZES = Sizes()
@@ -44,18 +45,18 @@ def test_decoded_face(case):
 
 def test_parts_of_the_pose(case):
     _, golden, face, decoded = case
-    parts = formation.split(golden["coeff"], SIZES)
-    close(formation.rotation(parts.angles).swapaxes(-1, -2), golden["rotation"], 1e-6)
-    shape = formation.canonical_shape(face, parts.identity, parts.expression)
+    parts = image_formation.split(golden["coeff"], SIZES)
+    close(image_formation.rotation(parts.angles).swapaxes(-1, -2), golden["rotation"], 1e-6)
+    shape = image_formation.canonical_shape(face, parts.identity, parts.expression)
     close(shape[:, golden["sel"]], golden["shape_canonical"], 1e-5)
-    upright = formation.turned(decoded.normals, formation.rotation(parts.angles).swapaxes(-1, -2))
+    upright = image_formation.turned(decoded.normals, image_formation.rotation(parts.angles).swapaxes(-1, -2))
     close(upright[:, golden["sel"]], golden["normal_canonical"], 1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def measured(vector, face, target, weighted):
-    parts = formation.split(vector, SIZES)
-    decoded = formation.decode(face, parts)
+    parts = image_formation.split(vector, SIZES)
+    decoded = image_formation.decode(face, parts)
     settings = get_config("reference").loss
     found = {
         "landmarks": losses.landmark_distance(decoded.landmarks, target),
@@ -91,7 +92,7 @@ def test_picture_and_both_crops(case, visibility, tmp_path):
         pytest.skip("the small face says it all, the full one takes a minute to compile")
     first = jax.tree.map(lambda leaf: leaf[:1], decoded)
     path = basel.save(tmp_path / "BFM_model_front.mat", size)
-    draw = jax.jit(formation.render, static_argnums=(2, 3))
+    draw = jax.jit(image_formation.render, static_argnums=(2, 3))
     for crop in ("tf", "pytorch"):
         face = load_face_model("bfm", path, (80, 64, 80), crop)
         rendered = jax.device_get(jax.tree.map(lambda leaf: leaf[0], draw(face, first, 224, visibility)))
@@ -135,9 +136,9 @@ def test_faces_at_and_behind_the_camera_give_finite_gradients(case):
     @jax.jit
     @jax.value_and_grad
     def whole_loss(vector, face, batch):
-        parts = formation.split(vector, SIZES)
-        decoded = formation.decode(face, parts)
-        found = losses.terms(face, parts, decoded, formation.render(face, decoded, 32), batch, settings)
+        parts = image_formation.split(vector, SIZES)
+        decoded = image_formation.decode(face, parts)
+        found = losses.terms(face, parts, decoded, image_formation.render(face, decoded, 32), batch, settings)
         return losses.weighted(found, settings.weights)
 
     total, gradient = whole_loss(vectors, face, batch)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from configs.deep3d import VARIANTS, get_config
-from jaxface import checkpoint, metrics, parallel, training
+from jaxface import checkpoint, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import deep3d
-from jaxface.systems.deep3d import cnet, face_model
+from jaxface.systems.deep3d import face_model
 from jaxface.systems.deep3d import metrics as head_metrics
+from jaxface.systems.deep3d.networks import confidence_net
 from tests import basel
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -34,7 +35,7 @@ def trained(prepared, tmp_path_factory):
 
 def test_smoke_trains_and_a_second_run_verifies(prepared, trained):
     first, workdir = trained
-    lines = metrics.read(workdir)
+    lines = metric_writer.read(workdir)
     assert int(first.step) == 8 and lines[-1]["step"] == 8 and len(checkpoint.steps(workdir)) == 3
     scored = {name.rpartition("/")[2]: value for name, value in lines[-1].items()}
     assert scored["vertex_to_mean"] == pytest.approx(scored["vertex"] / scored["vertex_of_mean"])
@@ -48,12 +49,12 @@ def test_the_loss_falls_on_one_batch(prepared):
     step = parallel.compile_step(training.make_step(system, 0, 0.0), devices=devices)
     state = training.initial_state(system, *system.init(jax.random.key(0)), 0.0)
     state = parallel.replicate(state, devices=devices)
-    frozen = parallel.replicate(system.frozen(), devices=devices)
+    constants = parallel.replicate(system.constants(), devices=devices)
     batch = next(system.train_data(0))
     assert batch.keys() == {"image", "landmarks", "dense"}  # nothing of what the heads were made with
     sharded, seen = parallel.shard(batch, devices=devices), []
     for _ in range(25):
-        state, measured = step(state, sharded, frozen)
+        state, measured = step(state, sharded, constants)
         seen.append(float(measured["loss"]))
     assert np.isfinite(seen).all() and np.mean(seen[-5:]) < 0.8 * seen[0]
 
@@ -86,7 +87,7 @@ def test_a_set_starts_from_the_plain_average_and_teaches_the_confidence_only(pre
     config.model.confidence, config.init = True, str(workdir)
     system = deep3d.build(config)
     like = jax.eval_shape(system.init, jax.random.key(0))
-    params, extra = system.adopt(*checkpoint.load_params(workdir))
+    params, model_state = system.warm_start(*checkpoint.load_params(workdir))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, like[0])
     random = np.random.default_rng(0)
     batch = {
@@ -95,13 +96,13 @@ def test_a_set_starts_from_the_plain_average_and_teaches_the_confidence_only(pre
     }
 
     def loss(params):
-        return system.loss(params, extra, batch, jax.random.key(0), 0, jax.device_put(system.frozen()))[0]
+        return system.loss(params, model_state, batch, jax.random.key(0), 0, jax.device_put(system.constants()))[0]
 
     gradients = jax.jit(jax.grad(loss))(params)
     for name, part in gradients.items():
-        assert any(leaf.any() for leaf in jax.tree.leaves(part)) == (name == cnet.NAME), name
+        assert any(leaf.any() for leaf in jax.tree.leaves(part)) == (name == confidence_net.NAME), name
     identity, confidence = random.random((2, 3, 5)), np.full((2, 3, 5), 0.3)
-    np.testing.assert_allclose(cnet.weighted_mean(identity, confidence), identity.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(confidence_net.weighted_mean(identity, confidence), identity.mean(1), rtol=1e-6)
 
 
 def test_errors_of_shapes_leave_out_what_a_photograph_cannot_tell():

@@ -7,7 +7,7 @@ import scipy.spatial
 from jaxface.errors import UserError
 from jaxface.geometry.alignment import Similarity
 from jaxface.heads.procedural import procedural_head
-from jaxface.systems.deep3d import evaluation
+from jaxface.systems.deep3d import protocols
 
 UP = np.array([0.0, 1.0, 0.0])
 SEVEN = [36, 39, 42, 45, 33, 48, 54]
@@ -43,12 +43,12 @@ def test_nearest_points_are_exact():
     vertices, triangles = rng.normal(size=(60, 3)), rng.integers(0, 60, (150, 3))
     vertices[0] *= 30  # one huge triangle: its middle tells nothing of where it is
     points = rng.normal(size=(80, 3)) * 2
-    places, normals = evaluation.Surface(vertices, triangles).nearest(points)
+    places, normals = protocols.Surface(vertices, triangles).nearest(points)
     fine = rng.dirichlet(np.full(3, 0.6), 300) @ vertices[triangles]
     sampled = np.linalg.norm(fine.reshape(-1, 3)[None] - points[:, None], axis=-1).min(1)
     exact = np.linalg.norm(places - points, axis=1)
     assert (exact <= sampled + 1e-9).all() and np.median(sampled - exact) < 0.1
-    plane = evaluation.Surface(
+    plane = protocols.Surface(
         np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
     )
     places, normals = plane.nearest(np.array([[0.3, 0.6, 0.5], [2, 0.5, 1], [-3, -4, 0]]))
@@ -59,12 +59,12 @@ def test_nearest_points_are_exact():
 @pytest.mark.parametrize("start_error", [0.0, 0.08])
 def test_a_moved_head_has_no_error(head, scan, start_error):
     vertices, triangles, landmarks = head
-    start = evaluation.by_landmarks(moved(landmarks[SEVEN]), landmarks[SEVEN])
+    start = protocols.by_landmarks(moved(landmarks[SEVEN]), landmarks[SEVEN])
     off = scipy.spatial.transform.Rotation.from_rotvec([start_error, -start_error, start_error]).as_matrix()
     start = Similarity(start.scale * (1 + start_error), off @ start.rotation, start.translation + 50 * start_error)
-    fitted = evaluation.fit_surface(scan[0], moved(vertices), triangles, start)
+    fitted = protocols.fit_surface(scan[0], moved(vertices), triangles, start)
     np.testing.assert_allclose(fitted(moved(vertices)), vertices, atol=1e-3)
-    error = evaluation.micc_error(scan[0], landmarks[30], UP, moved(vertices), triangles, start)
+    error = protocols.micc_error(scan[0], landmarks[30], UP, moved(vertices), triangles, start)
     assert error < 1e-3
 
 
@@ -72,16 +72,16 @@ def test_micc_measures_what_was_added(head, scan):
     """Points that lie 1 mm outside and 1 mm inside in turn, with no motion that could take it away."""
     vertices, triangles, landmarks = head
     points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 1.0, -1.0)[:, None]
-    start = evaluation.by_landmarks(moved(landmarks), landmarks)
-    error = evaluation.micc_error(points, landmarks[30], UP, moved(vertices), triangles, start)
+    start = protocols.by_landmarks(moved(landmarks), landmarks)
+    error = protocols.micc_error(points, landmarks[30], UP, moved(vertices), triangles, start)
     # Another part of the surface may be nearer, and the fit takes a little away: never more than was added.
     assert 0.95 < error <= 1.0
     far = np.concatenate([points, points + [0, 0, 300], points + [0, 60, 0]])
-    region = evaluation.micc_region(far, landmarks[30], UP)
+    region = protocols.micc_region(far, landmarks[30], UP)
     assert not region[1500:3000].any() and 0 < region[:1500].mean() < 1
     assert far[region, 1].max() <= landmarks[30, 1] + 55
     with pytest.raises(UserError, match="within 95 mm"):
-        evaluation.micc_error(points, landmarks[30] + 900, UP, vertices, triangles, start)
+        protocols.micc_error(points, landmarks[30] + 900, UP, vertices, triangles, start)
 
 
 def test_now_measures_masked_points_only(head, scan):
@@ -89,11 +89,11 @@ def test_now_measures_masked_points_only(head, scan):
     points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 0.5, -0.5)[:, None]
     mask = points[:, 2] > 60
     points[~mask] += 40  # what is not in the mask may lie anywhere
-    distances = evaluation.now_distances(
+    distances = protocols.now_distances(
         points, mask, landmarks[SEVEN], moved(vertices), triangles, moved(landmarks)[SEVEN]
     )
     assert len(distances) == mask.sum()
-    summary = evaluation.now_summary([distances, distances])
+    summary = protocols.now_summary([distances, distances])
     assert summary["median"] == pytest.approx(0.5, abs=0.02) and summary["std"] < 0.1
     assert summary["mean"] == pytest.approx(0.5, abs=0.03)
 
@@ -103,20 +103,20 @@ def test_the_metric_protocol_does_not_fit_the_size(head, scan):
     larger = 1.05 * vertices
     seven = landmarks[SEVEN]
     everywhere = np.ones(len(scan[0]), bool)
-    fitted = evaluation.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven)
-    metric = evaluation.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven, metric=True)
+    fitted = protocols.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven)
+    metric = protocols.now_distances(scan[0], everywhere, seven, larger, triangles, 1.05 * seven, metric=True)
     assert fitted.mean() < 1e-3 and 0.3 < metric.mean() < 4.0
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda v, t, p: evaluation.by_landmarks(p[:2], p[:2]), "at least 3 points"),
-        (lambda v, t, p: evaluation.by_landmarks(p[:7], p[:6]), "the same on both"),
-        (lambda v, t, p: evaluation.by_landmarks(p[:7] * np.nan, p[:7]), "finite"),
-        (lambda v, t, p: evaluation.Surface(v, t[:0]), "needs triangles"),
-        (lambda v, t, p: evaluation.Surface(v * np.inf, t), "finite"),
-        (lambda v, t, p: evaluation.now_distances(v, np.zeros(len(v), bool), p, v, t, p), "mask of the scan is empty"),
+        (lambda v, t, p: protocols.by_landmarks(p[:2], p[:2]), "at least 3 points"),
+        (lambda v, t, p: protocols.by_landmarks(p[:7], p[:6]), "the same on both"),
+        (lambda v, t, p: protocols.by_landmarks(p[:7] * np.nan, p[:7]), "finite"),
+        (lambda v, t, p: protocols.Surface(v, t[:0]), "needs triangles"),
+        (lambda v, t, p: protocols.Surface(v * np.inf, t), "finite"),
+        (lambda v, t, p: protocols.now_distances(v, np.zeros(len(v), bool), p, v, t, p), "mask of the scan is empty"),
     ],
 )
 def test_wrong_input_is_one_line(head, call, message):

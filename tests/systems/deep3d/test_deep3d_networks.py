@@ -8,7 +8,8 @@ import pytest
 
 from configs.deep3d import get_config
 from jaxface.errors import UserError
-from jaxface.systems.deep3d import losses, model, recognition
+from jaxface.systems.deep3d import losses, model
+from jaxface.systems.deep3d.networks import recognition
 from jaxface.systems.deep3d.torch_weights import from_torch
 from tests import weights
 
@@ -40,16 +41,16 @@ def rnet():
 
 
 def test_rnet_with_running_statistics(rnet):
-    net, params, extra = rnet
+    net, params, model_state = rnet
     golden = np.load(weights.GOLDEN / "deep3d_rnet.npz")
     image = weights.image("deep3d.img", (2, 224, 224, 3))
-    out = model.raw(net, lambda: None, params, extra, {"image": image})
+    out = model.raw(net, lambda: None, params, model_state, {"image": image})
     assert out.keys() == {"coefficients"}
     close(out["coefficients"], golden["coeff_eval"])
 
 
 def test_rnet_with_the_batch_statistics(rnet):
-    net, params, extra = rnet
+    net, params, model_state = rnet
     golden = np.load(weights.GOLDEN / "deep3d_rnet.npz")
     image = weights.image("deep3d.img", (2, 224, 224, 3))
 
@@ -58,7 +59,7 @@ def test_rnet_with_the_batch_statistics(rnet):
 
     step = jax.jit(jax.shard_map(train, mesh=jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]),
                                  in_specs=jax.P(), out_specs=jax.P(), check_vma=False))  # fmt: skip
-    coefficients, changed = step({"params": params, **extra}, image)
+    coefficients, changed = step({"params": params, **model_state}, image)
     close(coefficients, golden["coeff_train"])
     running = changed["batch_stats"]["backbone"]["bn1"]
     close(running["mean"], golden["bn1_running_mean_after"])
@@ -90,8 +91,8 @@ def test_a_fresh_net_says_the_mean_face():
     config = get_config("smoke").model
     config.update(reader="mean", dense=0, refine=0)
     net = model.model_from_config(config)
-    params, extra = model.init(net, config.image_size, False, jax.random.key(0))
-    out = model.raw(net, lambda: None, params, extra, {"image": weights.image("fresh", (1, 64, 64, 3))})
+    params, model_state = model.init(net, config.image_size, False, jax.random.key(0))
+    out = model.raw(net, lambda: None, params, model_state, {"image": weights.image("fresh", (1, 64, 64, 3))})
     assert not out["coefficients"].any()
 
 

@@ -9,7 +9,9 @@ from configs.deep3d import get_config
 from jaxface.errors import UserError
 from jaxface.heads import scenes, sources
 from jaxface.systems import deep3d
-from jaxface.systems.deep3d import alignment, data, dense, face_model, losses
+from jaxface.systems.deep3d import data, face_model, losses
+from jaxface.systems.deep3d.networks import dense_points
+from jaxface.systems.deep3d.preprocessing import alignment
 
 COUNT, SIZE = 32, 96
 
@@ -41,7 +43,7 @@ def example():
 
 def test_points_lie_apart_in_mirrored_pairs(config):
     face = face_model.from_config(config)
-    chosen, flip = dense.vertices(face, COUNT), dense.flip(COUNT)
+    chosen, flip = dense_points.vertices(face, COUNT), dense_points.flip(COUNT)
     places = face.mean[chosen]
     assert set(chosen) <= set(face.scored)
     np.testing.assert_allclose(places[flip], places * [-1, 1, 1], atol=1e-5)
@@ -51,9 +53,9 @@ def test_points_lie_apart_in_mirrored_pairs(config):
 
 def test_they_are_where_the_picture_shows_them(config, example):
     known, points_px = example
-    chosen = dense.vertices(face_model.from_config(config), COUNT)
+    chosen = dense_points.vertices(face_model.from_config(config), COUNT)
     wanted = alignment.align(known["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[chosen])
-    np.testing.assert_allclose(dense.from_config(config).in_crop(known, 128), wanted, atol=0.02)
+    np.testing.assert_allclose(dense_points.from_config(config).in_crop(known, 128), wanted, atol=0.02)
 
 
 def test_they_move_with_the_augmented_picture(config, example):
@@ -63,7 +65,7 @@ def test_they_move_with_the_augmented_picture(config, example):
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
     head = sources.load_head("procedural")
     modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
-    points = dense.Points(head.template[corners], modes)
+    points = dense_points.Points(head.template[corners], modes)
     for seed in range(4):
         made = data.preprocess_train(known, seed, 64, with_skin=False, points=points)
         assert np.linalg.norm(made["dense"] - made["landmarks"][[36, 45]], axis=1).max() < 6
@@ -71,7 +73,7 @@ def test_they_move_with_the_augmented_picture(config, example):
 
 def test_pictures_of_other_heads_have_none(config, example):
     known = {**example[0], "identity": np.zeros(3)}
-    made = data.preprocess_train(known, 0, 64, with_skin=False, points=dense.from_config(config))
+    made = data.preprocess_train(known, 0, 64, with_skin=False, points=dense_points.from_config(config))
     assert made["dense"].shape == (COUNT, 2) and np.isnan(made["dense"]).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.io
 
 from jaxface.errors import UserError
-from jaxface.systems.deep3d import alignment, augment, box_regression, skin
+from jaxface.systems.deep3d.preprocessing import alignment, augment, box_regression, skin_mask
 from tests import weights
 
 
@@ -77,11 +77,13 @@ def test_other_sizes_than_the_published_are_exact(golden, shift, factor, mirror)
 
 
 def test_skin(golden, picture):
-    made = skin.probability(golden["skin_bgr"][..., ::-1])
+    made = skin_mask.probability(golden["skin_bgr"][..., ::-1])
     np.testing.assert_array_equal(made, golden["skin_prob"])
     for size, factor in ((224, 1.0), (64, 2.5), (96, 0.4)):
         crop = alignment.align((golden["five"] - 130) * factor + 130, 260, 300, size)
-        np.testing.assert_array_equal(skin.crop_probability(picture, crop), crop.cut(skin.probability(picture)))
+        np.testing.assert_array_equal(
+            skin_mask.crop_probability(picture, crop), crop.cut(skin_mask.probability(picture))
+        )
 
 
 def test_augmentation(golden):

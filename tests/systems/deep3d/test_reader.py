@@ -8,9 +8,11 @@ import pytest
 from configs.deep3d import get_config
 from jaxface.errors import UserError
 from jaxface.systems import deep3d
-from jaxface.systems.deep3d import face_model, formation, losses, reader, training
+from jaxface.systems.deep3d import face_model, losses, objective
+from jaxface.systems.deep3d.networks import map_fit
+from jaxface.systems.deep3d.rendering import image_formation
 
-SIZES = formation.Sizes(64, 40, 10)
+SIZES = image_formation.Sizes(64, 40, 10)
 
 
 @pytest.fixture(scope="module")
@@ -18,51 +20,51 @@ def face():
     return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
 
 
-def _coefficients(count: int, turn_rad: float) -> formation.Coefficients:
+def _coefficients(count: int, turn_rad: float) -> image_formation.Coefficients:
     vector = np.random.default_rng(0).normal(0, 0.5, (count, SIZES.total)).astype(np.float32)
-    parts = formation.split(jnp.asarray(vector), SIZES)
+    parts = image_formation.split(jnp.asarray(vector), SIZES)
     angles = jnp.array([0.1, turn_rad, -0.05]) * jnp.linspace(0.5, 1, count)[:, None]
     return parts.replace(angles=angles, translation=0.1 * parts.translation)
 
 
 def _fitted(face, points, variance=0.0, guess=None, covariance=None):
-    module = reader.Fit(SIZES)
+    module = map_fit.Fit(SIZES)
     guess = jnp.zeros((len(points), 110)) if guess is None else guess
     if covariance is None:
         covariance = jnp.tile(variance * jnp.eye(2), (*points.shape[:2], 1, 1))
     variables = module.init(jax.random.key(0), guess, points, covariance)
-    variables = {**variables, reader.COLLECTION: reader.points_model(face, 0)}
+    variables = {**variables, map_fit.COLLECTION: map_fit.points_model(face, 0)}
     return module.apply(variables, guess, points, covariance)
 
 
 def test_landmarks_alone_are_those_of_the_whole_face(face):
     coefficients = _coefficients(3, 0.4)
-    wanted = formation.decode(face, coefficients).landmarks
-    np.testing.assert_allclose(formation.landmarks(face, coefficients), wanted, atol=1e-3)
+    wanted = image_formation.decode(face, coefficients).landmarks
+    np.testing.assert_allclose(image_formation.landmarks(face, coefficients), wanted, atol=1e-3)
 
 
 def test_the_fit_explains_landmarks_of_a_turned_face(face):
     truth = _coefficients(4, 0.5)
-    points = formation.landmarks(face, truth)
+    points = image_formation.landmarks(face, truth)
     found = _fitted(face, points)
     made = truth.replace(
         identity=found[:, :64], expression=found[:, 64:104], angles=found[:, 104:107], translation=found[:, 107:]
     )
-    before = jnp.linalg.norm(formation.landmarks(face, truth.replace(angles=0 * truth.angles)) - points, axis=-1)
-    after = jnp.linalg.norm(formation.landmarks(face, made) - points, axis=-1)
+    before = jnp.linalg.norm(image_formation.landmarks(face, truth.replace(angles=0 * truth.angles)) - points, axis=-1)
+    after = jnp.linalg.norm(image_formation.landmarks(face, made) - points, axis=-1)
     assert after.mean() < 1.5 and before.mean() > 5
     np.testing.assert_allclose(found[:, 105], truth.angles[:, 1], atol=0.1)
 
 
 def test_landmarks_that_scatter_are_trusted_less(face):
-    points = formation.landmarks(face, _coefficients(2, 0.4))
+    points = image_formation.landmarks(face, _coefficients(2, 0.4))
     guess = jnp.zeros((2, 110))
     sure, unsure = (jnp.abs(_fitted(face, points, variance) - guess).sum() for variance in (0.0, 1e6))
     assert unsure < 0.1 * sure
 
 
 def test_a_landmark_is_trusted_in_the_direction_in_which_it_does_not_scatter(face):
-    points = formation.landmarks(face, _coefficients(1, 0.0))
+    points = image_formation.landmarks(face, _coefficients(1, 0.0))
     along = jnp.tile(jnp.array([[1e8, 0.0], [0.0, 0.0]]), (1, 68, 1, 1))
     guess = jnp.zeros((1, 110))
     still, across, up = (
@@ -79,7 +81,7 @@ def test_gradients_are_finite_where_all_points_fall_together(face):
 
 
 def test_heat_maps_are_taught_where_landmarks_are():
-    places = reader.cell_places(16)
+    places = map_fit.cell_places(16)
     np.testing.assert_allclose(places[np.array([0, 1, 16])], [[7, 217], [21, 217], [7, 203]])
     target = jnp.tile(places[37], (1, 68, 1))
     there, beside = (jnp.full((1, 256, 68), -30.0).at[:, cell].set(0.0) for cell in (37, 41))
@@ -96,10 +98,10 @@ def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
         "landmarks": jnp.asarray(rng.uniform(0, 224, (3, 68, 2)), jnp.float32),
     }
     settings.rendered = 0
-    first = training.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
-    whole = training.hybrid({"face": face}, coefficients, batch, settings)
+    first = objective.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
+    whole = objective.hybrid({"face": face}, coefficients, batch, settings)
     settings.rendered = 1
-    part = training.hybrid({"face": face}, coefficients, batch, settings)
+    part = objective.hybrid({"face": face}, coefficients, batch, settings)
     for name, value in part.items():
         wanted = first if name in ("photometric", "evenness") else whole
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)

@@ -8,12 +8,14 @@ import pytest
 from configs.deep3d import get_config
 from jaxface.errors import UserError
 from jaxface.geometry import mesh
-from jaxface.geometry.posterior import Evidence
+from jaxface.geometry.map_estimate import Observation
 from jaxface.systems import deep3d
-from jaxface.systems.deep3d import face_model, formation, metrics, reader
-from jaxface.systems.deep3d.refine import refine
+from jaxface.systems.deep3d import face_model, metrics
+from jaxface.systems.deep3d.networks import map_fit
+from jaxface.systems.deep3d.networks.refine import refine
+from jaxface.systems.deep3d.rendering import image_formation
 
-SIZES = formation.Sizes(64, 40, 10)
+SIZES = image_formation.Sizes(64, 40, 10)
 SIZE, FACES = 96, 2
 
 
@@ -24,8 +26,8 @@ def face():
 
 @pytest.fixture(scope="module")
 def refined(face):
-    points = reader.points_model(face, 0)
-    return jax.jit(lambda image, vector, evidence: refine(face, SIZES, points, image, vector, evidence, 6))
+    points = map_fit.points_model(face, 0)
+    return jax.jit(lambda image, vector, observation: refine(face, SIZES, points, image, vector, observation, 6))
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,12 @@ def truth():
     return np.concatenate([*groups.values()], 1).astype(np.float32)
 
 
-def _evidence(face, vector: np.ndarray, off_px: float) -> Evidence:
+def _evidence(face, vector: np.ndarray, off_px: float) -> Observation:
     """Landmarks of the faces, all of them off to the side."""
-    points = formation.landmarks(face, formation.split(jnp.asarray(vector), SIZES)) + off_px
+    points = image_formation.landmarks(face, image_formation.split(jnp.asarray(vector), SIZES)) + off_px
     precision = jnp.tile(jnp.repeat(jnp.array([1.2, 3.0]), np.array([104, 6])), (FACES, 1))
     whitening = jnp.tile(jnp.eye(2) / 3, (*points.shape[:2], 1, 1))
-    return Evidence(jnp.zeros((FACES, 110)), precision, points, whitening)
+    return Observation(jnp.zeros((FACES, 110)), precision, points, whitening)
 
 
 def _start(truth: np.ndarray) -> np.ndarray:
@@ -57,15 +59,17 @@ def _start(truth: np.ndarray) -> np.ndarray:
 
 
 def _shown(face, vector) -> tuple[jax.Array, jax.Array]:
-    rendered = formation.render(face, formation.decode(face, formation.split(jnp.asarray(vector), SIZES)), SIZE)
+    rendered = image_formation.render(
+        face, image_formation.decode(face, image_formation.split(jnp.asarray(vector), SIZES)), SIZE
+    )
     return jnp.clip(rendered.image, 0, 1), rendered.crop
 
 
 def _shape_error_mm(face, vector, truth) -> float:
-    coefficients, wanted = (formation.split(jnp.asarray(v), SIZES) for v in (vector, truth))
+    coefficients, wanted = (image_formation.split(jnp.asarray(v), SIZES) for v in (vector, truth))
     scale = face_model.EXPRESSION_DEVIATION
     known = {"identity": wanted.identity, "expression": wanted.expression * scale}
-    known["rotation"] = formation.rotation(wanted.angles)
+    known["rotation"] = image_formation.rotation(wanted.angles)
     return float(metrics.head_errors(face, coefficients, known)["vertex"].mean())
 
 

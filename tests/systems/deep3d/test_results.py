@@ -12,7 +12,7 @@ from jaxface import overlay
 from jaxface.errors import UserError
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.deep3d import face_model, predict
-from jaxface.systems.deep3d.formation import Sizes
+from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 SIZES = Sizes(8, 6, 4)
 WIDTH, HEIGHT, SIZE = 300, 260, 64
@@ -164,7 +164,7 @@ def test_a_set_shares_one_identity(face, network, answers):
         return [] if pixels.max() == 0 else [found, found]
 
     answers[:] = [vector(identity=1.0, expression=1.0), vector(identity=3.0, expression=2.0)]
-    told = predict.predict_set(network, {}, {}, [GRAY, 0 * GRAY, GRAY], detect=detect)
+    told = predict.predict_multiview(network, {}, {}, [GRAY, 0 * GRAY, GRAY], detect=detect)
     assert [len(faces) for faces in told] == [1, 0, 1]
     assert [faces[0]["coefficients"]["identity"] for faces in told if faces] == [[2.0] * 8] * 2
     assert [faces[0]["coefficients"]["expression"][0] for faces in told if faces] == [1.0, 2.0]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from configs.jvcr import VARIANTS, get_config
-from jaxface import checkpoint, evaluation, metrics, optim, parallel, training
+from jaxface import checkpoint, evaluation, metric_writer, optim, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import jvcr
 from jaxface.systems.jvcr import model
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory):
 
 def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     first = training.fit(jvcr.build(prepared), prepared, tmp_path)
-    lines = metrics.read(tmp_path)
+    lines = metric_writer.read(tmp_path)
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
     again = training.fit(jvcr.build(prepared), prepared, tmp_path)
@@ -70,33 +70,36 @@ def test_the_halves_learn_apart_and_then_together():
     config = get_config("smoke")
     config.loss.pretrain, config.optim.schedule = 1, "constant"
     system = jvcr.build(config)
-    params, extra = system.init(jax.random.key(0))
-    batch = system.prepare(random_batch(), jax.random.key(0), {})
+    params, model_state = system.init(jax.random.key(0))
+    batch = system.preprocess_on_device(random_batch(), jax.random.key(0), {})
     net = model.model_from_config(config.model)
     grads = jax.jit(jax.grad(functools.partial(one_device_loss, net, config), has_aux=True))
-    apart = grads(params, extra, batch, 0)[0]
-    alone = grads(params, extra, batch | {"coordinates": batch["coordinates"] + 1}, 0)[0]
+    apart = grads(params, model_state, batch, 0)[0]
+    alone = grads(params, model_state, batch | {"coordinates": batch["coordinates"] + 1}, 0)[0]
     jax.tree.map(np.testing.assert_array_equal, apart["pix2vox"], alone["pix2vox"])
     assert moved(apart, alone, "vox2coord")
-    together = grads(params, extra, batch | {"coordinates": batch["coordinates"] + 1}, 1)[0]
-    assert moved(grads(params, extra, batch, 1)[0], together, "pix2vox")
+    together = grads(params, model_state, batch | {"coordinates": batch["coordinates"] + 1}, 1)[0]
+    assert moved(grads(params, model_state, batch, 1)[0], together, "pix2vox")
 
 
-def one_device_loss(net, config, params, extra, batch, step):
+def one_device_loss(net, config, params, model_state, batch, step):
     from jaxface.systems.jvcr import losses
 
-    return losses.training_loss(net, config.loss, config.model.image_size, params, extra, batch, None, step, {})
+    return losses.training_loss(net, config.loss, config.model.image_size, params, model_state, batch, None, step, {})
 
 
 def test_the_original_updates_statistics_twice_while_the_halves_are_apart():
     config = get_config("smoke")
     system = jvcr.build(config)
-    params, extra = system.init(jax.random.key(0))
-    batch, net = system.prepare(random_batch(), jax.random.key(0), {}), model.model_from_config(config.model)
+    params, model_state = system.init(jax.random.key(0))
+    batch, net = (
+        system.preprocess_on_device(random_batch(), jax.random.key(0), {}),
+        model.model_from_config(config.model),
+    )
 
     def statistics(both, step):
         config.loss.both_volumes = both
-        _, (changed, _) = jax.jit(functools.partial(one_device_loss, net, config))(params, extra, batch, step)
+        _, (changed, _) = jax.jit(functools.partial(one_device_loss, net, config))(params, model_state, batch, step)
         return changed["batch_stats"]["vox2coord"]["bn0"]["mean"]
 
     once, twice, joint = statistics(False, 0), statistics(True, 0), statistics(True, config.loss.pretrain)

@@ -10,7 +10,7 @@ from jaxface import meshes, photo
 from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
-from jaxface.systems.jvcr import crops, metrics, pictures, predict, targets, transforms
+from jaxface.systems.jvcr import crops, metrics, predict, targets, transforms, visualize
 
 DRAW = np.random.default_rng(3)
 KNOWN = np.ones((5, 68), bool)
@@ -129,7 +129,7 @@ def test_points_come_back_to_the_picture(mode):
 
 def test_what_is_written_beside_the_overlay(tmp_path):
     (points,), _ = faces(1)
-    made = pictures.files(points)
+    made = visualize.files(points)
     (tmp_path / "x.glb").write_bytes(made[".glb"])
     cloud = meshes.read(tmp_path / "x.glb")
     np.testing.assert_allclose(cloud.vertices, (points - points.mean(0)) * [1, -1, 1], atol=1e-3)

@@ -54,8 +54,8 @@ def reference_volumes():
 @pytest.fixture(scope="module")
 def outputs():
     """Volumes (B,depth,y,x) and coordinates of the golden's image, and the coordinates of the true volume."""
-    params, extra = from_torch(NET, checkpoint(), *fresh())
-    variables, image = {"params": params, **extra}, weights.image("jvcr", (2, SIZE, SIZE, 3))
+    params, model_state = from_torch(NET, checkpoint(), *fresh())
+    variables, image = {"params": params, **model_state}, weights.image("jvcr", (2, SIZE, SIZE, 3))
     with jax.default_matmul_precision("highest"):
         volumes, coordinates = jax.jit(NET.apply)(variables, image)
         drawn = jax.jit(functools.partial(NET.apply, method="regress"))(variables, reference_volumes()[0][-1], None)

@@ -8,9 +8,9 @@ import ml_collections
 import numpy as np
 
 from jaxface.systems.nphm import torch_weights
-from jaxface.systems.nphm.deformation import Deformation
-from jaxface.systems.nphm.ensemble import Ensemble
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm.networks.deformation import Deformation
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.networks.npm import Single
 from tests import weights
 
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxface.systems.nphm import explore
-from jaxface.systems.nphm.deformation import Deformation
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm.networks.deformation import Deformation
+from jaxface.systems.nphm.networks.npm import Single
+from jaxface.systems.nphm.surface import explore
 
 IDENTITY = Single(3, 16, 2)
 

@@ -6,10 +6,11 @@ import pytest
 import trimesh
 
 from jaxface.errors import UserError
-from jaxface.systems.nphm import extract, members
-from jaxface.systems.nphm.deformation import Deformation
-from jaxface.systems.nphm.ensemble import Ensemble
-from jaxface.systems.nphm.single import Single
+from jaxface.systems.nphm.networks import members
+from jaxface.systems.nphm.networks.deformation import Deformation
+from jaxface.systems.nphm.networks.ensemble import Ensemble
+from jaxface.systems.nphm.networks.npm import Single
+from jaxface.systems.nphm.surface import extract
 
 BALL = ((-0.5, -0.5, -0.6), (0.5, 0.6, 0.5))
 

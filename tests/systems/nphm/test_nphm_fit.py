@@ -14,7 +14,7 @@ from jaxface.geometry import sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
-from jaxface.systems.nphm import scans
+from jaxface.systems.nphm.fitting import scans
 from launch import scan_files
 
 
@@ -123,10 +123,10 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     config.model.update(anchors=tuple(anchors.ravel().tolist()), codes=2, width=32)
 
     def save(config, workdir, change=lambda params: params):
-        params, extra = nphm.build(config).init(jax.random.key(0))
+        params, model_state = nphm.build(config).init(jax.random.key(0))
         checkpoint.write_config(workdir, config)
         with checkpoint.Checkpoints(workdir, keep=1) as saved:
-            saved.save(TrainState(np.int32(0), change(params), extra, {}, {}))
+            saved.save(TrainState(np.int32(0), change(params), model_state, {}, {}))
 
     net = nphm.model.identity_model(config)
     like = lambda p: {**p, "identity": headlike(net, p["identity"], np.zeros(net.code, np.float32))}  # noqa: E731

@@ -7,7 +7,7 @@ import trimesh
 from jaxface.errors import UserError
 from jaxface.geometry import views
 from jaxface.meshes import Mesh
-from jaxface.systems.nphm import metrics
+from jaxface.systems.nphm import protocols
 
 SIZE = (96, 72)
 
@@ -17,15 +17,15 @@ def ball(radius: float, center: tuple = (0, 0, 0)) -> Mesh:
     return Mesh(np.float32(made.vertices + center), np.int32(made.faces))
 
 
-def plane(height: float, normal: float = 1.0) -> metrics.Surface:
+def plane(height: float, normal: float = 1.0) -> protocols.Surface:
     x, y = np.meshgrid(np.linspace(0, 200, 81), np.linspace(0, 200, 81))
     points = np.stack([x, y, np.full_like(x, height)], -1).reshape(-1, 3)
-    return metrics.Surface(points, np.broadcast_to([0, 0, normal], points.shape))
+    return protocols.Surface(points, np.broadcast_to([0, 0, normal], points.shape))
 
 
 @pytest.fixture(scope="module")
-def seen() -> metrics.Surface:
-    return metrics.visible_surface(ball(90.0), SIZE)
+def seen() -> protocols.Surface:
+    return protocols.visible_surface(ball(90.0), SIZE)
 
 
 def test_points_of_views_lie_on_the_ball(seen):
@@ -40,10 +40,10 @@ def test_what_is_inside_is_not_seen():
     outer, inner = ball(90.0), ball(50.0)
     triangles = np.concatenate([outer.triangles, inner.triangles + len(outer.vertices)])
     both = Mesh(np.concatenate([outer.vertices, inner.vertices]), triangles)
-    assert np.linalg.norm(metrics.visible_surface(both, SIZE).points, axis=1).min() > 89
+    assert np.linalg.norm(protocols.visible_surface(both, SIZE).points, axis=1).min() > 89
     inverted = Mesh(outer.vertices, outer.triangles[:, ::-1])
     with pytest.raises(UserError, match="nothing of the mesh is seen"):
-        metrics.visible_surface(inverted, SIZE)
+        protocols.visible_surface(inverted, SIZE)
 
 
 def test_a_camera_projects_what_it_sees():
@@ -61,7 +61,7 @@ def test_a_camera_projects_what_it_sees():
 
 @pytest.mark.parametrize(("height", "f_scores"), [(3.0, (0, 1, 1, 1)), (0.5, (1, 1, 1, 1)), (12.0, (0, 0, 0, 1))])
 def test_parallel_planes(height, f_scores):
-    errors = metrics.compare(plane(0.0), plane(height, -1.0))
+    errors = protocols.compare(plane(0.0), plane(height, -1.0))
     assert errors["chamfer_l1"] == pytest.approx(height) and errors["chamfer_l2"] == pytest.approx(height**2)
     assert errors["normals"] == pytest.approx(1)
     assert tuple(errors[f"f_score_{t}"] for t in (1, 5, 10, 20)) == pytest.approx(f_scores)
@@ -70,7 +70,7 @@ def test_parallel_planes(height, f_scores):
 def test_missing_parts_count_one_way():
     whole = plane(0.0)
     half = whole[whole.points[:, 0] <= 100]
-    errors = metrics.compare(half, whole)
+    errors = protocols.compare(half, whole)
     assert errors["chamfer_l1"] == pytest.approx(0.5 * 0.5 * 50, rel=0.05)
     assert errors["f_score_1"] == pytest.approx(2 / 3, rel=0.03)
 
@@ -78,19 +78,19 @@ def test_missing_parts_count_one_way():
 def test_face_and_throat():
     whole = plane(0.0)
     face = whole[(np.abs(whole.points[:, :2] - 100) <= 20).all(1)]
-    chosen = metrics.on_face(whole.points, face)
+    chosen = protocols.on_face(whole.points, face)
     away = np.linalg.norm(np.maximum(np.abs(whole.points[:, :2] - 100) - 20, 0), axis=1)
     np.testing.assert_array_equal(chosen, away < 40)
-    assert not metrics.on_face(whole.points + [0, 0, 25], face).any()
+    assert not protocols.on_face(whole.points + [0, 0, 25], face).any()
     cut = np.float32([[0, 50, 0], [0, 50, 1], [1, 50, 0]])
-    np.testing.assert_array_equal(metrics.above(whole.points, cut), whole.points[:, 1] > 50)
+    np.testing.assert_array_equal(protocols.above(whole.points, cut), whole.points[:, 1] > 50)
 
 
 def test_evaluate_is_the_whole_protocol():
     made, scan = ball(90.0), ball(100.0)
-    face = metrics.face_of(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
+    face = protocols.face_of(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
     throat = np.float32([[0, -40, 0], [0, -40, 1], [1, -40, 0]])
-    errors = metrics.evaluate(made, scan, face, throat, samples=4000, size=SIZE)
+    errors = protocols.evaluate(made, scan, face, throat, samples=4000, size=SIZE)
     # A little more than 10 mm: points lie a few millimetres apart.
     for part in ("", "face_"):
         assert errors[f"{part}chamfer_l1"] == pytest.approx(10.2, abs=0.3) and errors[f"{part}normals"] > 0.98

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxface.systems.nphm import backward, smooth
+from jaxface.systems.nphm.fitting import backward
+from jaxface.systems.nphm.networks import safe_norm
 from tests import weights
 from tests.systems.nphm.official import converted, error, golden
 
@@ -54,7 +55,7 @@ def test_a_point_on_an_anchor_has_finite_gradients():
 
     def loss(params, codes):
         sdf, gradient = model.sdf_and_gradient(params, codes, points)
-        return (sdf**2).sum() + (smooth.norm(gradient) - 1).sum()
+        return (sdf**2).sum() + (safe_norm.norm(gradient) - 1).sum()
 
     leaves = jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)))(params, jnp.zeros_like(codes)))
     assert all(np.isfinite(leaf).all() for leaf in leaves)
@@ -110,11 +111,11 @@ def test_backward_warp_finds_the_canonical_points_and_their_derivative(method):
 def test_softplus_and_norms_have_their_derivatives():
     x = np.linspace(-0.3, 0.3, 601).astype(np.float32)
     truth = np.logaddexp(0, 100 * x.astype(np.float64)) / 100
-    assert np.abs(smooth.softplus(x) - truth).max() < 5e-8
-    slope = jax.vmap(jax.grad(smooth.softplus))(x)
+    assert np.abs(safe_norm.softplus(x) - truth).max() < 5e-8
+    slope = jax.vmap(jax.grad(safe_norm.softplus))(x)
     assert np.abs(slope - 1 / (1 + np.exp(-100 * x.astype(np.float64)))).max() < 1e-6
-    curve = jax.vmap(jax.grad(jax.grad(smooth.softplus)))(x)
+    curve = jax.vmap(jax.grad(jax.grad(safe_norm.softplus)))(x)
     assert np.abs(curve - 100 * slope * (1 - slope)).max() < 1e-4
-    for function in (smooth.norm, lambda x: smooth.direction(x).sum()):
+    for function in (safe_norm.norm, lambda x: safe_norm.direction(x).sum()):
         assert (jax.grad(function)(jnp.zeros(3)) == 0).all()
-    check_grads(smooth.direction, (np.float32([0.3, -0.2, 0.5]),), 1, rtol=1e-2)
+    check_grads(safe_norm.direction, (np.float32([0.3, -0.2, 0.5]),), 1, rtol=1e-2)

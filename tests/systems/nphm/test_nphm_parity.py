@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxface.systems.nphm import codebook, inversion, losses, torch_weights
+from jaxface.systems.nphm import losses, torch_weights
+from jaxface.systems.nphm.fitting import inversion
+from jaxface.systems.nphm.networks import codebook
 from tests import weights
 from tests.systems.nphm.official import converted, error, golden
 

@@ -13,7 +13,7 @@ from jaxface.geometry.arap import Arap
 from jaxface.heads import closed, flame, head_space, sources
 from jaxface.heads.procedural import procedural_head
 from jaxface.meshes import Mesh
-from jaxface.systems.nphm import register, scan_landmarks
+from jaxface.systems.nphm.fitting import register, scan_landmarks
 from launch import fit_register
 from tests import flames
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import nphm_expression, nphm_identity
-from jaxface import checkpoint, evaluation, inference, metrics, shipped, training
+from jaxface import checkpoint, evaluation, inference, metric_writer, pretrained, training
 from jaxface.errors import UserError
 from jaxface.systems import nphm
 from tests import weights
@@ -39,7 +39,7 @@ def test_smoke_trains_and_a_second_run_verifies(phase, folder):
     assert int(first.step) == 8 and len(checkpoint.steps(workdir)) == 3
     again = training.fit(nphm.build(config), config, workdir)
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
-    scored = {name: value for name, value in metrics.read(workdir)[-1].items() if name.startswith("head_sdf")}
+    scored = {name: value for name, value in metric_writer.read(workdir)[-1].items() if name.startswith("head_sdf")}
     results = evaluation.evaluate(nphm.build(config), checkpoint.load_config(workdir), workdir)
     for name, value in results["head_sdf/procedural"].items():
         assert value == pytest.approx(scored[f"head_sdf/procedural/{name}"], rel=1e-3) and value > 0
@@ -52,7 +52,7 @@ def test_a_moved_expression_workdir_stands_alone(folder):
     (folder / "identity").rename(folder / "gone")
     there = inference.Predictor.from_workdir(moved)
     (folder / "gone").rename(folder / "identity")
-    code = here.system.frozen()["codes"].shape[1]
+    code = here.system.constants()["codes"].shape[1]
     arrays = {"points": weights.array("points", (2, 5, 3), 0.3), "identity": weights.array("z", (2, code), 0.1)}
     arrays["expression"] = weights.array("e", (2, here.config.model.code), 0.1)
     ours, theirs = here.raw(arrays), there.raw(arrays)
@@ -63,8 +63,8 @@ def test_a_moved_expression_workdir_stands_alone(folder):
     assert np.abs(ours["offsets"]).max() > 0
     del arrays["expression"]
     assert not here.raw(arrays)["offsets"].any()
-    shipped.save_asset(folder / "asset", here.config, here.params, here.extra)
-    config, params, _ = shipped.load_asset(folder / "asset")
+    pretrained.save_asset(folder / "asset", here.config, here.params, here.model_state)
+    config, params, _ = pretrained.load_asset(folder / "asset")
     again = nphm.build(config).raw(params, {}, arrays)["sdf"]
     np.testing.assert_allclose(again, ours["sdf"], atol=2e-3)
 
@@ -89,14 +89,14 @@ def test_checkpoints_bring_their_codes_and_widths():
     codes = weights.array("codes", (3, 1344))
     tensors |= {"latent_codes_state_dict.weight": codes, "latent_codes_val_state_dict.weight": codes[:1]}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    params, extra = system.from_torch(tensors, *shapes)
+    params, model_state = system.from_torch(tensors, *shapes)
     assert config.model.position_width == 256 and config.model.codes == 3
     np.testing.assert_array_equal(params["codes"], codes)
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         lambda leaf: leaf.shape, jax.eval_shape(nphm.build(config).init, jax.random.key(0))[0]
     )
     golden = official.golden()
-    out = system.raw(params, extra, {"points": golden["id.xyz"], "identity": golden["id.z"][:, 0]})
+    out = system.raw(params, model_state, {"points": golden["id.xyz"], "identity": golden["id.z"][:, 0]})
     assert official.error(out["sdf"], golden["id.train.sdf"]) < 1e-5
     assert official.error(out["gradient"], golden["id.train.grad"]) < 1e-5
     config.model.anchors = config.model.anchors[:-3]
@@ -112,11 +112,11 @@ def test_a_step_touches_the_codes_of_its_scans():
     config.untrained.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
     config.model.codes = 6
     system = nphm.build(config)
-    params, extra = system.init(jax.random.key(0))
+    params, model_state = system.init(jax.random.key(0))
     pairs = {name: weights.array(name, (2, 20, 3), 0.3) for name in ("neutral", "posed")}
     numbers = {"subject": np.int32([0, 2]), "expression": np.int32([3, 3]), "scan": np.int32([1, 4])}
-    batch = system.prepare({**pairs, **numbers}, jax.random.key(1), {})
-    loss = lambda params: system.loss(params, extra, batch, jax.random.key(2), 0, system.frozen())[0]  # noqa: E731
+    batch = system.preprocess_on_device({**pairs, **numbers}, jax.random.key(1), {})
+    loss = lambda params: system.loss(params, model_state, batch, jax.random.key(2), 0, system.constants())[0]  # noqa: E731
     touched = np.any(jax.jit(jax.grad(loss))(params)["codes"], axis=1)
     assert np.flatnonzero(touched).tolist() == [1, 4]
 

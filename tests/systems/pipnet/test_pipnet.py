@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.pipnet import VARIANTS, get_config
-from jaxface import checkpoint, evaluation, metrics, parallel, training
+from jaxface import checkpoint, evaluation, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import pipnet
 
@@ -27,14 +27,14 @@ def prepared(tmp_path_factory):
 
 def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     first = training.fit(pipnet.build(prepared), prepared, tmp_path)
-    lines = metrics.read(tmp_path)
+    lines = metric_writer.read(tmp_path)
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
     assert len(checkpoint.load_config(tmp_path).model.meanface) == 136
     scored = lines[-1]["rendered_heads/procedural/nme_crop"]
     assert lines[-1]["rendered_heads/procedural/nme_pixels"] == pytest.approx(scored, rel=1e-3)  # crops are square
     again = training.fit(pipnet.build(prepared), prepared, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, (again.params, again.extra), (first.params, first.extra))
+    jax.tree.map(np.testing.assert_array_equal, (again.params, again.model_state), (first.params, first.model_state))
     results = evaluation.evaluate(pipnet.build(prepared), prepared, tmp_path)
     assert results["rendered_heads/procedural"]["nme_crop"] == pytest.approx(scored, rel=1e-4)
 
@@ -61,8 +61,8 @@ def test_every_variant_builds_and_every_key_is_read(variant):
     config = get_config(variant)
     config.model.meanface = tuple(FACE[: 2 * (config.model.landmarks or 21)])
     config.model.merge = "mean" if variant.startswith("aflw") else "cyclic"
-    params, extra = jax.eval_shape(pipnet.build(config).init, jax.random.key(0))
-    assert params["cls_layer"]["bias"].shape == (config.model.landmarks,) and extra["batch_stats"]
+    params, model_state = jax.eval_shape(pipnet.build(config).init, jax.random.key(0))
+    assert params["cls_layer"]["bias"].shape == (config.model.landmarks,) and model_state["batch_stats"]
     sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
     unread = [name for name in _leaves(config) if not re.search(rf"\b(config|settings)[\w.]*\.{name}\b", sources)]
     assert not unread

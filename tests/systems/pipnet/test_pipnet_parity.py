@@ -58,11 +58,11 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
     variant, face = GOLDENS[manifest]
     golden = np.load(weights.GOLDEN / f"pipnet_{manifest}_gain1_golden.npz")
     config = configured(variant, face)
-    system, (params, extra) = converted(config, checkpoint(manifest))
+    system, (params, model_state) = converted(config, checkpoint(manifest))
     net, curriculum = model.model_from_config(config.model), variant.startswith("gssl")
     image = weights.image("pipnet", (2, 256, 256, 3))
     run = jax.jit(functools.partial(net.apply, train=False, coarse=curriculum))
-    maps = run({"params": params, **extra}, image)
+    maps = run({"params": params, **model_state}, image)
     if curriculum:
         maps["cls1"] = maps.pop("cls")
     assert {f"{name}_sub" for name in maps} == {name for name in golden if name.endswith("_sub")}
@@ -72,7 +72,7 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
         expected = golden[f"{name}_sub"]
         found = flat.ravel()[:: int(golden[f"{name}_stride"])]
         assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), name
-    outputs = system.raw(params, extra, {"image": image})
+    outputs = system.raw(params, model_state, {"image": image})
     assert outputs.keys() == {"landmarks", "landmarks_own", "scores"}
     for name in ("landmarks", "landmarks_own"):
         np.testing.assert_allclose(outputs[name], golden[name], atol=1e-5)
@@ -84,9 +84,9 @@ def test_every_variant_takes_its_checkpoint_whole(manifest):
     variant, stride, count = MANIFESTS[manifest]
     tensors = checkpoint(manifest)
     config = configured(variant, stride=stride)
-    _, (params, extra) = converted(config, tensors)
+    _, (params, model_state) = converted(config, tensors)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
-    assert all(np.any(leaf) for leaf in jax.tree.leaves((params, extra)))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves((params, model_state)))
     broken = dict(tensors)
     del broken["x_layer.bias"], broken["cls_layer.weight"]
     broken["surplus.weight"] = np.zeros(2, np.float32)
@@ -113,10 +113,10 @@ def test_imagenet_fills_the_backbone_only(manifest, classifier, capsys):
     imagenet = {name: value for name, value in whole.items() if "_layer" not in name}
     imagenet |= {f"{classifier}.weight": np.zeros((1000, 4)), f"{classifier}.bias": np.zeros(1000)}
     config = configured(GOLDENS[manifest][0])
-    _, (params, extra) = converted(config, imagenet)
+    _, (params, model_state) = converted(config, imagenet)
     _, (expected, statistics) = converted(config, whole)
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], expected["backbone"])
-    jax.tree.map(np.testing.assert_array_equal, extra, statistics)
+    jax.tree.map(np.testing.assert_array_equal, model_state, statistics)
     assert not any(np.any(leaf) for name in params if name != "backbone" for leaf in jax.tree.leaves(params[name]))
     assert f"dropped: {classifier}.weight, {classifier}.bias" in capsys.readouterr().out
 
@@ -125,10 +125,10 @@ def test_transposed_convolution_is_that_of_pytorch():
     torch = pytest.importorskip("torch")
     config = configured("wflw_resnet18", stride=16, image_size=64)
     tensors = checkpoint("resnet18_wflw_s16")
-    _, (params, extra) = converted(config, tensors)
+    _, (params, model_state) = converted(config, tensors)
     net, x = model.model_from_config(config.model), weights.array("pipnet.deconv", (2, 512, 3, 3))
     run = jax.jit(lambda variables, x: net.apply(variables, x, method=lambda self, x: self.deconv1(x)))
-    ours = run({"params": params, **extra}, x.transpose(0, 2, 3, 1))
+    ours = run({"params": params, **model_state}, x.transpose(0, 2, 3, 1))
     kernel = torch.from_numpy(tensors["deconv1.weight"])
     theirs = torch.nn.functional.conv_transpose2d(torch.from_numpy(x), kernel, stride=2, padding=1)
     np.testing.assert_allclose(np.asarray(ours).transpose(0, 3, 1, 2), theirs, atol=1e-4)

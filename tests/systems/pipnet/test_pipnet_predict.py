@@ -110,16 +110,16 @@ def test_many_faces_one_face_and_none():
 def test_a_real_net_answers_and_what_does_not_fit_is_one_line():
     config = get_config("smoke")
     system = pipnet.build(config)
-    params, extra = system.init(jax.random.key(0))
-    (face,) = system.predict(params, extra, PICTURE, boxes=BOX, layout="68")
+    params, model_state = system.init(jax.random.key(0))
+    (face,) = system.predict(params, model_state, PICTURE, boxes=BOX, layout="68")
     assert face["points"].shape == (68, 2) and "confidence" not in face
     assert np.isfinite(face["points"]).all() and (face["sigma"] >= 0).all()
     with pytest.raises(UserError, match="knows the layout '68' only, not '98'"):
-        system.predict(params, extra, PICTURE, boxes=BOX, layout="98")
+        system.predict(params, model_state, PICTURE, boxes=BOX, layout="98")
     with pytest.raises(UserError, match="not finite"):
-        system.predict(jax.tree.map(lambda leaf: leaf * np.nan, params), extra, PICTURE, boxes=BOX)
+        system.predict(jax.tree.map(lambda leaf: leaf * np.nan, params), model_state, PICTURE, boxes=BOX)
     for image in (np.zeros((2, 64, 64)), np.zeros((0, 64, 64, 3))):
         with pytest.raises(UserError, match=r"must be \(B,H,W,3\)"):
-            system.raw(params, extra, {"image": image})
+            system.raw(params, model_state, {"image": image})
     with pytest.raises(UserError, match="the arrays have no image"):
-        system.raw(params, extra, {"picture": PICTURE})
+        system.raw(params, model_state, {"picture": PICTURE})
