@@ -119,7 +119,7 @@ def landmark_training(net, face, params, model_state, images, landmarks, setting
             "landmarks": losses.landmark_distance(decoded.landmarks, target),
             "coefficients": losses.coefficient_size(parts, settings.size),
             "light": losses.light_color(parts.light),
-            "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+            "reflectance": losses.albedo_evenness(decoded.albedo, face.skin),
         }
         return losses.weighted(measured, settings.weights), changed
 
