@@ -10,7 +10,8 @@ FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "errors"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
-    + ("photo", "overlay", "pretrained", "meshes", "video", "heads"),
+    + ("photo", "overlay", "pretrained", "meshes", "video", "heads")
+    + ("results", "detection", "crops"),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),
