@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxface import checkpoint, photo, pretrained
+from jaxface import checkpoint, config_file, photo, pretrained
 from jaxface.errors import UserError
 from jaxface.system import System, Tree, build
 
@@ -44,7 +44,7 @@ class Predictor:
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
         """The model of a training run or of a converted checkpoint. UserError: no workdir, nothing saved in it."""
-        config = checkpoint.load_config(workdir)
+        config = config_file.load(workdir)
         return cls._checked(config, *checkpoint.load_params(workdir), str(workdir))
 
     @classmethod

@@ -1,11 +1,13 @@
 """What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import ctypes
+import logging as std_logging
 import os
 import pathlib
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 
 # TensorFlow, XLA and gRPC read these when they are loaded; what a user set wins.
@@ -57,6 +59,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
 
     def guarded(argv: list[str]) -> int | None:
+        silence_orbax()
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
@@ -76,6 +79,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(0)
     sys.argv[1:] = resolve_config_paths(sys.argv[1:])
     app.run(guarded, flags_parser=_parse)
+
+
+def silence_orbax() -> None:
+    """Hides what Orbax logs and warns about failed saves and restores; jaxface raises the same errors in one line."""
+    for name in ("absl", "asyncio"):
+        std_logging.getLogger(name).addFilter(_is_not_orbax)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def _is_not_orbax(record: std_logging.LogRecord) -> bool:
+    in_task = record.name == "asyncio" and "orbax" in record.getMessage()
+    return not in_task and "orbax" not in pathlib.Path(record.pathname).parts
 
 
 def fail(message: str) -> int:

@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxface import checkpoint, meshes
-from jaxface.errors import UserError
+from jaxface import config_file, meshes
+from jaxface.errors import UserError, disk_errors
 from jaxface.inference import Predictor
 
 from . import app, scan_files
@@ -84,7 +84,7 @@ def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, path
         }
         for name, one in fits.items()
     }
-    with checkpoint.disk_errors(folder):
+    with disk_errors(folder):
         for name, one in fits.items():
             target = folder / f"{name}.ply"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
 
 
 def _of_workdir(workdir: str) -> Predictor:
-    checkpoint.check_system(workdir, "nphm")
+    config_file.check_system(workdir, "nphm")
     return Predictor.from_workdir(workdir)
 
 

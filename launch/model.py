@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from jaxface import checkpoint
+from jaxface import config_file
 from jaxface.inference import Predictor
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint")
@@ -14,5 +14,5 @@ def predictor() -> Predictor:
     if WORKDIR.value is None:
         return Predictor.pretrained(SYSTEM.value or "continuous")
     if SYSTEM.value is not None:
-        checkpoint.check_system(WORKDIR.value, SYSTEM.value)
+        config_file.check_system(WORKDIR.value, SYSTEM.value)
     return Predictor.from_workdir(WORKDIR.value)

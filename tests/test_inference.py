@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import continuous
-from jaxface import checkpoint, inference, pretrained, system
+from jaxface import config_file, inference, pretrained, system
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -90,7 +90,7 @@ def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
     with pytest.raises(UserError, match="no readable checkpoint"):
         Predictor.from_workdir(tmp_path)
     shutil.copytree(detector_workdir / "checkpoints", tmp_path / "checkpoints")
-    config = checkpoint.load_config(detector_workdir)
+    config = config_file.load(detector_workdir)
     for changes, words in (({"model": {"width": 48}}, "do not fit"), ({"system": "unheard"}, "unknown system")):
         (tmp_path / "config.json").write_text(json.dumps(merged(config.to_dict(), changes)))
         with pytest.raises(UserError, match=words):

@@ -15,8 +15,8 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, parallel
-from jaxface.errors import UserError
+from jaxface import checkpoint, config_file, parallel
+from jaxface.errors import UserError, disk_errors
 from jaxface.system import Batch, System, Tree
 from jaxface.systems import pipnet
 from jaxface.systems.pipnet import decoding, losses, model
@@ -85,7 +85,7 @@ def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, nam
     """
     from jaxface.systems.pipnet import self_training_data as data
 
-    own = checkpoint.load_config(workdir)
+    own = config_file.load(workdir)
     net = model.model_from_config(own.model)
     face = decoding.check_meanface(own.model.meanface, own.model.landmarks)
     votes = decoding.votes(decoding.neighbor_table(face, own.model.neighbors), own.model.merge)
@@ -152,8 +152,8 @@ def _round_config(
 
 def _given(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> ml_collections.ConfigDict:
     """The configuration of a model that was trained before, to be scored on the test sets of `config`."""
-    checkpoint.check_system(workdir, config.system)
-    own = checkpoint.load_config(workdir)
+    config_file.check_system(workdir, config.system)
+    own = config_file.load(workdir)
     if own.model.landmarks != (config.model.landmarks or own.model.landmarks):
         raise UserError(f"{workdir} has {own.model.landmarks} landmarks, the configuration {config.model.landmarks}")
     own.data = config.data
@@ -188,7 +188,7 @@ def _finished(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Result]:
 
 def _write(workdir: pathlib.Path, results: Sequence[Result]) -> None:
     if jax.process_index() == 0:
-        with checkpoint.disk_errors(workdir):
+        with disk_errors(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             partial = workdir / f"{RESULTS_FILE}.partial"
             partial.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,21 +1,17 @@
 """The whole system on its smoke variant: trained, resumed, scored; both modes' losses; the reading regressor learns."""
 
 import functools
-import pathlib
-import re
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from configs.jvcr import VARIANTS, get_config
+from configs.jvcr import get_config
 from jaxface import checkpoint, evaluation, metric_writer, optim, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import jvcr
 from jaxface.systems.jvcr import model
-
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -142,19 +138,3 @@ def test_one_depth_is_that_of_all_stacks():
     config = get_config("smoke")
     config.model.depths = (8,)
     assert model.model_from_config(config.model).pix2vox.depths == (8, 8)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_key_is_read(variant):
-    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
-    unread = [
-        name
-        for name, _ in _leaves(get_config(variant))
-        if not re.search(rf"\b(config|settings)[\w.]*\.{name}\b|\[.{name}.\]", sources)
-    ]
-    assert not unread
-
-
-def _leaves(config):
-    for name, value in config.items():
-        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [(name, value)]

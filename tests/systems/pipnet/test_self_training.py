@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.pipnet import get_config
-from jaxface import checkpoint, evaluation, inference, training
+from jaxface import checkpoint, config_file, evaluation, inference, training
 from jaxface.data import stream
 from jaxface.errors import UserError
 from jaxface.systems.pipnet import self_training, self_training_data
@@ -61,7 +61,7 @@ def test_stopped_run_goes_on(stopped, capsys):
 
 def test_labels_are_what_the_model_finds(stopped):
     workdir, _, _ = stopped
-    config = checkpoint.load_config(workdir / "round_1")
+    config = config_file.load(workdir / "round_1")
     source, found = self_training_data.open_unlabelled(config, NAME)
     records = stream.eval_stream(
         source, "train", 16, lambda example: {"image": example["image"], "box": example["box"]}
@@ -78,7 +78,7 @@ def test_labels_are_what_the_model_finds(stopped):
 
 def test_mixed_batches_hold_both_and_resume(stopped):
     workdir, _, _ = stopped
-    config = checkpoint.load_config(workdir / "round_1")
+    config = config_file.load(workdir / "round_1")
     through = self_training_data.mixed_stream(config, 0)
     batches = [next(through) for _ in range(9)]
     tasks = np.concatenate([batch["task"] for batch in batches])
