@@ -50,7 +50,7 @@ def test_maps_of_odd_sizes_are_those_of_pytorch():
 
 
 def test_widths_of_squeezes():
-    assert [mobilenet.eighths(c // 4) for c in (72, 120, 480, 672, 960)] == [24, 32, 120, 168, 240]
+    assert [mobilenet.round_to_eight(c // 4) for c in (72, 120, 480, 672, 960)] == [24, 32, 120, 168, 240]
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -34,9 +34,9 @@ def test_values_and_gradients_are_those_of_xla(shape, size, stride):
 @pytest.mark.parametrize("shape, outputs", [((2, 9, 6, 64), 80), ((1, 8, 11, 96), 64), ((3, 1, 2, 64), 64)])
 def test_winograd_convolves_with_fewer_products(shape, outputs, squares, monkeypatch):
     """Odd sides and other numbers of channels on either side: values and gradients, by squares and by rows."""
-    monkeypatch.setattr(winograd, "FEWEST_PRODUCTS", 0)
-    monkeypatch.setattr(winograd, "FEWEST_ROWS", 0)
-    monkeypatch.setattr(winograd, "_squares_pay", lambda *_: squares)
+    monkeypatch.setattr(winograd, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(winograd, "MIN_ROWS", 0)
+    monkeypatch.setattr(winograd, "_tiles_pay", lambda *_: squares)
     keys = jax.random.split(jax.random.key(0))
     arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (3, 3, shape[-1], outputs))
     assert winograd.pays(*arrays, 1) and not winograd.pays(*arrays, 2)
