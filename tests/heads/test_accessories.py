@@ -67,10 +67,11 @@ def test_hair_leaves_an_opening_for_the_face(seed, landmarks):
 
 def test_dressing_a_head_changes_nothing_else_of_its_scene():
     head = scenes.renderable(procedural_head())
-    bare, worn = (scenes.sample_scene(head, jax.random.key(1), SIZE, shot) for shot in (scenes.ANYHOW, scenes.DRESSED))
+    captures = (scenes.UNCONSTRAINED, scenes.WITH_ACCESSORIES)
+    bare, worn = (scenes.sample_scene(head, jax.random.key(1), SIZE, capture) for capture in captures)
     beard = head.albedo_names.index("beard")
     np.testing.assert_array_equal(np.delete(bare.albedo, beard), np.delete(worn.albedo, beard))
-    same = worn.replace(albedo=bare.albedo, dressed=bare.dressed)
+    same = worn.replace(albedo=bare.albedo, accessories=bare.accessories)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(_plain, bare), jax.tree.map(_plain, same))
 
 

@@ -74,7 +74,7 @@ def test_anchors_are_pairs_and_middles(surface):
 def test_expressions_do_not_ask_for_too_much():
     head = procedural_head()
     weights = np.stack([head_space.expression(head, 0, 0, number) for number in range(1, 200)])
-    assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.STRONGEST + 1).all()
+    assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.MAX_WEIGHT_SUM + 1).all()
     assert len(np.unique(weights.round(4), axis=0)) > 190
     np.testing.assert_array_equal(head_space.expression(head, 0, 0, 0), head_space.neutral(head))
 

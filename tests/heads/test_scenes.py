@@ -7,7 +7,7 @@ import pytest
 
 from jaxface.geometry import raster
 from jaxface.heads import canonical, scenes
-from jaxface.heads.morphable import turn_eyes
+from jaxface.heads.morphable import rotate_eyes
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.continuous import rendering
 
@@ -51,7 +51,7 @@ def test_depth_and_points_agree(head, shot, seed):
 
 
 def test_gaze_turns_the_eyeballs_only(head):
-    moved = np.asarray(turn_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
+    moved = np.asarray(rotate_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
     eyes = np.asarray(head.regions["eyeball_L"] | head.regions["eyeball_R"])
     assert np.abs(moved[~eyes]).max() == 0
     for side in "LR":
@@ -77,12 +77,12 @@ def test_a_rendered_example_shows_its_points(head):
 def test_portraits_are_less_turned_and_taken_from_further_away(head):
     keys = jax.random.split(jax.random.key(0), 200)
 
-    def facing(shot: scenes.Shot) -> tuple[np.ndarray, np.ndarray]:
+    def facing(shot: scenes.CaptureConfig) -> tuple[np.ndarray, np.ndarray]:
         drawn = jax.vmap(lambda key: scenes.sample_scene(head, key, SIZE, shot))(keys)
         assert (drawn.occluded == np.float32(shot.occluded)).all()
         return np.rad2deg(np.arccos(np.abs(drawn.rotation[:, 2, 2]))), drawn.translation[:, 2]
 
-    turned, distance = facing(scenes.ANYHOW)
+    turned, distance = facing(scenes.UNCONSTRAINED)
     assert 50 < turned.max() < 70 and distance.min() < 500
     turned, distance = facing(scenes.PORTRAIT)
     assert 25 < turned.max() < 40 and 600 < distance.min() < 900
