@@ -1,6 +1,6 @@
 """The expression model: a forward deformation field from canonical to posed space.
 
-NPHM §3.3; official file models/canonical_space.py.
+NPHM §3.3; official file models/deepSDF.py (DeformationNetwork).
 """
 
 import dataclasses
