@@ -4,7 +4,6 @@ Codes are fitted to every other point of a record; the remaining points are scor
 evaluation of reconstructed meshes.)
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
