@@ -15,7 +15,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     Coefficient counts that are 0 are filled in: as many as the configured head has.
     """
-    face_model.complete(config)
+    config.update(face_model.resolve(config))
     objective.check(config)
     net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
     combine = functools.partial(model.combine, net) if sets else None
@@ -48,7 +48,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
         needs_points=True,
-        raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
+        raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

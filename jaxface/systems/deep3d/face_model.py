@@ -30,13 +30,13 @@ Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
-class Surface:
+class SkinSurface:
     """The skin as a mesh of its own: `vertices` (W,) of the face, of which the first N are skin and the others only
     around it, triangles (U,3) of them, around (N,valence): `mesh.incidence`, and area (N,) dm² that each stands for."""
 
     vertices: Array
     triangles: Array
-    around: Array
+    incidence: Array
     area: Array
 
 
@@ -58,22 +58,23 @@ class FaceModel:
     albedo_mean: Array
     albedo: Array
     triangles: Array
-    around: Array
+    incidence: Array
     landmarks: tuple[Array, Array]
     skin: Array
     crop_triangles: Array | None
-    crop: Array | None
-    scored: Array
-    surface: Surface
+    crop_triangle_mask: Array | None
+    face_vertices: Array
+    skin_surface: SkinSurface
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills in the coefficient counts of `config.model` that are 0: as many as the configured head has."""
-    wanted = [name for name in KINDS if not config.model[name]]
-    if wanted:
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` whose coefficient counts of 0 are replaced by the configured head's numbers of modes."""
+    resolved = config.copy_and_resolve_references()
+    unset = [name for name in KINDS if not config.model[name]]
+    if unset:
         head = sources.load_head(config.head.name, config.head.path)
-        for name in wanted:
-            config.model[name] = len(getattr(head, name))
+        resolved.model.update({name: len(getattr(head, name)) for name in unset})
+    return resolved
 
 
 @functools.cache
@@ -83,7 +84,7 @@ def _on_device(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> 
         return jax.device_put(load_face_model(name, path, sizes, crop))
 
 
-def configured(config: ml_collections.ConfigDict) -> FaceModel | None:
+def on_device(config: ml_collections.ConfigDict) -> FaceModel | None:
     """The model of a configuration, on the device, kept; None for a head that needs a file where none is named."""
     if config.head.name != "procedural" and not config.head.path:
         return None
@@ -138,13 +139,13 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
         albedo_mean=front.albedo_mean / 255,
         albedo=front.albedo / 255,
         triangles=front.triangles,
-        around=mesh.incidence(front.triangles, len(front.mean)),
+        incidence=mesh.incidence(front.triangles, len(front.mean)),
         landmarks=(np.repeat(front.keypoints[:, None], 3, 1), np.tile(np.float32([1, 0, 0]), (68, 1))),
         skin=front.skin.astype(np.float32),
         crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
-        crop=None,
-        scored=np.arange(len(front.mean)),
-        surface=surface_of(front.mean, front.triangles, front.skin > 0),
+        crop_triangle_mask=None,
+        face_vertices=np.arange(len(front.mean)),
+        skin_surface=skin_surface_of(front.mean, front.triangles, front.skin > 0),
     )
 
 
@@ -163,17 +164,17 @@ def from_head(head: MorphableHead) -> FaceModel:
         albedo_mean=np.float32(head.albedo_mean),
         albedo=np.float32(head.albedo),
         triangles=triangles,
-        around=mesh.incidence(triangles, len(head.template)),
+        incidence=mesh.incidence(triangles, len(head.template)),
         landmarks=head.landmarks["68"],
         skin=skin.astype(np.float32),
         crop_triangles=None,
-        crop=inside[triangles].all(axis=1),
-        scored=np.flatnonzero(face | regions["lips"]),
-        surface=surface_of(mean, triangles, skin),
+        crop_triangle_mask=inside[triangles].all(axis=1),
+        face_vertices=np.flatnonzero(face | regions["lips"]),
+        skin_surface=skin_surface_of(mean, triangles, skin),
     )
 
 
-def surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> Surface:
+def skin_surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> SkinSurface:
     """The surface of the vertices `skin` (V,) bool of a mean face (V,3) dm with triangles (T,3)."""
     own = np.flatnonzero(skin)
     touching = triangles[skin[triangles].any(1)]
@@ -184,7 +185,7 @@ def surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> Sur
     third = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
     area = np.bincount(touching.ravel(), np.repeat(third, 3), len(mean))[own]
     around = mesh.incidence(renamed[touching], len(vertices))[: len(own)]
-    return Surface(vertices.astype(np.int32), renamed[touching], around, area.astype(np.float32))
+    return SkinSurface(vertices.astype(np.int32), renamed[touching], around, area.astype(np.float32))
 
 
 def at_landmarks(face: FaceModel, vertices: Array) -> jax.Array:

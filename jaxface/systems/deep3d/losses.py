@@ -24,7 +24,7 @@ DISTANCES = ("squared", "plain")
 ROUND_PX, HEAT_CELLS = 1.0, 0.7
 
 
-def photometric(image: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+def photometric_loss(image: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean colour distance () of pictures (B,S,S,3) over a mask (B,S,S) of weights, taken over the whole batch."""
     distance = jnp.sqrt(((image - target) ** 2).sum(-1) + 1e-6)
     return (distance * mask).sum() / jnp.maximum(mask.sum(), 1.0)
@@ -42,17 +42,17 @@ def landmark_weights() -> np.ndarray:
     return weights
 
 
-def landmark_distance(points: jax.Array, target: jax.Array, kind: str = "squared") -> jax.Array:
+def landmark_loss(points: jax.Array, target: jax.Array, kind: str = "squared") -> jax.Array:
     """Mean distance () of points (B,68,2) in pixels of the 224 px crop.
 
     `kind`: "squared" and weighted as published, or "plain" (ours), in which the worst landmarks do not decide.
     """
     if kind == "plain":
-        return known_distance(points, target)
+        return valid_landmark_distance(points, target)
     return (((points - target) ** 2).sum(-1) * landmark_weights()).mean()
 
 
-def heat_map(log_attention: jax.Array, target: jax.Array) -> jax.Array:
+def heat_map_loss(log_attention: jax.Array, target: jax.Array) -> jax.Array:
     """Mean cross-entropy () of a reader's log_attention (B,h*w,K) with Gaussians about points (B,K,2), NaN: unknown."""
     side = math.isqrt(log_attention.shape[1])
     places = cell_places(side).reshape(side, side, 2)
@@ -68,7 +68,7 @@ def heat_map(log_attention: jax.Array, target: jax.Array) -> jax.Array:
     return -(wanted.reshape(log_attention.shape) * log_attention).sum() / jnp.maximum(known.sum(), 1)
 
 
-def known_distance(points: jax.Array, target: jax.Array) -> jax.Array:
+def valid_landmark_distance(points: jax.Array, target: jax.Array) -> jax.Array:
     """Mean "plain" distance () of points (B,K,2) to those (B,K,2) that are not NaN."""
     known, target = _known(target)
     distance = jnp.sqrt(((points - target) ** 2).sum(-1) + ROUND_PX**2)
@@ -80,7 +80,7 @@ def _known(target: jax.Array) -> tuple[jax.Array, jax.Array]:
     return known, jnp.where(known[..., None], target, 0.0)
 
 
-def coefficient_size(coefficients: Coefficients, weights: ml_collections.ConfigDict) -> jax.Array:
+def coefficient_loss(coefficients: Coefficients, weights: ml_collections.ConfigDict) -> jax.Array:
     """Weighted squared length () of identity, expression and albedo, mean over the batch.
 
     The paper prints 1.7e-3 for albedo, both codes have 1.7e-2.
@@ -89,19 +89,19 @@ def coefficient_size(coefficients: Coefficients, weights: ml_collections.ConfigD
     return sum(weights[name] * size for name, size in sizes.items()) / len(coefficients.angles)
 
 
-def light_color(light: jax.Array) -> jax.Array:
+def monochromatic_light_loss(light: jax.Array) -> jax.Array:
     """How much light (B,3,9) differs between channels (): mean squared distance to their mean. Not in the paper."""
     return ((light - light.mean(1, keepdims=True)) ** 2).mean()
 
 
-def albedo_evenness(albedo: jax.Array, skin: jax.Array) -> jax.Array:
+def reflectance_loss(albedo: jax.Array, skin: jax.Array) -> jax.Array:
     """Variance () of albedo (B,V,3) over the vertices of skin (V,), channels summed, mean over the batch."""
     weight = skin[:, None] / jnp.maximum(skin.sum(), 1.0)
     mean = (albedo * weight).sum(1, keepdims=True)
     return ((albedo - mean) ** 2 * weight).sum() / len(albedo)
 
 
-def cosine_distance(features: jax.Array, target: jax.Array) -> jax.Array:
+def perceptual_loss(features: jax.Array, target: jax.Array) -> jax.Array:
     """1 - cosine () of unit features (B,F), mean over the batch."""
     return (1.0 - (features * target).sum(-1)).mean()
 
@@ -119,18 +119,18 @@ def terms(
     Read of `batch`: image (B,S,S,3), landmarks (B,68,2) in pixels of the 224 px crop with y up, and, unless
     `settings.attention` is "none", skin (B,S,S) in [0,1]. `rendered` may be of the first pictures only.
     """
-    count, mask = len(rendered.image), jax.lax.stop_gradient(rendered.crop.astype(jnp.float32))
+    count, mask = len(rendered.image), jax.lax.stop_gradient(rendered.crop_mask.astype(jnp.float32))
     if settings.attention != "none":
         mask *= skin_attention(batch["skin"][:count], settings.attention)
     return {
-        "photometric": photometric(rendered.image, batch["image"][:count], mask),
-        "landmarks": landmark_distance(decoded.landmarks, batch["landmarks"], settings.distance),
-        "coefficients": coefficient_size(coefficients, settings.size),
-        "light": light_color(coefficients.light),
-        "evenness": albedo_evenness(decoded.albedo, face.skin),
+        "photometric": photometric_loss(rendered.image, batch["image"][:count], mask),
+        "landmarks": landmark_loss(decoded.landmarks, batch["landmarks"], settings.distance),
+        "coefficients": coefficient_loss(coefficients, settings.size),
+        "light": monochromatic_light_loss(coefficients.light),
+        "evenness": reflectance_loss(decoded.albedo, face.skin),
     }
 
 
-def weighted(measured: dict[str, jax.Array], weights: ml_collections.ConfigDict) -> jax.Array:
+def weighted_sum(measured: dict[str, jax.Array], weights: ml_collections.ConfigDict) -> jax.Array:
     """The total () of unweighted terms."""
     return sum(weights[name] * value for name, value in measured.items())

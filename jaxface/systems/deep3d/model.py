@@ -63,11 +63,11 @@ class RNet(nn.Module):
         return jnp.concatenate([*parts.values()], -1), pooled, maps[0]
 
     def _heads(self, features: jax.Array) -> dict[str, jax.Array]:
-        zeros, heads = nn.initializers.zeros, heads_of(self.sizes)
+        zeros, heads = nn.initializers.zeros, head_sizes(self.sizes)
         return {name: nn.Dense(count, kernel_init=zeros, name=name)(features) for name, count in heads.items()}
 
 
-def heads_of(sizes: Sizes) -> dict[str, int]:
+def head_sizes(sizes: Sizes) -> dict[str, int]:
     """The linear heads in the order of their outputs; the translation has two, in the picture's plane and in depth."""
     counts = dict(sizes.groups)
     depth = counts.pop("translation") - IN_PLANE
@@ -172,22 +172,22 @@ def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array)
     return confidence_net.weighted_mean(identity[None], confidence[None])[0]
 
 
-def answer(
+def regress_and_refine(
     model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `RNet.regress` with the running statistics; where `model.refine`, which needs `face`, better coefficients."""
     if not model.refine:
         return model.apply(variables, image, method="regress")
     (vector, *features), looked = model.apply(variables, image, method="regress", mutable=["intermediates"])
-    (evidence,) = looked["intermediates"][map_fit.NAME]["evidence"]
+    (observation,) = looked["intermediates"][map_fit.NAME]["observation"]
     points = variables[map_fit.COLLECTION][map_fit.NAME]
-    return refine.refine(face, model.sizes, points, image, vector, evidence, model.refine), *features
+    return refine.refine(face, model.sizes, points, image, vector, observation, model.refine), *features
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None = None) -> jax.Array:
     """The coefficients (B,sizes.total) of `answer`, compiled."""
-    return answer(model, variables, image, face)[0]
+    return regress_and_refine(model, variables, image, face)[0]
 
 
 @functools.partial(jax.jit, static_argnums=1)

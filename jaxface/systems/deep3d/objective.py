@@ -13,10 +13,11 @@ from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import face_model, losses
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.model import RNet, answer
+from jaxface.systems.deep3d.model import RNet, regress_and_refine
 from jaxface.systems.deep3d.networks import confidence_net, map_fit, recognition
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 from jaxface.systems.deep3d.rendering import image_formation
-from jaxface.systems.deep3d.rendering.image_formation import SIZE, Coefficients, Rendered
+from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Rendered
 
 Result = tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
 
@@ -75,16 +76,16 @@ def training_loss(
     if looked:
         (log_attention,), (points,) = looked["reader"]["log_attention"], looked[map_fit.NAME]["points"]
         known = jnp.concatenate([flat["landmarks"], flat["dense"]], 1) if net.dense else flat["landmarks"]
-        measured["heat_map"] = losses.heat_map(log_attention, known)
-        measured["points"] = losses.known_distance(points, known)
-    return losses.weighted(measured, config.loss.weights), (changed, measured)
+        measured["heat_map"] = losses.heat_map_loss(log_attention, known)
+        measured["points"] = losses.valid_landmark_distance(points, known)
+    return losses.weighted_sum(measured, config.loss.weights), (changed, measured)
 
 
 def _of_sets(net: RNet, params: Tree, model_state: Tree, image: jax.Array, face: FaceModel) -> Coefficients:
     """Coefficients of all pictures of sets (B,N,S,S,3), one identity a set; gradients reach the C-Net only."""
     sets, count = image.shape[:2]
     fixed = jax.lax.stop_gradient({"params": params, **model_state})
-    vector, pooled, early = answer(net, fixed, image.reshape(-1, *image.shape[2:]), face)
+    vector, pooled, early = regress_and_refine(net, fixed, image.reshape(-1, *image.shape[2:]), face)
     confidence = confidence_net.apply(params, net.sizes.identity, pooled, early)
     coefficients = image_formation.split(vector, net.sizes)
 
@@ -107,7 +108,7 @@ def hybrid(
     decoded = image_formation.decode(face, shown)
     rendered = image_formation.render(face, decoded, size)
     if settings.rendered:
-        decoded = decoded.replace(landmarks=image_formation.landmarks(face, coefficients))
+        decoded = decoded.replace(landmarks=image_formation.project_landmarks(face, coefficients))
     measured = losses.terms(face, coefficients, decoded, rendered, batch, settings)
     if "recognition" in constants:
         landmarks = decoded.landmarks[: len(rendered.image)]
@@ -117,7 +118,7 @@ def hybrid(
 
 def _perceptual(variables: Tree, rendered: Rendered, landmarks: jax.Array, batch: Batch) -> jax.Array:
     """Both pictures are aligned by their own landmarks; gradients pass through the rendered picture only."""
-    scale = batch["image"].shape[1] / SIZE
+    scale = batch["image"].shape[1] / REFERENCE_SIZE
     found = recognition.features(variables, rendered.image, scale * landmarks)
     wanted = recognition.features(variables, batch["image"], scale * batch["landmarks"])
-    return losses.cosine_distance(found, jax.lax.stop_gradient(wanted))
+    return losses.perceptual_loss(found, jax.lax.stop_gradient(wanted))

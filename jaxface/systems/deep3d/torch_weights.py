@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxface import torch_names
 from jaxface.errors import UserError
-from jaxface.systems.deep3d.model import RNet, heads_of
+from jaxface.systems.deep3d.model import RNet, head_sizes
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
@@ -23,7 +23,7 @@ def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_stat
     kept = {name: value for name, value in tensors.items() if not name.startswith(REST)}
     kept = torch_names.without_counters(unwrap(kept, NETWORK))
     sources = torch_names.resnet(size, "backbone/", "backbone.")
-    for index, head in enumerate(heads_of(model.sizes)):
+    for index, head in enumerate(head_sizes(model.sizes)):
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
     own = {name: value for name, value in params.items() if name != confidence_net.NAME}
     filled = rename(kept, sources, {"params": own, **model_state})

@@ -49,7 +49,7 @@ def test_parts_of_the_pose(case):
     close(image_formation.rotation(parts.angles).swapaxes(-1, -2), golden["rotation"], 1e-6)
     shape = image_formation.canonical_shape(face, parts.identity, parts.expression)
     close(shape[:, golden["sel"]], golden["shape_canonical"], 1e-5)
-    upright = image_formation.turned(decoded.normals, image_formation.rotation(parts.angles).swapaxes(-1, -2))
+    upright = image_formation.rotate(decoded.normals, image_formation.rotation(parts.angles).swapaxes(-1, -2))
     close(upright[:, golden["sel"]], golden["normal_canonical"], 1e-5)
 
 
@@ -59,12 +59,12 @@ def measured(vector, face, target, weighted):
     decoded = image_formation.decode(face, parts)
     settings = get_config("reference").loss
     found = {
-        "landmarks": losses.landmark_distance(decoded.landmarks, target),
-        "coefficients": losses.coefficient_size(parts, settings.size),
-        "light": losses.light_color(parts.light),
-        "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+        "landmarks": losses.landmark_loss(decoded.landmarks, target),
+        "coefficients": losses.coefficient_loss(parts, settings.size),
+        "light": losses.monochromatic_light_loss(parts.light),
+        "evenness": losses.reflectance_loss(decoded.albedo, face.skin),
     }
-    return (losses.weighted(found, settings.weights), found) if weighted else decoded.colors
+    return (losses.weighted_sum(found, settings.weights), found) if weighted else decoded.colors
 
 
 def test_losses_and_their_gradient(case):
@@ -97,7 +97,7 @@ def test_picture_and_both_crops(case, visibility, tmp_path):
         face = load_face_model("bfm", path, (80, 64, 80), crop)
         rendered = jax.device_get(jax.tree.map(lambda leaf: leaf[0], draw(face, first, 224, visibility)))
         mask = np.unpackbits(golden[f"mask_{crop}"]).reshape(224, 224)
-        assert (rendered.crop != mask).sum() <= 2, crop
+        assert (rendered.crop_mask != mask).sum() <= 2, crop
     assert (rendered.covered != (golden["tri_id"] >= 0)).sum() <= 2
     same = rendered.covered[::8, ::8] & (golden["depth_sub"] > 0)
     assert np.abs(rendered.image[::8, ::8] - golden["img_sub"])[same].max() < 1e-4
@@ -109,7 +109,7 @@ def test_photometric_loss_and_its_gradient():
     golden = np.load(weights.GOLDEN / "deep3d_image_losses.npz")
     image, target = (weights.image(f"deep3d.{name}", (2, 224, 224, 3)) for name in "ab")
     mask = np.float32(weights.image("deep3d.m", (2, 224, 224, 1))[..., 0] > 0.45)
-    loss, gradient = jax.value_and_grad(losses.photometric)(image, target, mask)
+    loss, gradient = jax.value_and_grad(losses.photometric_loss)(image, target, mask)
     close(loss, golden["photo"], 1e-5)
     close(gradient.transpose(0, 3, 1, 2)[:, :, ::16, ::16], golden["photo_grad_sub"], 1e-4)
 
@@ -119,7 +119,7 @@ def test_the_papers_attention_and_an_empty_mask():
     np.testing.assert_allclose(losses.skin_attention(posterior, "paper"), [0, 0.4, 1])
     np.testing.assert_allclose(losses.skin_attention(posterior, "posterior"), posterior)
     image = jnp.ones((1, 4, 4, 3))
-    loss, gradient = jax.value_and_grad(losses.photometric)(image, 0 * image, jnp.zeros((1, 4, 4)))
+    loss, gradient = jax.value_and_grad(losses.photometric_loss)(image, 0 * image, jnp.zeros((1, 4, 4)))
     assert loss == 0 and not gradient.any()
 
 
@@ -139,7 +139,7 @@ def test_faces_at_and_behind_the_camera_give_finite_gradients(case):
         parts = image_formation.split(vector, SIZES)
         decoded = image_formation.decode(face, parts)
         found = losses.terms(face, parts, decoded, image_formation.render(face, decoded, 32), batch, settings)
-        return losses.weighted(found, settings.weights)
+        return losses.weighted_sum(found, settings.weights)
 
     total, gradient = whole_loss(vectors, face, batch)
     assert np.isfinite(total) and np.isfinite(gradient).all() and gradient.any(1).all()

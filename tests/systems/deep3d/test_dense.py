@@ -20,7 +20,7 @@ COUNT, SIZE = 32, 96
 def config():
     config = get_config("smoke")
     config.model.dense = COUNT
-    face_model.complete(config)
+    config = face_model.resolve(config)
     return config
 
 
@@ -43,9 +43,9 @@ def example():
 
 def test_points_lie_apart_in_mirrored_pairs(config):
     face = face_model.from_config(config)
-    chosen, flip = dense_points.vertices(face, COUNT), dense_points.flip(COUNT)
+    chosen, flip = dense_points.select_vertices(face, COUNT), dense_points.mirror(COUNT)
     places = face.mean[chosen]
-    assert set(chosen) <= set(face.scored)
+    assert set(chosen) <= set(face.face_vertices)
     np.testing.assert_allclose(places[flip], places * [-1, 1, 1], atol=1e-5)
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(COUNT, dtype=bool)]
     assert apart.min() > 0.05 and np.median(places[::2, 0]) > 0
@@ -53,7 +53,7 @@ def test_points_lie_apart_in_mirrored_pairs(config):
 
 def test_they_are_where_the_picture_shows_them(config, example):
     known, points_px = example
-    chosen = dense_points.vertices(face_model.from_config(config), COUNT)
+    chosen = dense_points.select_vertices(face_model.from_config(config), COUNT)
     wanted = alignment.align(known["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[chosen])
     np.testing.assert_allclose(dense_points.from_config(config).in_crop(known, 128), wanted, atol=0.02)
 
@@ -65,7 +65,7 @@ def test_they_move_with_the_augmented_picture(config, example):
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
     head = sources.load_head("procedural")
     modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
-    points = dense_points.Points(head.template[corners], modes)
+    points = dense_points.DensePoints(head.template[corners], modes)
     for seed in range(4):
         made = data.preprocess_train(known, seed, 64, with_skin=False, points=points)
         assert np.linalg.norm(made["dense"] - made["landmarks"][[36, 45]], axis=1).max() < 6
@@ -80,12 +80,15 @@ def test_pictures_of_other_heads_have_none(config, example):
 def test_unknown_points_teach_nothing():
     target = jnp.array([[[20.0, 30.0], [jnp.nan, jnp.nan]]])
     attention = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (1, 64, 2)), axis=1)
-    for loss, values in ((losses.heat_map, attention), (losses.known_distance, 9 + target.at[0, 1].set(5.0))):
+    for loss, values in (
+        (losses.heat_map_loss, attention),
+        (losses.valid_landmark_distance, 9 + target.at[0, 1].set(5.0)),
+    ):
         gradient = jax.grad(loss)(values, target)
         assert np.isfinite(gradient).all()
-        place = np.moveaxis(np.asarray(gradient), 2 if loss is losses.heat_map else 1, 0)
+        place = np.moveaxis(np.asarray(gradient), 2 if loss is losses.heat_map_loss else 1, 0)
         assert np.abs(place[0]).max() > 0 == np.abs(place[1]).max()
-    assert losses.known_distance(9 + target, target) == pytest.approx(np.sqrt(2 * 81 + 1))
+    assert losses.valid_landmark_distance(9 + target, target) == pytest.approx(np.sqrt(2 * 81 + 1))
 
 
 @pytest.mark.parametrize(("dense_points", "reader", "message"), [(3, "fit", "even"), (4, "mean", "reader")])

@@ -34,7 +34,7 @@ def test_without_skin_the_photometric_loss_is_zero_and_its_gradient_too():
     assert made["skin"].max() < 0.05 and data.preprocess_train(example(), 3, 64)["skin"].max() > 0.9
     image = jnp.asarray(made["image"])[None]
     for mask in (jnp.zeros((1, 64, 64)), jnp.asarray(made["skin"])[None]):
-        value, gradient = jax.value_and_grad(losses.photometric)(image * 0.5, image, mask)
+        value, gradient = jax.value_and_grad(losses.photometric_loss)(image * 0.5, image, mask)
         assert np.isfinite(value) and np.isfinite(gradient).all() and (mask.max() > 0 or value == 0)
 
 

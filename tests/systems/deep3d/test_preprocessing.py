@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import scipy.io
 
 from jaxface.errors import UserError
-from jaxface.systems.deep3d.preprocessing import alignment, augment, box_regression, skin_mask
+from jaxface.systems.deep3d.preprocessing import alignment, augment, skin_mask
 from tests import weights
 
 
@@ -64,7 +63,7 @@ def test_other_sizes_than_the_published_are_exact(golden, shift, factor, mirror)
     x, y = np.meshgrid(np.arange(width) * 0.4, np.arange(height) * 0.4)
     five = (golden["five"] - golden["five"].mean(0)) * factor + [260, 300] + shift
     crop = alignment.align(five, width, height, size)
-    affine = augment.matrix(size, (3.0, -2.0), np.deg2rad(4.0), 1.05, mirror)
+    affine = augment.affine_matrix(size, (3.0, -2.0), np.deg2rad(4.0), 1.05, mirror)
     shown = augment.warp_image(crop.cut(np.rint(np.stack([x, y, 0 * x], -1)).astype(np.uint8)), affine)
     row, column = np.nonzero((shown[..., :2] > 12).all(-1))
     edges = np.stack([column, row], -1) + 0.5
@@ -82,7 +81,7 @@ def test_skin(golden, picture):
     for size, factor in ((224, 1.0), (64, 2.5), (96, 0.4)):
         crop = alignment.align((golden["five"] - 130) * factor + 130, 260, 300, size)
         np.testing.assert_array_equal(
-            skin_mask.crop_probability(picture, crop), crop.cut(skin_mask.probability(picture))
+            alignment.skin_probability(picture, crop), crop.cut(skin_mask.probability(picture))
         )
 
 
@@ -94,13 +93,13 @@ def test_augmentation(golden):
         np.testing.assert_array_equal(augment.warp_image(image, affine)[::8, ::8], picture)
         made = augment.warp_landmarks(golden["lm68"], affine, mirror, 224)
         np.testing.assert_allclose(made, landmarks, atol=2e-5)
-    third = augment.matrix(224, (-2.0, 7.0), np.deg2rad(9.912896710209257), 0.9468661922093393, False)
+    third = augment.affine_matrix(224, (-2.0, 7.0), np.deg2rad(9.912896710209257), 0.9468661922093393, False)
     np.testing.assert_allclose(third, golden["affine"][2], atol=1e-12)
 
 
 def test_random_maps_stay_within_their_limits():
     rng = np.random.default_rng(0)
-    drawn = [augment.random_matrix(rng, 112) for _ in range(200)]
+    drawn = [augment.random_affine(rng, 112) for _ in range(200)]
     mirrored = np.array([mirror for _, mirror in drawn])
     linear = np.stack([affine[:2, :2] for affine, _ in drawn])
     assert 70 < mirrored.sum() < 130
@@ -110,27 +109,6 @@ def test_random_maps_stay_within_their_limits():
     assert 0.9 <= scale.min() < 0.92 and 1.08 < scale.max() <= 1.1 and 9 < np.rad2deg(np.abs(turn)).max() <= 10
     moved = np.stack([affine @ [56, 56, 1] for affine, _ in drawn])[:, :2] - 56
     assert 4 < np.abs(moved).max() < 5.5 * 1.1 * np.sqrt(2)
-
-
-def test_the_box_network(tmp_path, golden):
-    shapes = box_regression.SHAPES
-    parameters = {name: weights.array(f"box.{name}", shape, 0.1) for name, shape in shapes.items()}
-    scipy.io.savemat(tmp_path / "box.mat", parameters)
-    read = box_regression.read_parameters(tmp_path / "box.mat")
-    five = golden["five"].astype(np.float64)
-    points = five - five.mean(0)
-    rms = np.sqrt((points**2).sum() / 5)
-    hidden = 2 / (1 + np.exp(-2 * (read["W1"] @ (points.reshape(10, 1) / rms) + read["B1"]))) - 1
-    x, y, scale = (read["W2"] @ hidden + read["B2"]).ravel()
-    expected = [x * rms + five[:, 0].mean(), y * rms + five[:, 1].mean(), 224 / scale * rms, 224 / scale * rms]
-    np.testing.assert_allclose(box_regression.detector_box(five, read), expected, rtol=1e-9)
-    scipy.io.savemat(tmp_path / "other.mat", {"W1": np.zeros((3, 3))})
-    (tmp_path / "text.mat").write_text("no")
-    for name, message in (("other", "no W1, B1, W2, B2"), ("text", "cannot be read"), ("none", "cannot be read")):
-        with pytest.raises(UserError, match=message):
-            box_regression.read_parameters(tmp_path / f"{name}.mat")
-    with pytest.raises(UserError, match="coincide"):
-        box_regression.detector_box(np.ones((5, 2)), read)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def truth():
 
 def _evidence(face, vector: np.ndarray, off_px: float) -> Observation:
     """Landmarks of the faces, all of them off to the side."""
-    points = image_formation.landmarks(face, image_formation.split(jnp.asarray(vector), SIZES)) + off_px
+    points = image_formation.project_landmarks(face, image_formation.split(jnp.asarray(vector), SIZES)) + off_px
     precision = jnp.tile(jnp.repeat(jnp.array([1.2, 3.0]), np.array([104, 6])), (FACES, 1))
     whitening = jnp.tile(jnp.eye(2) / 3, (*points.shape[:2], 1, 1))
     return Observation(jnp.zeros((FACES, 110)), precision, points, whitening)
@@ -62,7 +62,7 @@ def _shown(face, vector) -> tuple[jax.Array, jax.Array]:
     rendered = image_formation.render(
         face, image_formation.decode(face, image_formation.split(jnp.asarray(vector), SIZES)), SIZE
     )
-    return jnp.clip(rendered.image, 0, 1), rendered.crop
+    return jnp.clip(rendered.image, 0, 1), rendered.crop_mask
 
 
 def _shape_error_mm(face, vector, truth) -> float:
@@ -93,11 +93,11 @@ def test_pictures_that_tell_nothing_and_faces_out_of_sight_do_no_harm(face, refi
 
 
 def test_the_skin_is_the_same_surface_as_in_the_face(face):
-    surface, mean = face.surface, jnp.asarray(face.mean)
+    surface, mean = face.skin_surface, jnp.asarray(face.mean)
     own = surface.vertices[: len(surface.area)]
     np.testing.assert_array_equal(np.sort(own), np.flatnonzero(face.skin))
-    whole = mesh.vertex_normals(mean, face.triangles, face.around)[own]
-    np.testing.assert_allclose(mesh.vertex_normals(mean[surface.vertices], surface.triangles, surface.around), whole)
+    whole = mesh.vertex_normals(mean, face.triangles, face.incidence)[own]
+    np.testing.assert_allclose(mesh.vertex_normals(mean[surface.vertices], surface.triangles, surface.incidence), whole)
     corners = mean[face.triangles]
     area = jnp.linalg.norm(jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     share = jnp.asarray(face.skin)[face.triangles].mean(1)

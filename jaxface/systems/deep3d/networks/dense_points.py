@@ -21,9 +21,9 @@ from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 MIDDLE_DM = 0.03
 
 
-def vertices(face: FaceModel, count: int) -> np.ndarray:
+def select_vertices(face: FaceModel, count: int) -> np.ndarray:
     """Vertices (count,) of the face, far from each other; 2i and 2i+1 are each other's mirror image."""
-    scored = np.asarray(face.scored)
+    scored = np.asarray(face.face_vertices)
     places = np.asarray(face.mean)[scored]
     left = np.flatnonzero(places[:, 0] > MIDDLE_DM)
     twin = cKDTree(places).query(places[left] * [-1, 1, 1])[1]
@@ -34,13 +34,13 @@ def vertices(face: FaceModel, count: int) -> np.ndarray:
     return scored[np.stack([left[chosen], twin[chosen]], axis=1)].ravel()
 
 
-def flip(count: int) -> np.ndarray:
+def mirror(count: int) -> np.ndarray:
     """For each of `vertices` the place (count,) of its mirror image."""
     return np.arange(count).reshape(-1, 2)[:, ::-1].ravel()
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
+class DensePoints:
     """The points of a head, to tell where pictures that were rendered of it show them: mean (K,3) mm and modes of
     identity and expression (I+E,K,3)."""
 
@@ -59,10 +59,10 @@ class Points:
         return alignment.align(example["landmarks"], width, height, size).at(REFERENCE_SIZE).landmarks(points_px)
 
 
-def from_config(config: ml_collections.ConfigDict) -> Points | None:
+def from_config(config: ml_collections.ConfigDict) -> DensePoints | None:
     """Those of `config.model.dense`; None where there are none."""
     if not config.model.dense:
         return None
-    chosen = vertices(face_model.from_config(config), config.model.dense)
+    chosen = select_vertices(face_model.from_config(config), config.model.dense)
     head = sources.load_head(config.head.name, config.head.path)
-    return Points(head.template[chosen], np.concatenate([head.identity[:, chosen], head.expression[:, chosen]]))
+    return DensePoints(head.template[chosen], np.concatenate([head.identity[:, chosen], head.expression[:, chosen]]))

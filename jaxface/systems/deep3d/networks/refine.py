@@ -15,7 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 
 from jaxface.geometry import map_estimate, mesh
 from jaxface.geometry.map_estimate import Observation
-from jaxface.systems.deep3d.face_model import FaceModel, Surface
+from jaxface.systems.deep3d.face_model import FaceModel, SkinSurface
 from jaxface.systems.deep3d.networks import map_fit
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import BANDS, Sizes
@@ -43,7 +43,7 @@ class _Skin:
     """N vertices and those around them, W: mean (W,3) and modes (M,W,3) of the shape, turns (M,N,3) of the normals,
     albedo_mean (N,3), albedo (A,N,3)."""
 
-    surface: Surface
+    surface: SkinSurface
     mean: jax.Array
     modes: jax.Array
     turns: jax.Array
@@ -71,7 +71,7 @@ def refine(
 
 
 def _skin(face: FaceModel) -> _Skin:
-    surface, around = face.surface, jnp.asarray(face.surface.vertices)
+    surface, around = face.skin_surface, jnp.asarray(face.skin_surface.vertices)
     mean = jnp.asarray(face.mean)[around]
     modes = jnp.concatenate([jnp.asarray(part)[:, around] for part in (face.identity, face.expression)])
     # How normals turn with each mode is taken from the mean face: nearly the same, and once for all pictures.
@@ -81,9 +81,9 @@ def _skin(face: FaceModel) -> _Skin:
     return _Skin(surface, mean, modes, jax.vmap(turn)(modes), *albedo)
 
 
-def _normals(surface: Surface, shape: jax.Array) -> jax.Array:
+def _normals(surface: SkinSurface, shape: jax.Array) -> jax.Array:
     """Unit normals (N,3) of a shape (W,3)."""
-    return mesh.vertex_normals(shape, surface.triangles, surface.around)
+    return mesh.vertex_normals(shape, surface.triangles, surface.incidence)
 
 
 def _refine_one(

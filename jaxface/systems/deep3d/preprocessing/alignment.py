@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxface.errors import UserError
+from jaxface.systems.deep3d.preprocessing import skin_mask
 
 # The side of the original's crops, and what a decimetre of a face measures in them.
 REFERENCE_SIZE = 224
@@ -32,6 +33,8 @@ FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
 SMALLEST_FACE_PX = 4.0
 # Up to so many pixels the whole picture is resized, as the original does it.
 LARGEST_RESIZED = 16_000_000
+# How far PIL's bicubic filter reaches, in pixels of the coarser side.
+BICUBIC_REACH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,3 +167,34 @@ def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_
     if min(crop.resized) < 1:
         raise UserError(f"the face is {1 / scale:.0f} times larger than the picture of {width} x {height} pixels")
     return crop
+
+
+def aligned_face(pixels: np.ndarray, points_px: np.ndarray, size: int, with_skin: bool = True) -> dict[str, np.ndarray]:
+    """The training example of a face with 68 points (68,2) px, y down, in a picture (H,W,3) uint8.
+
+    image (size,size,3) uint8 and, if it is asked for, skin (size,size) uint8, 255 = certain. Whatever `size` is:
+    landmarks (68,2) float32 in pixels of the crop at 224 px, y up from its last row, and crop (5,) float32, its
+    `Crop.parameters`.
+    UserError: points that make no face.
+    """
+    height, width = pixels.shape[:2]
+    crop = align(points_px, width, height, size)
+    reference = crop.at(REFERENCE_SIZE)
+    return {
+        "image": crop.cut(pixels),
+        "landmarks": reference.landmarks(points_px).astype(np.float32),
+        "crop": reference.parameters.astype(np.float32),
+        **({"skin": skin_probability(pixels, crop)} if with_skin else {}),
+    }
+
+
+def skin_probability(pixels: np.ndarray, crop: Crop) -> np.ndarray:
+    """The crop (size,size) uint8 of the `probability` of a picture (H,W,3) uint8, computed only where it is seen."""
+    reach = 1 + BICUBIC_REACH * max(1.0, 1 / crop.scale)
+    ratio = np.array([crop.width, crop.height]) / crop.resized
+    low = np.maximum(np.floor(np.array(crop.corner) * ratio - reach), 0).astype(int)
+    high = np.maximum(np.ceil((np.array(crop.corner) + crop.size) * ratio + reach), 0).astype(int)
+    seen = np.s_[low[1] : high[1], low[0] : high[0]]
+    whole = np.zeros(pixels.shape[:2], np.uint8)
+    whole[seen] = skin_mask.probability(pixels[seen])
+    return crop.cut(whole)

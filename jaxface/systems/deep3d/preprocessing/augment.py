@@ -14,7 +14,7 @@ TURN_RAD = np.deg2rad(10.0)
 SCALE = 0.1
 
 
-def matrix(size: int, shift_px: tuple[float, float], turn_rad: float, scale: float, mirror: bool) -> np.ndarray:
+def affine_matrix(size: int, shift_px: tuple[float, float], turn_rad: float, scale: float, mirror: bool) -> np.ndarray:
     """The map (3,3) of places in a crop, y down: mirrored, then shifted, then turned and resized about size / 2."""
     cos, sin = np.cos(turn_rad), np.sin(turn_rad)
     linear = scale * np.array([[cos, -sin], [sin, cos]])
@@ -26,7 +26,7 @@ def matrix(size: int, shift_px: tuple[float, float], turn_rad: float, scale: flo
     return affine
 
 
-def random_matrix(rng: np.random.Generator, size: int, share: float = 1.0) -> tuple[np.ndarray, bool]:
+def random_affine(rng: np.random.Generator, size: int, share: float = 1.0) -> tuple[np.ndarray, bool]:
     """A random map as in `matrix`, and whether it mirrors, as every second does.
 
     Shift, turn and change of size are `share` of the published ±10 px at 224, ±10°, ±10 %.
@@ -34,7 +34,7 @@ def random_matrix(rng: np.random.Generator, size: int, share: float = 1.0) -> tu
     shift = share * rng.integers(-SHIFT_PX, SHIFT_PX + 1, 2) * size / REFERENCE_SIZE
     mirror = bool(rng.random() < 0.5)
     turn, scale = share * rng.uniform(-TURN_RAD, TURN_RAD), 1 + share * rng.uniform(-SCALE, SCALE)
-    return matrix(size, tuple(shift), turn, scale, mirror), mirror
+    return affine_matrix(size, tuple(shift), turn, scale, mirror), mirror
 
 
 def warp_image(image: np.ndarray, affine: np.ndarray) -> np.ndarray:

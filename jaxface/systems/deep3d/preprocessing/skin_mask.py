@@ -7,11 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxface.systems.deep3d.preprocessing.alignment import Crop
-
 PRIOR_SKIN = 0.8
-# How far PIL's bicubic filter reaches, in pixels of the coarser side.
-BICUBIC_REACH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +73,3 @@ def probability(pixels: np.ndarray) -> np.ndarray:
     ycbcr = colors @ _TO_YCBCR.T + _OFFSET
     skin, other = PRIOR_SKIN * _SKIN.density(ycbcr), (1 - PRIOR_SKIN) * _OTHER.density(ycbcr)
     return np.round(255 * skin / (skin + other)).astype(np.uint8).reshape(pixels.shape[:-1])
-
-
-def crop_probability(pixels: np.ndarray, crop: Crop) -> np.ndarray:
-    """The crop (size,size) uint8 of the `probability` of a picture (H,W,3) uint8, computed only where it is seen."""
-    reach = 1 + BICUBIC_REACH * max(1.0, 1 / crop.scale)
-    ratio = np.array([crop.width, crop.height]) / crop.resized
-    low = np.maximum(np.floor(np.array(crop.corner) * ratio - reach), 0).astype(int)
-    high = np.maximum(np.ceil((np.array(crop.corner) + crop.size) * ratio + reach), 0).astype(int)
-    seen = np.s_[low[1] : high[1], low[0] : high[0]]
-    whole = np.zeros(pixels.shape[:2], np.uint8)
-    whole[seen] = probability(pixels[seen])
-    return crop.cut(whole)

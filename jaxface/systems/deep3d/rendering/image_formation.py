@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from jaxface.geometry import lighting, mesh, raster
 from jaxface.systems.deep3d.face_model import FaceModel, at_landmarks
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 
-SIZE = 224
 FOCAL_PX, CENTER_PX = 1015.0, 112.0
 CAMERA_DM = 10.0
 NEAR_DM, FAR_DM = 5.0, 15.0
@@ -112,7 +112,7 @@ def rotation(angles: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
-def turned(points: jax.Array, matrices: jax.Array) -> jax.Array:
+def rotate(points: jax.Array, matrices: jax.Array) -> jax.Array:
     """Points (B,N,3) turned by matrices (B,3,3)."""
     # Sums of products: on CPUs a matrix product this thin takes several times as long.
     return sum(points[..., axis, None] * matrices[:, None, :, axis] for axis in range(3))
@@ -141,17 +141,17 @@ def decode(face: FaceModel, coefficients: Coefficients) -> Decoded:
     shape = canonical_shape(face, coefficients.identity, coefficients.expression)
     albedo = _blend(face.albedo_mean, (coefficients.albedo, face.albedo))
     matrices = rotation(coefficients.angles)
-    normals = turned(mesh.batch_vertex_normals(shape, face.triangles, face.around), matrices)
-    vertices = to_camera(turned(shape, matrices) + coefficients.translation[:, None])
+    normals = rotate(mesh.batch_vertex_normals(shape, face.triangles, face.incidence), matrices)
+    vertices = to_camera(rotate(shape, matrices) + coefficients.translation[:, None])
     colors = shade(albedo, normals, coefficients.light)
     return Decoded(vertices, albedo, colors, normals, project(at_landmarks(face, vertices)))
 
 
-def landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
+def project_landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
     """The landmarks (B,68,2) of `decode` alone, without the other vertices."""
     mean, identity, expression = (at_landmarks(face, part) for part in (face.mean, face.identity, face.expression))
     shape = _blend(mean, (coefficients.identity, identity), (coefficients.expression, expression))
-    posed = turned(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
+    posed = rotate(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
     return project(to_camera(posed))
 
 
@@ -163,16 +163,16 @@ class Rendered:
     image: jax.Array
     depth: jax.Array
     covered: jax.Array
-    crop: jax.Array
+    crop_mask: jax.Array
 
 
 def to_pixels(vertices: jax.Array, size: int) -> jax.Array:
     """Where camera-space vertices (…,3) lie in a picture of `size` px: (…,2) x right, y down, centres at integers."""
-    points = project(vertices) * jnp.array([1.0, -1.0]) + jnp.array([0.0, SIZE])
-    return points * (size / SIZE) - 0.5
+    points = project(vertices) * jnp.array([1.0, -1.0]) + jnp.array([0.0, REFERENCE_SIZE])
+    return points * (size / REFERENCE_SIZE) - 0.5
 
 
-def render(face: FaceModel, decoded: Decoded, size: int = SIZE, visibility: str = "scatter") -> Rendered:
+def render(face: FaceModel, decoded: Decoded, size: int = REFERENCE_SIZE, visibility: str = "scatter") -> Rendered:
     """Pictures of `size` px without antialiasing, so that silhouettes carry no gradient, as the original's renderer.
 
     A triangle that reaches out of near and far plane is dropped whole. `visibility`: see `raster.rasterize`.
@@ -194,7 +194,7 @@ def _render_one(face: FaceModel, vertices: jax.Array, colors: jax.Array, size: i
     surface = raster.interpolate(attributes, points_px, depth, face.triangles, triangle_id)
     covered = triangle_id >= 0
     if face.crop_triangles is None:
-        crop = covered & jnp.asarray(face.crop)[jnp.maximum(triangle_id, 0)]
+        crop = covered & jnp.asarray(face.crop_triangle_mask)[jnp.maximum(triangle_id, 0)]
     else:
         crop = visible(face.crop_triangles) >= 0
     return Rendered(surface[..., :3], surface[..., 3], covered, crop)

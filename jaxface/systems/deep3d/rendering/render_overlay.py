@@ -38,7 +38,7 @@ class Camera:
         return vertices[..., :2] * [1, -1] / depth * self.focal_px + self.center_px
 
 
-def camera_of(crop: Crop) -> Camera:
+def image_camera(crop: Crop) -> Camera:
     """The camera in the whole picture of a face that was reconstructed from `crop`."""
     return Camera(*crop.pinhole(FOCAL_PX * crop.size / REFERENCE_SIZE))
 
@@ -79,7 +79,7 @@ def _draw(points_px: jax.Array, depth: jax.Array, attributes: jax.Array, triangl
     return raster.interpolate(attributes, points_px, drawable, triangles, seen), seen >= 0
 
 
-def view(
+def render_view(
     camera: Camera, width: int, height: int, vertices: np.ndarray, colors: np.ndarray, normals: np.ndarray, triangles
 ) -> View:
     """Draws camera-space vertices (V,3) dm with colors (V,3) and normals (V,3) into a picture of width x height px.
@@ -102,7 +102,7 @@ def view(
     return View(tuple(low.tolist()), tuple(size.tolist()), scale, points, image[..., :4], made, covered)
 
 
-def layer(drawn: View) -> tuple[np.ndarray, tuple[int, int]]:
+def overlay_layer(drawn: View) -> tuple[np.ndarray, tuple[int, int]]:
     """The face's colours as an RGBA picture (h,w,4) uint8, a little transparent, and where its corner (x, y) lies."""
     alpha = OPACITY * drawn.covered[..., None]
     rgba = np.concatenate([np.clip(drawn.image[..., :3], 0, 1), alpha], axis=-1).astype(np.float32)

@@ -123,7 +123,7 @@ def _hidden(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
     return ~seen & (above >= 0) & (radius < radius[np.maximum(above, 0)] - HIDDEN_DM)
 
 
-def texture(atlas: Atlas, drawn: View, pixels: np.ndarray, vertices, colors, normals) -> np.ndarray:
+def bake(atlas: Atlas, drawn: View, pixels: np.ndarray, vertices, colors, normals) -> np.ndarray:
     """The texture (SIDE,SIDE,3) uint8 of a face: the photograph where it is seen well, the model's colours elsewhere.
 
     drawn: the face in the picture `pixels` (H,W,3); its camera-space vertices (V,3) dm, lit colors and normals (V,3).
