@@ -125,9 +125,9 @@ def terms(
     return {
         "photometric": photometric_loss(rendered.image, batch["image"][:count], mask),
         "landmarks": landmark_loss(decoded.landmarks, batch["landmarks"], settings.distance),
-        "coefficients": coefficient_loss(coefficients, settings.size),
+        "coefficients": coefficient_loss(coefficients, settings.coefficient_weights),
         "light": monochromatic_light_loss(coefficients.light),
-        "evenness": reflectance_loss(decoded.albedo, face.skin),
+        "reflectance": reflectance_loss(decoded.albedo, face.skin),
     }
 
 
