@@ -50,7 +50,7 @@ class Reconstruction:
     @property
     def points_px(self) -> np.ndarray:
         """The 68 points (68,2) in the picture."""
-        return self.crop.at(REFERENCE_SIZE).to_picture(self.landmarks)
+        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
 
 
 class Files(Mapping):

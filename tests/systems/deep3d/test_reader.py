@@ -102,10 +102,10 @@ def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
         "landmarks": jnp.asarray(rng.uniform(0, 224, (3, 68, 2)), jnp.float32),
     }
     settings.num_rendered = 0
-    first = objective.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
-    whole = objective.hybrid({"face": face}, coefficients, batch, settings)
+    first = objective.hybrid_terms({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
+    whole = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
     settings.num_rendered = 1
-    part = objective.hybrid({"face": face}, coefficients, batch, settings)
+    part = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
     for name, value in part.items():
         wanted = first if name in ("photometric", "reflectance") else whole
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
