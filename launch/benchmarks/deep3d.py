@@ -118,7 +118,7 @@ def landmark_training(net, face, params, model_state, images, landmarks, setting
         decoded = image_formation.decode(face, parts)
         terms = {
             "landmarks": losses.landmark_loss(decoded.landmarks, target),
-            "coefficients": losses.coefficient_loss(parts, settings.size),
+            "coefficients": losses.coefficient_loss(parts, settings.coefficient_weights),
             "light": losses.monochromatic_light_loss(parts.light),
             "reflectance": losses.reflectance_loss(decoded.albedo, face.skin),
         }

@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxface import torch_names
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.deep3d.model import RNet, head_sizes
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
@@ -15,7 +16,7 @@ NETWORK = "net_recon"
 TRAINING_STATES = ("opt_", "sched_")
 
 
-def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
     """Flax variables from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
 
     Args:
@@ -24,9 +25,6 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
         tensors: the checkpoint's arrays by name.
         params: parameters of the expected shapes. A C-Net's are kept, because no C-Net weights were published.
         model_state: batch statistics of the expected shapes.
-
-    Returns:
-        (params, model_state).
 
     Raises:
         UserError: entries are missing, left over or of another shape; the message names each of them.
@@ -40,4 +38,4 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
     expected = {name: value for name, value in params.items() if name != confidence_net.NAME}
     converted = rename(network, sources, {"params": expected, **model_state})
-    return {**params, **converted.pop("params")}, converted
+    return Converted({**params, **converted.pop("params")}, converted)
