@@ -41,7 +41,7 @@ def constants(config: ml_collections.ConfigDict) -> Tree:
     if config.loss.recognition:
         constants["recognition"] = recognition.load(config.loss.recognition)
     elif config.loss.weights.perceptual:
-        LOG.warning("config.loss.recognition: no ArcFace weights are named; training without the perceptual loss")
+        LOG.warning("config.loss.recognition: no ArcFace weights are named; the perceptual loss is off")
     return constants
 
 

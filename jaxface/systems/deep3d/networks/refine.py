@@ -6,6 +6,7 @@ learned. The landmarks and the prior of the regressor "map_fit" stay in the obje
 photometric term does not constrain keep the network's prediction.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
 
@@ -43,6 +44,7 @@ POSE = 6
 MIN_COLOR = 1e-3
 # Order of the unknowns: shape and pose, which `map_fit` also estimates, then colours. The tone curve comes last.
 ORDER = ("identity", "expression", "angles", "translation", "albedo", "light")
+EVERYTHING = slice(None)
 
 
 @flax.struct.dataclass
@@ -111,6 +113,48 @@ def _normals(surface: SkinSurface, shape: jax.Array) -> jax.Array:
     return mesh.vertex_normals(shape, surface.triangles, surface.incidence)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """The least-squares problem of one face: colours, landmarks and priors.
+
+    Attributes:
+        skin: the skin surface.
+        points: mean and modes of landmarks and dense points.
+        channels: (3,S,S) the image.
+        observation: landmarks, and the prior of shape and pose.
+        prior_mean: (n,) of all unknowns.
+        prior_precision: (n,) 1 / standard deviation; 0 for shape and pose, whose prior is in `observation`.
+    """
+
+    skin: _Skin
+    points: dict[str, jax.Array]
+    channels: jax.Array
+    observation: Observation
+    prior_mean: jax.Array
+    prior_precision: jax.Array
+
+    def step(self, free: slice, unknowns: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
+        """The unknowns (n,) after a Gauss-Newton step of those in `free`; `scale` multiplies the robust scale."""
+        jacobian, residual, weight = _color_equations(self.skin, self.channels, unknowns, scale)
+        jacobian = jacobian[..., free].reshape(residual.size, -1)
+        weighted = jnp.repeat(weight, 3)[:, None] * jacobian
+        matrix = weighted.T @ jacobian + jnp.diag(self.prior_precision[free] ** 2)
+        prior_gradient = self.prior_precision**2 * (unknowns - self.prior_mean)
+        gradient = weighted.T @ residual.ravel() + prior_gradient[free]
+        if free == EVERYTHING:
+            matrix, gradient = self._add_landmarks(matrix, gradient, unknowns)
+        return unknowns.at[free].add(-map_estimate.solved(matrix, gradient))
+
+    def _add_landmarks(
+        self, matrix: jax.Array, gradient: jax.Array, unknowns: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the normal equations of `map_fit`, which are those of shape and pose."""
+        geometry = len(self.observation.prior_mean)
+        model = map_fit.place, self.points["mean"], self.points["modes"]
+        added = map_estimate.normal_equations(*model, self.observation, unknowns[:geometry])
+        return matrix.at[:geometry, :geometry].add(added[0]), gradient.at[:geometry].add(added[1])
+
+
 def _refine_one(
     skin: _Skin,
     sizes: Sizes,
@@ -121,41 +165,34 @@ def _refine_one(
     observation: Observation,
 ) -> jax.Array:
     """`refine` of one face: image (S,S,3), vector (sizes.total,), observation without a batch axis."""
-    parts = dict(zip(sizes.groups, jnp.split(vector, _ends(sizes.groups.values())[:-1]), strict=True))
-    start = jnp.concatenate([*(parts[name] for name in ORDER), jnp.zeros(1)])
+    start = _to_unknowns(vector, sizes)
     geometry = len(observation.prior_mean)
-    counts = np.array([geometry, sizes.albedo, len(parts["light"]), 1])
-    # The prior of shape and pose is part of the observation.
+    counts = np.array([geometry, sizes.albedo, sizes.groups["light"], 1])
     precision = jnp.repeat(jnp.array([0.0, ALBEDO_PRECISION, LIGHT_PRECISION, TONE_PRECISION]), counts)
-    channels = jnp.moveaxis(image, -1, 0)
-
-    def step(free: slice, unknowns: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
-        """One Gauss-Newton step of the unknowns in `free`; `scale` multiplies the robust scale."""
-        jacobian, residual, weight = _color_equations(skin, channels, unknowns, scale)
-        jacobian = jacobian[..., free].reshape(residual.size, -1)
-        weighted = jnp.repeat(weight, 3)[:, None] * jacobian
-        matrix = weighted.T @ jacobian + jnp.diag(precision[free] ** 2)
-        gradient = weighted.T @ residual.ravel() + (precision**2 * (unknowns - start))[free]
-        if free.start is None:
-            landmark_model = map_fit.place, points["mean"], points["modes"]
-            landmark_matrix, landmark_gradient = map_estimate.normal_equations(
-                *landmark_model, observation, unknowns[:geometry]
-            )
-            matrix = matrix.at[:geometry, :geometry].add(landmark_matrix)
-            gradient = gradient.at[:geometry].add(landmark_gradient)
-        return unknowns.at[free].add(-map_estimate.solved(matrix, gradient))
-
-    everything, colors = slice(None), slice(geometry, -1)
+    objective = _Objective(skin, points, jnp.moveaxis(image, -1, 0), observation, start, precision)
+    colors = slice(geometry, -1)
     scales = jnp.array(COLOR_STEP_SCALES)
-    unknowns = jax.lax.fori_loop(0, len(scales), lambda i, x: step(colors, x, scales[i]), start)
-    unknowns = jax.lax.fori_loop(0, steps, lambda _, x: step(everything, x), unknowns)
+    unknowns = jax.lax.fori_loop(0, len(scales), lambda i, x: objective.step(colors, x, scales[i]), start)
+    unknowns = jax.lax.fori_loop(0, steps, lambda _, x: objective.step(EVERYTHING, x), unknowns)
     # The result has no tone curve: albedo and lighting take over what it explained.
     unknowns = unknowns.at[-1].set(0.0)
-    unknowns = jax.lax.fori_loop(0, FINAL_COLOR_STEPS, lambda _, x: step(colors, x), unknowns)
-    ends = _ends(len(parts[name]) for name in ORDER)
-    refined = dict(zip([*ORDER, "tone"], jnp.split(unknowns, ends), strict=True))
-    refined_vector = jnp.concatenate([refined[name] for name in parts])
-    return jnp.where(jnp.isfinite(refined_vector).all(), refined_vector, vector)
+    unknowns = jax.lax.fori_loop(0, FINAL_COLOR_STEPS, lambda _, x: objective.step(colors, x), unknowns)
+    refined = _to_vector(unknowns, sizes)
+    return jnp.where(jnp.isfinite(refined).all(), refined, vector)
+
+
+def _to_unknowns(vector: jax.Array, sizes: Sizes) -> jax.Array:
+    """The unknowns (n,), in ORDER with the tone curve 0 at the end, of a coefficient vector (sizes.total,)."""
+    groups = sizes.groups
+    parts = dict(zip(groups, jnp.split(vector, _ends(groups.values())[:-1]), strict=True))
+    return jnp.concatenate([*(parts[name] for name in ORDER), jnp.zeros(1)])
+
+
+def _to_vector(unknowns: jax.Array, sizes: Sizes) -> jax.Array:
+    """The coefficient vector (sizes.total,) of the unknowns (n,); the inverse of `_to_unknowns`."""
+    ends = _ends(sizes.groups[name] for name in ORDER)
+    parts = dict(zip([*ORDER, "tone"], jnp.split(unknowns, ends), strict=True))
+    return jnp.concatenate([parts[name] for name in sizes.groups])
 
 
 def _ends(counts: Iterable[int]) -> np.ndarray:
