@@ -35,7 +35,8 @@ def refusal(command: list[str]) -> list[str]:
     """[message] if the imported launcher does not accept the command."""
     before = set(flags.FLAGS)
     try:
-        rest = flags.FLAGS(["launcher", *command[1:]])
+        sys.argv = ["launcher", *command[1:]]  # where ml_collections looks for overrides of keys
+        rest = flags.FLAGS(sys.argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.system  # noqa: B018 - a file that could not be read fails at the first use
         return [f"{' '.join(command)}: not flags: {rest[1:]}"] if rest[1:] else []
