@@ -10,14 +10,18 @@ import sys
 
 from absl import flags
 
+import launch
+from launch import app
+
 
 def refusals(commands: list[list[str]]) -> list[str]:
     """What each launcher says of the commands that it does not accept; configurations are loaded with their keys."""
     found = []
     for job in sorted({command[0] for command in commands}):
         before = set(flags.FLAGS)
-        for name in [name for name in sys.modules if name == "launch" or name.startswith("launch.")]:
+        for name in [name for name in sys.modules if name.startswith("launch.") and name != "launch.app"]:
             del sys.modules[name]
+            vars(launch).pop(name.split(".")[1], None)  # `from launch import x` would find the old module there
         try:
             importlib.import_module(f"launch.{job}")
         except ModuleNotFoundError as error:
@@ -35,7 +39,10 @@ def refusal(command: list[str]) -> list[str]:
     """[message] if the imported launcher does not accept the command."""
     before = set(flags.FLAGS)
     try:
-        sys.argv = ["launcher", *command[1:]]  # where ml_collections looks for overrides of keys
+        sys.argv = [
+            "launcher",
+            *app.resolve_config_paths(command[1:]),
+        ]  # where ml_collections looks for overrides of keys
         rest = flags.FLAGS(sys.argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.system  # noqa: B018 - a file that could not be read fails at the first use

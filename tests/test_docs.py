@@ -19,8 +19,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"
 BUILDERS = ROOT / "jaxface" / "data" / "builders"
 # Commands of the pages that need no data and no network, run in this order in one folder beside photo.jpg.
 RUN = (
-    "python -m launch.infer --input photo.jpg --output out",
-    "python -m launch.train --config configs/continuous.py:smoke --workdir W --profile",
+    "jaxface infer --input photo.jpg --output out",
+    "jaxface train --config continuous:smoke --workdir W --profile",
 )
 
 
@@ -126,11 +126,10 @@ def test_messages_of_the_troubleshooting_page_exist():
 def test_commands_without_data_run(tmp_path):
     astronaut = pytest.importorskip("skimage.data").astronaut()
     importlib.import_module("PIL.Image").fromarray(astronaut).save(tmp_path / "photo.jpg", quality=95)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     shown = [" ".join(words) for _, words in command_lines()]
     for line in RUN:
         assert line in shown
-        command = [sys.executable, *shlex.split(line)[1:]]
+        command = [sys.executable, "-m", "launch", *shlex.split(line)[1:]]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
         assert result.returncode == 0, f"{line}: {result.stdout}{result.stderr}"
     assert len(json.loads((tmp_path / "out" / "photo.json").read_text())["faces"]) == 1
