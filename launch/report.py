@@ -18,6 +18,8 @@ ROOT = flags.DEFINE_string("root", ".", "checkout that holds README.md, docs/ an
 CHECK = flags.DEFINE_bool("check", False, "write nothing; fail if a file is not up to date")
 
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+# Width of a code block on a page.
+LINE = 84
 # What a run states; null where it was not recorded.
 RUN_KEYS = {"purpose", "commands", "hardware", "seed", "steps", "duration", "commit", "date"}
 
@@ -71,6 +73,18 @@ def cell(value: str | float | None, form: str) -> str:
     return value if isinstance(value, str) else form.format(value)
 
 
+def wrap(command: str) -> str:
+    """A shell command with line continuations before flags, so that lines have at most LINE characters."""
+    first, *flag_words = command.split(" --")
+    lines = [first]
+    for word in flag_words:
+        if len(lines[-1]) + len(word) + len(" -- \\") <= LINE:
+            lines[-1] += f" --{word}"
+        else:
+            lines.append(f"    --{word}")
+    return " \\\n".join(lines)
+
+
 def provenance_note(runs: list[dict[str, Any]]) -> str:
     """A collapsed note (mkdocs-material) with the commands of each run and what is known of how it ran."""
     lines = ['??? note "Commands, hardware and versions"']
@@ -83,7 +97,8 @@ def provenance_note(runs: list[dict[str, Any]]) -> str:
             if run[key] is not None
         ]
         lines += ["", f"    {run['purpose']}. {'; '.join(facts)}." if facts else f"    {run['purpose']}.", ""]
-        lines += ["    ```bash", *(f"    {command}" for command in run["commands"]), "    ```"]
+        wrapped = "\n".join(wrap(command) for command in run["commands"])
+        lines += ["    ```bash", *(f"    {line}" for line in wrapped.splitlines()), "    ```"]
     return "\n".join(lines)
 
 
