@@ -136,7 +136,8 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path):
 
 LOGGING_STATE = """
 import logging, os, warnings
-import flax.linen, jax, ml_collections, optax, orbax.checkpoint.v1, safetensors.numpy, scipy, trimesh, cv2, PIL.Image
+import flax.linen, jax, ml_collections, optax, safetensors.numpy, scipy, trimesh, cv2, PIL.Image
+from orbax.checkpoint import v1
 
 def state():
     loggers = [logging.getLogger(name) for name in (None, "absl", "asyncio", "jax", "orbax")]
