@@ -147,7 +147,7 @@ def _pictures(folder: pathlib.Path) -> list[pathlib.Path]:
 
     def wanted(path: pathlib.Path) -> bool:
         parts = path.relative_to(folder).parts
-        return path.suffix.lower() in photo.PICTURES and not any(
+        return path.suffix.lower() in photo.IMAGE_SUFFIXES and not any(
             part.startswith(".") or part == MASKS for part in parts
         )
 

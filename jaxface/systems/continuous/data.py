@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import parallel, photo
+from jaxface import crops, parallel
 from jaxface.data import augment, datasets, stream
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
@@ -42,7 +42,7 @@ def preprocess_train(example: dict[str, np.ndarray], seed: int, size: int, dense
     rng = np.random.default_rng(seed)
     center, side, angle = _jittered(example["box"], rng)
     matrix = alignment.crop_matrix(center, side, size, angle)
-    image = photo.cut(example["image"], center, side, angle, size)
+    image = crops.cut(example["image"], center, side, angle, size)
     chosen = rng.choice(len(example["dense"]), dense, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
     queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
@@ -71,7 +71,7 @@ def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.n
     eyes = eye_distance_px(example["landmarks_mm"], example["focal_px"])
     rotation = example["rotation"]
     return {
-        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
+        "image": crops.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _unit(alignment.apply_affine(matrix, example["landmarks"]), size),
         "visible": example["visible"],
         "eye_distance": np.float32(2 * eyes / side),

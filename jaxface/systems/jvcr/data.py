@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import parallel, photo
+from jaxface import crops as face_crops
+from jaxface import parallel
 from jaxface.data import augment, stream
 from jaxface.data.prepare import is_prepared, prepare
 from jaxface.errors import UserError
@@ -127,7 +128,7 @@ def _clean_train(found: Face, rng: np.random.Generator, size: int, settings) -> 
     center, side = alignment.square_crop(np.float64(found.box))
     center, side = center + side * rng.uniform(-settings.shift, settings.shift, 2), side * factor
     angle, known = np.deg2rad(rotation), found.known
-    image = photo.cut(found.pixels, center, side, angle, size)
+    image = face_crops.cut(found.pixels, center, side, angle, size)
     places = transforms.encode(found.points, center, side, size, angle)
     if flip:
         image, places = image[:, ::-1], transforms.mirrored(places, size - 1)
@@ -149,7 +150,7 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
         places = transforms.encode_reference(found.points, center, np.float64(found.scale), size, size)
     else:
         center, side = alignment.square_crop(np.float64(found.box))
-        image = photo.cut(found.pixels, center, side, 0.0, size) / 255.0
+        image = face_crops.cut(found.pixels, center, side, 0.0, size) / 255.0
         places = transforms.encode(found.points, center, side, size)
     return {
         **_named(image, places, found.known, with_center_flags(found.known), points),

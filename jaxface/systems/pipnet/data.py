@@ -11,7 +11,7 @@ import cv2
 import ml_collections
 import numpy as np
 
-from jaxface import layouts, parallel, photo
+from jaxface import crops, layouts, parallel
 from jaxface.data import augment, datasets, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
@@ -78,7 +78,7 @@ def _jittered(example: Example, size: int, flip: np.ndarray, rng: np.random.Gene
     center, side = alignment.square_crop(example["box"])
     center = center + side * rng.uniform(-SHIFT, SHIFT, 2)
     side, angle = side * np.exp(rng.uniform(*np.log(SCALE))), rng.uniform(-ROTATE_RAD, ROTATE_RAD)
-    image = photo.cut(example["image"], center, side, angle, size)
+    image = crops.cut(example["image"], center, side, angle, size)
     points = _units(example["landmarks"], center, side, size, angle)
     if rng.random() < 0.5:
         image, points = np.ascontiguousarray(image[:, ::-1]), points[flip] * [-1, 1] + [1, 0]
@@ -97,7 +97,7 @@ def _rendered(example: Example, size: int, eye_corners: tuple[int, ...]) -> Exam
     left, right = (space[index] for index in eye_corners)
     eyes_px = example["focal_px"] * np.linalg.norm(left - right) / space[:, 2].mean()
     return {
-        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
+        "image": crops.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _units(example["landmarks"], center, side, size).astype(np.float32),
         "crop_px": np.full(2, side, np.float32),
         "norm_crop": np.float32(eyes_px / side),
