@@ -207,13 +207,13 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _one_each(photos: Sequence[Any], boxes: Any) -> Sequence[Any]:
+def _one_each(photos: Sequence[Any], boxes: Any) -> list[Any]:
     """The boxes of each photo. Raises UserError if they are not as many."""
     if boxes is None:
         return [None] * len(photos)
     if not isinstance(boxes, Sequence | np.ndarray) or len(boxes) != len(photos):
         raise UserError(f"boxes: for a list of {len(photos)} photos give a list as long, or None")
-    return boxes
+    return list(boxes)
 
 
 def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
@@ -252,7 +252,7 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
-        key = re.search(r"\w+", str(error)).group()  # ml_collections may append a guess at the intended key
+        key, *_ = re.findall(r"\w+", str(error))  # ml_collections may append a guess at the intended key
         hint = "add it as in configs/ of this version"
         raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
 

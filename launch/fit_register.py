@@ -22,9 +22,9 @@ def detector() -> scan_landmarks.Detector:
         faces = predictor(picture, layout="68")
         if not faces:
             return None
-        face = max(faces, key=lambda one: one["box"][2] - one["box"][0])
-        size = face["box"][2] - face["box"][0]
-        return np.asarray(face["points"], float), float(np.exp(-10 * np.mean(face["sigma"]) / size))
+        face = max(faces, key=lambda one: one.box[2] - one.box[0])
+        size = face.box[2] - face.box[0]
+        return np.asarray(face.points, float), float(np.exp(-10 * np.mean(face.sigma) / size))
 
     return detect
 

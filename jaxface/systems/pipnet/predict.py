@@ -34,7 +34,7 @@ RunNetwork = Callable[[Any, np.ndarray], Outputs]
 def bind(
     net: model.PIPNet, votes: decoding.Votes, config: ml_collections.ConfigDict, meanface: np.ndarray
 ) -> Callable[..., list[FaceLandmarks]]:
-    """`System.predict` of a net and `config.model`; see `predict`. Raises UserError for an unknown config.model.crop."""
+    """`System.predict` of a net and `config.model`; see `predict`. Raises UserError for an unknown `config.crop`."""
     if config.crop not in CROPS:
         raise UserError(f"config.model.crop: unknown {config.crop!r}; choose one of {', '.join(CROPS)}")
     compiled = jax.jit(functools.partial(model.answer, net))

@@ -35,7 +35,7 @@ def test_it_finds_the_points_of_unseen_heads(predictor):
         (face,) = predictor((255 * image).astype(np.uint8), boxes=box)
         left, right = points[list(LAYOUT_68.eye_corners)]
         eyes_px = focal_px * np.linalg.norm(left - right) / points[:, 2].mean()
-        errors.append(100 * np.linalg.norm(face["points"] - pixels, axis=-1).mean() / eyes_px)
+        errors.append(100 * np.linalg.norm(face.points - pixels, axis=-1).mean() / eyes_px)
     assert np.median(errors) < 6.0
 
 
@@ -43,8 +43,8 @@ def test_it_is_plausible_on_a_photograph(predictor):
     """Eyes, nose and mouth of the portrait, read off an enlargement to about two pixels."""
     data = pytest.importorskip("skimage.data")
     (face,) = predictor(data.astronaut())
-    found = LAYOUT_68.five_points(face["points"])
+    found = LAYOUT_68.five_points(face.points)
     by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
     assert np.linalg.norm(found - by_hand, axis=1).max() < 10
     dense = predictor(data.astronaut(), layout="dense")[0]
-    assert dense["points"].shape[0] > 1000 and np.isfinite(dense["sigma"]).all()
+    assert dense.points.shape[0] > 1000 and np.isfinite(dense.sigma).all()
