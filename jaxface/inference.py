@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
-import re
-import traceback
 from collections.abc import Sequence
 from typing import Any, TypeAlias, overload
 
@@ -18,7 +15,7 @@ from PIL import Image
 from jaxface import checkpoint, detection, meshes, photo, pretrained
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
-from jaxface.system import System, Tree
+from jaxface.system import System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -236,25 +233,6 @@ def _detect(image: np.ndarray, boxes: Any = None) -> list[FaceLandmarks]:
 
 
 TOOLS = {"detect": _detect}
-
-
-def build(config: ml_collections.ConfigDict, where: str) -> System:
-    """The system that a configuration names; `where` it comes from is part of the message of a UserError."""
-    name = f"jaxface.systems.{config.get('system')}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UserError(f"{where}: unknown system {config.get('system')!r}") from error
-    try:
-        return module.build(config)
-    except (AttributeError, KeyError) as error:
-        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
-            raise
-        key, *_ = re.findall(r"\w+", str(error))  # ml_collections may append a guess at the intended key
-        hint = "add it as in configs/ of this version"
-        raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -60,7 +60,7 @@ class Reconstruction:
     @property
     def points_px(self) -> np.ndarray:
         """The 68 points (68,2) in the image."""
-        return self.crop.at(REFERENCE_SIZE).to_picture(self.landmarks)
+        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
 
 
 def split_coefficients(vector: np.ndarray, sizes: Sizes) -> dict[str, np.ndarray]:
@@ -85,8 +85,8 @@ def to_result(
         atlas: returns the texture atlas of the head; called when a texture is needed.
     """
     height, width = image.shape[:2]
-    camera = render_overlay.camera_of(head.crop)
-    view = render_overlay.view(camera, width, height, head.vertices, head.colors, head.normals, head.triangles)
+    camera = render_overlay.image_camera(head.crop)
+    view = render_overlay.render_view(camera, width, height, head.vertices, head.colors, head.normals, head.triangles)
     mesh = _colored_mesh(head)
     encoders = {
         ".glb": lambda: meshes.encode(_textured_mesh(head, view, image, atlas()), ".glb"),
@@ -108,7 +108,7 @@ def to_result(
         crop=_crop_entry(head.crop),
         mesh=mesh,
         depth_step_mm=DEPTH_STEP_MM,
-        layer=render_overlay.layer(view),
+        layer=render_overlay.overlay_layer(view),
         files=LazyFiles(encoders),
     )
 
@@ -133,7 +133,7 @@ def _textured_mesh(
     head: Reconstruction, view: render_overlay.View, image: np.ndarray, atlas: texture.Atlas
 ) -> meshes.Mesh:
     """The head in mm, before posing, with the photo as texture."""
-    texels = texture.texture(atlas, view, image, head.vertices, head.colors, head.normals)
+    texels = texture.bake(atlas, view, image, head.vertices, head.colors, head.normals)
     shape = (MM_PER_DM * head.shape[atlas.vertex]).astype(np.float32)
     normals = (head.normals @ head.rotation)[atlas.vertex].astype(np.float32)
     return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=texels)
