@@ -17,6 +17,7 @@ from jaxface.errors import UserError
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
 from jaxface.nn.init import initialize
 from jaxface.nn.mlp import MLP, gelu
+from jaxface.nn.soft_argmax import cell_centers, expectation
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
 
@@ -89,12 +90,6 @@ class PointwisePredictor(nn.Module):
         return MLP((self.width,) * (self.layers - 1), 3, name="mlp")(x)
 
 
-def cell_centers(height: int, width: int) -> jax.Array:
-    """Where the cells of a map lie in the crop: (height * width, 2) as x, y in [-1,1], row by row."""
-    y, x = jnp.meshgrid(*((2 * jnp.arange(n) + 1) / n - 1 for n in (height, width)), indexing="ij")
-    return jnp.stack([x.ravel(), y.ravel()], -1)
-
-
 class LocatingPredictor(nn.Module):
     """Ours, on a map (B,h,w,C): the query looks for its place (attention's mean position) and reads what is there.
 
@@ -113,9 +108,10 @@ class LocatingPredictor(nn.Module):
         sought = MLP((self.width,), channels, name="seek")(code)
         logits = jnp.einsum("bnc,btc->bnt", sought, tokens) / channels**0.5
         self.sow("intermediates", "log_attention", nn.log_softmax(logits))
-        attention = nn.softmax(logits)
-        place = attention @ cell_centers(height, width)
-        seen = jnp.concatenate([code, attention @ tokens, place], -1)
+        attention = nn.softmax(logits).swapaxes(1, 2)
+        centers = jnp.broadcast_to(cell_centers(height, width, 2.0) - 1, (batch, height * width, 2))
+        place = expectation(attention, centers)
+        seen = jnp.concatenate([code, expectation(attention, tokens), place], -1)
         out = MLP((self.width,) * self.layers, 3, name="mlp")(seen)
         return out.at[..., :2].add(place)
 

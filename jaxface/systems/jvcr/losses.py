@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxface.errors import UserError
+from jaxface.nn.soft_argmax import cell_centers, cross_entropy
 from jaxface.system import Batch, Tree
-from jaxface.systems.jvcr.model import JVCR, cell_centers
+from jaxface.systems.jvcr.model import JVCR
 
 DISTANCES = ("squared", "plain")
 # Points nearer than this part of the crop are pulled less by plain distances.
@@ -45,12 +46,10 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, known: jax.Array
 
     The place is a Gaussian over the cells, one cell wide; it teaches attention much faster than the coordinates' loss.
     """
-    centers = cell_centers(math.isqrt(log_attention.shape[1]))
-    cell = centers[0, 0] * 2
-    squared = ((centers[:, None] - target[:, None, :, :2]) ** 2).sum(-1)
-    wanted = jax.nn.softmax(-squared / (2 * cell**2), axis=1)
-    weight = known.astype(wanted.dtype)
-    return -((wanted * log_attention).sum(1) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+    side = math.isqrt(log_attention.shape[1])
+    per_point = cross_entropy(log_attention, cell_centers(side, side), target[..., :2], 1 / side)
+    weight = known.astype(per_point.dtype)
+    return (per_point * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def training_loss(

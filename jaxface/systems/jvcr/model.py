@@ -18,6 +18,7 @@ from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.init import initialize
+from jaxface.nn.soft_argmax import cell_centers, expectation
 from jaxface.nn.volume import HalvingConv, WholeConv
 from jaxface.system import Tree
 from jaxface.systems.jvcr import face_prior
@@ -111,11 +112,11 @@ class Reader(nn.Module):
         sharpness = self.param("sharpness", nn.initializers.constant(SHARPNESS), ())
         column = nn.softmax(sharpness * volume.reshape(batch, side * side, depth))
         z = (column * ((jnp.arange(depth) + 0.5) / depth)).sum(-1, keepdims=True)
-        plane = jnp.broadcast_to(cell_centers(side), (batch, side * side, 2))
+        plane = jnp.broadcast_to(cell_centers(side, side), (batch, side * side, 2))
         shift = nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="shift")(features)
         shift = shift.reshape(batch, side * side, self.points, 3)
         attention = jnp.exp(log_attention)
-        read = jnp.einsum("bcn,bck->bnk", attention, jnp.concatenate([plane, z], -1))
+        read = expectation(attention, jnp.concatenate([plane, z], -1))
         read += jnp.einsum("bcn,bcnk->bnk", attention, shift)
         return FacePrior(self.points, name="prior")(read, self._guess(read, features.mean(1)))
 
@@ -125,12 +126,6 @@ class Reader(nn.Module):
         for layer in ("hidden1", "hidden2"):
             x = nn.gelu(nn.Dense(self.width, name=layer)(x))
         return nn.Dense(face_prior.UNKNOWNS, kernel_init=nn.initializers.zeros, name="guess")(x)
-
-
-def cell_centers(side: int) -> jax.Array:
-    """Centres (side*side,2) in x and y of the cells of a map, row by row; the map reaches from 0 to 1."""
-    line = (jnp.arange(side) + 0.5) / side
-    return jnp.stack(jnp.meshgrid(line, line), -1).reshape(-1, 2)
 
 
 class JVCR(nn.Module):
