@@ -21,12 +21,10 @@ def expectation(attention: jax.Array, values: jax.Array) -> jax.Array:
 
     With `cell_centers` as values this is the soft-argmax.
     """
-    return jnp.einsum("btk,btc->bkc", attention, values)
+    return attention @ values
 
 
-def moments(
-    attention: jax.Array, positions: jax.Array, features: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def moments(attention: jax.Array, positions: jax.Array, features: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mean and covariance of the position, and mean of the features, under an attention.
 
     Args:
@@ -56,6 +54,6 @@ def cross_entropy(log_attention: jax.Array, centers: jax.Array, target: jax.Arra
         target: (B,K,2) positions in the same unit.
         std: standard deviation of the Gaussian in the same unit; it is normalised over the cells.
     """
-    squared_distance = ((target[:, None] - centers[:, None]) ** 2).sum(-1)
-    heat_map = jax.nn.softmax(-squared_distance / (2 * std**2), axis=1)
-    return -(heat_map * log_attention).sum(1)
+    squared_distance = ((target[..., None, :] - centers) ** 2).sum(-1)
+    heat_map = jax.nn.softmax(-squared_distance / (2 * std**2))
+    return -(heat_map * log_attention).sum(-1)

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.networks.map_fit import cell_places
+from jaxface.systems.deep3d.networks.map_fit import cell_centers_px
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Decoded, Rendered
 
 LANDMARKS = 68
@@ -55,7 +55,7 @@ def landmark_distance(points: jax.Array, target: jax.Array, kind: str = "squared
 def heat_map(log_attention: jax.Array, target: jax.Array) -> jax.Array:
     """Mean cross-entropy () of a reader's log_attention (B,h*w,K) with Gaussians about points (B,K,2), NaN: unknown."""
     side = math.isqrt(log_attention.shape[1])
-    places = cell_places(side).reshape(side, side, 2)
+    places = cell_centers_px(side).reshape(side, side, 2)
     columns, rows = places[0, :, 0], places[:, 0, 1]
     deviation = HEAT_CELLS * (columns[1] - columns[0])
     known, target = _known(target)

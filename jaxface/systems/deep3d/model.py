@@ -53,11 +53,11 @@ class RNet(nn.Module):
         pooled = maps[-1].mean((1, 2))
         if self.regressor == "linear":
             return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
-        look = map_fit.Reader(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
+        look = map_fit.SoftArgmaxHead(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
         features, *landmarks = look(maps, train)
         parts = self._heads(features)
         fitted = {name: parts[name] for name in FITTED}
-        found = map_fit.Fit(self.sizes, name=map_fit.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
+        found = map_fit.MAPFitLayer(self.sizes, name=map_fit.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
         ends = np.cumsum([part.shape[-1] for part in fitted.values()])
         parts |= zip(fitted, jnp.split(found, ends[:-1], axis=-1), strict=True)
         return jnp.concatenate([*parts.values()], -1), pooled, maps[0]

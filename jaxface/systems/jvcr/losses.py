@@ -47,7 +47,7 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, known: jax.Array
     The place is a Gaussian over the cells, one cell wide; it teaches attention much faster than the coordinates' loss.
     """
     side = math.isqrt(log_attention.shape[1])
-    per_point = cross_entropy(log_attention, cell_centers(side, side), target[..., :2], 1 / side)
+    per_point = cross_entropy(log_attention.swapaxes(1, 2), cell_centers(side, side), target[..., :2], 1 / side)
     weight = known.astype(per_point.dtype)
     return (per_point * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 

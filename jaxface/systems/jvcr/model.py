@@ -116,7 +116,7 @@ class Reader(nn.Module):
         shift = nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="shift")(features)
         shift = shift.reshape(batch, side * side, self.points, 3)
         attention = jnp.exp(log_attention)
-        read = expectation(attention, jnp.concatenate([plane, z], -1))
+        read = expectation(attention.swapaxes(1, 2), jnp.concatenate([plane, z], -1))
         read += jnp.einsum("bcn,bcnk->bnk", attention, shift)
         return FacePrior(self.points, name="prior")(read, self._guess(read, features.mean(1)))
 

@@ -1,4 +1,4 @@
-"""Where a mean face comes from: the configuration, the prepared data set, or for rendered heads the canonical face."""
+"""Sources of the mean face: the configuration, the prepared data set, or the canonical face for rendered heads."""
 
 import json
 import pathlib
@@ -15,11 +15,12 @@ RENDERED = "rendered_heads"
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
+    """Fills in what the first training set determines: the mean face, the number of landmarks and the flip map.
 
-    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
-    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map,
-    that of the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
+    An empty `config.model.meanface` is taken from the data set's metadata, or for rendered heads from the canonical
+    face. If `config.model.landmarks` is 0, it becomes the number of points of the mean face. An empty
+    `config.data.flip` is taken from the metadata, where a user's own landmark folder has one. Raises UserError if there
+    is no mean face.
     """
     if not len(config.model.meanface):
         _fill(config, config.data.datasets[0])
@@ -28,20 +29,20 @@ def complete(config: ml_collections.ConfigDict) -> None:
 
 def _fill(config: ml_collections.ConfigDict, name: str) -> None:
     metadata = _metadata(pathlib.Path(config.data.dir) / name)
-    found = metadata.get("meanface")
+    meanface = metadata.get("meanface")
     if name.startswith(RENDERED):
-        found = rendered_meanface().ravel().tolist()
-    if not found:
+        meanface = rendered_meanface().ravel().tolist()
+    if not meanface:
         raise UserError(
-            f"there is no mean face: config.model.meanface is empty and {name} is not prepared in {config.data.dir}; "
-            f"prepare it, set --config.data.dir, or convert with --meanface FILE"
+            f"config.model.meanface is empty, and {name} is not prepared in {config.data.dir}; prepare it, set "
+            "--config.data.dir, or convert with --meanface FILE"
         )
-    config.model.meanface = tuple(found)
+    config.model.meanface = tuple(meanface)
     config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
 
 
 def _metadata(folder: pathlib.Path) -> dict:
-    """What lies beside the newest version of a prepared data set; {} without any."""
+    """Metadata of the newest version of a prepared data set; {} if there is none."""
     prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
     versions = sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
     path = versions[-1] / METADATA_FILE if versions else None
@@ -49,7 +50,7 @@ def _metadata(folder: pathlib.Path) -> dict:
 
 
 def rendered_meanface() -> np.ndarray:
-    """The canonical face's 68 points (68,2) seen from the front, in units of the crop that `data` cuts around heads."""
+    """Frontal view (68,2) of the canonical face's landmarks, in units of the crop that `data` cuts around heads."""
     face = canonical.queries("dense")[:, :2] * [1, -1]
     points = canonical.queries("68")[:, :2] * [1, -1]
     center, side = alignment.square_crop(np.concatenate([face.min(0), face.max(0)]))

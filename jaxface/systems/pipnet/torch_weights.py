@@ -1,8 +1,9 @@
-"""Checkpoints for PIPNet: the official snapshots (bare state dicts) and ImageNet backbones of torchvision.
+"""PyTorch checkpoints for PIPNet: official snapshots (bare state dicts) and torchvision's ImageNet backbones.
 
-Names: jhb86253817/PIPNet, lib/networks.py and lib/mobilenetv3.py. The self-trained nets have the same.
+Names: jhb86253817/PIPNet, lib/networks.py and lib/mobilenetv3.py; self-trained networks use the same names.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,33 @@ from jaxface.systems.pipnet.model import PIPNet
 from jaxface.torch_names import Sources
 from jaxface.torch_weights import Tensors, convolution, linear, rename, unwrap
 
+logger = logging.getLogger(__name__)
+
 HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 CLASSIFIERS = ("fc.", "classifier.")
 
 
 def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) with what the checkpoint holds; `backbone` is config.model.backbone.
+    """Parameters and model state from a PyTorch checkpoint.
 
-    A checkpoint without PIPNet's heads but with a classifier is an ImageNet backbone: it fills the backbone only, its
-    classifier is dropped by name, and a line is printed that says so. Otherwise strict both ways: UserError names every
-    missing, left-over or misshaped entry.
+    A checkpoint with a classifier and without PIPNet's heads is an ImageNet backbone: it fills the backbone, its
+    classifier is dropped, the other layers stay randomly initialised, and a log message says so.
+
+    Args:
+        model: the network.
+        backbone: `config.model.backbone`.
+        tensors: entries of the checkpoint by name.
+        params: randomly initialised parameters.
+        model_state: initial batch statistics.
+
+    Returns:
+        (params, model_state) with the checkpoint's values.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names them all.
     """
     if backbone == "custom":
-        raise UserError("no official checkpoint has a custom backbone; choose another config.model.backbone")
+        raise UserError('config.model.backbone is "custom", which no official checkpoint has; choose another')
     tensors = torch_names.without_counters(unwrap(tensors, "state_dict", "model"))
     expected = {"params": params, **model_state}
     dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
@@ -35,32 +50,34 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     kept = {name: value for name, value in tensors.items() if name not in dropped}
     inside = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
     filled = rename(kept, _backbone(backbone), inside)
-    print(
-        f"The backbone is filled from an ImageNet checkpoint; dropped: {', '.join(dropped)}. "
-        "Everything behind it starts fresh from the seed."
+    logger.warning(
+        "Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: %s); all other layers are randomly "
+        "initialised.",
+        ", ".join(dropped),
     )
     merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
     return merged.pop("params"), merged
 
 
 def official(model: PIPNet, backbone: str) -> Sources:
-    """The name map of a whole net."""
+    """Name map of the whole network for `torch_weights.rename`."""
     sources = _backbone(backbone)
     for name in HEADS:
         sources |= torch_names.layer(name, name, linear, bias=True)
     if model.scaling < 1:
         sources |= torch_names.conv_norm("deconv1", "bn_deconv1", "deconv1", "bn_deconv1", transposed)
-    for number in (5, 6)[: {2: 1, 4: 2}.get(model.scaling, 0)]:
+    extra_layers = {2: (5,), 4: (5, 6)}.get(model.scaling, ())
+    for number in extra_layers:
         sources |= torch_names.layer(f"layer{number}", f"layer{number}", convolution, bias=True)
         sources |= torch_names.norm(f"bn{number}", f"bn{number}")
     return sources
 
 
 def _backbone(name: str) -> Sources:
-    make = torch_names.resnet if name.startswith("resnet") else torch_names.mobilenet
-    return make(name, "backbone/")
+    name_map = torch_names.resnet if name.startswith("resnet") else torch_names.mobilenet
+    return name_map(name, "backbone/")
 
 
 def transposed(weight: np.ndarray) -> np.ndarray:
-    """The kernel (in,out,H,W) of a transposed convolution as the (H,W,in,out) of a convolution of the spread input."""
+    """Kernel (in,out,H,W) of PyTorch's transposed convolution, flipped, as (H,W,in,out) of Flax's `ConvTranspose`."""
     return weight.transpose(2, 3, 0, 1)[::-1, ::-1]

@@ -62,7 +62,7 @@ def refine(
 ) -> jax.Array:
     """Coefficients (B,sizes.total) that explain pictures (B,S,S,3) better than `vector` (B,sizes.total) does.
 
-    points: `map_fit.points_model`; observation: of B faces, as `map_fit.Fit` sows it; steps: number of Gauss-Newton
+    points: `map_fit.points_model`; observation: of B faces, as `map_fit.MAPFitLayer` sows it; steps: number of Gauss-Newton
     steps. A face whose answer would not be finite stays as it was.
     """
     with jax.default_matmul_precision("highest"):
@@ -111,7 +111,7 @@ def _refine_one(
         matrix = weighed.T @ jacobian + jnp.diag(precision[moving] ** 2)
         slope = weighed.T @ off.ravel() + (precision**2 * (unknowns - start))[moving]
         if moving.start is None:
-            model = map_fit.place, points["mean"], points["modes"]
+            model = map_fit.project, points["mean"], points["modes"]
             by_points = map_estimate.normal_equations(*model, observation, unknowns[:face])
             matrix, slope = matrix.at[:face, :face].add(by_points[0]), slope.at[:face].add(by_points[1])
         return unknowns.at[moving].add(-map_estimate.solved(matrix, slope))
@@ -164,7 +164,7 @@ def _difference(
     color = image_formation.shade(albedo[None, None], turned[None, None], light[None])[0, 0]
     # The picture is black or white where the light is too weak or too strong for it.
     color = jnp.clip(color, BLACK, 1.0) ** jnp.exp(curve)
-    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.posed(pose, point)), channels.shape[-1])
+    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.apply_pose(pose, point)), channels.shape[-1])
     shown = jax.vmap(lambda channel: map_coordinates(channel, [y, x], order=1, mode="nearest"))(channels)
     inside = (jnp.minimum(x, y) >= 0) & (jnp.maximum(x, y) <= channels.shape[-1] - 1)
     return color - shown, jnp.where(inside & (turned[2] > EDGE), turned[2], 0.0)
