@@ -4,17 +4,15 @@ Names: facebookresearch/ConvNeXt and ConvNeXt-V2, timm, torchvision, and florisd
 """
 
 import dataclasses
-import logging
 from typing import Any
 
 import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.convnext import ConvNeXt
+from jaxface.system import Converted
 from jaxface.systems.continuous.model import Continuous, PointwisePredictor
 from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, unwrap, vector
-
-logger = logging.getLogger(__name__)
 
 Sources = dict[str, tuple[str, Transform]]
 # Prefix of the encoder's entries in the unofficial reimplementation.
@@ -89,11 +87,11 @@ TORCHVISION = NamingScheme(
 )
 
 
-def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> Converted:
     """Parameters and model state from a PyTorch checkpoint.
 
     An ImageNet backbone, recognised by its names, fills the encoder only: its classifier, and its final norm if the
-    model has none, are dropped, the rest stays randomly initialised, and a log message says so. A state dict of the
+    model has none, are dropped, and the rest stays randomly initialised, as a note says. A state dict of the
     unofficial reimplementation fills the whole network.
 
     Args:
@@ -103,25 +101,23 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: An
         model_state: initial batch statistics.
 
     Returns:
-        (params, model_state) with the checkpoint's values.
+        The checkpoint's values.
 
     Raises:
         UserError: entries are missing, left over or of another shape; the message names them all.
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
-        return _from_unofficial(model, tensors, params, model_state)
+        return Converted(*_from_unofficial(model, tensors, params, model_state))
     scheme = _recognise(tensors)
     dropped = _unused_entries(scheme, model.encoder, tensors)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
     encoder = rename(kept, encoder_sources(scheme, model.encoder), params["encoder"])
-    logger.warning(
-        "Only the encoder is loaded, from a %s checkpoint (dropped entries: %s); all other layers are randomly "
-        "initialised.",
-        scheme.name,
-        ", ".join(dropped) or "none",
+    note = (
+        f"Only the encoder is loaded, from a {scheme.name} checkpoint (dropped entries: {', '.join(dropped) or 'none'})"
+        "; all other layers are randomly initialised."
     )
-    return {**params, "encoder": encoder}, model_state
+    return Converted({**params, "encoder": encoder}, model_state, notes=(note,))
 
 
 def _recognise(tensors: Tensors) -> NamingScheme:

@@ -67,13 +67,15 @@ class FaceModel:
     surface: Surface
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills in the coefficient counts of `config.model` that are 0: as many as the configured head has."""
-    wanted = [name for name in KINDS if not config.model[name]]
-    if wanted:
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of the configuration in which coefficient counts of 0 are those of the configured head."""
+    config = config.copy_and_resolve_references()
+    open_counts = [name for name in KINDS if not config.model[name]]
+    if open_counts:
         head = sources.load_head(config.head.name, config.head.path)
-        for name in wanted:
+        for name in open_counts:
             config.model[name] = len(getattr(head, name))
+    return config
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxface import torch_names
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.deep3d.model import RNet, heads_of
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
@@ -12,11 +13,12 @@ ARCFACE = "layer1.0.prelu.weight"
 NETWORK, REST = "net_recon", ("opt_", "sched_")
 
 
-def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
+def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
+    """The parameters and batch statistics of a checkpoint, `{"net_recon": …}` or its bare state dict.
 
-    `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
-    left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
+    `size` is that of the backbone ("resnet50"). The prefix `module.` is optional; optimizer and schedule are ignored. A
+    C-Net keeps its values, as there are no official weights of one. Raises UserError naming every missing, left-over or
+    misshaped entry.
     """
     if ARCFACE in tensors:
         raise UserError("these are ArcFace weights, which need no conversion: name the file in config.loss.recognition")
@@ -27,4 +29,4 @@ def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_stat
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
     own = {name: value for name, value in params.items() if name != confidence_net.NAME}
     filled = rename(kept, sources, {"params": own, **model_state})
-    return {**params, **filled.pop("params")}, filled
+    return Converted({**params, **filled.pop("params")}, filled)

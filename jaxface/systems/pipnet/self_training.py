@@ -76,6 +76,7 @@ def run(
             round_config = _round_config(config, folder, rounds[number], previous)
             if previous:
                 label_all(round_config, previous)
+            round_config = pipnet.resolve(round_config)
             fit(pipnet.build(round_config), round_config, folder)
         errors = _score(pipnet.build(round_config), round_config, folder, compile_score)
         results.append({"round": number, "task": rounds[number], "workdir": str(folder), "errors": errors})

@@ -3,28 +3,26 @@
 Names: jhb86253817/PIPNet, lib/networks.py and lib/mobilenetv3.py; self-trained networks use the same names.
 """
 
-import logging
 from typing import Any
 
 import numpy as np
 
 from jaxface import torch_names
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.pipnet.model import PIPNet
 from jaxface.torch_names import Sources
 from jaxface.torch_weights import Tensors, convolution, linear, rename, unwrap
-
-logger = logging.getLogger(__name__)
 
 HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 CLASSIFIERS = ("fc.", "classifier.")
 
 
-def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
+def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
     """Parameters and model state from a PyTorch checkpoint.
 
     A checkpoint with a classifier and without PIPNet's heads is an ImageNet backbone: it fills the backbone, its
-    classifier is dropped, the other layers stay randomly initialised, and a log message says so.
+    classifier is dropped, and the other layers stay randomly initialised, as a note says.
 
     Args:
         model: the network.
@@ -34,7 +32,7 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
         model_state: initial batch statistics.
 
     Returns:
-        (params, model_state) with the checkpoint's values.
+        The checkpoint's values.
 
     Raises:
         UserError: entries are missing, left over or of another shape; the message names them all.
@@ -46,17 +44,16 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
     if not dropped or f"{HEADS[0]}.weight" in tensors:
         filled = rename(tensors, official(model, backbone), expected)
-        return filled.pop("params"), filled
+        return Converted(filled.pop("params"), filled)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
     inside = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
     filled = rename(kept, _backbone(backbone), inside)
-    logger.warning(
-        "Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: %s); all other layers are randomly "
-        "initialised.",
-        ", ".join(dropped),
+    note = (
+        f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
+        "layers are randomly initialised."
     )
     merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
-    return merged.pop("params"), merged
+    return Converted(merged.pop("params"), merged, notes=(note,))
 
 
 def official(model: PIPNet, backbone: str) -> Sources:

@@ -37,7 +37,8 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def rnet():
     net = model.model_from_config(get_config("reference").model)
-    return net, *from_torch(net, "resnet50", checkpoint(), *zeros(net))
+    converted = from_torch(net, "resnet50", checkpoint(), *zeros(net))
+    return net, converted.params, converted.model_state
 
 
 def test_rnet_with_running_statistics(rnet):
@@ -70,7 +71,7 @@ def test_checkpoints_as_saved_and_as_saved_under_ddp(rnet):
     net, params, _ = rnet
     wrapped = {f"net_recon.module.{name}": value for name, value in checkpoint().items()}
     wrapped |= {"opt_00.state.0.step": np.zeros(1), "sched_00.last_epoch": np.zeros(1)}
-    again, _ = from_torch(net, "resnet50", wrapped, *zeros(net))
+    again = from_torch(net, "resnet50", wrapped, *zeros(net)).params
     jax.tree.map(np.testing.assert_array_equal, again, params)
     with pytest.raises(UserError, match="name the file in config.loss.recognition"):
         from_torch(net, "resnet50", {"layer1.0.prelu.weight": np.zeros(64)}, *zeros(net))

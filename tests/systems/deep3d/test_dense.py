@@ -20,8 +20,7 @@ COUNT, SIZE = 32, 96
 def config():
     config = get_config("smoke")
     config.model.num_dense_points = COUNT
-    face_model.complete(config)
-    return config
+    return face_model.resolve(config)
 
 
 @pytest.fixture(scope="module")
