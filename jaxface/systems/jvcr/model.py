@@ -127,7 +127,7 @@ class SoftArgmaxRegressor(nn.Module):
         shift = nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="shift")(features)
         shift = shift.reshape(batch, side * side, self.points, 3)
         attention = jnp.exp(log_attention)
-        coordinates = soft_argmax.expectation(attention.swapaxes(1, 2), jnp.concatenate([xy, z], -1))
+        coordinates = soft_argmax.expectation(attention, jnp.concatenate([xy, z], -1), axis=1)
         coordinates += jnp.einsum("btk,btkc->bkc", attention, shift)
         return FacePrior(self.points, name="prior")(coordinates, self._prior_mean(coordinates, features.mean(1)))
 

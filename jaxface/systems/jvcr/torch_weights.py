@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of HongwenZhang/JVCR-3Dlandmark: {"state_dict_p2v": …, "state_dict_v2c": …}, or one of the two."""
+"""PyTorch checkpoints of HongwenZhang/JVCR-3Dlandmark: {"state_dict_p2v": …, "state_dict_v2c": …} or one of them."""
 
 from typing import Any
 

@@ -224,7 +224,8 @@ def _finished_rounds(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Resul
     tasks = [result["task"] for result in results]
     if tasks != list(rounds[: len(tasks)]):
         raise UserError(
-            f"{workdir} has the finished rounds {','.join(tasks)}; choose another workdir, or rounds that begin with them"
+            f"{workdir} has the finished rounds {','.join(tasks)}; choose another workdir, or rounds that begin with "
+            "these"
         )
     return results
 

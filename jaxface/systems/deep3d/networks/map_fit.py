@@ -60,7 +60,7 @@ class SoftArgmaxHead(nn.Module):
         self.sow("intermediates", "log_attention", log_attention)
         attention, values = jnp.exp(log_attention), nn.Dense(VALUE_WIDTH, name="value")(cells)
         positions = cell_centers_px(side) - CENTER_PX
-        points, covariance, values = soft_argmax.moments(attention.swapaxes(1, 2), positions, values)
+        points, covariance, values = soft_argmax.moments(attention, positions, values, axis=1)
         features = [(points / CENTER_PX).reshape(batch, -1), values.reshape(batch, -1), maps[-1].mean((1, 2))]
         return self._hidden(jnp.concatenate(features, -1)), points + CENTER_PX, covariance
 

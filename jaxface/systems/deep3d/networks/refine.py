@@ -62,8 +62,8 @@ def refine(
 ) -> jax.Array:
     """Coefficients (B,sizes.total) that explain pictures (B,S,S,3) better than `vector` (B,sizes.total) does.
 
-    points: `map_fit.points_model`; observation: of B faces, as `map_fit.MAPFitLayer` sows it; steps: number of Gauss-Newton
-    steps. A face whose answer would not be finite stays as it was.
+    points: `map_fit.points_model`; observation: of B faces, as `map_fit.MAPFitLayer` sows it; steps: number of
+    Gauss-Newton steps. A face whose answer would not be finite stays as it was.
     """
     with jax.default_matmul_precision("highest"):
         one = functools.partial(_refine_one, _skin(face), sizes, points, steps)
