@@ -50,7 +50,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
         tools=("detect",),
-        raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
+        raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

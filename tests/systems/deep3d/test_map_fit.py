@@ -1,4 +1,4 @@
-"""The reader that fits the face to landmarks: where it looks, what it makes of points, and what is rendered."""
+"""The MAP fit of the face to landmarks, its heat-map loss, and the terms of the hybrid loss."""
 
 import jax
 import jax.numpy as jnp
@@ -20,77 +20,79 @@ def face():
     return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
 
 
-def _coefficients(count: int, turn_rad: float) -> image_formation.Coefficients:
+def _coefficients(count: int, yaw_rad: float) -> image_formation.Coefficients:
     vector = np.random.default_rng(0).normal(0, 0.5, (count, SIZES.total)).astype(np.float32)
     parts = image_formation.split(jnp.asarray(vector), SIZES)
-    angles = jnp.array([0.1, turn_rad, -0.05]) * jnp.linspace(0.5, 1, count)[:, None]
+    angles = jnp.array([0.1, yaw_rad, -0.05]) * jnp.linspace(0.5, 1, count)[:, None]
     return parts.replace(angles=angles, translation=0.1 * parts.translation)
 
 
-def _fitted(face, points, variance=0.0, guess=None, covariance=None):
-    module = map_fit.Fit(SIZES)
-    guess = jnp.zeros((len(points), 110)) if guess is None else guess
+def _fit(face, points, variance=0.0, prior_mean=None, covariance=None):
+    """Estimates (B,110) of the layer at initialisation."""
+    layer = map_fit.MAPFitLayer(SIZES)
+    prior_mean = jnp.zeros((len(points), 110)) if prior_mean is None else prior_mean
     if covariance is None:
         covariance = jnp.tile(variance * jnp.eye(2), (*points.shape[:2], 1, 1))
-    variables = module.init(jax.random.key(0), guess, points, covariance)
+    variables = layer.init(jax.random.key(0), prior_mean, points, covariance)
     variables = {**variables, map_fit.COLLECTION: map_fit.points_model(face, 0)}
-    return module.apply(variables, guess, points, covariance)
+    return layer.apply(variables, prior_mean, points, covariance)
 
 
-def test_landmarks_alone_are_those_of_the_whole_face(face):
+def test_projecting_landmarks_only_equals_decoding_the_face(face):
     coefficients = _coefficients(3, 0.4)
-    wanted = image_formation.decode(face, coefficients).landmarks
-    np.testing.assert_allclose(image_formation.landmarks(face, coefficients), wanted, atol=1e-3)
+    expected = image_formation.decode(face, coefficients).landmarks
+    np.testing.assert_allclose(image_formation.project_landmarks(face, coefficients), expected, atol=1e-3)
 
 
-def test_the_fit_explains_landmarks_of_a_turned_face(face):
+def test_estimate_explains_the_landmarks_of_a_rotated_face(face):
     truth = _coefficients(4, 0.5)
-    points = image_formation.landmarks(face, truth)
-    found = _fitted(face, points)
-    made = truth.replace(
-        identity=found[:, :64], expression=found[:, 64:104], angles=found[:, 104:107], translation=found[:, 107:]
-    )
-    before = jnp.linalg.norm(image_formation.landmarks(face, truth.replace(angles=0 * truth.angles)) - points, axis=-1)
-    after = jnp.linalg.norm(image_formation.landmarks(face, made) - points, axis=-1)
-    assert after.mean() < 1.5 and before.mean() > 5
-    np.testing.assert_allclose(found[:, 105], truth.angles[:, 1], atol=0.1)
+    points = image_formation.project_landmarks(face, truth)
+    estimate = _fit(face, points)
+    identity, expression, angles, translation = jnp.split(estimate, [64, 104, 107], axis=1)
+    fitted = truth.replace(identity=identity, expression=expression, angles=angles, translation=translation)
+    unrotated = image_formation.project_landmarks(face, truth.replace(angles=0 * truth.angles))
+    projected = image_formation.project_landmarks(face, fitted)
+    assert jnp.linalg.norm(unrotated - points, axis=-1).mean() > 5
+    assert jnp.linalg.norm(projected - points, axis=-1).mean() < 1.5
+    np.testing.assert_allclose(angles[:, 1], truth.angles[:, 1], atol=0.1)
 
 
-def test_landmarks_that_scatter_are_trusted_less(face):
-    points = image_formation.landmarks(face, _coefficients(2, 0.4))
-    guess = jnp.zeros((2, 110))
-    sure, unsure = (jnp.abs(_fitted(face, points, variance) - guess).sum() for variance in (0.0, 1e6))
-    assert unsure < 0.1 * sure
+def test_landmarks_with_large_variance_have_less_influence(face):
+    points = image_formation.project_landmarks(face, _coefficients(2, 0.4))
+    certain, uncertain = (jnp.abs(_fit(face, points, variance)).sum() for variance in (0.0, 1e6))
+    assert uncertain < 0.1 * certain
 
 
-def test_a_landmark_is_trusted_in_the_direction_in_which_it_does_not_scatter(face):
-    points = image_formation.landmarks(face, _coefficients(1, 0.0))
-    along = jnp.tile(jnp.array([[1e8, 0.0], [0.0, 0.0]]), (1, 68, 1, 1))
-    guess = jnp.zeros((1, 110))
-    still, across, up = (
-        _fitted(face, points + jnp.array(shift), 0.0, guess, along)[0, 107:109]
+def test_landmarks_have_influence_across_their_direction_of_variance_only(face):
+    points = image_formation.project_landmarks(face, _coefficients(1, 0.0))
+    covariance = jnp.tile(jnp.array([[1e8, 0.0], [0.0, 0.0]]), (1, 68, 1, 1))
+    translations = [
+        _fit(face, points + jnp.array(shift), covariance=covariance)[0, 107:109]
         for shift in ((0.0, 0.0), (10.0, 0.0), (0.0, 10.0))
-    )
-    np.testing.assert_allclose(across, still, atol=2e-3)
-    assert up[1] - still[1] > 0.05
+    ]
+    unshifted, shifted_x, shifted_y = translations
+    np.testing.assert_allclose(shifted_x, unshifted, atol=2e-3)
+    assert shifted_y[1] - unshifted[1] > 0.05
 
 
-def test_gradients_are_finite_where_all_points_fall_together(face):
-    gradient = jax.grad(lambda points: _fitted(face, points).sum())(jnp.full((1, 68, 2), 112.0))
+def test_gradients_are_finite_where_all_points_coincide(face):
+    gradient = jax.grad(lambda points: _fit(face, points).sum())(jnp.full((1, 68, 2), 112.0))
     assert np.isfinite(gradient).all()
 
 
-def test_heat_maps_are_taught_where_landmarks_are():
-    places = map_fit.cell_places(16)
-    np.testing.assert_allclose(places[np.array([0, 1, 16])], [[7, 217], [21, 217], [7, 203]])
-    target = jnp.tile(places[37], (1, 68, 1))
-    there, beside = (jnp.full((1, 256, 68), -30.0).at[:, cell].set(0.0) for cell in (37, 41))
-    soft = jax.nn.log_softmax(-((places - places[37]) ** 2).sum(-1) / (2 * (0.7 * 14) ** 2))
-    soft = jnp.tile(soft[None, :, None], (1, 1, 68))
-    assert losses.heat_map(soft, target) < losses.heat_map(there, target) < losses.heat_map(beside, target)
+def test_heat_map_loss_is_lowest_for_the_target_heat_map():
+    centers = map_fit.cell_centers_px(16)
+    np.testing.assert_allclose(centers[np.array([0, 1, 16])], [[7, 217], [21, 217], [7, 203]])
+    target = jnp.tile(centers[37], (1, 68, 1))
+    correct, wrong = (jnp.full((1, 256, 68), -30.0).at[:, cell].set(0.0) for cell in (37, 41))
+    squared_distance = ((centers - centers[37]) ** 2).sum(-1)
+    gaussian = jax.nn.log_softmax(-squared_distance / (2 * (losses.HEAT_MAP_STD_CELLS * 14) ** 2))
+    gaussian = jnp.tile(gaussian[None, :, None], (1, 1, 68))
+    values = [losses.heat_map_loss(log_attention, target) for log_attention in (gaussian, correct, wrong)]
+    assert values == sorted(values) and len(set(map(float, values))) == 3
 
 
-def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
+def test_only_the_first_images_are_rendered_but_all_landmarks_count(face):
     settings, coefficients = get_config("rendered").loss, _coefficients(3, 0.2)
     rng = np.random.default_rng(1)
     batch = {
@@ -98,17 +100,17 @@ def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
         "landmarks": jnp.asarray(rng.uniform(0, 224, (3, 68, 2)), jnp.float32),
     }
     settings.num_rendered = 0
-    first = objective.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
-    whole = objective.hybrid({"face": face}, coefficients, batch, settings)
+    first = objective.hybrid_terms({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
+    whole = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
     settings.num_rendered = 1
-    part = objective.hybrid({"face": face}, coefficients, batch, settings)
+    part = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
     for name, value in part.items():
-        wanted = first if name in ("photometric", "reflectance") else whole
-        np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
+        expected = first if name in ("photometric", "reflectance") else whole
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(("group", "key"), [("model", "regressor"), ("loss", "distance")])
-def test_names_that_do_not_exist(group, key):
+def test_unknown_names_raise(group, key):
     config = get_config("smoke")
     config[group][key] = "nothing"
     with pytest.raises(UserError, match=f"config.{group}.{key} is 'nothing'"):

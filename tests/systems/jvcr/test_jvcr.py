@@ -1,4 +1,4 @@
-"""The whole system on its smoke variant: trained, resumed, scored; both modes' losses; the reading regressor learns."""
+"""The whole system on its smoke variant: trained, resumed, scored; both modes' losses; the soft-argmax regressor learns."""
 
 import functools
 import pathlib
@@ -62,11 +62,11 @@ def steps(config, count):
     return states, measured
 
 
-def moved(before, after, half):
+def differ(before, after, half):
     return any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before[half], after[half])), strict=True))
 
 
-def test_the_halves_learn_apart_and_then_together():
+def test_networks_are_trained_separately_and_then_jointly():
     config = get_config("smoke")
     config.loss.pretrain, config.optim.schedule = 1, "constant"
     system = jvcr.build(config)
@@ -77,9 +77,9 @@ def test_the_halves_learn_apart_and_then_together():
     apart = grads(params, model_state, batch, 0)[0]
     alone = grads(params, model_state, batch | {"coordinates": batch["coordinates"] + 1}, 0)[0]
     jax.tree.map(np.testing.assert_array_equal, apart["pix2vox"], alone["pix2vox"])
-    assert moved(apart, alone, "vox2coord")
+    assert differ(apart, alone, "vox2coord")
     together = grads(params, model_state, batch | {"coordinates": batch["coordinates"] + 1}, 1)[0]
-    assert moved(grads(params, model_state, batch, 1)[0], together, "pix2vox")
+    assert differ(grads(params, model_state, batch, 1)[0], together, "pix2vox")
 
 
 def one_device_loss(net, config, params, model_state, batch, step):
@@ -88,7 +88,7 @@ def one_device_loss(net, config, params, model_state, batch, step):
     return losses.training_loss(net, config.loss, config.model.image_size, params, model_state, batch, None, step, {})
 
 
-def test_the_original_updates_statistics_twice_while_the_halves_are_apart():
+def test_the_original_updates_statistics_twice_in_the_first_phase():
     config = get_config("smoke")
     system = jvcr.build(config)
     params, model_state = system.init(jax.random.key(0))
@@ -107,7 +107,7 @@ def test_the_original_updates_statistics_twice_while_the_halves_are_apart():
     np.testing.assert_allclose(joint, statistics(False, config.loss.pretrain), rtol=1e-6)
 
 
-def test_the_reading_regressor_learns_one_batch():
+def test_the_soft_argmax_regressor_fits_one_batch():
     config = get_config("smoke")
     config.model.regressor, config.loss.pretrain, config.loss.attention = "soft_argmax", 0, 0.01
     config.optim.update(name="adam", lr=1e-2, schedule="constant")
@@ -131,14 +131,14 @@ def test_learning_rates_in_effect():
     [dict(image_size=40), dict(depths=(1, 2, 8)), dict(channels=(8, 8)), dict(width=18), dict(points=70)]
     + [dict(regressor="mlp"), dict(depths=(1, 4))],
 )
-def test_values_that_do_not_fit_together(changes):
+def test_inconsistent_values_raise(changes):
     config = get_config("smoke")
     config.model.update(changes)
     with pytest.raises(UserError, match="config.model"):
         jvcr.build(config)
 
 
-def test_one_depth_is_that_of_all_stacks():
+def test_a_single_depth_is_used_for_all_stacks():
     config = get_config("smoke")
     config.model.depths = (8,)
     assert model.model_from_config(config.model).pix2vox.depths == (8, 8)

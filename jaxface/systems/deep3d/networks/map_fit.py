@@ -158,7 +158,7 @@ def points_model(face: FaceModel, count: int) -> dict[str, jax.Array]:
 
     `count` is the number of dense points; K = 68 + count.
     """
-    dense = dense_points.vertices(face, count)
+    dense = dense_points.select_vertices(face, count)
 
     def at_points(vertices: jax.Array) -> jax.Array:
         return jnp.concatenate([at_landmarks(face, vertices), jnp.asarray(vertices)[..., dense, :]], -2)
