@@ -107,7 +107,7 @@ class PointwisePredictor(nn.Module):
 
 
 class SoftArgmaxPredictor(nn.Module):
-    """Soft-argmax over a feature map (B,h,w,C), refined by an MLP on the features found there (ours).
+    """Soft-argmax over a feature map (B,h,w,C), refined by an MLP on the attended features (ours).
 
     Regression from one vector has to learn the position of every template point. Here a query only has to learn what
     its surroundings look like, which takes far fewer examples. Each query is independent of the others. Sows
@@ -122,8 +122,8 @@ class SoftArgmaxPredictor(nn.Module):
         del valid, train
         batch, height, width, channels = features.shape
         cells = features.reshape(batch, height * width, channels)
-        sought = MLP((self.width,), channels, name="seek")(code)
-        logits = jnp.einsum("bnc,btc->bnt", sought, cells) / channels**0.5
+        query = MLP((self.width,), channels, name="seek")(code)
+        logits = jnp.einsum("bnc,btc->bnt", query, cells) / channels**0.5
         self.sow("intermediates", "log_attention", nn.log_softmax(logits))
         attention = nn.softmax(logits)
         position = soft_argmax.expectation(attention, cell_centers(height, width))

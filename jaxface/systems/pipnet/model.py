@@ -44,9 +44,9 @@ class PIPNet(nn.Module):
         backbone: feature extractor; if it returns several maps, the last one is used.
         landmarks: L.
         neighbors: N.
-        scaling: wanted stride divided by the backbone's. 0.5 adds a transposed convolution, 2 one and 4 two strided
-            convolutions, of 512 channels. The original supports this for ResNet-18 only: its heads keep the
-            backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
+        scaling: `config.model.stride` divided by the backbone's stride. 0.5 adds a transposed convolution, 2 one and 4
+            two strided convolutions, of 512 channels. The original supports this for ResNet-18 only: its heads keep
+            the backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
         mean: (3,) of RGB, subtracted from the image.
         std: (3,) of RGB, by which the image is divided.
     """
