@@ -74,11 +74,12 @@ class RNet(nn.Module):
 
     def _fit_landmarks(self, maps: list[jax.Array], train: bool) -> dict[str, jax.Array]:
         """The outputs of the heads, those in FITTED_HEADS replaced by their MAP estimate given predicted landmarks."""
-        predict_landmarks = map_fit.Reader(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
+        count = LANDMARKS + self.num_dense_points
+        predict_landmarks = map_fit.SoftArgmaxHead(count, self.backbone.axis_name, name="reader")
         features, points, covariance = predict_landmarks(maps, train)
         outputs = self._heads(features)
         prior_mean = jnp.concatenate([outputs[name] for name in FITTED_HEADS], -1)
-        estimate = map_fit.Fit(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
+        estimate = map_fit.MAPFitLayer(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
         ends = np.cumsum([outputs[name].shape[-1] for name in FITTED_HEADS])
         fitted = jnp.split(estimate, ends[:-1], axis=-1)
         return outputs | dict(zip(FITTED_HEADS, fitted, strict=True))

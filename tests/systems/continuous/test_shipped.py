@@ -1,4 +1,4 @@
-"""The detector that ships: right on rendered heads that it has not seen, plausible on a photograph."""
+"""The shipped detector: accuracy on unseen rendered heads, plausibility on a photograph."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def predictor():
 
 
 def test_it_finds_the_points_of_unseen_heads(predictor):
-    """In percent of the outer eye corners' distance; the mean face in the box scores 27, the project's bound is 6."""
+    """Errors in percent of the outer eye corners' distance; the mean face in the box scores 27, the bound is 6."""
     head = jax.device_put(scenes.renderable(procedural_head()))
 
     @jax.jit
