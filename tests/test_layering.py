@@ -10,6 +10,7 @@ FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "errors"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
+    + ("landmark_metrics",)
     + ("photo", "overlay", "pretrained", "meshes", "video", "heads"),
     2: ("data",),
     3: ("systems",),

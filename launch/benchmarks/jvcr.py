@@ -31,7 +31,7 @@ def works() -> Iterator[Work]:
         yield Work("jvcr", "forward", batch, run, functools.partial(_peers, config, images[:batch], None, None))
     flags = np.ones((TRAIN_BATCH, count), bool)
     places = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
-    batch = {"image": images, "coordinates": places, "known": flags, "drawn": flags}
+    batch = {"image": images, "coordinates": places, "valid": flags, "in_volume": flags}
     volumes = [np.asarray(volume) for volume in system.preprocess_on_device(batch, jax.random.key(0), {})["volumes"]]
     train = training_run(system, config, params, model_state, batch)
     peers = functools.partial(_peers, config, images, places / (size - 1), volumes)

@@ -98,8 +98,8 @@ def _named(image: np.ndarray, places: np.ndarray, known: np.ndarray, drawn: np.n
     return {
         "image": image.astype(np.float32),
         "coordinates": transforms.with_centers(places)[:points].astype(np.float32),
-        "known": with_center_flags(known)[:points],
-        "drawn": drawn[:points],
+        "valid": with_center_flags(known)[:points],
+        "in_volume": drawn[:points],
     }
 
 

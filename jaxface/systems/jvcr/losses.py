@@ -95,12 +95,12 @@ def training_loss(
     looked = model_state.pop("intermediates", {})
     voxel = volume_loss(volumes, targets)
     target = batch["coordinates"] / (size - 1)
-    coordinate = coordinate_loss(coordinates, target, batch["known"], settings.distance)
+    coordinate = coordinate_loss(coordinates, target, batch["valid"], settings.distance)
     loss = jnp.where(pretraining, 1.0, settings.voxel) * voxel + coordinate
     distance = jnp.sqrt(((coordinates - target) ** 2).sum(-1) + 1e-12).mean()
     measured = {"voxel": voxel, "coordinate": coordinate, "distance": distance}
     if looked:
         (log_attention,) = looked["vox2coord"]["log_attention"]
-        measured["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["known"])
+        measured["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["valid"])
         loss += settings.attention * measured["attention"]
     return loss, (model_state, measured)

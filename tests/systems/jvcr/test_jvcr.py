@@ -43,7 +43,7 @@ def random_batch(size=32, points=71):
     places = draw.uniform(4, size - 4, (4, points, 3)).astype(np.float32)
     flags = np.ones((4, points), bool)
     image = draw.random((4, size, size, 3), np.float32)
-    return {"image": image, "coordinates": places, "known": flags, "drawn": flags}
+    return {"image": image, "coordinates": places, "valid": flags, "in_volume": flags}
 
 
 def steps(config, count):
