@@ -1,4 +1,4 @@
-"""Scoring a model: every example of every host once, with the moving average of the parameters where one is kept."""
+"""Scores a model on the data sets of a system: every example of all hosts once, with the EMA parameters if kept."""
 
 import json
 import pathlib
@@ -14,16 +14,24 @@ from jaxface import checkpoint, parallel
 from jaxface.errors import UserError
 from jaxface.system import Evaluator, System, Tree
 
-PICTURES = 4
+# The example images of an evaluation that are written to TensorBoard.
+MAX_IMAGES = 4
+RESULTS_FILE = "eval.json"
 
 Score = Callable[[Tree, Tree, Tree], tuple[dict[str, float], dict[str, np.ndarray]]]
 
 
 def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
-    """`score(params, model_state, constants) -> (named floats, pictures)` of one evaluator, equal on all hosts.
+    """Compiles the scoring of one evaluator.
 
-    The arguments are replicated. Examples that only pad the last batch (`mask` False) are left out before `summarise`.
-    The pictures (H,W,3), by number, are the first `PICTURES` of what `predict` calls "picture"; none if it has no such.
+    Args:
+        evaluator: data, prediction and summary.
+        backend: see `parallel.compile_step`.
+
+    Returns:
+        `score(params, model_state, constants) -> (metrics, images)` for replicated arguments, equal on all hosts.
+        Examples that pad the last batch (`mask` False) are left out before `summarise`. `images` are the first
+        `MAX_IMAGES` of the array that `predict` calls "picture", (H,W,3) by number; empty if there is none.
     """
 
     def step(model: tuple[Tree, Tree], batch: dict[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
@@ -34,18 +42,17 @@ def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
 
     def score(params: Tree, model_state: Tree, constants: Tree) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         parts: dict[str, list[np.ndarray]] = {}
-        pictures: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         for batch in evaluator.data():
             arrays = parallel.to_host(compiled((params, model_state), parallel.shard(batch, backend), constants))
             mask = arrays.pop("mask")
             if "picture" in arrays:
-                pictures += list(arrays.pop("picture")[mask][: PICTURES - len(pictures)])
+                images += list(arrays.pop("picture")[mask][: MAX_IMAGES - len(images)])
             for name, array in arrays.items():
                 parts.setdefault(name, []).append(array[mask])
         summary = evaluator.summarise({name: np.concatenate(arrays) for name, arrays in parts.items()})
-        return {name: float(value) for name, value in summary.items()}, {
-            str(number): picture for number, picture in enumerate(pictures)
-        }
+        metrics = {name: float(value) for name, value in summary.items()}
+        return metrics, {str(number): image for number, image in enumerate(images)}
 
     return score
 
@@ -53,22 +60,32 @@ def compile_score(evaluator: Evaluator, backend: str = "pmap") -> Score:
 def evaluate(
     system: System, config: ml_collections.ConfigDict, workdir: checkpoint.Path, names: Sequence[str] | None = None
 ) -> dict[str, dict[str, float]]:
-    """{evaluator: {metric: value}} of the model in `workdir`, also written to its `eval.json`.
+    """Scores the model of a workdir and writes the metrics to its `eval.json`.
 
-    `names` chooses among the evaluators (default: all). Raises UserError for a name that does not exist, a workdir of
-    another system, and one without a readable checkpoint.
+    Args:
+        system: the system that `config` describes.
+        config: the configuration of the workdir.
+        workdir: folder of a training run or of a converted checkpoint.
+        names: evaluators to run (default: all).
+
+    Returns:
+        {evaluator: {metric: value}}.
+
+    Raises:
+        UserError: for an unknown name, a workdir of another system, or one without a readable checkpoint.
     """
     chosen = list(system.evaluators) if names is None else list(names)
     for name in chosen:
         if name not in system.evaluators:
-            raise UserError(f"{config.system} is not evaluated on {name!r}; choose from {', '.join(system.evaluators)}")
+            known = ", ".join(system.evaluators)
+            raise UserError(f"{config.system} is not evaluated on {name!r}; choose from {known}")
     checkpoint.check_system(workdir, config.system)
     params, model_state = checkpoint.load_params(workdir)
     model = [parallel.replicate(tree, config.backend) for tree in (params, model_state, system.constants())]
     results = {name: compile_score(system.evaluators[name], config.backend)(*model)[0] for name in chosen}
     if jax.process_index() == 0:
         with checkpoint.disk_errors(workdir):
-            (pathlib.Path(workdir) / "eval.json").write_text(json.dumps(results, indent=2) + "\n")
+            (pathlib.Path(workdir) / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -101,8 +101,8 @@ class Predictor:
         return [loaded.face_to_full(face) for face in faces]
 
     def _tools(self) -> dict[str, Any]:
-        """What the system needs of another one: systems do not know each other."""
-        return {"detect": _detect} if self.system.needs_points else {}
+        """The functions that the system takes from outside; see `System.tools`."""
+        return {name: TOOLS[name] for name in self.system.tools}
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped.
@@ -125,9 +125,12 @@ def detector() -> Predictor:
 
 
 def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
-    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.needs_points`."""
+    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.tools`."""
     own = detector()
     return own.system.predict(own.params, own.model_state, pixels, boxes=boxes)
+
+
+TOOLS = {"detect": _detect}
 
 
 def build(config: ml_collections.ConfigDict, where: str) -> System:

@@ -87,7 +87,8 @@ class System:
         warm_start: `(params, model_state) -> (params, model_state)`, applied to the parameters that a run starts from
             (`config.init`).
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
-        needs_points: both `predict` functions take `detect(image, boxes)`, which returns faces with 68 landmarks.
+        tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
+            is "detect": `(image, boxes) -> faces` with 68 landmarks each.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -103,4 +104,4 @@ class System:
     preprocess_on_device: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
     predict_multiview: Callable[..., Any] | None = None
-    needs_points: bool = False
+    tools: tuple[str, ...] = ()

@@ -1,74 +1,191 @@
-"""What every launcher shares: flags, the system that a configuration names, and one line for a user's mistake."""
+"""What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import ctypes
 import os
+import pathlib
 import re
 import sys
+import textwrap
 from collections.abc import Callable
+
+# TensorFlow, XLA and gRPC read these when they are loaded; what a user set wins.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import jaxlib
 import ml_collections
 from absl import app, flags, logging
+from ml_collections import config_flags
 
+from jaxface import compat, parallel
 from jaxface.errors import UserError
 
-# Of XLA's two convolutions for CPUs the default one leaves cores idle where channels are few. Other versions of jaxlib
-# end the process at a flag that they do not know; a user's own flags come later and win.
+# XLA's default convolution on CPUs leaves cores idle where channels are few; this flag selects the other one. Other
+# versions of jaxlib abort on a flag that they do not know. Flags that the user set come later and win.
 if jaxlib.version.__version_info__[:2] == (0, 10):
     NO_YNN = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
     os.environ["XLA_FLAGS"] = f"{NO_YNN} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-# On CPUs glibc gives the buffers of every step back to the system, which then clears them again page by page: a quarter
-# of a training step. Here one arena keeps what it has. Other C libraries have no `mallopt`.
+# On CPUs glibc returns the buffers of every step to the kernel, which clears them again page by page: a quarter of a
+# training step. With these settings one arena keeps its memory. Other C libraries have no `mallopt`.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-    for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
-        libc.mallopt(parameter, value)
+    for parameter, setting in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+        libc.mallopt(parameter, setting)
+
+# `configs/` of the checkout, `jaxface/configs/` where the package is installed.
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+INSTALLED = __package__ != "launch"
+# Optional packages and the extra that installs each (setup.cfg).
+EXTRAS = {
+    "apache_beam": "beam",
+    "h5py": "bfm",
+    "tensorflow": "data",
+    "tensorflow_datasets": "data",
+    "torch": "torch",
+    "viser": "viewer",
+}
+FLAGS = flags.FLAGS
+HELP = ("-h", "-help", "--help")
+HELP_WIDTH = 110
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs `main(argv)` under absl; a `UserError` and a wrong flag become `error: …` on stderr and exit status 2."""
+    """Runs `main(argv)` under absl and exits with its status.
+
+    A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2.
+    """
 
     def guarded(argv: list[str]) -> int | None:
-        if not flags.FLAGS["verbosity"].present:
+        if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise UserError(f"unknown argument {argv[1]!r}; see --help")
             return main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return fail(str(error))
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS:
+                raise
+            return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
 
+    if any(argument in HELP for argument in sys.argv[1:]):
+        print(help_text(sys.modules[main.__module__].__doc__ or ""))
+        sys.exit(0)
+    sys.argv[1:] = resolve_config_paths(sys.argv[1:])
     app.run(guarded, flags_parser=_parse)
 
 
+def fail(message: str) -> int:
+    """Prints `error: message` on stderr; returns exit status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def job_name(main: Callable) -> str:
+    """How the user called the job of `main`: `launch.train` in a checkout, `jaxface train` where installed."""
+    name = pathlib.Path(sys.modules[main.__module__].__file__ or "").stem
+    return f"jaxface {name}" if INSTALLED else f"launch.{name}"
+
+
+def commands(text: str) -> str:
+    """`text` with commands as they are typed here: where the package is installed, `jaxface JOB`."""
+    return text.replace("python -m launch.", "jaxface ") if INSTALLED else text
+
+
+def help_text(description: str) -> str:
+    """The description of a job and every flag of jaxface; absl's own `--help` shows those of the main module only."""
+    by_module = FLAGS.flags_by_module_dict()
+    ours = [by_module[name] for name in by_module if name == sys.argv[0] or name.startswith(__package__)]
+    by_name = {flag.name: flag for group in ours for flag in group}
+    lines = [commands(description).strip(), "", "Flags:"]
+    for name in sorted(by_name):
+        lines += _flag_lines(by_name[name])
+    return "\n".join(lines)
+
+
+def _flag_lines(flag: flags.Flag) -> list[str]:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    shown = flag.default not in (None, "", False) and "(default" not in (flag.help or "")
+    text = f"{flag.help} (default: {flag.default_as_str.strip(chr(39))})" if shown else flag.help or ""
+    return [f"  {name}", *textwrap.wrap(text, HELP_WIDTH, initial_indent="      ", subsequent_indent="      ")]
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines `--config FILE:variant`, whose keys are overridden by `--config.a.b=v`."""
+    text = "configs/NAME.py:variant, or NAME:variant of a configuration in the package; --config.a.b=v overrides a key"
+    return config_flags.DEFINE_config_file("config", None, text, lock_config=True)
+
+
 def config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
-    """The configuration of a `--config` flag. Raises UserError where the flag is missing or its file cannot be read."""
+    """The configuration of a `--config` flag. Raises UserError if the flag is missing or its file cannot be read."""
     if holder.value is None:
         raise UserError("needs --config configs/NAME.py:variant")
     try:
-        holder.value.system  # noqa: B018 - a file that could not be read is reported at the first use
+        holder.value.system  # noqa: B018 - ml_collections reports a file that it could not read at the first use
     except (OSError, AttributeError) as error:
-        path = flags.FLAGS[holder.name].config_filename
-        raise UserError(f"--config: {path} is no readable configuration; give configs/NAME.py:variant") from error
+        path = FLAGS[holder.name].config_filename
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+        raise UserError(f"--config: {path} is not a readable configuration; give a file or one of {known}") from error
     return holder.value
+
+
+def resolve_config_paths(arguments: list[str]) -> list[str]:
+    """`arguments` with the value of `--config` as a path that exists: `pipnet:own` -> `.../configs/pipnet.py:own`.
+
+    A path that exists, from the current directory, comes first; then the package's file of that name.
+    """
+    resolved = list(arguments)
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in ("-config", "--config"):
+            continue
+        if equals:
+            resolved[index] = f"{name}={_config_path(value)}"
+        elif index + 1 < len(arguments):
+            resolved[index + 1] = _config_path(arguments[index + 1])
+    return resolved
+
+
+def _config_path(value: str) -> str:
+    path, colon, variant = value.partition(":")
+    packaged = CONFIGS / f"{pathlib.PurePath(path).name.removesuffix('.py')}.py"
+    if pathlib.Path(path).is_file() or not packaged.is_file():
+        return value
+    return f"{packaged}{colon}{variant}"
+
+
+def define_cluster() -> None:
+    """Defines the flags by which a process joins the other hosts of a run."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, or auto on SLURM, Kubernetes and Cloud TPU")
+    flags.DEFINE_integer("num_processes", 0, "number of processes of the run, with --coordinator HOST:PORT")
+    flags.DEFINE_integer("process_id", -1, "index of this process, from 0")
+
+
+def join_cluster() -> None:
+    """Initialises jax.distributed as the flags of `define_cluster` say; call it before any use of a device."""
+    parallel.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return FLAGS(argv)
     except (flags.Error, AttributeError, KeyError) as error:
-        print(f"error: {_flag_line(error, argv)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(_flag_message(error, argv)))
 
 
-def _flag_line(error: Exception, argv: list[str]) -> str:
+def _flag_message(error: Exception, argv: list[str]) -> str:
     """One line about a flag. ml_collections reports an unknown key as an attribute, a failing file as a traceback."""
     if isinstance(error, flags.Error):
         first, *rest = str(error).strip().splitlines()
         last = re.sub(r"^[\w.]+: ", "", rest[-1]) if rest else ""
         return f"{first.removesuffix(' Error whilst parsing config file:')} {last}".strip() + "; see --help"
+    for flag in (arg.split("=")[0] for arg in argv):
+        renamed = compat.current_key(flag.lstrip("-").removeprefix("config."))
+        if renamed is not None:
+            return f"{flag}: this key was renamed; use --config.{renamed}"
     first, *hints = str(error).replace("\\n", "\n").replace("\\", "").strip("'\"").splitlines()
     key = re.search(r"\w+$", first.strip("'."))
     wrong = [arg.split("=")[0] for arg in argv if key and key.group() in arg.split("=")[0].split(".")]

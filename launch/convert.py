@@ -14,7 +14,8 @@ from ml_collections import config_flags
 
 from jaxface import checkpoint, inference, parallel, pretrained, torch_weights, training
 from jaxface.errors import UserError
-from launch import app
+
+from . import app
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/x.py:variant; one key: --config.a.b=v", lock_config=True

@@ -1,6 +1,6 @@
 """Scores the model of a workdir: python -m launch.evaluate --workdir W [--dataset NAME]
 
-Prints the results and writes them to W/eval.json. Everything about the model comes from W/config.json.
+Prints the metrics and writes them to W/eval.json. Everything about the model comes from W/config.json.
 """
 
 import json
@@ -10,11 +10,13 @@ from absl import flags
 
 from jaxface import checkpoint, evaluation, inference, parallel
 from jaxface.errors import UserError
-from launch import app, hosts
+
+from . import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint")
 DATASET = flags.DEFINE_string("dataset", None, "one of the system's evaluators (default: all)")
-BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is put on the devices (default: config)")
+BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is mapped to devices (default: config)")
+app.define_cluster()
 
 
 def main(argv: list[str]) -> None:
@@ -25,13 +27,13 @@ def main(argv: list[str]) -> None:
     config = checkpoint.load_config(WORKDIR.value)
     if BACKEND.value:
         config.backend = BACKEND.value
-    if hosts.COORDINATOR.value:
-        hosts.join()
+    if flags.FLAGS.coordinator:
+        app.join_cluster()
     names = [DATASET.value] if DATASET.value else None
     results = evaluation.evaluate(inference.build(config, "the configuration"), config, WORKDIR.value, names)
     if jax.process_index() == 0:
         print(json.dumps(results, indent=2))
-        print(f"written to {WORKDIR.value}/eval.json")
+        print(f"metrics written to {WORKDIR.value}/{evaluation.RESULTS_FILE}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from PIL import Image
 from jaxface import checkpoint, meshes
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
-from launch import app, scan_files
+
+from . import app, scan_files
 
 SCAN = flags.DEFINE_multi_string("scan", None, "mesh or cloud of points, or a folder of these or of people's folders")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint of nphm")
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
         raise UserError("needs --scan FILE or FOLDER, and --output OUT")
     people = scan_files.find(SCAN.value)
     if REGISTER.value:
-        from launch import fit_register
+        from . import fit_register
 
         fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return

@@ -11,7 +11,8 @@ from absl import flags
 
 from jaxface import folders
 from jaxface.errors import UserError
-from launch import app, model
+
+from . import app, model
 
 INPUT = flags.DEFINE_string("input", None, "picture, video, or folder of these")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw: the .npz file)")

@@ -10,7 +10,8 @@ import numpy as np
 from absl import flags
 
 from jaxface.photo import Photo
-from launch import app
+
+from . import app
 
 # Points whose median sigma exceeds this part of the face box are no face's.
 UNSURE = 0.1

@@ -1,29 +1,26 @@
-"""PIPNet's self-training with curriculum:
+"""Self-trains PIPNet with a curriculum: python -m launch.self_train --config pipnet:gssl_resnet18 --workdir W
 
-python -m launch.self_train --config configs/pipnet.py:gssl_resnet18 --workdir W
-
-Trains the rounds in W/round_0, W/round_1, …, each on the labels that the last one's model found in
-config.data.unlabelled, prints the errors of each on the test sets and writes them to W/rounds.json. Running the same
-command again goes on. With --round0 a model that was trained before takes the place of the first round.
+Trains the rounds in W/round_0, W/round_1, …, each on the pseudo-labels that the previous round's model predicts for
+config.data.unlabelled. Prints the errors of each round on the test sets and writes them to W/rounds.json. Running the
+same command again resumes. With --round0 an already trained model replaces the first round.
 """
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from jaxface import evaluation, training
 from jaxface.errors import UserError
 from jaxface.systems.pipnet import self_training
-from launch import app, hosts
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/pipnet.py:variant; one key: --config.a.b=v", lock_config=True
-)
+from . import app
+
+CONFIG = app.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the rounds and of rounds.json")
 ROUNDS = flags.DEFINE_list(
-    "rounds", list(self_training.ROUNDS), "what pseudo-labels teach in each round, the first std"
+    "rounds", list(self_training.ROUNDS), "training task of each round on pseudo-labels; the first is std"
 )
-ROUND0 = flags.DEFINE_string("round0", None, "workdir of a model trained on the labelled data, to begin with round 1")
+ROUND0 = flags.DEFINE_string("round0", None, "workdir of a model trained on the labelled data; starts with round 1")
+app.define_cluster()
 
 
 def main(argv: list[str]) -> None:
@@ -33,14 +30,14 @@ def main(argv: list[str]) -> None:
     if not WORKDIR.value:
         raise UserError("needs --workdir W")
     if config.system != "pipnet":
-        raise UserError(f"self-training is for pipnet, not for {config.system}")
-    hosts.join()
+        raise UserError(f"--config: self-training needs the system pipnet, not {config.system}")
+    app.join_cluster()
     results = self_training.run(
         config, WORKDIR.value, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value
     )
     if jax.process_index() == 0:
         print(self_training.table(results))
-        print(f"written to {WORKDIR.value}/{self_training.RESULTS_FILE}")
+        print(f"errors of all rounds written to {WORKDIR.value}/{self_training.RESULTS_FILE}")
 
 
 if __name__ == "__main__":

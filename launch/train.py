@@ -1,22 +1,21 @@
-"""Trains a system: python -m launch.train --config configs/x.py:variant --workdir W [--config.a.b=v]
+"""Trains a system: python -m launch.train --config configs/NAME.py:variant --workdir W [--config.a.b=v]
 
-Running the same command again goes on from the newest checkpoint. SIGTERM saves first. On several hosts every one of
-them runs this with --coordinator (see launch/cluster).
+Running the same command again resumes from the newest checkpoint; SIGTERM saves first. On several hosts each process
+runs the same command with --coordinator (see launch/cluster).
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxface import inference, parallel, pretrained, training
 from jaxface.errors import UserError
-from launch import app, hosts
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "configs/x.py:variant; one key: --config.a.b=v", lock_config=True
-)
+from . import app
+
+CONFIG = app.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run: configuration, checkpoints, metrics")
-PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into the folder profile of the run")
-BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is put on the devices (default: config)")
+PROFILE = flags.DEFINE_bool("profile", False, "trace a few steps into W/profile, for TensorBoard and Perfetto")
+BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is mapped to devices (default: config)")
+app.define_cluster()
 
 
 def main(argv: list[str]) -> None:
@@ -27,10 +26,10 @@ def main(argv: list[str]) -> None:
         raise UserError("needs --workdir W")
     if BACKEND.value:
         config.backend = BACKEND.value
-    hosts.join()
+    app.join_cluster()
     config = pretrained.copy_dependencies(WORKDIR.value, config)
-    training.fit(inference.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
-    print(f"checkpoints, config.json and metrics.jsonl lie in {WORKDIR.value}")
+    state = training.fit(inference.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
+    print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {WORKDIR.value}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from absl import flags
 
 from jaxface import meshes
 from jaxface.errors import UserError
-from launch import app
+
+from . import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained nphm model; default: the one that ships")
 PORT = flags.DEFINE_integer("port", 8080, "where the page is served on this machine")

@@ -1,4 +1,4 @@
-"""What `launch.bench` measures of continuous detection, of rendering heads and of reading them."""
+"""Benchmarks of continuous landmark detection, of rendering heads, and of the input pipeline."""
 
 import concurrent.futures
 import contextlib
@@ -12,67 +12,73 @@ from itertools import repeat
 import jax
 import numpy as np
 
-from configs import continuous as continuous_config
 from jaxface import inference
 from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 from jaxface.nn.convnext import SIZES
-from launch.benchmarks.work import Run, Work, training_run
 
-QUERIES = 68
-RENDERED, RENDER_SIZE = 8, 256
+from .benchmark import Benchmark, Run, load_config, training_run
+
+NUM_QUERIES = 68
+RENDER_BATCH, RENDER_SIZE = 8, 256
 TRAIN_BATCH = 8
 
 
-def works() -> Iterator[Work]:
+def benchmarks() -> Iterator[Benchmark]:
     """ConvNeXt-Tiny at 224 px with the MLP predictor on 68 queries: forward at 1 and 8, training step at 8."""
-    config = continuous_config.get_config("convnext_tiny")
-    config.model.drop_path, config.ema = 0.0, 0.0  # the peer has neither
+    config = load_config("continuous", "convnext_tiny")
+    config.model.drop_path, config.ema = 0.0, 0.0  # the baseline has neither
     system = inference.build(config, "the configuration")
     params, model_state = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
         "image": random.random((TRAIN_BATCH, 224, 224, 3), np.float32),
-        "queries": random.standard_normal((TRAIN_BATCH, QUERIES, 3), np.float32),
-        "points": random.standard_normal((TRAIN_BATCH, QUERIES, 2), np.float32),
+        "queries": random.standard_normal((TRAIN_BATCH, NUM_QUERIES, 3), np.float32),
+        "points": random.standard_normal((TRAIN_BATCH, NUM_QUERIES, 2), np.float32),
     }
     predictor = inference.Predictor(config, system, params, model_state)
     for size in (1, TRAIN_BATCH):
         arrays = {name: batch[name][:size] for name in ("image", "queries")}
         run = functools.partial(predictor.raw, arrays)
-        yield Work("continuous", "forward", size, run, functools.partial(_peers, *arrays.values(), None))
-    valid = np.ones((TRAIN_BATCH, QUERIES), bool)
+        yield Benchmark("continuous", "forward", size, run, functools.partial(_baselines, *arrays.values(), None))
+    valid = np.ones((TRAIN_BATCH, NUM_QUERIES), bool)
     train = training_run(system, config, params, model_state, {**batch, "valid": valid})
-    yield Work("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_peers, **batch))
+    yield Benchmark("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_baselines, **batch))
+    yield _render()
+    yield from _input_pipeline()
 
-    yield from _rendered_heads()
 
-
-def _rendered_heads() -> Iterator[Work]:
-    """Pictures of random procedural heads as `launch.prepare` makes them, and batches of them, read and augmented."""
+def _render() -> Benchmark:
+    """Images of random procedural heads, as `launch.prepare` renders them."""
     head = jax.device_put(scenes.renderable(procedural_head()))
-    keys = jax.random.split(jax.random.key(0), RENDERED)
+    keys = jax.random.split(jax.random.key(0), RENDER_BATCH)
 
     @jax.jit
-    def photograph(head: MorphableHead, key: jax.Array) -> jax.Array:
+    def render(head: MorphableHead, key: jax.Array) -> jax.Array:
         return scenes.render(head, scenes.sample_scene(head, key, RENDER_SIZE), RENDER_SIZE).image
 
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-    yield Work(
-        "continuous", "render", RENDERED, lambda: jax.block_until_ready([*pool.map(photograph, repeat(head), keys)])
-    )
+
+    def run() -> None:
+        jax.block_until_ready([*pool.map(render, repeat(head), keys)])
+
+    return Benchmark("continuous", "render", RENDER_BATCH, run)
+
+
+def _input_pipeline() -> Iterator[Benchmark]:
+    """Batches of rendered heads, read and augmented."""
     with tempfile.TemporaryDirectory() as folder:
-        config = continuous_config.get_config("quick")
-        config.data.update(dir=folder, build_examples=2 * RENDERED)
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS tells what it prepares where only our lines may be
+        config = load_config("continuous", "quick")
+        config.data.update(dir=folder, build_examples=2 * RENDER_BATCH)
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it prepares; stdout is for the JSON lines
             stream = inference.build(config, "the configuration").train_data(0)
             next(stream)
-        yield Work("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
+        yield Benchmark("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
         stream.close()
 
 
-def _peers(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:
-    from launch.benchmarks import continuous_torch
+def _baselines(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:
+    from . import continuous_torch
 
     return continuous_torch.continuous(image, queries, points, *SIZES["tiny"])

@@ -1,4 +1,4 @@
-"""Continuous detection on ConvNeXt as stock eager PyTorch has it, for `launch.bench`. Needs torch."""
+"""Continuous landmark detection on ConvNeXt in stock eager PyTorch, the baseline of `launch.bench`. Needs torch."""
 
 import functools
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from launch.benchmarks.torch_runs import DEVICE, both_formats, forwards, wait
-from launch.benchmarks.work import Run
+from .benchmark import Run
+from .torch_runs import DEVICE, both_formats, forwards, wait
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -21,7 +21,7 @@ class _ChannelNorm(nn.LayerNorm):
 
 
 class _Block(nn.Module):
-    """ConvNeXt V1's block as the official, timm's and torchvision's code run it: channels last for norm and MLP."""
+    """The ConvNeXt V1 block as the official code, timm and torchvision run it: channels last for norm and MLP."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -37,7 +37,7 @@ class _Block(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Image (B,3,H,W) to the normalised mean of the last map (B,C)."""
+    """Image (B,3,H,W) to the layer-normalised spatial mean of the last map (B,C)."""
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int]):
         super().__init__()
@@ -54,7 +54,7 @@ class ConvNeXt(nn.Module):
 
 
 class Continuous(nn.Module):
-    """ConvNeXt, query encoder and MLP predictor on the concatenation, as the unofficial rebuild has them."""
+    """ConvNeXt, query encoder and MLP predictor on their concatenation, as in florisdf/continuous_landmarks."""
 
     def __init__(self, depths: Sequence[int], dims: Sequence[int]):
         super().__init__()
@@ -73,7 +73,7 @@ class Continuous(nn.Module):
 def train_step(
     net: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor, queries: torch.Tensor, target: torch.Tensor
 ) -> None:
-    """Gaussian likelihood, gradients clipped to norm 1, one update: the work of our step of `configs/continuous.py`."""
+    """Gaussian negative log-likelihood, gradient clipping to norm 1, one update: a step of `configs/continuous.py`."""
     optimizer.zero_grad()
     out = net(image, queries)
     log_sigma = out[..., 2].clamp(-7, 3)
@@ -87,7 +87,7 @@ def train_step(
 def continuous(
     image: np.ndarray, queries: np.ndarray, target: np.ndarray | None, depths: Sequence[int], dims: Sequence[int]
 ) -> dict[str, Run]:
-    """What is run against ours: forward passes, or training steps where `target` is given.
+    """Runs by memory format: forward passes, or training steps where `target` is given.
 
     image (B,H,W,3), queries (B,N,3), target (B,N,2).
     """

@@ -1,8 +1,8 @@
-"""What `launch.bench` measures of Deep3D: R-Net on ResNet-50 at 224 px and a face of the Basel front face's size.
+"""Benchmarks of Deep3D: R-Net on ResNet-50 at 224 px and a synthetic face of the size of the Basel front face.
 
-The face is made up, a bulged grid with random modes: 35,721 vertices, 70,688 triangles, 80 + 64 + 80 modes. A training
-step has all of the loss but the renderer. What is rasterised are five turned faces; `rasterise_grad` is the gradient of
-their colours and places.
+The face is a bulged grid with random modes: 35,721 vertices, 70,688 triangles, 80 + 64 + 80 modes. `train_step` has all
+losses except the photometric ones, which need the renderer. `rasterise` renders five faces in different poses;
+`rasterise_grad` is the gradient with respect to their colours and vertices.
 """
 
 import functools
@@ -14,21 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import deep3d as deep3d_config
 from jaxface.geometry import mesh
 from jaxface.systems.deep3d import losses, model
 from jaxface.systems.deep3d.face_model import FaceModel, surface_of
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Sizes
-from launch.benchmarks.work import Run, Work
+
+from .benchmark import Benchmark, Run, load_config
 
 SIDE = 189
 SIZES = Sizes()
 TRAIN_BATCH, DECODE_BATCH = 8, 5
 
 
-def made_up_face() -> FaceModel:
-    """A face of the Basel front face's size."""
+def synthetic_face() -> FaceModel:
+    """A face with as many vertices, triangles and modes as the Basel front face."""
     random = np.random.default_rng(0)
     y, x = np.meshgrid(*[np.linspace(0.9, -0.9, SIDE), np.linspace(-0.75, 0.75, SIDE)], indexing="ij")
     depth = 0.9 * np.sqrt(np.maximum(1 - 0.7 * x**2 - 0.5 * y**2, 0.1)) + 0.2 * np.exp(-(x**2 + y**2) / 0.03)
@@ -60,52 +60,53 @@ def made_up_face() -> FaceModel:
     )
 
 
-def works() -> Iterator[Work]:
-    """Everything measured."""
-    config = deep3d_config.get_config("reference")
+def benchmarks() -> Iterator[Benchmark]:
+    """Forward at 1 and 8, training step at 8, decoding and rasterising at 5."""
+    config = load_config("deep3d", "reference")
     net = model.model_from_config(config.model)
     params, model_state = model.init(net, image_formation.SIZE, False, jax.random.key(0))
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, image_formation.SIZE, image_formation.SIZE, 3), np.float32)
     landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)
     vectors = 0.3 * random.standard_normal((DECODE_BATCH, SIZES.total), np.float32)
-    host = made_up_face()
-    face = jax.device_put(host)
+    host_face = synthetic_face()
+    face = jax.device_put(host_face)
 
     @functools.cache
-    def peers() -> Any:
-        from launch.benchmarks import deep3d_torch
+    def baselines() -> Any:
+        from . import deep3d_torch
 
-        return deep3d_torch.Peers(host)
+        return deep3d_torch.Baselines(host_face)
 
     for size in (1, TRAIN_BATCH):
         run = functools.partial(model.regress, net, {"params": params, **model_state}, images[:size])
-        yield _work("forward", size, run, lambda size=size: peers().forward(images[:size]))
+        yield _benchmark("forward", size, run, lambda size=size: baselines().forward(images[:size]))
     run = landmark_training(net, face, params, model_state, images, landmarks, config.loss)
-    yield _work("train_step", TRAIN_BATCH, run, lambda: peers().train_step(images, landmarks))
+    yield _benchmark("train_step", TRAIN_BATCH, run, lambda: baselines().train_step(images, landmarks))
     run = functools.partial(model.decode, face, SIZES, vectors)
-    yield _work("decode", DECODE_BATCH, run, lambda: peers().decode(vectors))
+    yield _benchmark("decode", DECODE_BATCH, run, lambda: baselines().decode(vectors))
     decoded = jax.device_get(run())
-    drawn = jax.device_put((decoded.vertices, decoded.colors))
-    draw = jax.jit(_drawn)
-    slope = jax.jit(jax.grad(lambda drawn, face: (_drawn(drawn, face) ** 2).sum()))
-    for name, run in (("rasterise", draw), ("rasterise_grad", slope)):
-        peer = lambda name=name: peers().rasterise(*drawn, name == "rasterise_grad")  # noqa: E731
-        yield _work(name, DECODE_BATCH, functools.partial(run, drawn, face), peer)
+    mesh_arrays = jax.device_put((decoded.vertices, decoded.colors))
+    forward = jax.jit(_render)
+    gradient = jax.jit(jax.grad(lambda mesh_arrays, face: (_render(mesh_arrays, face) ** 2).sum()))
+    for name, run in (("rasterise", forward), ("rasterise_grad", gradient)):
+        torch_runs = lambda name=name: baselines().rasterise(*mesh_arrays, name == "rasterise_grad")  # noqa: E731
+        yield _benchmark(name, DECODE_BATCH, functools.partial(run, mesh_arrays, face), torch_runs)
 
 
-def _work(metric: str, batch: int, run: Callable[[], Any], peers: Callable[[], dict[str, Run]]) -> Work:
-    return Work("deep3d", metric, batch, lambda: jax.block_until_ready(run()), peers)
+def _benchmark(metric: str, batch: int, run: Callable[[], Any], baselines: Callable[[], dict[str, Run]]) -> Benchmark:
+    return Benchmark("deep3d", metric, batch, lambda: jax.block_until_ready(run()), baselines)
 
 
-def _drawn(drawn: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
-    vertices, colors = drawn
-    nothing = jnp.zeros(())
-    return image_formation.render(face, image_formation.Decoded(vertices, nothing, colors, nothing, nothing)).image
+def _render(mesh_arrays: tuple[jax.Array, jax.Array], face: FaceModel) -> jax.Array:
+    """Images (B,S,S,3) of camera-space vertices and colours, both (B,V,3)."""
+    vertices, colors = mesh_arrays
+    unused = jnp.zeros(())
+    return image_formation.render(face, image_formation.Decoded(vertices, unused, colors, unused, unused)).image
 
 
 def landmark_training(net, face, params, model_state, images, landmarks, settings) -> Callable[[], None]:
-    """A step with the losses that need no picture, then Adam; kept going by itself."""
+    """A run of one step of Adam on the losses that need no rendered image; each run continues the last."""
     optimizer = optax.adam(1e-4)
 
     def loss(params, model_state, image, target, face):
@@ -115,24 +116,24 @@ def landmark_training(net, face, params, model_state, images, landmarks, setting
         )
         parts: Coefficients = image_formation.split(vector, net.sizes)
         decoded = image_formation.decode(face, parts)
-        measured = {
+        terms = {
             "landmarks": losses.landmark_distance(decoded.landmarks, target),
             "coefficients": losses.coefficient_size(parts, settings.size),
             "light": losses.light_color(parts.light),
-            "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+            "reflectance": losses.albedo_evenness(decoded.albedo, face.skin),
         }
-        return losses.weighted(measured, settings.weights), changed
+        return losses.weighted(terms, settings.weights), changed
 
     @jax.jit
     def step(state, image, target, face):
-        params, model_state, moments = state
+        params, model_state, opt_state = state
         (_, changed), gradient = jax.value_and_grad(loss, has_aux=True)(params, model_state, image, target, face)
-        updates, moments = optimizer.update(gradient, moments)
-        return optax.apply_updates(params, updates), changed, moments
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return optax.apply_updates(params, updates), changed, opt_state
 
-    held = [(params, model_state, optimizer.init(params)), *jax.device_put((images, landmarks)), face]
+    arguments = [(params, model_state, optimizer.init(params)), *jax.device_put((images, landmarks)), face]
 
     def run() -> None:
-        held[0] = jax.block_until_ready(step(*held))
+        arguments[0] = jax.block_until_ready(step(*arguments))
 
     return run

@@ -1,5 +1,5 @@
-"""Deep3D as stock eager PyTorch has it, for `launch.bench`: torchvision's ResNet-50 with seven heads, the morphable
-face as the original decodes it, and a plain z-buffer in place of nvdiffrast, which needs a GPU. Needs torch."""
+"""Deep3D in stock eager PyTorch, the baseline of `launch.bench`: torchvision's ResNet-50 with seven heads, the
+morphable face as the original decodes it, and a z-buffer in place of nvdiffrast, which needs a GPU. Needs torch."""
 
 import functools
 
@@ -11,8 +11,9 @@ from torch.nn import functional
 from jaxface.systems.deep3d import losses
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.rendering.image_formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX, SIZE
-from launch.benchmarks.torch_runs import both_formats, forwards
-from launch.benchmarks.work import Run
+
+from .benchmark import Run
+from .torch_runs import both_formats, forwards
 
 COUNTS = (80, 64, 80, 3, 27, 2, 1)
 WINDOW = 6
@@ -128,8 +129,8 @@ def _harmonics(normals: torch.Tensor) -> torch.Tensor:
     return torch.stack(terms, -1)
 
 
-def _draw(vertices: torch.Tensor, colors: torch.Tensor, triangles: torch.Tensor) -> torch.Tensor:
-    """A picture (S,S,3): every triangle offers the pixels of its window, the nearest wins; differentiable colours."""
+def _rasterise(vertices: torch.Tensor, colors: torch.Tensor, triangles: torch.Tensor) -> torch.Tensor:
+    """Z-buffer image (S,S,3): each triangle covers pixels of a `WINDOW`² window, the nearest wins. Colours have gradients."""
     points = vertices[:, :2] * torch.tensor([1.0, -1.0]) * FOCAL_PX / vertices[:, 2:] + CENTER_PX - 0.5
     with torch.no_grad():
         corners, depth = points[triangles], vertices[triangles, 2]
@@ -140,8 +141,8 @@ def _draw(vertices: torch.Tensor, colors: torch.Tensor, triangles: torch.Tensor)
         weights = _areas(corners[:, :, None, None], torch.stack([x, y], -1).float())
         inside = ((weights >= 0).all(1) | (weights <= 0).all(1)) & (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
         which = inside.nonzero()
-        share = weights.permute(0, 2, 3, 1)[inside]
-        nearness = (share / share.sum(-1, keepdim=True) / depth[which[:, 0]]).sum(-1)
+        barycentric = weights.permute(0, 2, 3, 1)[inside]
+        nearness = (barycentric / barycentric.sum(-1, keepdim=True) / depth[which[:, 0]]).sum(-1)
         pixel = y[inside] * SIZE + x[inside]
         best = torch.zeros(SIZE * SIZE).scatter_reduce_(0, pixel, nearness, "amax")
         wins = nearness == best[pixel]
@@ -149,20 +150,20 @@ def _draw(vertices: torch.Tensor, colors: torch.Tensor, triangles: torch.Tensor)
     shown = winner >= 0
     corner = triangles[winner[shown]]
     at = torch.stack([torch.arange(SIZE * SIZE) % SIZE, torch.arange(SIZE * SIZE) // SIZE], -1)[shown].float()
-    share = _areas(points[corner], at) / vertices[corner, 2]
-    blended = (share / share.sum(1, keepdim=True))[..., None] * colors[corner]
+    barycentric = _areas(points[corner], at) / vertices[corner, 2]
+    blended = (barycentric / barycentric.sum(1, keepdim=True))[..., None] * colors[corner]
     return torch.zeros(SIZE * SIZE, 3).index_put((shown.nonzero()[:, 0],), blended.sum(1)).reshape(SIZE, SIZE, 3)
 
 
 def _areas(corners: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Twice the signed areas (T,3,…) opposite to the corners (T,3,…,2) as seen from places (T,…,2)."""
+    """Twice the signed areas (T,3,…) of the triangles that points (T,…,2) form with two corners of (T,3,…,2)."""
     away = corners - at[:, None]
     b, c = away[:, [1, 2, 0]], away[:, [2, 0, 1]]
     return b[..., 0] * c[..., 1] - b[..., 1] * c[..., 0]
 
 
-class Peers:
-    """What is run against ours, on one face."""
+class Baselines:
+    """The baselines on one face."""
 
     def __init__(self, face: FaceModel):
         self._face = _Face(face)
@@ -172,7 +173,7 @@ class Peers:
         return forwards(RNet, image)
 
     def train_step(self, image: np.ndarray, landmarks: np.ndarray) -> Runs:
-        """Forward, the losses that need no picture, backward, Adam."""
+        """Forward, the losses that need no rendered image, backward, Adam."""
         target, weights = torch.from_numpy(landmarks), torch.from_numpy(losses.landmark_weights())
 
         def step(net: nn.Module, optimizer: torch.optim.Optimizer, pixels: torch.Tensor) -> None:
@@ -204,12 +205,14 @@ class Peers:
         return {"contiguous": run}
 
     def rasterise(self, vertices: np.ndarray, colors: np.ndarray, gradient: bool) -> Runs:
-        """Pictures of B faces, vertices and colors (B,V,3), one after another, with `gradient` also their slope."""
-        corners, paints = (torch.from_numpy(np.array(array)).requires_grad_(gradient) for array in (vertices, colors))
+        """Images of B faces, vertices and colors (B,V,3), one after another; with `gradient` also their gradients."""
+        all_vertices, all_colors = (
+            torch.from_numpy(np.array(array)).requires_grad_(gradient) for array in (vertices, colors)
+        )
 
         def run() -> None:
-            for corner, paint in zip(corners, paints, strict=True):
-                image = _draw(corner, paint, self._face.triangles)
+            for face_vertices, face_colors in zip(all_vertices, all_colors, strict=True):
+                image = _rasterise(face_vertices, face_colors, self._face.triangles)
                 if gradient:
                     image.square().sum().backward()
 

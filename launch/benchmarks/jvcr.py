@@ -1,6 +1,6 @@
-"""What `launch.bench` measures of JVCR: the published network at 256 px, four hourglasses and the volume of 64.
+"""Benchmarks of JVCR: the published network at 256 px, four hourglasses and a volume of 64 cells in depth.
 
-A training step is one of the joint phase and draws its volumes itself; the peer is given them.
+`train_step` is one of the joint phase and includes making the target volumes; the baseline is given the volumes.
 """
 
 import functools
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from configs import jvcr as jvcr_config
 from jaxface import inference
-from launch.benchmarks.work import Run, Work, training_run
+
+from .benchmark import Benchmark, Run, load_config, training_run
 
 TRAIN_BATCH = 8
 
 
-def works() -> Iterator[Work]:
-    """Everything measured."""
-    config = jvcr_config.get_config("clean")
+def benchmarks() -> Iterator[Benchmark]:
+    """Forward at 1 and 8, training step at 8."""
+    config = load_config("jvcr", "clean")
     config.loss.pretrain = 0
     size, count = config.model.image_size, config.model.points
     system = inference.build(config, "the configuration")
@@ -26,19 +26,22 @@ def works() -> Iterator[Work]:
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, size, size, 3), np.float32)
     predictor = inference.Predictor(config, system, params, model_state)
-    for batch in (1, TRAIN_BATCH):
-        run = functools.partial(predictor.raw, {"image": images[:batch]})
-        yield Work("jvcr", "forward", batch, run, functools.partial(_peers, config, images[:batch], None, None))
-    flags = np.ones((TRAIN_BATCH, count), bool)
-    places = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
-    batch = {"image": images, "coordinates": places, "valid": flags, "in_volume": flags}
+    for batch_size in (1, TRAIN_BATCH):
+        run = functools.partial(predictor.raw, {"image": images[:batch_size]})
+        baselines = functools.partial(_baselines, config, images[:batch_size], None, None)
+        yield Benchmark("jvcr", "forward", batch_size, run, baselines)
+    valid = np.ones((TRAIN_BATCH, count), bool)
+    points = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
+    batch = {"image": images, "coordinates": points, "valid": valid, "in_volume": valid}
     volumes = [np.asarray(volume) for volume in system.preprocess_on_device(batch, jax.random.key(0), {})["volumes"]]
     train = training_run(system, config, params, model_state, batch)
-    peers = functools.partial(_peers, config, images, places / (size - 1), volumes)
-    yield Work("jvcr", "train_step", TRAIN_BATCH, train, peers)
+    baselines = functools.partial(_baselines, config, images, points / (size - 1), volumes)
+    yield Benchmark("jvcr", "train_step", TRAIN_BATCH, train, baselines)
 
 
-def _peers(config, images: np.ndarray, target: np.ndarray | None, volumes: list[np.ndarray] | None) -> dict[str, Run]:
-    from launch.benchmarks import jvcr_torch
+def _baselines(
+    config, images: np.ndarray, target: np.ndarray | None, volumes: list[np.ndarray] | None
+) -> dict[str, Run]:
+    from . import jvcr_torch
 
     return jvcr_torch.jvcr(config.model, images, target, volumes)

@@ -1,4 +1,4 @@
-"""JVCR as stock eager PyTorch has it, for `launch.bench`: hourglasses and 3D convolutions with the names of the
+"""JVCR in stock eager PyTorch, the baseline of `launch.bench`: hourglasses and 3D convolutions with the names of the
 original's state dicts. Needs torch."""
 
 import functools
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from launch.benchmarks.torch_runs import DEVICE, both_formats, forwards, wait
-from launch.benchmarks.work import Run
+from .benchmark import Run
+from .torch_runs import DEVICE, both_formats, forwards, wait
 
 LEARNING_RATE, VOXEL_WEIGHT = 2.5e-4, 0.1
 
 
 class _Bottleneck(nn.Module):
-    """Norm, ReLU, convolution three times; residual."""
+    """Pre-activation residual block: three times batch norm, ReLU, convolution."""
 
     def __init__(self, inputs: int, planes: int):
         super().__init__()
@@ -34,7 +34,7 @@ class _Bottleneck(nn.Module):
 
 
 class _Hourglass(nn.Module):
-    """List index 0 is the innermost level."""
+    """A recursive hourglass; index 0 of the list is the innermost level."""
 
     def __init__(self, levels: int, planes: int):
         super().__init__()
@@ -98,7 +98,7 @@ class Vox2Coord(nn.Module):
 
 
 class JVCR(nn.Module):
-    """Image (B,3,S,S) to the volumes and the coordinates of the last."""
+    """Image (B,3,S,S) to the volumes of all stacks and the coordinates that the last volume gives."""
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__()
@@ -129,18 +129,18 @@ def train_step(
 def jvcr(
     config: ml_collections.ConfigDict, images: np.ndarray, target: np.ndarray | None, volumes: list[np.ndarray] | None
 ) -> dict[str, Run]:
-    """What is run against ours: forward passes, or training steps where `target` is given.
+    """Runs by memory format: forward passes, or training steps where `target` is given.
 
     images (B,S,S,3), target (B,N,3), volumes (B,y,x,D).
     """
     make = functools.partial(JVCR, config)
     if target is None:
         return forwards(make, images)
-    true = [torch.from_numpy(volume).permute(0, 3, 1, 2).to(DEVICE).contiguous() for volume in volumes]
-    wanted = torch.from_numpy(target).to(DEVICE)
+    true_volumes = [torch.from_numpy(volume).permute(0, 3, 1, 2).to(DEVICE).contiguous() for volume in volumes]
+    coordinates = torch.from_numpy(target).to(DEVICE)
 
     def bind(net: nn.Module, pixels: torch.Tensor) -> Run:
         optimizer = torch.optim.RMSprop(net.parameters(), LEARNING_RATE)
-        return functools.partial(train_step, net.train(), optimizer, pixels, wanted, true)
+        return functools.partial(train_step, net.train(), optimizer, pixels, coordinates, true_volumes)
 
     return both_formats(make, images, bind)

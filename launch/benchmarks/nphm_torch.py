@@ -1,4 +1,4 @@
-"""NPHM's identity model as the original runs it in PyTorch: 40 members, codes beside every point. Needs torch."""
+"""NPHM's identity model as the original runs it in PyTorch: 40 members, codes concatenated to every point. Needs torch."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxface.systems.nphm.networks.ensemble import BACKGROUND, DAMPING, DISTANCE
 
 
 class Unfolded(nn.Module):
-    """The ensemble with the parameters of ours: every member on [local coordinates | global | local code]."""
+    """Our ensemble's parameters in the original's form: each member reads [local coordinates | global code | local code]."""
 
     def __init__(self, model: Ensemble, params: dict):
         super().__init__()
@@ -28,14 +28,14 @@ class Unfolded(nn.Module):
         self.repeats = [2] * model.pairs + [1] * (model.members - model.pairs * 2)
 
     def anchors(self, shared: torch.Tensor) -> torch.Tensor:
-        """(B,A,3) of global codes (B,…)."""
+        """Anchors (B,A,3) of global codes (B,G)."""
         for index, (kernel, bias) in enumerate(zip(self.position_kernels, self.position_biases, strict=True)):
             shared = shared @ kernel + bias
             shared = functional.relu(shared) if index < 2 else shared
         return shared.reshape(len(shared), -1, 3) + self.mean
 
     def forward(self, points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Distances (B,N) at points (B,N,3), codes (B,code)."""
+        """Signed distances (B,N) at points (B,N,3) of codes (B,C)."""
         model, (batch, count) = self.model, points.shape[:2]
         anchors = self.anchors(codes[:, : model.global_code])
         centers = torch.cat([anchors, torch.zeros_like(anchors[:, :1])], 1)
@@ -59,7 +59,7 @@ class Unfolded(nn.Module):
 
 
 def runs(model: Ensemble, params: dict, code: np.ndarray, points: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The works by metric, for one identity code (code,) and points (N,3): sdf, gradient, fit. On a GPU if there is."""
+    """Runs `sdf`, `gradient` and `fit` for one identity code (C,) and points (N,3); on a GPU if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net = Unfolded(model, params).to(device)
     points, codes = torch.tensor(points, device=device)[None], torch.tensor(code, device=device)[None]
@@ -72,13 +72,13 @@ def runs(model: Ensemble, params: dict, code: np.ndarray, points: np.ndarray) ->
         where = points.clone().requires_grad_()
         return torch.autograd.grad(net(where, codes).sum(), where)[0].cpu()
 
-    fitted = codes.clone().requires_grad_()
-    adam = torch.optim.Adam([fitted], 1e-4)
+    fitted_code = codes.clone().requires_grad_()
+    adam = torch.optim.Adam([fitted_code], 1e-4)
 
     def fit() -> None:
         adam.zero_grad()
         net.requires_grad_(False)
-        (2 * net(points, fitted).abs().mean() + 0.05 * fitted.square().sum()).backward()
+        (2 * net(points, fitted_code).abs().mean() + 0.05 * fitted_code.square().sum()).backward()
         adam.step()
         net.requires_grad_(True)
 
@@ -86,7 +86,7 @@ def runs(model: Ensemble, params: dict, code: np.ndarray, points: np.ndarray) ->
 
 
 def train_step(model: Ensemble, params: dict, codes: np.ndarray, batch: dict, weights: dict) -> Callable[[], None]:
-    """A step of phase 1 as the original takes it: a forward and a gradient for each of the four sets of points."""
+    """A training step of the identity model as in the original: forward and gradient for each of the four point sets."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net, codes = Unfolded(model, params).to(device), nn.Parameter(torch.tensor(codes, device=device))
     data = {name: torch.tensor(value, device=device) for name, value in batch.items()}
@@ -101,13 +101,17 @@ def train_step(model: Ensemble, params: dict, codes: np.ndarray, batch: dict, we
         for adam in adams:
             adam.zero_grad()
         face, others, far, near = (field(data[n]) for n in ("face_points", "nonface_points", "far", "near"))
-        wrong = [(face[1] - data["face_normals"]).norm(dim=-1)]
-        wrong.append((others[1] - data["nonface_normals"]).norm(dim=-1).clamp(max=0.75) / 2)
-        slopes = torch.cat([one[1].norm(dim=-1) for one in (face, others, far, near)], 1)
+        normal_errors = [(face[1] - data["face_normals"]).norm(dim=-1)]
+        normal_errors.append((others[1] - data["nonface_normals"]).norm(dim=-1).clamp(max=0.75) / 2)
+        gradient_norms = torch.cat([one[1].norm(dim=-1) for one in (face, others, far, near)], 1)
         loss = weights["surface"] * torch.cat([face[0], others[0]], 1).abs().mean()
-        loss = loss + weights["normals"] * torch.cat(wrong, 1).mean()
+        loss = loss + weights["normals"] * torch.cat(normal_errors, 1).mean()
         loss = loss + weights["space"] * torch.exp(-10 * far[0].abs()).mean()
-        loss = loss + weights["eikonal"] * (slopes - 1).abs().mean() + weights["code"] * codes.square().sum(-1).mean()
+        loss = (
+            loss
+            + weights["eikonal"] * (gradient_norms - 1).abs().mean()
+            + weights["code"] * codes.square().sum(-1).mean()
+        )
         anchors = net.anchors(codes[:, : model.global_code])
         loss = loss + weights["anchors"] * (anchors - data["anchors"]).square().mean()
         loss.backward()

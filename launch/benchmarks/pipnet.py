@@ -1,7 +1,7 @@
-"""What `launch.bench` measures of PIPNet: ResNet-18 at 256 px with 98 landmarks and 10 neighbours.
+"""Benchmarks of PIPNet: ResNet-18 at 256 px with 98 landmarks and 10 neighbours.
 
-Forward passes end with landmarks on the host; a training step makes its targets itself, as the peer's does. `decode`
-is all that follows the network's maps, to be compared with `forward` at the same batch.
+`forward` ends with landmarks on the host. `train_step` includes making the targets, as the baseline's does. `decode` is
+everything after the network's maps, to be compared with `forward` at the same batch size.
 """
 
 import functools
@@ -10,46 +10,50 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from configs import pipnet as pipnet_config
 from jaxface import inference
 from jaxface.systems.pipnet import decoding
-from launch.benchmarks.work import Run, Work, training_run
+
+from .benchmark import Benchmark, Run, load_config, training_run
 
 LANDMARKS, NEIGHBORS, SIZE, STRIDE = 98, 10, 256, 32
 TRAIN_BATCH, DECODE_BATCH = 8, 64
 
 
-def works() -> Iterator[Work]:
-    """Everything measured."""
-    config = pipnet_config.get_config("wflw_resnet18")
+def benchmarks() -> Iterator[Benchmark]:
+    """Forward at 1, 8 and 64, training step at 8, decoding at 64."""
+    config = load_config("pipnet", "wflw_resnet18")
     random = np.random.default_rng(0)
-    face = random.random((LANDMARKS, 2))
-    config.model.meanface = tuple(face.ravel())
+    meanface = random.random((LANDMARKS, 2))
+    config.model.meanface = tuple(meanface.ravel())
     system = inference.build(config, "the configuration")
     params, model_state = system.init(jax.random.key(0))
-    votes = decoding.votes(decoding.neighbor_table(face, NEIGHBORS))
+    votes = decoding.votes(decoding.neighbor_table(meanface, NEIGHBORS))
     images = random.random((DECODE_BATCH, SIZE, SIZE, 3), np.float32)
     points = random.random((TRAIN_BATCH, LANDMARKS, 2), np.float32)
     predictor = inference.Predictor(config, system, params, model_state)
     for size in (1, TRAIN_BATCH, DECODE_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:size]})
-        yield Work("pipnet", "forward", size, run, functools.partial(_peers, images[:size], face, votes, None))
+        baselines = functools.partial(_baselines, images[:size], meanface, votes, None)
+        yield Benchmark("pipnet", "forward", size, run, baselines)
     train = training_run(system, config, params, model_state, {"image": images[:TRAIN_BATCH], "points": points})
-    peers = functools.partial(_peers, images[:TRAIN_BATCH], face, votes, points)
-    yield Work("pipnet", "train_step", TRAIN_BATCH, train, peers)
-    maps = _maps(random, SIZE // STRIDE)
+    baselines = functools.partial(_baselines, images[:TRAIN_BATCH], meanface, votes, points)
+    yield Benchmark("pipnet", "train_step", TRAIN_BATCH, train, baselines)
+    maps = _random_maps(random, SIZE // STRIDE)
     decode = jax.jit(decoding.decode)
-    yield Work("pipnet", "decode", DECODE_BATCH, lambda: jax.block_until_ready(decode(maps, votes)))
+    yield Benchmark("pipnet", "decode", DECODE_BATCH, lambda: jax.block_until_ready(decode(maps, votes)))
 
 
-def _maps(random: np.random.Generator, grid: int) -> dict[str, jax.Array]:
+def _random_maps(random: np.random.Generator, grid: int) -> dict[str, jax.Array]:
+    """The five maps of the network, (B,grid,grid,C) by name, filled with random numbers."""
     counts = {"cls": 1, "x": 1, "y": 1, "nb_x": NEIGHBORS, "nb_y": NEIGHBORS}
     shapes = {name: (DECODE_BATCH, grid, grid, LANDMARKS * count) for name, count in counts.items()}
     return {name: jax.device_put(random.random(shape, np.float32)) for name, shape in shapes.items()}
 
 
-def _peers(image: np.ndarray, face: np.ndarray, votes: decoding.Votes, points: np.ndarray | None) -> dict[str, Run]:
-    from launch.benchmarks import pipnet_torch
+def _baselines(
+    image: np.ndarray, meanface: np.ndarray, votes: decoding.Votes, points: np.ndarray | None
+) -> dict[str, Run]:
+    from . import pipnet_torch
 
-    table = decoding.neighbor_table(face, NEIGHBORS)
+    table = decoding.neighbor_table(meanface, NEIGHBORS)
     return pipnet_torch.pipnet(image, table, np.asarray(votes.index), points)

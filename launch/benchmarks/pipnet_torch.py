@@ -1,5 +1,5 @@
-"""PIPNet on ResNet-18 as stock eager PyTorch has it, for `launch.bench`: torchvision's layers, the original's heads,
-loss and merge of votes, for a whole batch at once. Needs torch."""
+"""PIPNet on ResNet-18 in stock eager PyTorch, the baseline of `launch.bench`: torchvision's layers, the original's heads,
+loss and merging of votes, for a whole batch at once. Needs torch."""
 
 import functools
 
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from launch.benchmarks.torch_runs import DEVICE, both_formats, forwards, wait
-from launch.benchmarks.work import Run
+from .benchmark import Run
+from .torch_runs import DEVICE, both_formats, forwards, wait
 
 GRID = 8
 
@@ -36,7 +36,7 @@ class _Block(nn.Module):
 class PIPNet(nn.Module):
     """Image (B,3,H,W) to the five maps (B,C,H/32,W/32); state dicts are those of the official snapshots.
 
-    In evaluation the decoded, merged landmarks (B,L,2) by the voters `index` (L,M).
+    In evaluation mode it returns the decoded and merged landmarks (B,L,2); `index` (L,M) names each landmark's voters.
     """
 
     def __init__(self, landmarks: int, neighbors: int, index: torch.Tensor):
@@ -73,7 +73,7 @@ def decode(maps: dict[str, torch.Tensor], index: torch.Tensor) -> torch.Tensor:
 
 
 def at(values: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """Values (B,L,n) of a map (B,L*n,g,g) in each landmark's cell (B,L)."""
+    """Values (B,L,n) of a map (B,L*n,g,g) at each landmark's cell (B,L)."""
     batch, landmarks = cell.shape
     flat = values.reshape(batch, landmarks, -1, values.shape[-1] ** 2)
     return flat.gather(3, cell[:, :, None, None].expand(-1, -1, flat.shape[2], 1))[..., 0]
@@ -82,13 +82,13 @@ def at(values: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 def train_step(
     net: PIPNet, optimizer: torch.optim.Optimizer, image: torch.Tensor, points: torch.Tensor, table: torch.Tensor
 ) -> None:
-    """Targets of points (B,L,2), the original's loss, one update of Adam."""
+    """One update of Adam on the original's loss, including its targets, for points (B,L,2) in crop units."""
     optimizer.zero_grad()
     maps = net(image)
     corner = (points * GRID).floor().clamp(0, GRID - 1)
     cell = (corner[..., 0] + GRID * corner[..., 1]).long()
-    wanted = functional.one_hot(cell, GRID * GRID).float()
-    loss = 10 * (maps["cls"].flatten(2) - wanted).square().mean()
+    target = functional.one_hot(cell, GRID * GRID).float()
+    loss = 10 * (maps["cls"].flatten(2) - target).square().mean()
     own, others = points * GRID - corner, points[:, table] * GRID - corner[:, :, None]
     for axis, (name, neighbors) in enumerate((("x", "nb_x"), ("y", "nb_y"))):
         loss = loss + (at(maps[name], cell)[..., 0] - own[..., axis]).abs().mean()
@@ -99,7 +99,7 @@ def train_step(
 
 
 def pipnet(image: np.ndarray, table: np.ndarray, index: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:
-    """What is run against ours: forward passes, or training steps where `points` is given.
+    """Runs by memory format: forward passes, or training steps where `points` is given.
 
     image (B,H,W,3), table (L,N) neighbours, index (L,M) voters, points (B,L,2).
     """

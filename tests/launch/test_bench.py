@@ -9,12 +9,12 @@ import types
 import jax
 import numpy as np
 import pytest
+from launch.benchmarks.work import Work, measure
 
 from configs import continuous as configs
 from jaxface.nn.convnext import SIZES
 from jaxface.systems.continuous import model as continuous
 from launch.benchmarks import peer
-from launch.benchmarks.work import Work, measure
 from tests import weights
 
 

@@ -5,10 +5,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from launch.benchmarks.work import Work, measure
 
 from jaxface.systems.nphm.networks.ensemble import Ensemble
 from launch.benchmarks import nphm
-from launch.benchmarks.work import Work, measure
 from tests import weights
 
 

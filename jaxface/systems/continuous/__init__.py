@@ -19,7 +19,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/continuous.py). Raises UserError for values that do not fit together."""
     net = model.model_from_config(config.model)
     score = functools.partial(metrics.score, net)
-    size, dense = config.model.image_size, config.data.dense
+    size, dense = config.model.image_size, config.data.num_surface_samples
     names = config.head.names if config.data.endless else ()
 
     def train_data(step: int) -> Iterator[Batch]:

@@ -47,7 +47,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
-        needs_points=True,
+        tools=("detect",),
         raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),

@@ -125,9 +125,9 @@ def terms(
     return {
         "photometric": photometric(rendered.image, batch["image"][:count], mask),
         "landmarks": landmark_distance(decoded.landmarks, batch["landmarks"], settings.distance),
-        "coefficients": coefficient_size(coefficients, settings.size),
+        "coefficients": coefficient_size(coefficients, settings.coefficient_weights),
         "light": light_color(coefficients.light),
-        "evenness": albedo_evenness(decoded.albedo, face.skin),
+        "reflectance": albedo_evenness(decoded.albedo, face.skin),
     }
 
 

@@ -24,23 +24,23 @@ from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 BACKBONES = ("resnet18", "resnet50")
-READERS = ("mean", "fit")
-# The heads whose answers the reader "fit" takes for a prior only, in its order.
+REGRESSORS = ("linear", "map_fit")
+# The heads whose outputs the regressor "map_fit" uses as a prior only, in its order.
 FITTED = ("identity", "expression", "angles", "translation", "depth")
 IN_PLANE = 2
 LANDMARKS = 68
 
 
 class RNet(nn.Module):
-    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`.
+    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the given `regressor`.
 
     `refine`: how many steps `answer` goes on from there.
     """
 
     backbone: ResNet
     sizes: Sizes
-    reader: str = "mean"
-    dense: int = 0
+    regressor: str = "linear"
+    num_dense_points: int = 0
     refine: int = 0
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -51,9 +51,9 @@ class RNet(nn.Module):
         """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
-        if self.reader == "mean":
+        if self.regressor == "linear":
             return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
-        look = map_fit.Reader(LANDMARKS + self.dense, self.backbone.axis_name, name="reader")
+        look = map_fit.Reader(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
         features, *landmarks = look(maps, train)
         parts = self._heads(features)
         fitted = {name: parts[name] for name in FITTED}
@@ -84,23 +84,25 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
 
     image_size: int, side of the crop in pixels: 224 as published.
     backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
-    reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
-    dense: an even number of points of the face which the reader "fit" looks for besides the 68 landmarks.
-    refine: how many steps of `refine.refine`, ours, follow on the reader "fit", but while R-Net trains; 0: none.
+    regressor: "linear", as published: linear heads on the pooled features; "map_fit" (ours): the face is fitted to
+        landmarks that the network predicts.
+    num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks; even.
+    refine: number of steps of `refine.refine` (ours) after "map_fit" at inference; 0: none.
     identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
     white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
     confidence: whether there is a `CNet` beside it, for several pictures of a person.
     """
-    for key, allowed in (("backbone", BACKBONES), ("reader", READERS)):
+    for key, allowed in (("backbone", BACKBONES), ("regressor", REGRESSORS)):
         if config[key] not in allowed:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
-    if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
-        raise UserError(f"config.model.dense is {config.dense}; it must be even, and 0 without the reader 'fit'")
-    if config.refine < 0 or (config.refine and config.reader != "fit"):
-        raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the reader 'fit'")
+    count = config.num_dense_points
+    if count % 2 or count < 0 or (count and config.regressor != "map_fit"):
+        raise UserError(f"config.model.num_dense_points is {count}; use an even number, and 0 without 'map_fit'")
+    if config.refine < 0 or (config.refine and config.regressor != "map_fit"):
+        raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the regressor 'map_fit'")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
-    return RNet(backbone, sizes_from_config(config), config.reader, config.dense, config.refine)
+    return RNet(backbone, sizes_from_config(config), config.regressor, count, config.refine)
 
 
 def init(
@@ -112,11 +114,11 @@ def init(
 ) -> tuple[Any, Any]:
     """Initial (params, model_state) with batch statistics. With `confidence` also a C-Net's under its name.
 
-    The reader "fit" needs `load_face()`, whose landmarks become part of `model_state`.
+    The regressor "map_fit" needs `load_face()`, whose landmarks become part of `model_state`.
     """
     params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
-    if model.reader == "fit":
-        variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.dense)}
+    if model.regressor == "map_fit":
+        variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.num_dense_points)}
     return warm_start(model, image_size, confidence, params, variables, key)
 
 

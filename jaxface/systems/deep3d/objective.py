@@ -54,7 +54,7 @@ def training_loss(
 ) -> Result:
     """`System.loss`: the hybrid loss of R-Net on image (B,S,S,3), or, where the config has a C-Net, of that on sets.
 
-    A reader that fits adds two terms, on the 68 landmarks and, where `net.dense`, on dense (B,K,2) of the batch, NaN
+    A reader that fits adds two terms, on the 68 landmarks and, where `net.num_dense_points`, on dense (B,K,2) of the batch, NaN
     where unknown: "heat_map", where it looks, and "points", where the fitted face has them.
 
     A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin
@@ -74,7 +74,7 @@ def training_loss(
     measured = hybrid(constants, coefficients, flat, config.loss)
     if looked:
         (log_attention,), (points,) = looked["reader"]["log_attention"], looked[map_fit.NAME]["points"]
-        known = jnp.concatenate([flat["landmarks"], flat["dense"]], 1) if net.dense else flat["landmarks"]
+        known = jnp.concatenate([flat["landmarks"], flat["dense"]], 1) if net.num_dense_points else flat["landmarks"]
         measured["heat_map"] = losses.heat_map(log_attention, known)
         measured["points"] = losses.known_distance(points, known)
     return losses.weighted(measured, config.loss.weights), (changed, measured)
@@ -100,13 +100,13 @@ def hybrid(
 ) -> dict[str, jax.Array]:
     """The unweighted terms of the hybrid loss; "perceptual" among them where `constants` holds ArcFace.
 
-    `settings.rendered`: how many of the batch's pictures are rendered, for the terms that need it; 0: all.
+    `settings.num_rendered`: how many of the batch's pictures are rendered, for the terms that need it; 0: all.
     """
     face, size = constants["face"], batch["image"].shape[1]
-    shown, seen = jax.tree.map(lambda values: values[: settings.rendered or None], (coefficients, batch))
+    shown, seen = jax.tree.map(lambda values: values[: settings.num_rendered or None], (coefficients, batch))
     decoded = image_formation.decode(face, shown)
     rendered = image_formation.render(face, decoded, size)
-    if settings.rendered:
+    if settings.num_rendered:
         decoded = decoded.replace(landmarks=image_formation.landmarks(face, coefficients))
     measured = losses.terms(face, coefficients, decoded, rendered, batch, settings)
     if "recognition" in constants:

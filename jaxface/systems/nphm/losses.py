@@ -23,14 +23,14 @@ PAIRS_PER_ZERO, ZERO_CUBE = 10, 1.25
 Identity = Ensemble | Single
 
 
-def add_space_points(batch: Batch, key: jax.Array, constants: Tree, near_every: int = 1) -> Batch:
+def add_space_points(batch: Batch, key: jax.Array, constants: Tree, stride: int = 1) -> Batch:
     """The batch of phase 1 with `near` (B,P,3), surface points with noise, and `far` (B,F,3) in a ball.
 
-    Reads `face_points` and `nonface_points`; P is each `near_every`-th of both together, F an eighth of the face's.
+    Reads `face_points` and `nonface_points`; P is each `stride`-th of both together, F an eighth of the face's.
     """
     del constants
     keys = jax.random.split(key, 3)
-    surface = jnp.concatenate([batch["face_points"], batch["nonface_points"]], 1)[:, ::near_every]
+    surface = jnp.concatenate([batch["face_points"], batch["nonface_points"]], 1)[:, ::stride]
     count, face = batch["face_points"].shape[:2]
     ball = (count, max(face // 8, 1), 3)
     radius = jnp.cbrt(jax.random.uniform(keys[1], (*ball[:2], 1), maxval=FAR_CUBED))

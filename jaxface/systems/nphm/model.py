@@ -85,14 +85,14 @@ def earlier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
         if earlier.get("system") != config.system or earlier.get("phase") != "identity":
             raise UserError(f"config.identity: {config.identity} is no workdir of an identity model of {config.system}")
         return earlier
-    if not config.untrained:
+    if not config.random_identity:
         raise UserError(
             "config.identity is empty: train the identity model first (configs/nphm_identity.py) and name its workdir"
         )
     earlier = ml_collections.ConfigDict({"data": config.data.to_dict(), "phase": "identity"})
-    earlier.model = config.untrained.copy_and_resolve_references()
+    earlier.model = config.random_identity.copy_and_resolve_references()
     complete(earlier)
-    config.untrained = earlier.model
+    config.random_identity = earlier.model
     return earlier
 
 

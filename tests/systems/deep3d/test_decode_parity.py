@@ -60,9 +60,9 @@ def measured(vector, face, target, weighted):
     settings = get_config("reference").loss
     found = {
         "landmarks": losses.landmark_distance(decoded.landmarks, target),
-        "coefficients": losses.coefficient_size(parts, settings.size),
+        "coefficients": losses.coefficient_size(parts, settings.coefficient_weights),
         "light": losses.light_color(parts.light),
-        "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+        "reflectance": losses.albedo_evenness(decoded.albedo, face.skin),
     }
     return (losses.weighted(found, settings.weights), found) if weighted else decoded.colors
 
@@ -71,7 +71,7 @@ def test_losses_and_their_gradient(case):
     _, golden, face, _ = case
     value = jax.value_and_grad(measured, has_aux=True)
     (total, found), gradient = value(golden["coeff"], face, golden["gt_lm"], True)
-    names = {"landmarks": "lm", "coefficients": "reg", "light": "gamma", "evenness": "reflc"}
+    names = {"landmarks": "lm", "coefficients": "reg", "light": "gamma", "reflectance": "reflc"}
     for name, theirs in names.items():
         close(found[name], golden[f"loss_{theirs}"], 1e-5)
     close(total, golden["loss_weighted"], 1e-5)

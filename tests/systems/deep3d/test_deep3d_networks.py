@@ -89,7 +89,7 @@ def test_resnet18_and_white_light_have_the_papers_counts():
 
 def test_a_fresh_net_says_the_mean_face():
     config = get_config("smoke").model
-    config.update(reader="mean", dense=0, refine=0)
+    config.update(regressor="linear", num_dense_points=0, refine=0)
     net = model.model_from_config(config)
     params, model_state = model.init(net, config.image_size, False, jax.random.key(0))
     out = model.raw(net, lambda: None, params, model_state, {"image": weights.image("fresh", (1, 64, 64, 3))})

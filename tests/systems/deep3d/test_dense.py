@@ -19,7 +19,7 @@ COUNT, SIZE = 32, 96
 @pytest.fixture(scope="module")
 def config():
     config = get_config("smoke")
-    config.model.dense = COUNT
+    config.model.num_dense_points = COUNT
     face_model.complete(config)
     return config
 
@@ -88,9 +88,9 @@ def test_unknown_points_teach_nothing():
     assert losses.known_distance(9 + target, target) == pytest.approx(np.sqrt(2 * 81 + 1))
 
 
-@pytest.mark.parametrize(("dense_points", "reader", "message"), [(3, "fit", "even"), (4, "mean", "reader")])
-def test_a_wrong_number_is_one_line(dense_points, reader, message):
+@pytest.mark.parametrize(("count", "regressor", "message"), [(3, "map_fit", "even"), (4, "linear", "map_fit")])
+def test_a_wrong_number_is_one_line(count, regressor, message):
     config = get_config("smoke")
-    config.model.update(dense=dense_points, reader=reader, refine=0)
-    with pytest.raises(UserError, match=f"config.model.dense.*{message}"):
+    config.model.update(num_dense_points=count, regressor=regressor, refine=0)
+    with pytest.raises(UserError, match=f"config.model.num_dense_points.*{message}"):
         deep3d.build(config)

@@ -97,17 +97,17 @@ def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
         "image": jnp.asarray(rng.random((3, 48, 48, 3), np.float32)),
         "landmarks": jnp.asarray(rng.uniform(0, 224, (3, 68, 2)), jnp.float32),
     }
-    settings.rendered = 0
+    settings.num_rendered = 0
     first = objective.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
     whole = objective.hybrid({"face": face}, coefficients, batch, settings)
-    settings.rendered = 1
+    settings.num_rendered = 1
     part = objective.hybrid({"face": face}, coefficients, batch, settings)
     for name, value in part.items():
-        wanted = first if name in ("photometric", "evenness") else whole
+        wanted = first if name in ("photometric", "reflectance") else whole
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize(("group", "key"), [("model", "reader"), ("loss", "distance")])
+@pytest.mark.parametrize(("group", "key"), [("model", "regressor"), ("loss", "distance")])
 def test_names_that_do_not_exist(group, key):
     config = get_config("smoke")
     config[group][key] = "nothing"

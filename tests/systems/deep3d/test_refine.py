@@ -106,6 +106,6 @@ def test_the_skin_is_the_same_surface_as_in_the_face(face):
 
 def test_it_needs_the_reader_that_fits():
     config = get_config("smoke")
-    config.model.update(reader="mean", dense=0)
+    config.model.update(regressor="linear", num_dense_points=0)
     with pytest.raises(UserError, match="config.model.refine is 8"):
         deep3d.build(config)

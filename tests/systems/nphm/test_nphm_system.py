@@ -109,7 +109,7 @@ def test_checkpoints_bring_their_codes_and_widths():
 
 def test_a_step_touches_the_codes_of_its_scans():
     config = nphm_expression.get_config("smoke")
-    config.untrained.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
+    config.random_identity.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
     config.model.codes = 6
     system = nphm.build(config)
     params, model_state = system.init(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Points of the face besides the 68 landmarks, which the reader "fit" looks for where `config.model.dense` says so.
+"""Points of the face besides the 68 landmarks, predicted by the regressor "map_fit" (`config.model.num_dense_points`).
 
 That many points of a face, each found with its own doubt, tell its shape is shown by Wood et al., "3D Face
 Reconstruction with Dense Landmarks", ECCV 2022. Which points, and that the network itself fits the face, is ours.
@@ -60,9 +60,9 @@ class Points:
 
 
 def from_config(config: ml_collections.ConfigDict) -> Points | None:
-    """Those of `config.model.dense`; None where there are none."""
-    if not config.model.dense:
+    """Those of `config.model.num_dense_points`; None where there are none."""
+    if not config.model.num_dense_points:
         return None
-    chosen = vertices(face_model.from_config(config), config.model.dense)
+    chosen = vertices(face_model.from_config(config), config.model.num_dense_points)
     head = sources.load_head(config.head.name, config.head.path)
     return Points(head.template[chosen], np.concatenate([head.identity[:, chosen], head.expression[:, chosen]]))
