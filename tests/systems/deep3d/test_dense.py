@@ -32,7 +32,7 @@ def example():
     @jax.jit
     def photographed(key: jax.Array) -> tuple[scenes.Scene, jax.Array]:
         scene = scenes.sample_scene(head, key, SIZE, scenes.PORTRAIT)
-        return scene, scenes.place(head, scene)[1]
+        return scene, scenes.project_vertices(head, scene)[1]
 
     scene, points_px = photographed(jax.random.key(3))
     known = {name: getattr(scene, name) for name in ("identity", "expression", "rotation", "translation")}

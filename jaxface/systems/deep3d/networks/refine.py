@@ -114,7 +114,7 @@ def _refine_one(
             model = map_fit.place, points["mean"], points["modes"]
             by_points = map_estimate.normal_equations(*model, observation, unknowns[:face])
             matrix, slope = matrix.at[:face, :face].add(by_points[0]), slope.at[:face].add(by_points[1])
-        return unknowns.at[moving].add(-map_estimate.solved(matrix, slope))
+        return unknowns.at[moving].add(-map_estimate.solve(matrix, slope))
 
     everything, colors = slice(None), slice(face, -1)
     widths = jnp.array(FIRST_WIDTHS)
