@@ -1,4 +1,4 @@
-"""Pseudo-labels: landmarks predicted for an unlabelled data set, stored as a TFDS data set that is read alongside it."""
+"""Pseudo-labels: landmarks predicted for an unlabelled data set, a TFDS data set read alongside it."""
 
 import pathlib
 from collections.abc import Iterator

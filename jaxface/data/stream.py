@@ -66,7 +66,7 @@ def train_stream(
     part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
     count = builder.info.splits[part].num_examples
     if count == 0:
-        raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts; use fewer hosts")
+        raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts")
     records = reader.records(part)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:

@@ -107,7 +107,7 @@ def test_points_come_back_to_the_picture(mode):
             mirrored = colors[x == x.max(), 0].mean() < colors[x == x.min(), 0].mean()
             if mode == "reference":  # its colours are stretched, but its square is known; short by a pixel on the way
                 center, scale = crops.landmark_frame(crops.landmark_box(crops.face_box(truth)).reshape(2, 2))
-                turned = transforms.turned_over(truth)
+                turned = transforms.flip_depth(truth)
                 own = transforms.encode_reference(turned, center, np.float64(scale), size, size) + [1, 1, 0]
                 own = own * [-1, 1, 1] + [size - 1, 0, 0] if mirrored else own
             else:
