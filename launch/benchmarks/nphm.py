@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface import inference
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
-from jaxface.system import Tree
+from jaxface.system import Tree, build
 from jaxface.systems.nphm import losses, model
 from jaxface.systems.nphm.fitting import inversion
 from jaxface.systems.nphm.networks import members
@@ -38,7 +37,7 @@ def benchmarks() -> Iterator[Benchmark]:
     head = procedural_head()
     anchors = head_space.to_units(np.asarray(head.template)[head_space.anchor_vertices(head)])
     config.model.anchors, config.model.codes = tuple(anchors.ravel().tolist()), TRAIN_BATCH
-    system, net = inference.build(config, "the configuration"), model.identity_model(config)
+    system, net = build(config, "the configuration"), model.identity_model(config)
     params, _ = system.init(jax.random.key(0))
     code = np.zeros(net.code, np.float32)
     params["identity"] = headlike(net, params["identity"], code)

@@ -1,23 +1,35 @@
-"""NPHM, neural parametric head models (Giebenhain et al., CVPR 2023), and NPM. `build` makes a phase of a config."""
+"""NPHM, neural parametric head models (Giebenhain et al., CVPR 2023), and NPM."""
 
 import functools
 
 import ml_collections
 
 from jaxface.errors import UserError
-from jaxface.system import Evaluator, System
+from jaxface.system import ConversionInput, Evaluator, System
 from jaxface.systems.nphm import losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
 
+# The workdir of the identity model that an expression model deforms.
+DEPENDENCIES = ("identity",)
+CONVERSION_INPUTS = {
+    "anchors": ConversionInput("model.anchors", torch_weights.read_anchors, ".npy file of the mean anchors (A,3)"),
+    "identity": ConversionInput("identity", str, "for the expression model: workdir of the identity model"),
+}
 
-def build(config: ml_collections.ConfigDict) -> System:
-    """The system of phase 1 or 2 (configs/nphm_identity.py, configs/nphm_expression.py).
 
-    Anchors and numbers of codes that are left open are filled in. Raises UserError for values that do not fit together.
-    """
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` with the anchors and the number of codes of its data set, if that is prepared."""
     if config.phase not in ("identity", "expression"):
         raise UserError(f'config.phase: unknown {config.phase!r}; choose "identity" or "expression"')
-    model.complete(config)
+    return model.resolve(config)
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of phase 1 or 2 (configs/nphm_identity.py, configs/nphm_expression.py), resolved.
+
+    Raises UserError if values do not fit together.
+    """
+    config = resolve(config)
     return (_identity if config.phase == "identity" else _expression)(config)
 
 

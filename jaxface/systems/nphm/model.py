@@ -43,11 +43,22 @@ def expression_model(config: ml_collections.ConfigDict, identity: Identity) -> D
     return Deformation(identity.code, identity.anchor_count, *sizes, model.narrow_skip)
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills `config.model.codes`, and anchors that are left open, from what the prepared data set says of itself.
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of the configuration with anchors and the number of codes from the metadata of the prepared data set.
 
-    Does nothing where all is there, or where there is no such data set: a checkpoint may bring them.
+    Values that are set are kept. If the data set is not prepared, the copy is left open: a checkpoint may determine
+    them.
     """
+    config = config.copy_and_resolve_references()
+    _set_from_data(config)
+    if config.phase == "expression" and not config.identity and config.random_identity:
+        earlier = _random_identity(config)
+        _set_from_data(earlier)
+        config.random_identity = earlier.model
+    return config
+
+
+def _set_from_data(config: ml_collections.ConfigDict) -> None:
     model, phase = config.model, config.phase
     wants_anchors = phase == "identity" and model.kind == "ensemble" and not model.anchors
     if model.codes and not wants_anchors:
@@ -89,10 +100,13 @@ def earlier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
         raise UserError(
             "config.identity is empty: train the identity model first (configs/nphm_identity.py) and name its workdir"
         )
+    return _random_identity(config)
+
+
+def _random_identity(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The phase-1 configuration of `config.random_identity`, on the data of the phase-2 one."""
     earlier = ml_collections.ConfigDict({"data": config.data.to_dict(), "phase": "identity"})
     earlier.model = config.random_identity.copy_and_resolve_references()
-    complete(earlier)
-    config.random_identity = earlier.model
     return earlier
 
 

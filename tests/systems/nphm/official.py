@@ -42,7 +42,7 @@ def converted(name: str):
     """(model, its parameters)."""
     part = "identity" if name.endswith("id") else "expression"
     config = ml_collections.ConfigDict({"phase": part, "model": {"position_width": 64, "codes": 0}})
-    made = torch_weights.from_torch(model(name), config, checkpoint(name), {}, {})[0][part]
+    made = torch_weights.from_torch(model(name), config, checkpoint(name), {}, {}).params[part]
     return model(name), jax.tree.map(np.asarray, made)
 
 
