@@ -11,7 +11,7 @@ from jaxface.errors import UserError
 from jaxface.system import Converted
 from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.networks.npm import Single
+from jaxface.systems.nphm.networks.npm import NPM
 from jaxface.torch_weights import Tensors, Transform, linear, rename, unwrap
 
 DECODER = ("decoder_state_dict", "state_dict", "model_state_dict")
@@ -26,7 +26,7 @@ def position_width(decoder: Tensors) -> int | None:
 
 
 def from_torch(
-    model: Ensemble | Single | Deformation,
+    model: Ensemble | NPM | Deformation,
     config: ml_collections.ConfigDict,
     tensors: Tensors,
     params: Any,
@@ -50,8 +50,10 @@ def from_torch(
     filled = {config.phase: rename(decoder, sources(model), jax.eval_shape(model.init, jax.random.key(0)))}
     if CODES in tensors:
         codes = np.ascontiguousarray(tensors[CODES], np.float32)
-        if codes.ndim != 2 or codes.shape[1] != model.code:
-            raise UserError(f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code} numbers")
+        if codes.ndim != 2 or codes.shape[1] != model.code_dim:
+            raise UserError(
+                f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code_dim} numbers"
+            )
         filled["codes"] = codes
         changes["codes"] = len(codes)
     return Converted({**params, **filled}, model_state, {"model": changes} if changes else {})
@@ -79,10 +81,10 @@ def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
         )
 
 
-def sources(model: Ensemble | Single | Deformation) -> Sources:
+def sources(model: Ensemble | NPM | Deformation) -> Sources:
     """Our paths to the official names."""
     layers = range(model.layers + 1)
-    if isinstance(model, Single):
+    if isinstance(model, NPM):
         return _layers("", "lin", layers, linear)
     if isinstance(model, Ensemble):
         return _layers("members/", "ensembled_deep_sdf.lin", layers, _stacked) | {

@@ -70,10 +70,10 @@ def test_a_moved_expression_workdir_stands_alone(folder):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"points": np.zeros((1, 4, 3))}, "needs the array 'identity'"),
+    ({"points": np.zeros((1, 4, 3))}, "identity: missing"),
     ({"points": np.zeros((4, 3)), "identity": np.zeros((1, 168))}, "must be .B,N,3."),
-    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity is .1, 7."),
-    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "differ in their first axis"),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity: shape .1, 7."),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "different batch sizes"),
 ])  # fmt: skip
 def test_raw_says_what_is_wrong(wrong, message, folder):
     with pytest.raises(UserError, match=message):
