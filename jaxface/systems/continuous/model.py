@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
@@ -322,12 +323,8 @@ def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]
     Raises:
         UserError: `image` is missing, or a shape does not fit.
     """
-    if "image" not in arrays:
-        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
     variables = {"params": params, **model_state}
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+    image = crops.image_input(arrays)
     features = _apply(model, "encode", variables, image)
     outputs = {"features": features.reshape(image.shape[0], -1)}
     if "queries" in arrays:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn.init import initialize
 from jaxface.nn.resnet import SIZES, ResNet
@@ -276,7 +277,4 @@ def _raw_coefficients(model: RNet, variables: Any, arrays: dict[str, Any]) -> ja
         return coefficients
     if "image" not in arrays:
         raise UserError(f"the arrays are {sorted(arrays)}; give image or coefficients")
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    return regress(model.clone(refine=0), variables, image)
+    return regress(model.clone(refine=0), variables, crops.image_input(arrays))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
 from jaxface.nn.batch_norm import BatchNorm
@@ -234,12 +235,7 @@ def raw(model: JVCR, image_size: int, params: Tree, model_state: Tree, arrays: d
     Raises:
         UserError: `image` is missing or has another shape.
     """
-    if "image" not in arrays:
-        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[1:] != (image_size, image_size, 3):
-        raise UserError(f"image has shape {image.shape}; it must be (B,{image_size},{image_size},3)")
-    return _apply(model, {"params": params, **model_state}, image)
+    return _apply(model, {"params": params, **model_state}, crops.image_input(arrays, image_size))
 
 
 @functools.partial(jax.jit, static_argnums=0)

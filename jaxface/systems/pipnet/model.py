@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
 from jaxface.nn.batch_norm import BatchNorm
@@ -164,12 +165,7 @@ def raw(model: PIPNet, votes: Votes, params: Any, model_state: Any, arrays: dict
     Raises:
         UserError: `image` is missing or has another shape.
     """
-    if "image" not in arrays:
-        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    return _landmarks(model, votes, {"params": params, **model_state}, image)
+    return _landmarks(model, votes, {"params": params, **model_state}, crops.image_input(arrays))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -121,5 +121,5 @@ def test_a_real_net_answers_and_what_does_not_fit_is_one_line():
     for image in (np.zeros((2, 64, 64)), np.zeros((0, 64, 64, 3))):
         with pytest.raises(UserError, match=r"must be \(B,H,W,3\)"):
             system.raw(params, model_state, {"image": image})
-    with pytest.raises(UserError, match="the arrays have no image"):
+    with pytest.raises(UserError, match="there is no 'image', only"):
         system.raw(params, model_state, {"picture": IMAGE})
