@@ -150,7 +150,7 @@ class _Objective:
     ) -> tuple[jax.Array, jax.Array]:
         """Adds the normal equations of `map_fit`, which are those of shape and pose."""
         geometry = len(self.observation.prior_mean)
-        model = map_fit.place, self.points["mean"], self.points["modes"]
+        model = map_fit.project, self.points["mean"], self.points["modes"]
         added = map_estimate.normal_equations(*model, self.observation, unknowns[:geometry])
         return matrix.at[:geometry, :geometry].add(added[0]), gradient.at[:geometry].add(added[1])
 
@@ -261,7 +261,7 @@ def _residual(
     color = image_formation.shade(albedo[None, None], rotated_normal[None, None], light[None])[0, 0]
     # Colours saturate as those of the image do.
     color = jnp.clip(color, MIN_COLOR, 1.0) ** jnp.exp(tone)
-    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.posed(pose, point)), channels.shape[-1])
+    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.apply_pose(pose, point)), channels.shape[-1])
     observed = jax.vmap(lambda channel: map_coordinates(channel, [y, x], order=1, mode="nearest"))(channels)
     inside = (jnp.minimum(x, y) >= 0) & (jnp.maximum(x, y) <= channels.shape[-1] - 1)
     cosine = rotated_normal[2]
