@@ -116,12 +116,12 @@ def training_loss(
     intermediates = model_state.pop("intermediates", {})
     voxel = volume_loss(volumes, targets)
     target = batch["coordinates"] / (size - 1)
-    coordinate = coordinate_loss(coordinates, target, batch["known"], settings.distance)
+    coordinate = coordinate_loss(coordinates, target, batch["valid"], settings.distance)
     loss = jnp.where(pretraining, 1.0, settings.voxel) * voxel + coordinate
     distance = jnp.sqrt(((coordinates - target) ** 2).sum(-1) + 1e-12).mean()
     metrics = {"voxel": voxel, "coordinate": coordinate, "distance": distance}
     if intermediates:
         (log_attention,) = intermediates["vox2coord"]["log_attention"]
-        metrics["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["known"])
+        metrics["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["valid"])
         loss += settings.attention * metrics["attention"]
     return loss, (model_state, metrics)

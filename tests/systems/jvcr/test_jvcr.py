@@ -43,7 +43,7 @@ def random_batch(size=32, points=71):
     coordinates = rng.uniform(4, size - 4, (4, points, 3)).astype(np.float32)
     flags = np.ones((4, points), bool)
     image = rng.random((4, size, size, 3), np.float32)
-    return {"image": image, "coordinates": coordinates, "known": flags, "drawn": flags}
+    return {"image": image, "coordinates": coordinates, "valid": flags, "in_volume": flags}
 
 
 def train_on_one_batch(config, count):

@@ -47,7 +47,7 @@ def zeros():
 
 def reference_volumes():
     points = transforms.encode_reference(POINTS, CENTER, SCALE, SIZE, SIZE).astype(np.float32)
-    batch = {"coordinates": np.stack([points, points]), "drawn": np.stack([POINTS[:, 0] > 0, np.zeros(71, bool)])}
+    batch = {"coordinates": np.stack([points, points]), "in_volume": np.stack([POINTS[:, 0] > 0, np.zeros(71, bool)])}
     return targets.add_volumes("reference", DEPTHS, SIZE, SIDE, batch, None, {})["volumes"], points
 
 
@@ -145,10 +145,10 @@ def test_losses_of_both_phases(outputs):
 
 
 def test_errors():
-    known, truth = np.ones(68, bool), GOLDEN["pts"]
+    valid, truth = np.ones(68, bool), GOLDEN["pts"]
     (predicted,) = GOLDEN["metric_pred"]
-    assert metrics.box_error(predicted, truth, known) == pytest.approx(float(GOLDEN["nme_bbox3d"]), rel=1e-5)
-    assert metrics.ground_truth_error(predicted, truth, known) == pytest.approx(float(GOLDEN["gte"]), rel=1e-5)
+    assert metrics.box_error(predicted, truth, valid) == pytest.approx(float(GOLDEN["nme_bbox3d"]), rel=1e-5)
+    assert metrics.ground_truth_error(predicted, truth, valid) == pytest.approx(float(GOLDEN["gte"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name, rotation", [("crop", 0.0), ("crop_rot25", 25.0)])
