@@ -1,16 +1,15 @@
 """Sources of the mean face: the configuration, the prepared data set, or the canonical face for rendered heads."""
 
-import json
 import pathlib
 
 import ml_collections
 import numpy as np
 
+from jaxface import prepared_data
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 
-METADATA_FILE = "metadata.json"
 RENDERED = "rendered_heads"
 
 
@@ -29,13 +28,15 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _set_meanface(config: ml_collections.ConfigDict, name: str) -> None:
-    metadata = _metadata(pathlib.Path(config.data.dir) / name)
+    dataset, _ = prepared_data.parse_name(name, "train")
+    prepared = prepared_data.newest_version(dataset, config.data.dir) is not None
+    metadata = prepared_data.read_metadata(dataset, config.data.dir) if prepared else {}
     meanface = metadata.get("meanface")
     if name.startswith(RENDERED):
         meanface = rendered_meanface().ravel().tolist()
     if not meanface:
         raise UserError(
-            f"config.model.meanface is empty, and {name} is not prepared in {config.data.dir}; prepare it, set "
+            f"config.model.meanface is empty, and {config.data.dir} has no mean face of {dataset}; prepare it, set "
             "--config.data.dir, or convert with --meanface FILE"
         )
     config.model.meanface = tuple(meanface)
@@ -56,14 +57,6 @@ def read(path: str) -> tuple[float, ...]:
     if not numbers or len(numbers) % 2 or not np.isfinite(numbers).all():
         raise UserError(f"{path} has {len(numbers)} numbers; it must hold x and y of every landmark")
     return numbers
-
-
-def _metadata(folder: pathlib.Path) -> dict:
-    """Metadata of the newest version of a prepared data set; {} if there is none."""
-    prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
-    versions = sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
-    path = versions[-1] / METADATA_FILE if versions else None
-    return json.loads(path.read_text()) if path is not None and path.is_file() else {}
 
 
 def rendered_meanface() -> np.ndarray:

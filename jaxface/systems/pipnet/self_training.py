@@ -102,7 +102,7 @@ def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, nam
     """Pseudo-labels of the data set `name` by the model of `workdir`, on all devices, in the order of the records.
 
     Returns `landmarks` (E,L,2), pixels of the record's image, and `crop_landmarks` (E,L,2), crop units. All examples
-    are kept, without a threshold on the scores, as in the original. Raises UserError if they are not finite.
+    are kept, whatever their scores. Raises UserError if they are not finite.
     """
     from jaxface.systems.pipnet import self_training_data as data
 
