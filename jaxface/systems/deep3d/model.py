@@ -112,7 +112,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         regressor: "linear", as published: linear heads on the pooled feature; "map_fit" (ours): the face is fitted to
             landmarks that the network predicts.
         num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks; even.
-        refine: number of steps of `refine.refine` (ours) after "map_fit" at inference; 0: none.
+        refine: number of steps of `refine.refine` (ours) after "map_fit"; 0: none. R-Net itself trains without them.
         identity, expression, albedo: numbers of coefficients; 80, 64, 80 as published.
         white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
             per colour channel, as in both public codes (257).
@@ -182,7 +182,7 @@ def warm_start(
 def regress_and_refine(
     model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`RNet.regress` at inference, followed by photometric refinement if `model.refine` is positive.
+    """`RNet.regress` with the running statistics, then photometric refinement if `model.refine` is positive.
 
     Args:
         model: the network.

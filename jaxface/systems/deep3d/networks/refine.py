@@ -1,8 +1,10 @@
-"""Photometric refinement: fits the coefficients to the colours of the image, after the network and at inference only.
+"""Photometric refinement (ours): fits the coefficients to the colours of the image, starting from the network's.
 
 Analysis by synthesis (Blanz & Vetter, SIGGRAPH 1999), solved by Gauss-Newton as in Face2Face (Thies et al., CVPR 2016).
 Each skin vertex, coloured by its albedo and the lighting, is compared with the image where it is visible. Nothing is
-learned. The landmarks and the prior of the regressor "map_fit" stay in the objective, so that parameters which the
+learned, and R-Net trains without it: it runs at inference, in evaluations and while a C-Net trains.
+
+The landmarks and the prior of the regressor "map_fit" stay in the objective, so that parameters which the
 photometric term does not constrain keep the network's prediction.
 """
 
