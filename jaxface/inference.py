@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
-import re
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 
 from jaxface import checkpoint, photo, pretrained
 from jaxface.errors import UserError
-from jaxface.system import System, Tree
+from jaxface.system import System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -131,25 +128,6 @@ def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
 
 
 TOOLS = {"detect": _detect}
-
-
-def build(config: ml_collections.ConfigDict, where: str) -> System:
-    """The system that a configuration names; `where` it comes from is for the message of a UserError."""
-    name = f"jaxface.systems.{config.get('system')}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UserError(f"{where} is of an unknown system, {config.get('system')!r}") from error
-    try:
-        return module.build(config)
-    except (AttributeError, KeyError) as error:
-        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
-            raise
-        key = re.search(r"\w+", str(error)).group()  # a guess at what was meant may follow
-        hint = "add it as the configs/ of this version have it"
-        raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
