@@ -2,7 +2,8 @@
 
 Draws people that no training split contains, scans a neutral and an expression of each as a cloud of surface points,
 fits every person by `launch.fit` and measures point-to-triangle distances on the face, both ways. The baseline is the
-mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON line per kind of scan.
+mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON line per
+kind of scan.
 """
 
 import json
