@@ -3,30 +3,49 @@
 python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
-Variants: `rendered` began the model that ships and `endless` finished it; `quick` is the quickstart's two minutes;
-`endless` renders its batches inside the step, of the heads `config.head.names` in turn, some with beards, hair in the
-face and glasses; `convnext_tiny` and `convnext_small` are the paper's size at 224 px; `unofficial_mlp` and
-`unofficial_transformer` have the layout of the PyTorch rebuild florisdf/continuous_landmarks, to load its weights;
-`smoke` runs in seconds and prepares its own data.
+Variants:
+    rendered: prepared images of two head models; the shipped model's training started with it.
+    endless: renders every batch inside the training step, from the heads of `config.head.names` in turn, some with
+        beards, hair in the face and glasses; the shipped model's training ended with it.
+    quick: two minutes on two CPU cores, for the quickstart.
+    convnext_tiny, convnext_small: the paper's size at 224 px.
+    unofficial_mlp, unofficial_transformer: the layout of the PyTorch reimplementation florisdf/continuous_landmarks,
+        to load its weights.
+    smoke: runs in seconds and builds its own data.
 """
 
-import os
-import tempfile
+import functools
 
 import ml_collections
 
-VARIANTS = (
-    "rendered",
-    "quick",
-    "endless",
-    "convnext_tiny",
-    "convnext_small",
-    "unofficial_mlp",
-    "unofficial_transformer",
-    "smoke",
-)
+from jaxface.config import apply_smoke, data_defaults, optim_defaults, run_defaults, variant_config
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
+    """The configuration of a variant. Raises ValueError for an unknown one."""
+    return variant_config(_base(), VARIANTS, variant)
+
+
+def _base() -> dict:
+    return {
+        "system": "continuous",
+        "model": _own_model(),
+        "head": {"names": ("procedural",), "path": ""},
+        "data": data_defaults(
+            datasets=("rendered_heads/procedural",),
+            evaluate=("rendered_heads/procedural",),
+            num_surface_samples=64,
+            endless=False,
+        ),
+        "loss": {"warmup": 3000, "attention": 1.0},
+        "optim": optim_defaults(
+            name="adamw", lr=1e-3, schedule="cosine", warmup=200, weight_decay=0.02, clip=1.0, betas=(0.9, 0.99)
+        ),
+        **run_defaults(steps=7500, batch_size=16, save_every=500, eval_every=2000, ema=0.999),
+    }
 
 
 def _own_model() -> dict:
@@ -44,7 +63,7 @@ def _own_model() -> dict:
         "feature_width": 96,
         "query_width": 64,
         "fourier_bands": 4,
-        "predictor": "locate",
+        "predictor": "soft_argmax",
         "width": 256,
         "layers": 2,
         "heads": 8,
@@ -55,7 +74,7 @@ def _own_model() -> dict:
 
 
 def _paper_model(encoder: str) -> dict:
-    """The published size: ConvNeXt with 768 features at 224 px, queries of width 64, four layers of 512."""
+    """The published size: ConvNeXt with 768 features at 224 px, queries of width 64, four layers of width 512."""
     return {
         **_own_model(),
         "image_size": 224,
@@ -86,105 +105,50 @@ def _unofficial_model(predictor: str) -> dict:
     }
 
 
-def _base() -> dict:
-    return {
-        "system": "continuous",
-        "model": _own_model(),
-        "head": {"names": ("procedural",), "path": ""},
-        "data": {
-            "dir": "data",
-            "datasets": ("rendered_heads/procedural",),
-            "evaluate": ("rendered_heads/procedural",),
-            "dense": 64,
-            "endless": False,
-            "build_examples": 0,
-        },
-        "loss": {"warmup": 3000, "attention": 1.0},
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-3,
-            "schedule": "cosine",
-            "warmup": 200,
-            "weight_decay": 0.02,
-            "clip": 1.0,
-            "betas": (0.9, 0.99),
-            "multipliers": {},
-        },
-        "seed": 0,
-        "steps": 7500,
-        "batch_size": 16,
-        "log_every": 50,
-        "save_every": 500,
-        "eval_every": 2000,
-        "keep": 3,
-        "best": "",
-        "ema": 0.999,
-        "backend": "pmap",
-        "prefetch": 2,
-        "resume": "",
-        "init": "",
-    }
-
-
-def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
-    """The configuration of a variant. ValueError names the variants there are."""
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    config = ml_collections.ConfigDict(_base())
-    _VARIANTS[variant](config)
-    return config
-
-
 def _rendered(config: ml_collections.ConfigDict) -> None:
-    both = ("rendered_heads/procedural", "rendered_heads/ict")
-    config.data.datasets = config.data.evaluate = both
+    datasets = ("rendered_heads/procedural", "rendered_heads/ict")
+    config.data.update(datasets=datasets, evaluate=datasets)
 
 
 def _quick(config: ml_collections.ConfigDict) -> None:
-    config.model.dims = (24, 48, 96, 192)
-    config.model.depths = (1, 1, 3, 1)
-    config.model.image_size = 96
+    config.model.update(image_size=96, depths=(1, 1, 3, 1), dims=(24, 48, 96, 192))
     config.optim.lr = 2e-3
-    config.steps, config.batch_size = 1500, 16
-    config.loss.warmup, config.eval_every = 300, 1500
+    config.loss.warmup = 300
+    config.update(steps=1500, batch_size=16, eval_every=1500)
 
 
 def _endless(config: ml_collections.ConfigDict) -> None:
-    config.data.endless = True
-    config.data.datasets = config.data.evaluate = ()
+    config.data.update(endless=True, datasets=(), evaluate=())
 
 
 def _convnext(encoder: str, config: ml_collections.ConfigDict) -> None:
     config.model = _paper_model(encoder)
-    config.optim.lr, config.optim.multipliers = 5e-4, {"encoder": 0.25}
-    config.optim.weight_decay, config.optim.betas = 0.05, (0.9, 0.95)
-    config.batch_size, config.steps, config.optim.warmup, config.loss.warmup = 512, 60000, 1000, 2000
-    config.ema = 0.9998
+    config.optim.update(lr=5e-4, weight_decay=0.05, betas=(0.9, 0.95), warmup=1000)
+    config.optim.multipliers = {"encoder": 0.25}
+    config.loss.warmup = 2000
+    config.update(steps=60000, batch_size=512, ema=0.9998)
 
 
 def _unofficial(predictor: str, config: ml_collections.ConfigDict) -> None:
     config.model = _unofficial_model(predictor)
-    config.optim.lr, config.optim.weight_decay, config.optim.betas = 1e-4, 0.0, (0.95, 0.999)
-    config.optim.schedule, config.optim.warmup, config.optim.clip = "constant", 100, 0.0
-    config.batch_size, config.ema = 64, 0.0
+    config.optim.update(lr=1e-4, weight_decay=0.0, betas=(0.95, 0.999), schedule="constant", warmup=100, clip=0.0)
+    config.update(batch_size=64, ema=0.0)
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
-    config.model.image_size, config.model.depths, config.model.dims = 64, (1, 1, 1, 1), (8, 8, 16, 16)
-    config.model.feature_width = config.model.width = 32
-    config.data.dense, config.data.build_examples = 8, 16
-    config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
+    apply_smoke(config)
+    config.model.update(image_size=64, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), feature_width=32, width=32)
+    config.data.num_surface_samples = 8
     config.optim.warmup, config.loss.warmup = 2, 4
-    config.steps, config.batch_size, config.log_every, config.save_every, config.eval_every = 8, 4, 2, 2, 4
 
 
-_VARIANTS = {
+VARIANTS = {
     "rendered": _rendered,
     "quick": _quick,
     "endless": _endless,
-    "convnext_tiny": lambda config: _convnext("convnext_tiny", config),
-    "convnext_small": lambda config: _convnext("convnext_small", config),
-    "unofficial_mlp": lambda config: _unofficial("mlp", config),
-    "unofficial_transformer": lambda config: _unofficial("transformer", config),
+    "convnext_tiny": functools.partial(_convnext, "convnext_tiny"),
+    "convnext_small": functools.partial(_convnext, "convnext_small"),
+    "unofficial_mlp": functools.partial(_unofficial, "mlp"),
+    "unofficial_transformer": functools.partial(_unofficial, "transformer"),
     "smoke": _smoke,
 }

@@ -1,18 +1,27 @@
-"""NPHM's second phase: the expression model, how a head at rest deforms, with a code per scan.
+"""NPHM's expression model (phase 2): how a head in a neutral expression deforms, with a latent code per scan.
 
 python -m launch.train --config configs/nphm_expression.py:ict --workdir work/nphm --config.identity=work/nphm_identity
 
-`identity` names the workdir of the first phase (configs/nphm_identity.py), which stays as it is; a copy goes into the
-new workdir, which then stands alone. Variants as there: `ict` and `procedural` are reduced, `reference` is the
-published model, `npm` its baseline, `smoke` runs in seconds on an untrained identity model.
+`identity` is the workdir of the identity model (configs/nphm_identity.py), which is not changed. Its copy in the new
+workdir makes that workdir complete in itself.
+
+Variants:
+    ict, procedural: a reduced model, trained on generated heads.
+    reference: the published model on the NPHM data set.
+    npm: its baseline.
+    smoke: runs in seconds, builds its own data and uses a randomly initialised identity model.
 """
 
-import os
-import tempfile
+import functools
 
 import ml_collections
 
-VARIANTS = ("ict", "procedural", "reference", "npm", "smoke")
+from jaxface.config import apply_smoke, data_defaults, run_defaults, variant_config
+
+
+def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
+    """The configuration of a variant. Raises ValueError for an unknown one."""
+    return variant_config(_base(), VARIANTS, variant)
 
 
 def _base() -> dict:
@@ -20,9 +29,9 @@ def _base() -> dict:
         "system": "nphm",
         "phase": "expression",
         "identity": "",
-        "untrained": {},
+        "random_identity": {},
         "model": {"code": 200, "compressed": 32, "width": 512, "layers": 6, "narrow_skip": True, "codes": 0},
-        "data": {"dir": "data", "dataset": "nphm", "evaluate": ("nphm",), "pairs": 1000, "build_examples": 0},
+        "data": data_defaults(dataset="nphm", evaluate=("nphm",), pairs=1000),
         "loss": {"correspondence": 100.0, "code": 5e-5, "zero": 5e-5},
         "optim": {
             "lr": 1e-4,
@@ -36,65 +45,51 @@ def _base() -> dict:
         },
         "validation": {"steps": 200, "lr": 0.01, "code": 0.01},
         "fit": {"steps": 1000, "points": 5000, "resolution": 256, "method": "broyden"},
-        "seed": 0,
-        "steps": 375000,
-        "batch_size": 32,
-        "log_every": 100,
-        "save_every": 5000,
-        "eval_every": 50000,
-        "keep": 3,
-        "best": "",
-        "ema": 0.0,
-        "backend": "pmap",
-        "prefetch": 2,
-        "resume": "",
-        "init": "",
+        **run_defaults(steps=375000, batch_size=32, log_every=100, save_every=5000, eval_every=50000),
     }
 
 
-def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
-    """The configuration of a variant. ValueError names the variants there are."""
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    config = ml_collections.ConfigDict(_base())
-    _VARIANTS[variant](config)
-    return config
-
-
 def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
-    """For two cores: few pairs of many scans, so that every code is seen often."""
-    config.data.dataset, config.data.evaluate, config.data.pairs = dataset, (dataset,), 96
-    config.model.code, config.model.width, config.model.narrow_skip = 64, 128, False
+    """For two CPU cores: few point pairs of many scans per batch, so that every code is updated often."""
+    config.data.update(dataset=dataset, evaluate=(dataset,), pairs=96)
+    config.model.update(code=64, width=128, narrow_skip=False)
     config.optim.update(lr=1e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
-    config.validation.steps, config.validation.lr = 60, 0.02
-    config.fit.points, config.fit.resolution, config.fit.steps = 2000, 128, 500
-    config.steps, config.batch_size, config.eval_every, config.save_every = 6000, 64, 6000, 1000
-    config.ema = 0.998
+    config.validation.update(steps=60, lr=0.02)
+    config.fit.update(points=2000, resolution=128, steps=500)
+    config.update(steps=6000, batch_size=64, eval_every=6000, save_every=1000, ema=0.998)
 
 
 def _npm(config: ml_collections.ConfigDict) -> None:
-    config.model.compressed, config.model.width, config.model.layers = 0, 1024, 8
+    config.model.update(compressed=0, width=1024, layers=8)
     config.loss.zero, config.optim.weight_decay = 0.0, 1e-5
-    config.optim.boundaries, config.optim.factor = (150000, 300000), 0.2
+    config.optim.update(boundaries=(150000, 300000), factor=0.2)
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
     _generated("head_sdf/procedural", config)
-    config.untrained = {
-        "kind": "ensemble", "anchors": (), "pairs": 16, "global_code": 8, "local_code": 4, "width": 8, "layers": 2,
-        "position_width": 8, "narrow_skip": False, "codes": 0, "last_is_one": False,
-    }  # fmt: skip
-    config.model.code, config.model.compressed, config.model.width, config.model.layers = 8, 4, 16, 2
-    config.data.pairs, config.data.build_examples = 110, 4
-    config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
+    apply_smoke(config, build_examples=4)
+    config.random_identity = {
+        "kind": "ensemble",
+        "anchors": (),
+        "pairs": 16,
+        "global_code": 8,
+        "local_code": 4,
+        "width": 8,
+        "layers": 2,
+        "position_width": 8,
+        "narrow_skip": False,
+        "codes": 0,
+        "replicate_last_point_bug": False,
+    }
+    config.model.update(code=8, compressed=4, width=16, layers=2)
+    config.data.pairs = 110
     config.optim.warmup, config.validation.steps = 2, 2
-    config.fit.steps, config.fit.points, config.fit.resolution = 4, 64, 24
-    config.steps, config.batch_size, config.log_every, config.save_every, config.eval_every = 8, 4, 2, 2, 4
+    config.fit.update(steps=4, points=64, resolution=24)
 
 
-_VARIANTS = {
-    "ict": lambda config: _generated("head_sdf/ict", config),
-    "procedural": lambda config: _generated("head_sdf/procedural", config),
+VARIANTS = {
+    "ict": functools.partial(_generated, "head_sdf/ict"),
+    "procedural": functools.partial(_generated, "head_sdf/procedural"),
     "reference": lambda config: None,
     "npm": _npm,
     "smoke": _smoke,

@@ -176,7 +176,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise UserError(f"{path.parent} is not a workdir: it has no config.json; give the --workdir of a training run")
     try:
-        values = _with_tuples(json.loads(path.read_text()))
+        values = compat.current_config(_with_tuples(json.loads(path.read_text())))
         for name, value in values.items():
             if isinstance(value, str) and value.startswith(_DEPENDENCY_PREFIXES):
                 values[name] = str(path.parent / value)

@@ -1,6 +1,6 @@
 """Workdirs and shipped files written by earlier versions of jaxface, read under today's names.
 
-This is the only place that knows the earlier names. Nothing is rewritten on disk.
+This is the only module that knows the earlier names. Nothing is rewritten on disk.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,48 @@ from typing import Any
 _EARLIER_ITEMS = {"model_state": "extra"}
 # Earlier names of the folder of a workdir that holds copies of the runs that it depends on.
 EARLIER_DEPENDENCIES = ("frozen",)
+# Config keys by earlier name, applied in this order: a section comes before the keys inside it.
+_RENAMED_KEYS = {
+    "data.dense": "data.num_surface_samples",
+    "data.near_every": "data.near_surface_stride",
+    "loss.rendered": "loss.num_rendered",
+    "loss.size": "loss.coefficient_weights",
+    "loss.weights.evenness": "loss.weights.reflectance",
+    "model.dense": "model.num_dense_points",
+    "model.last_is_one": "model.replicate_last_point_bug",
+    "model.reader": "model.regressor",
+    "untrained": "random_identity",
+    "random_identity.last_is_one": "random_identity.replicate_last_point_bug",
+}
+# Earlier values of config keys (by today's name of the key).
+_RENAMED_VALUES = {
+    "model.predictor": {"locate": "soft_argmax"},
+    "model.regressor": {"reader": "soft_argmax", "mean": "linear", "fit": "map_fit"},
+}
+
+
+def current_config(values: dict[str, Any]) -> dict[str, Any]:
+    """The nested `values` of a config.json under today's keys and with today's values; the argument is unchanged."""
+    values = _copied(values)
+    for earlier, current in _RENAMED_KEYS.items():
+        section, name = _section(values, earlier)
+        if name in section:
+            target, new_name = _section(values, current)
+            target[new_name] = section.pop(name)
+    for key, renamed in _RENAMED_VALUES.items():
+        section, name = _section(values, key)
+        if section.get(name) in renamed:
+            section[name] = renamed[section[name]]
+    return values
+
+
+def current_key(key: str) -> str | None:
+    """Today's name of the config key or section `key` ("data.dense"), or None if it was not renamed."""
+    current = key
+    for earlier, renamed in _RENAMED_KEYS.items():
+        if f"{current}.".startswith(f"{earlier}."):
+            current = renamed + current.removeprefix(earlier)
+    return None if current == key else current
 
 
 def saved_item(name: str, saved: Iterable[str]) -> str:
@@ -24,7 +66,7 @@ def current_item(saved: str) -> str:
 
 
 def asset_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of a shipped file by path, an earlier prefix replaced by today's."""
+    """Arrays of a shipped file by path, with today's prefixes."""
     for name, earlier in _EARLIER_ITEMS.items():
         arrays = {_replaced(path, f"{earlier}/", f"{name}/"): value for path, value in arrays.items()}
     return arrays
@@ -32,3 +74,16 @@ def asset_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
 
 def _replaced(path: str, earlier: str, prefix: str) -> str:
     return prefix + path.removeprefix(earlier) if path.startswith(earlier) else path
+
+
+def _copied(values: Any) -> Any:
+    return {name: _copied(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+
+def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The nested dict that holds the dotted `key`, or an empty one, and the key's last part."""
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.get(section)
+        values = inner if isinstance(inner, dict) else {}
+    return values, name

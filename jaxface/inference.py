@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import importlib
 import os
 import pathlib
-import re
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 
 from jaxface import checkpoint, photo, pretrained
 from jaxface.errors import UserError
-from jaxface.system import System, Tree
+from jaxface.system import System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -101,8 +98,8 @@ class Predictor:
         return [loaded.face_to_full(face) for face in faces]
 
     def _tools(self) -> dict[str, Any]:
-        """What the system needs of another one: systems do not know each other."""
-        return {"detect": _detect} if self.system.needs_points else {}
+        """The functions that the system takes from outside; see `System.tools`."""
+        return {name: TOOLS[name] for name in self.system.tools}
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped.
@@ -125,28 +122,12 @@ def detector() -> Predictor:
 
 
 def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
-    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.needs_points`."""
+    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.tools`."""
     own = detector()
     return own.system.predict(own.params, own.model_state, pixels, boxes=boxes)
 
 
-def build(config: ml_collections.ConfigDict, where: str) -> System:
-    """The system that a configuration names; `where` it comes from is for the message of a UserError."""
-    name = f"jaxface.systems.{config.get('system')}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UserError(f"{where} is of an unknown system, {config.get('system')!r}") from error
-    try:
-        return module.build(config)
-    except (AttributeError, KeyError) as error:
-        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
-            raise
-        key = re.search(r"\w+", str(error)).group()  # a guess at what was meant may follow
-        hint = "add it as the configs/ of this version have it"
-        raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error
+TOOLS = {"detect": _detect}
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

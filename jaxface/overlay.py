@@ -74,3 +74,9 @@ def _draw_line(canvas: np.ndarray, points: Any, closed: bool, color: tuple[int, 
 
 def _draw_circle(canvas: np.ndarray, point: np.ndarray, radius: float, color: tuple[int, ...], thickness: int) -> None:
     cv2.circle(canvas, _fixed(point).tolist(), int(_fixed(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """The PNG file of an image (H,W,3) uint8 RGB."""
+    _, encoded = cv2.imencode(".png", image[..., ::-1])
+    return encoded.tobytes()

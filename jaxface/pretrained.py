@@ -1,4 +1,4 @@
-"""Models in folders: as they ship, and as one run takes another's model into its workdir."""
+"""Models in folders: shipped models, and the copies of other runs' models that a workdir depends on."""
 
 import os
 import pathlib
@@ -10,84 +10,93 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxface import checkpoint, compat
+from jaxface import checkpoint, compat, system
 from jaxface.errors import UserError
 from jaxface.system import TrainState, Tree
 
 PARAMS_FILE = "params.safetensors"
 MODEL_STATE_PREFIX = "model_state/"
-# Where the training's data and its beginnings lay says nothing on another machine.
+# A shipped config.json names no folder of the machine that trained the model.
 SHIPPED_DATA_DIR = "data"
-# The key by which a configuration names another run whose model it only reads.
-ADOPTED = "identity"
 
 
 def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, params: Tree, model_state: Tree) -> None:
     """Writes config.json and params.safetensors, as a model ships: matrices as float16, the rest as float32.
 
-    A run that the configuration has adopted is written into the folder as well. ValueError where a matrix does not fit
-    into float16.
+    Runs that the configuration depends on are written below `folder`/dependencies. Raises ValueError if a matrix
+    exceeds the range of float16.
     """
-    if config.get(ADOPTED):
-        own = pathlib.Path(folder) / checkpoint.DEPENDENCIES / ADOPTED
-        save_asset(own, *load(config[ADOPTED]))
-        config = ml_collections.ConfigDict({**config.to_dict(), ADOPTED: str(own)})
     config = config.copy_and_resolve_references()
+    for key in system.dependencies(config):
+        copy = pathlib.Path(folder) / checkpoint.DEPENDENCIES / key
+        save_asset(copy, *load(config[key]))
+        config[key] = str(copy)
     config.update({name: "" for name in ("init", "resume") if name in config})
     if "data" in config:
         config.data.dir = SHIPPED_DATA_DIR
-    arrays = {name: _half(name, value) for name, value in flat(params).items()}
+    arrays = {name: _to_half(name, value) for name, value in flat(params).items()}
     arrays |= {MODEL_STATE_PREFIX + name: np.asarray(value, np.float32) for name, value in flat(model_state).items()}
     checkpoint.write_config(folder, config)
     safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
 
 
 def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
-    """(config, params, model_state) of a folder that `save_asset` wrote, as float32. UserError where it is damaged."""
+    """Reads a folder that `save_asset` wrote.
+
+    Returns:
+        config, params, model_state; arrays are float32.
+
+    Raises:
+        UserError: the file of parameters cannot be read.
+    """
     path = pathlib.Path(folder) / PARAMS_FILE
     try:
         arrays = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); install the package again") from error
-    arrays = {name: value.astype(np.float32) for name, value in compat.asset_arrays(arrays).items()}
-    model_state = {
-        name.removeprefix(MODEL_STATE_PREFIX): value
-        for name, value in arrays.items()
-        if name.startswith(MODEL_STATE_PREFIX)
-    }
-    params = {name: value for name, value in arrays.items() if not name.startswith(MODEL_STATE_PREFIX)}
+    params, model_state = {}, {}
+    for name, value in compat.asset_arrays(arrays).items():
+        is_state = name.startswith(MODEL_STATE_PREFIX)
+        target = model_state if is_state else params
+        target[name.removeprefix(MODEL_STATE_PREFIX)] = value.astype(np.float32)
     unflatten = traverse_util.unflatten_dict
     return checkpoint.load_config(folder), unflatten(params, sep="/"), unflatten(model_state, sep="/")
 
 
 def load(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
-    """(config, params, model_state) of a folder of either kind: a workdir, or one that `save_asset` wrote."""
+    """config, params and model_state of a workdir or of a folder that `save_asset` wrote."""
     if (pathlib.Path(folder) / PARAMS_FILE).is_file():
         return load_asset(folder)
     return checkpoint.load_config(folder), *checkpoint.load_params(folder)
 
 
 def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The configuration with the run that its key "identity" names copied to `workdir`/dependencies/identity.
+    """A copy of the configuration that names copies, in `workdir`, of the runs that it depends on.
 
-    So a workdir stands alone and can be moved. What was copied once stays as it is. All hosts call this. Configurations
-    that name no run come back as they are.
+    The keys are those of `jaxface.system.dependencies`; a copy is at `workdir`/dependencies/<key>, so that the workdir
+    is complete in itself and can be moved. An existing copy is kept. All hosts call this.
     """
-    if not config.get(ADOPTED):
-        return config
-    folders = [pathlib.Path(workdir) / name for name in (*compat.EARLIER_DEPENDENCIES, checkpoint.DEPENDENCIES)]
-    own = next((folder / ADOPTED for folder in folders if (folder / ADOPTED).is_dir()), folders[-1] / ADOPTED)
-    if not checkpoint.steps(own):
-        source, params, model_state = load(config[ADOPTED])
-        checkpoint.write_config(own, source)
-        with checkpoint.Checkpoints(own, keep=1) as saved:
-            saved.save(TrainState(jnp.zeros((), jnp.int32), params, model_state, {}, {}))
-    adopted = config.copy_and_resolve_references()
-    adopted[ADOPTED] = str(own)
-    return adopted
+    config = config.copy_and_resolve_references()
+    for key in system.dependencies(config):
+        copy = _dependency_folder(pathlib.Path(workdir), key)
+        if not checkpoint.steps(copy):
+            source, params, model_state = load(config[key])
+            checkpoint.write_config(copy, source)
+            with checkpoint.Checkpoints(copy, keep=1) as checkpoints:
+                checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, model_state, {}, {}))
+        config[key] = str(copy)
+    return config
 
 
-def _half(name: str, value: Any) -> np.ndarray:
+def _dependency_folder(workdir: pathlib.Path, key: str) -> pathlib.Path:
+    """Where `workdir` has its copy of the dependency `key`, or where it will have it."""
+    current = workdir / checkpoint.DEPENDENCIES / key
+    earlier = [workdir / name / key for name in compat.EARLIER_DEPENDENCIES]
+    return next((folder for folder in (current, *earlier) if folder.is_dir()), current)
+
+
+def _to_half(name: str, value: Any) -> np.ndarray:
+    """`value` as float16 if it has two axes or more, else as float32."""
     value = np.asarray(value, np.float32)
     if value.ndim < 2:
         return value

@@ -1,16 +1,33 @@
 """The interface between a system and the rest of the package: frozen dataclasses of functions.
 
+A system is a package `jaxface.systems.<name>` with these members, which only the functions at the end of this module
+look up by name:
+
+- `build(config) -> System`; it does not change `config`.
+- `resolve(config) -> ConfigDict`: a copy of `config` in which every value that is left open is filled in.
+- `DEPENDENCIES` (optional): the config keys that name the workdir of another run whose parameters the system reads.
+- `CONVERSION_INPUTS` (optional): what `launch.convert` takes besides a checkpoint, `ConversionInput` by flag name.
+
 B is the per-device batch; trees are nested dicts of arrays; arrays are float32 unless stated.
 """
 
 import dataclasses
+import importlib
+import pathlib
+import pkgutil
+import re
+import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.struct
 import jax
+import ml_collections
 import numpy as np
 import optax
+
+from jaxface.errors import UserError
 
 Tree = Any
 Batch = dict[str, Any]
@@ -51,6 +68,38 @@ class Evaluator:
     every: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What `System.from_torch` makes of an official checkpoint.
+
+    Attributes:
+        params: parameters.
+        model_state: batch statistics, or `{}`.
+        config: config values that only the checkpoint determines, nested: `{"model": {"codes": 10}}`.
+        notes: sentences for the user about entries that were dropped and parts that keep their random initialisation.
+    """
+
+    params: Tree
+    model_state: Tree
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionInput:
+    """Something that a conversion needs besides the checkpoint, given by a flag of `launch.convert`.
+
+    Attributes:
+        key: the config key that it sets, "model.meanface".
+        read: `(flag value) -> value of the key`. It raises UserError for a file that cannot be used.
+        help: description of the flag.
+    """
+
+    key: str
+    read: Callable[[str], Any]
+    help: str
+
+
 def _no_constants() -> Tree:
     return {}
 
@@ -80,14 +129,15 @@ class System:
             traceable.
         inputs: shapes of the arrays that `raw` takes, in the notation of `jax.export`: `{"image": "B, 32, 32, 3"}`.
             Named sizes are free.
-        from_torch: `(tensors, params, model_state) -> (params, model_state)`; `tensors` maps the names of an official
-            checkpoint to numpy arrays.
+        from_torch: `(tensors, params, model_state) -> Converted`; `tensors` maps the names of an official checkpoint to
+            numpy arrays, `params` and `model_state` are the initial ones.
         constants: `() -> tree` of large arrays. They are placed on the devices once and passed as an argument.
         preprocess_on_device: `(batch, key, constants) -> batch`, applied on the device before the loss.
         warm_start: `(params, model_state) -> (params, model_state)`, applied to the parameters that a run starts from
             (`config.init`).
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
-        needs_points: both `predict` functions take `detect(image, boxes)`, which returns faces with 68 landmarks.
+        tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
+            is "detect": `(image, boxes) -> faces` with 68 landmarks each.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -98,9 +148,70 @@ class System:
     predict: Callable[..., Any]
     raw: Callable[[Tree, Tree, dict[str, Any]], dict[str, jax.Array]]
     inputs: Mapping[str, str]
-    from_torch: Callable[[dict[str, np.ndarray], Tree, Tree], tuple[Tree, Tree]]
+    from_torch: Callable[[dict[str, np.ndarray], Tree, Tree], Converted]
     constants: Callable[[], Tree] = _no_constants
     preprocess_on_device: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
     predict_multiview: Callable[..., Any] | None = None
-    needs_points: bool = False
+    tools: tuple[str, ...] = ()
+
+
+def build(config: ml_collections.ConfigDict, where: str) -> System:
+    """The system of a configuration, which is not changed.
+
+    Args:
+        config: a configuration; values that are left open are resolved as in `resolve`.
+        where: the origin of the configuration, for messages.
+
+    Raises:
+        UserError: the system is unknown, a key is missing, or values do not fit together.
+    """
+    return _call("build", config, where)
+
+
+def resolve(config: ml_collections.ConfigDict, where: str) -> ml_collections.ConfigDict:
+    """A copy of the configuration in which every value that is left open is filled in, as a workdir keeps it.
+
+    Values are left open that depend on the prepared data set or on a head model: mean faces, anchors, counts.
+    Arguments and errors are those of `build`.
+    """
+    return _call("resolve", config, where)
+
+
+def dependencies(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The config keys that name the workdir of another run whose parameters the system reads, where they are set."""
+    name = config.get("system")
+    keys = getattr(_module(name), "DEPENDENCIES", ()) if name in names() else ()
+    return tuple(key for key in keys if config.get(key))
+
+
+def conversion_inputs(name: str) -> Mapping[str, ConversionInput]:
+    """What `launch.convert` takes besides a checkpoint for the system `name`, by flag name."""
+    return getattr(_module(name), "CONVERSION_INPUTS", {})
+
+
+def names() -> list[str]:
+    """The names of all systems, sorted."""
+    folder = pathlib.Path(__file__).parent / "systems"
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
+
+
+def _module(name: str) -> types.ModuleType:
+    return importlib.import_module(f"jaxface.systems.{name}")
+
+
+def _call(function: str, config: ml_collections.ConfigDict, where: str) -> Any:
+    """The result of a function of the configured system on `config`; a key that is missing becomes a UserError."""
+    name = config.get("system")
+    if name not in names():
+        raise UserError(f"{where}: unknown system {name!r}; choose one of {', '.join(names())}")
+    module = _module(name)
+    try:
+        return getattr(module, function)(config)
+    except (AttributeError, KeyError) as error:
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        # The message of ml_collections starts with the key and may go on with a guess at what was meant.
+        key = re.search(r"\w+", str(error)).group()
+        hint = "add it as the configs/ of this version have it"
+        raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error

@@ -18,7 +18,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxface import parallel
+from jaxface import compat, parallel
 from jaxface.errors import UserError
 
 # XLA's default convolution on CPUs leaves cores idle where channels are few; this flag selects the other one. Other
@@ -184,6 +184,10 @@ def _flag_message(error: Exception, argv: list[str]) -> str:
         first, *rest = str(error).strip().splitlines()
         last = re.sub(r"^[\w.]+: ", "", rest[-1]) if rest else ""
         return f"{first.removesuffix(' Error whilst parsing config file:')} {last}".strip() + "; see --help"
+    for flag in (arg.split("=")[0] for arg in argv):
+        renamed = compat.current_key(flag.lstrip("-").removeprefix("config."))
+        if renamed is not None:
+            return f"{flag}: this key was renamed; use --config.{renamed}"
     first, *hints = str(error).replace("\\n", "\n").replace("\\", "").strip("'\"").splitlines()
     key = re.search(r"\w+$", first.strip("'."))
     wrong = [arg.split("=")[0] for arg in argv if key and key.group() in arg.split("=")[0].split(".")]

@@ -8,7 +8,7 @@ import json
 import jax
 from absl import flags
 
-from jaxface import checkpoint, evaluation, inference, parallel
+from jaxface import checkpoint, evaluation, parallel, system
 from jaxface.errors import UserError
 
 from . import app
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.coordinator:
         app.join_cluster()
     names = [DATASET.value] if DATASET.value else None
-    results = evaluation.evaluate(inference.build(config, "the configuration"), config, WORKDIR.value, names)
+    results = evaluation.evaluate(system.build(config, "the configuration"), config, WORKDIR.value, names)
     if jax.process_index() == 0:
         print(json.dumps(results, indent=2))
         print(f"metrics written to {WORKDIR.value}/{evaluation.RESULTS_FILE}")

@@ -1,18 +1,17 @@
-"""Fits a neural head to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
+"""Fits a neural head model to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
 
-Scans given together are one person in several expressions; a folder of folders holds a person each. Writes, in every
-scan's own frame and unit, OUT/<stem>.ply, and codes.npz, fit.json (errors in mm) and a picture of each scan. Without
---workdir the head that ships is used. --register brings a head template onto each scan instead.
+Scans given together are one person in several expressions; in a folder of folders each subfolder is a person. Writes
+OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (errors in
+mm). Without --workdir the pretrained head is used. With --register, a head template is registered to each scan instead.
 
-Single-view observations of NPHM's data set are scans as well: obs.npy or full_obs.npy, with the back's view if that
-lies beside it, or a folder of SSS/E/obs.npy. An .npy has NPHM's units and pose, as --units nphm --align none would say,
-unless these flags say otherwise.
+Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, to which the back view beside it
+is added, or as a folder of SSS/E/obs.npy. For .npy files the defaults are --units nphm and --align none.
 """
 
 import json
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from absl import flags
@@ -21,88 +20,105 @@ from PIL import Image
 from jaxface import checkpoint, meshes
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
+from jaxface.results import HeadFit
 
 from . import app, scan_files
 
-SCAN = flags.DEFINE_multi_string("scan", None, "mesh or cloud of points, or a folder of these or of people's folders")
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint of nphm")
-UNITS = flags.DEFINE_enum("units", None, ["mm", "cm", "m", "nphm"], "unit of the scans (default: from their size)")
+SCAN = flags.DEFINE_multi_string("scan", None, "mesh or point cloud, or a folder of these or of folders of people")
+WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm training run or converted checkpoint")
+UNITS = flags.DEFINE_enum("units", None, ["mm", "cm", "m", "nphm"], "unit of the scans (default: inferred from size)")
 ALIGN = flags.DEFINE_string(
-    "align", "auto", "auto, none (the scan lies in FLAME's frame), or a file: a matrix, anchors"
+    "align", "auto", "auto, none (scans are in FLAME's frame), or a file with a matrix or anchor positions"
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
-REGISTER = flags.DEFINE_boolean("register", False, "instead bring a head template onto each scan")
-HEAD = flags.DEFINE_string("head", "procedural", "register: the template, procedural, ict or flame")
-HEAD_PATH = flags.DEFINE_string("head_path", "", "register: the file of a template that is not embedded")
+REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
+HEAD = flags.DEFINE_string("head", "procedural", "with --register: the template, procedural, ict or flame")
+HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a template that is not embedded")
 
 
 def main(argv: list[str]) -> None:
     """Reads the scans, fits every person and writes the results."""
     del argv
     if not SCAN.value or not OUTPUT.value:
-        raise UserError("needs --scan FILE or FOLDER, and --output OUT")
+        raise UserError("--scan FILE or FOLDER and --output OUT are required")
     people = scan_files.find(SCAN.value)
     if REGISTER.value:
         from . import fit_register
 
         fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return
-    predictor = Predictor.pretrained("nphm") if WORKDIR.value is None else _of_workdir(WORKDIR.value)
+    paths, output = scan_files.result_names(people), pathlib.Path(OUTPUT.value)
+    for name in paths:
+        _refuse_input(output / f"{name}.ply", paths.values())
+    people_fits = fit(_predictor(), people)
+    fits = dict(zip(paths, [fit for person in people_fits.values() for fit in person], strict=True))
+    write(output, people_fits, fits, paths)
+    for name, result in fits.items():
+        print(f"{name}: mean error {result.errors_mm['mean']:.2f} mm, 90th percentile {result.errors_mm['p90']:.2f} mm")
+
+
+def _predictor() -> Predictor:
+    if WORKDIR.value is None:
+        return Predictor.pretrained("nphm")
+    checkpoint.check_system(WORKDIR.value, "nphm")
+    return Predictor.from_workdir(WORKDIR.value)
+
+
+def fit(predictor: Predictor, people: Mapping[str, list[pathlib.Path]]) -> dict[str, list[HeadFit]]:
+    """Fits the scans of each person, as `scan_files.find` lists them."""
     from jaxface.systems.nphm import predict
     from jaxface.systems.nphm.fitting import scans
+    from jaxface.systems.nphm.surface import head_model
 
-    paths = scan_files.named(people)
-    for name in paths:
-        _refuse_input(pathlib.Path(OUTPUT.value) / f"{name}.ply", paths.values())
-    head = predict.head(predictor.config, predictor.params)
-    clouds = {path: scans.points_of(scan_files.read(path), path.name) for paths in people.values() for path in paths}
-    frames = {path: scan_files.frame(path, UNITS.value, ALIGN.value) for path in clouds}
-    laid = {path: head.lay(cloud, path.name, *frames[path]) for path, cloud in clouds.items()}
-    print(f"fitting {len(clouds)} scans of {len(people)} people", file=sys.stderr)
-    listed = [[[table[path] for path in paths] for paths in people.values()] for table in (clouds, laid)]
-    persons = dict(zip(people, head.fit(*listed), strict=True))
-    fits = dict(zip(paths, [one for person in persons.values() for one in person.fits], strict=True))
-    write(pathlib.Path(OUTPUT.value), persons, fits, paths, clouds)
-    for name, one in fits.items():
-        print(f"{name}: {one.errors['mean']:.2f} mm on average, {one.errors['p90']:.2f} mm for 90 %")
+    head = head_model.load(predictor.config, predictor.params)
+    aligned = {}
+    for person, paths in people.items():
+        aligned[person] = []
+        for path in paths:
+            points = scans.scan_points(scan_files.read(path), path.name)
+            units, align = scan_files.frame(path, UNITS.value, ALIGN.value)
+            aligned[person].append(predict.align(head, points, path.name, units, align))
+    count = sum(len(person) for person in aligned.values())
+    print(f"fitting {count} scans of {len(aligned)} people", file=sys.stderr)
+    return dict(zip(aligned, predict.fit_people(head, predictor.config.fit, list(aligned.values())), strict=True))
 
 
-def write(folder: pathlib.Path, persons: dict, fits: dict, paths: dict[str, pathlib.Path], clouds: dict) -> None:
-    """All that a fit leaves: persons by name, fits and paths by result, points (N,3) by path. UserError: full disk."""
-    from jaxface.systems.nphm.surface import visualize
+def write(
+    folder: pathlib.Path,
+    people: Mapping[str, list[HeadFit]],
+    fits: Mapping[str, HeadFit],
+    paths: Mapping[str, pathlib.Path],
+) -> None:
+    """Writes all results.
 
+    Args:
+        folder: the output folder.
+        people: fits by person.
+        fits: the same fits by result name, see `scan_files.result_names`.
+        paths: scan files by result name.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
     codes = {}
-    for name, person in persons.items():
+    for name, person in people.items():
         prefix = f"{name}/" if name else ""
-        codes |= {f"{prefix}identity": person.identity, f"{prefix}expressions": person.expressions}
-    summary = {
-        name: {
-            "scan": str(paths[name]),
-            "points": len(clouds[paths[name]]),
-            "matrix": one.similarity.matrix().tolist(),
-            "errors_mm": one.errors,
-        }
-        for name, one in fits.items()
-    }
+        codes[f"{prefix}identity"] = person[0].identity
+        codes[f"{prefix}expressions"] = np.stack([fit.expression for fit in person])
+    summary = {name: {"scan": str(paths[name]), **fit.to_json()} for name, fit in fits.items()}
     with checkpoint.disk_errors(folder):
-        for name, one in fits.items():
+        for name, fit in fits.items():
             target = folder / f"{name}.ply"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(meshes.encode(one.mesh, ".ply"))
-            drawn = visualize.beside(clouds[paths[name]], one.mesh, one.similarity)
-            Image.fromarray(drawn).save(folder / f"{name}.png")
+            target.write_bytes(meshes.encode(fit.mesh, ".ply"))
+            Image.fromarray(fit.draw()).save(folder / f"{name}.png")
         np.savez(folder / "codes.npz", **codes)
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
     if target.resolve() in [path.resolve() for path in inputs]:
-        raise UserError(f"{target} is a scan that would be overwritten; choose another --output")
-
-
-def _of_workdir(workdir: str) -> Predictor:
-    checkpoint.check_system(workdir, "nphm")
-    return Predictor.from_workdir(workdir)
+        raise UserError(f"--output: {target} is a scan that would be overwritten; choose another folder")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`launch.fit --register`: scans to a head template, with the shipped detector's landmarks."""
+"""`launch.fit --register`: registers a head template to scans, with landmarks of the pretrained detector."""
 
 import json
 import pathlib
@@ -10,29 +10,44 @@ import numpy as np
 from jaxface import checkpoint, inference, meshes
 from jaxface.errors import UserError
 from jaxface.heads import sources
-from jaxface.heads.closed import close
+from jaxface.heads.closed import ClosedHead, close
 from jaxface.systems.nphm.fitting import register, scan_landmarks
+
+# The detector's confidence is exp(-DECAY * mean sigma / face width).
+DECAY = 10
 
 
 def detector() -> scan_landmarks.Detector:
-    """The shipped landmark model: the largest face of a picture, the surer the smaller its sigmas are for its size."""
+    """The pretrained landmark model on the largest face of an image.
+
+    Its confidence decreases with the mean sigma of the landmarks relative to the face's width.
+    """
     predictor = inference.detector()
 
-    def detect(picture: np.ndarray) -> tuple[np.ndarray, float] | None:
-        faces = predictor(picture, layout="68")
+    def detect(image: np.ndarray) -> tuple[np.ndarray, float] | None:
+        faces = predictor(image, layout="68")
         if not faces:
             return None
-        face = max(faces, key=lambda one: one["box"][2] - one["box"][0])
-        size = face["box"][2] - face["box"][0]
-        return np.asarray(face["points"], float), float(np.exp(-10 * np.mean(face["sigma"]) / size))
+        face = max(faces, key=_width)
+        confidence = float(np.exp(-DECAY * np.mean(face.sigma) / _width(face)))
+        return np.asarray(face.points, float), confidence
 
     return detect
+
+
+def _width(face) -> float:
+    return face.box[2] - face.box[0]
 
 
 def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str, output: str) -> None:
     """Registers every scan and writes OUT/[person/]<file name>_registered.ply, _registered.npz and registered.json.
 
-    The .npz holds what `register.Registration` does; the mesh is in the scan's own frame and unit.
+    Args:
+        people: scan files by person.
+        head: name of the template (`heads.sources.load_head`).
+        head_path: its file, if it is not embedded.
+        output: folder of the results. Meshes are in the frame and unit of the scan; the .npz holds coefficients,
+            landmarks and the similarity from head mm to the scan.
     """
     closed, detect, summary = close(sources.load_head(head, head_path)), detector(), {}
     folder = pathlib.Path(output)
@@ -41,28 +56,29 @@ def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str,
             (folder / name).mkdir(parents=True, exist_ok=True)
             for path in paths:
                 print(f"registering {path}", file=sys.stderr)
-                summary[str(path)] = _one(path, closed, detect, str(folder / name / f"{path.stem}_registered"))
+                target = str(folder / name / f"{path.stem}_registered")
+                summary[str(path)] = _register_file(path, closed, detect, target)
         (folder / "registered.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _one(path: pathlib.Path, closed, detect: scan_landmarks.Detector, target: str) -> dict:
+def _register_file(path: pathlib.Path, closed: ClosedHead, detect: scan_landmarks.Detector, target: str) -> dict:
+    """Registers one scan, writes `target`.ply and .npz, and returns its entry of registered.json."""
     scan = meshes.read(path)
     try:
-        landmarks = scan_landmarks.find(scan, detect)
+        landmarks = scan_landmarks.detect_landmarks(scan, detect)
         result = register.register(scan, closed, landmarks)
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from error
     pathlib.Path(target + ".ply").write_bytes(meshes.encode(result.mesh, ".ply"))
-    pose = result.similarity
     np.savez(
         target + ".npz",
         identity=result.identity,
         expression=result.expression,
         landmarks=landmarks,
-        scale=pose.scale,
-        rotation=pose.rotation,
-        translation=pose.translation,
+        scale=result.similarity.scale,
+        rotation=result.similarity.rotation,
+        translation=result.similarity.translation,
     )
-    fitted, refined = result.error_mm
-    print(f"{path.name}: {fitted:.2f} mm by coefficients, {refined:.2f} mm refined (median, face)")
-    return {"coefficients_mm": fitted, "refined_mm": refined, "mesh": target + ".ply"}
+    fitted_mm, refined_mm = result.error_mm
+    print(f"{path.name}: median error of the face {fitted_mm:.2f} mm, {refined_mm:.2f} mm after ARAP refinement")
+    return {"coefficients_mm": fitted_mm, "refined_mm": refined_mm, "mesh": target + ".ply"}

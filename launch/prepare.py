@@ -32,7 +32,7 @@ BEAM_OPTIONS = flags.DEFINE_multi_string(
 def main(_: list[str]) -> None:
     """Builds the data set of the flags, and says what it holds and what was left out."""
     from jaxface.data.prepare import prepare
-    from jaxface.systems.deep3d.preprocessing.examples import aligned_face
+    from jaxface.systems.deep3d.preprocessing.alignment import aligned_face
 
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
     tools = {"detect": detect, "align": aligned_face}

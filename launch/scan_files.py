@@ -1,4 +1,4 @@
-"""The scans that `launch.fit` was given: which files are whose, how each is read and which frame it is in."""
+"""Scan files of `launch.fit`: which person each belongs to, how it is read, its default frame, names of the results."""
 
 import collections
 import pathlib
@@ -10,29 +10,30 @@ from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 
 
-def find(given: list[str]) -> dict[str, list[pathlib.Path]]:
-    """Scans by person: {"": files} of files and a flat folder, {name: files} of a folder of folders.
+def find(sources: list[str]) -> dict[str, list[pathlib.Path]]:
+    """Scan files by person: "" for files and a flat folder, else the name of their folder.
 
-    Observations of NPHM's layout lie one folder deeper, that of their expression. UserError where there is no scan.
+    In NPHM's layout, observations lie one folder deeper, in that of their expression. UserError if a folder holds no
+    scan.
     """
     people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
-    for source in map(pathlib.Path, given):
+    for source in map(pathlib.Path, sources):
         if not source.is_dir():
             people[""].append(source)
             continue
         for path in sorted(source.rglob("*")):
-            observed = path.name == nphm_scans.OBSERVATION
-            if (observed or path.suffix.lower() in meshes.READABLE) and path.is_file():
+            observation = path.name == nphm_scans.OBSERVATION
+            if (observation or path.suffix.lower() in meshes.READABLE) and path.is_file():
                 parent = path.parent.relative_to(source)
-                parent = parent.parent if observed else parent
+                parent = parent.parent if observation else parent
                 people["" if parent == pathlib.Path() else parent.as_posix()].append(path)
         if not people:
-            raise UserError(f"{source}: there is no scan in it ({', '.join(meshes.READABLE)})")
+            raise UserError(f"{source}: the folder holds no scan ({', '.join(meshes.READABLE)})")
     return dict(people)
 
 
 def read(path: pathlib.Path) -> meshes.Mesh:
-    """A scan from its file; one of a single view is joined by the view of its back where that lies beside it."""
+    """Reads a scan; a single-view observation is joined with the back view beside it, if there is one."""
     if path.suffix != ".npy":
         return meshes.read(path)
     views = [nphm_scans.read_observation(path)]
@@ -43,27 +44,29 @@ def read(path: pathlib.Path) -> meshes.Mesh:
 
 
 def frame(path: pathlib.Path, units: str | None, align: str) -> tuple[str | None, str]:
-    """The flags --units and --align for a scan: what they leave open is known of an .npy, which is in NPHM's frame."""
+    """The flags --units and --align of a scan, with the defaults of .npy files, which are in NPHM's frame."""
     if path.suffix != ".npy":
         return units, align
     units = units or "nphm"
     return units, "none" if align == "auto" and units == "nphm" else align
 
 
-def named(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
-    """Scans by the name of their results, "stem" or "person/stem", in the order of the people."""
-    return {
-        str(pathlib.Path(name) / stem): path
-        for name, paths in people.items()
-        for stem, path in zip(stems(paths), paths, strict=True)
-    }
+def result_names(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:
+    """Scan files by the name of their results, "stem" or "person/stem", in the order of `people`."""
+    names = {}
+    for person, paths in people.items():
+        for stem, path in zip(unique_stems(paths), paths, strict=True):
+            names[str(pathlib.Path(person) / stem)] = path
+    return names
 
 
-def stems(paths: list[pathlib.Path]) -> list[str]:
-    """Names of the results: the stems, but where two files share one whole file names, or folder and file name."""
+def unique_stems(paths: list[pathlib.Path]) -> list[str]:
+    """A unique name for each file: the shortest of stem, file name, folder and file name, and number and file name."""
     names = [path.stem for path in paths]
+    file_names = [path.name for path in paths]
+    with_folder = [f"{path.parent.name}_{path.name}" for path in paths]
     numbered = [f"{number}_{path.name}" for number, path in enumerate(paths)]
-    for longer in ([path.name for path in paths], [f"{path.parent.name}_{path.name}" for path in paths], numbered):
+    for longer in (file_names, with_folder, numbered):
         counts = collections.Counter(names)
         names = [name if counts[name] == 1 else other for name, other in zip(names, longer, strict=True)]
     return names

@@ -6,7 +6,7 @@ runs the same command with --coordinator (see launch/cluster).
 
 from absl import flags
 
-from jaxface import inference, parallel, pretrained, training
+from jaxface import parallel, pretrained, system, training
 from jaxface.errors import UserError
 
 from . import app
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> None:
         config.backend = BACKEND.value
     app.join_cluster()
     config = pretrained.copy_dependencies(WORKDIR.value, config)
-    state = training.fit(inference.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
+    config = system.resolve(config, "the configuration")
+    state = training.fit(system.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
     print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {WORKDIR.value}")
 
 

@@ -1,7 +1,8 @@
-"""Looks at a trained head in the browser: `python -m launch.view [--workdir W] [--port 8080]`.
+"""Explores the latent space of a trained head in the browser: `python -m launch.view [--workdir W] [--port 8080]`.
 
-Sliders move along the leading directions of the training codes; people and expressions are picked, mixed and borrowed;
-anchors and the regions around them are shown; what is seen can be saved. Needs the extra `viewer` (viser).
+Sliders move along the principal directions of the training codes. Identities and expressions can be selected,
+interpolated and transferred; anchors and their regions can be shown, and the mesh can be saved. Needs the extra
+`viewer` (viser).
 """
 
 import threading
@@ -14,112 +15,116 @@ from jaxface.errors import UserError
 
 from . import app
 
-WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained nphm model; default: the one that ships")
-PORT = flags.DEFINE_integer("port", 8080, "where the page is served on this machine")
+WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained nphm model (default: the pretrained one)")
+PORT = flags.DEFINE_integer("port", 8080, "port on this machine at which the page is served")
 RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side of the head")
 
-SLIDERS = 6
-MEAN, REST = "mean", "at rest"
-ANCHOR_SIZE = 0.012
+# Principal directions with a slider, and the range of the sliders in standard deviations.
+SLIDERS, SLIDER_RANGE = 6, 3.0
+MEAN, NEUTRAL = "mean", "neutral"
+ANCHOR_COLOR, ANCHOR_SIZE = (200, 40, 40), 0.012
 
 
 class Page:
-    """The page of one explorer on a viser server: what its controls ask for, and the mesh that answers."""
+    """The page of an `explore.Explorer` on a viser server."""
 
     def __init__(self, server, explorer, resolution: int):
         self._server, self._explorer, self._resolution = server, explorer, resolution
         self._changed, self._sample, self.shown = threading.Event(), -1, None
         server.scene.set_up_direction("+y")
         server.initial_camera.position, server.initial_camera.look_at = (0.0, 0.0, 1.6), (0.0, 0.0, 0.0)
-        self._person_controls()
-        self._expression_controls()
-        self._looks()
+        self._add_identity_controls()
+        self._add_expression_controls()
+        self._add_display_controls()
         self._changed.set()
 
     def serve(self) -> None:
-        """Answers changes until the program is stopped: the newest only, as an extraction takes seconds."""
+        """Updates the mesh until the process ends. Only the newest state is shown, as extraction takes seconds."""
         while self._changed.wait():
             self.refresh()
 
     def refresh(self) -> None:
-        """Shows what the controls ask for now."""
+        """Shows the current state of the controls."""
         self._changed.clear()
-        wish = self.wish()
-        self.shown = self._explorer.show(wish)
+        view = self.view_state()
+        self.shown = self._explorer.mesh(view)
         self._server.scene.add_glb("/head", meshes.encode(self.shown, ".glb"))
-        anchors = self._explorer.anchors(wish)
+        anchors = self._explorer.anchors(view)
         self._server.scene.add_point_cloud(
             "/anchors",
             anchors if len(anchors) else np.zeros((1, 3), np.float32),
-            (200, 40, 40),
+            ANCHOR_COLOR,
             point_size=ANCHOR_SIZE,
             visible=bool(self.anchors.value and len(anchors)),
         )
 
-    def wish(self):
-        """The `explore.Wish` of the controls."""
-        from jaxface.systems.nphm.surface.explore import Wish
+    def view_state(self):
+        """The `explore.ViewState` of the controls."""
+        from jaxface.systems.nphm.surface.explore import ViewState
 
-        return Wish(
+        return ViewState(
             person=_row(self.person.value, MEAN),
             other=_row(self.other.value, MEAN),
             between=self.between.value,
             sample=self._sample,
             identity=tuple(slider.value for slider in self.identity),
-            scan=_row(self.scan.value, REST) if self.scan else -1,
+            scan=_row(self.scan.value, NEUTRAL) if self.scan else -1,
             expression=tuple(slider.value for slider in self.expression),
             regions=self.regions.value,
             resolution=self._resolution,
         )
 
-    def _person_controls(self) -> None:
+    def _add_identity_controls(self) -> None:
         gui, people = self._server.gui, self._explorer.people
-        names = [MEAN, *map(str, range(len(people.table)))]
-        with gui.add_folder("Person"):
-            self.person = self._watched(gui.add_dropdown("person", names, initial_value=MEAN))
-            self.other = self._watched(gui.add_dropdown("towards", names, initial_value=MEAN))
-            self.between = self._watched(gui.add_slider("between", 0.0, 1.0, 0.05, 0.0))
-            self.identity = self._sliders(min(SLIDERS, len(people.directions)))
-            self.random, self.reset = gui.add_button("random person"), gui.add_button("back")
-        self.random.on_click(lambda _: self.draw(self._sample + 1))
-        self.reset.on_click(lambda _: self.draw(-1))
-        self.person.on_update(lambda _: self.draw(-1))
+        names = [MEAN, *map(str, range(len(people.codes)))]
+        with gui.add_folder("Identity"):
+            self.person = self._watch(gui.add_dropdown("person", names, initial_value=MEAN))
+            self.other = self._watch(gui.add_dropdown("interpolate to", names, initial_value=MEAN))
+            self.between = self._watch(gui.add_slider("interpolation", 0.0, 1.0, 0.05, 0.0))
+            self.identity = self._add_sliders(min(SLIDERS, len(people.directions)))
+            random, reset = gui.add_button("random person"), gui.add_button("reset")
+        random.on_click(lambda _: self.set_sample(self._sample + 1))
+        reset.on_click(lambda _: self.set_sample(-1))
+        self.person.on_update(lambda _: self.set_sample(-1))
 
-    def draw(self, sample: int) -> None:
-        """Shows the random person of a seed; with -1 the person that is picked, the sliders back in the middle."""
+    def set_sample(self, sample: int) -> None:
+        """Shows the random person of a seed, with -1 the selected person, and resets the identity sliders."""
         self._sample = sample
         for slider in self.identity:
             slider.value = 0.0
         self._changed.set()
 
-    def _expression_controls(self) -> None:
+    def _add_expression_controls(self) -> None:
         self.scan, self.expression, scans = None, [], self._explorer.scans
         if scans is None:
             return
         gui = self._server.gui
         with gui.add_folder("Expression"):
-            names = [REST, *map(str, range(len(scans.table)))]
-            self.scan = self._watched(gui.add_dropdown("expression of scan", names, initial_value=REST))
-            self.expression = self._sliders(min(SLIDERS, len(scans.directions)))
+            names = [NEUTRAL, *map(str, range(len(scans.codes)))]
+            self.scan = self._watch(gui.add_dropdown("expression of scan", names, initial_value=NEUTRAL))
+            self.expression = self._add_sliders(min(SLIDERS, len(scans.directions)))
 
-    def _looks(self) -> None:
+    def _add_display_controls(self) -> None:
         gui = self._server.gui
-        with gui.add_folder("Look"):
-            self.anchors = self._watched(gui.add_checkbox("anchors", False))
-            self.regions = self._watched(gui.add_checkbox("regions", False))
+        with gui.add_folder("Display"):
+            self.anchors = self._watch(gui.add_checkbox("anchors", False))
+            self.regions = self._watch(gui.add_checkbox("regions", False))
             for ending in meshes.ENCODED:
                 gui.add_button(f"save {ending[1:]}").on_click(lambda event, ending=ending: self.save(event, ending))
 
     def save(self, event, ending: str) -> None:
-        """Sends the mesh that is shown to the browser that asked."""
+        """Sends the displayed mesh to the browser that requested it."""
         if self.shown is not None:
             event.client.send_file_download(f"head{ending}", meshes.encode(self.shown, ending))
 
-    def _sliders(self, count: int) -> list:
-        gui = self._server.gui
-        return [self._watched(gui.add_slider(f"direction {i + 1}", -3.0, 3.0, 0.1, 0.0)) for i in range(count)]
+    def _add_sliders(self, count: int) -> list:
+        sliders = []
+        for number in range(1, count + 1):
+            slider = self._server.gui.add_slider(f"direction {number}", -SLIDER_RANGE, SLIDER_RANGE, 0.1, 0.0)
+            sliders.append(self._watch(slider))
+        return sliders
 
-    def _watched(self, control):
+    def _watch(self, control):
         control.on_update(lambda _: self._changed.set())
         return control
 
@@ -129,17 +134,17 @@ def _row(name: str, none: str) -> int:
 
 
 def main(_: list[str]) -> None:
-    try:
-        import viser
-    except ImportError as error:
-        raise UserError("the page needs viser: pip install 'jaxface[viewer]'") from error
+    import viser
+
     from jaxface.inference import Predictor
-    from jaxface.systems.nphm.surface import explore
+    from jaxface.systems.nphm.surface import explore, head_model
 
     predictor = Predictor.from_workdir(WORKDIR.value) if WORKDIR.value else Predictor.pretrained("nphm")
     if predictor.config.system != "nphm":
-        raise UserError(f"launch.view shows heads of nphm; {WORKDIR.value} holds a model of {predictor.config.system}")
-    explorer = explore.load(predictor.config, predictor.params)
+        raise UserError(
+            f"--workdir: {WORKDIR.value} holds a model of {predictor.config.system}; launch.view needs nphm"
+        )
+    explorer = explore.Explorer(head_model.load(predictor.config, predictor.params))
     Page(viser.ViserServer(port=PORT.value), explorer, RESOLUTION.value).serve()
 
 

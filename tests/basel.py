@@ -1,4 +1,4 @@
-"""A made-up Basel front face with the fields of BFM_model_front.mat: the golden numbers were computed with exactly it.
+"""A synthetic Basel front face with the fields of BFM_model_front.mat; the golden numbers were computed with it.
 
 A disc of concentric rings, bulged into a face; its vertices are shuffled so that the crop is no prefix of them.
 """

@@ -1,4 +1,4 @@
-"""Settings of all tests: strict JAX, two CPU devices, no deadlocks with more devices than cores."""
+"""Settings of all tests: two CPU devices, synchronous dispatch (avoids deadlocks with more devices than cores)."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture
 def shared() -> pathlib.Path:
-    """The folder of reference data beside the project; the test is skipped where there is none."""
+    """Folder of reference data next to the project; skips the test if it does not exist."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip("needs the reference data beside the project")
@@ -23,7 +23,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def detector_workdir(tmp_path_factory) -> pathlib.Path:
-    """The workdir of a tiny continuous detector with random parameters, as if trained for no step."""
+    """The workdir of a tiny continuous detector with random parameters, saved as at step 0."""
     import jax
     import jax.numpy as jnp
 

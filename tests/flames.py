@@ -1,4 +1,4 @@
-"""A made-up FLAME file: a ball with the landmarks' relief as its skin, two small balls as its eyes, smooth modes."""
+"""A synthetic FLAME file: skin is a sphere with a relief at the landmarks, eyes are small spheres, modes are smooth."""
 
 import functools
 

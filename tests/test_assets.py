@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.inference import ASSETS, Predictor
 from jaxface.layouts import LAYOUT_68
-from jaxface.systems.nphm import predict
-from jaxface.systems.nphm.metrics import MM_PER_UNIT
+from jaxface.systems.nphm.surface import head_model
 
 MODELS = ("continuous", "deep3d", "nphm")
 
@@ -25,7 +25,7 @@ def test_models_are_small_and_do_not_tell_where_they_were_made(name):
 
 def test_neural_head_looks_like_one():
     predictor = Predictor.pretrained("nphm")
-    mesh = predict.head(predictor.config, predictor.params).mean
+    mesh = head_model.load(predictor.config, predictor.params).mean_mesh
     size_mm = MM_PER_UNIT * np.ptp(mesh.vertices, axis=0)
     assert ((130 < size_mm) & (size_mm < 400)).all()
     assert len(mesh.triangles) > 2000

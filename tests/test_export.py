@@ -6,7 +6,8 @@ import pytest
 
 from configs import jvcr, pipnet
 from jaxface import export
-from jaxface.inference import Predictor, build
+from jaxface.inference import Predictor
+from jaxface.system import build
 from tests import weights
 
 # More points than are asked at a time.

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import continuous
-from jaxface import checkpoint, inference, pretrained
+from jaxface import checkpoint, inference, pretrained, system
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -121,4 +121,4 @@ def test_a_configuration_without_a_key_is_told_which():
         del config.head.names
         config.head.name = "procedural"  # as it was called once, and close enough to be suggested
     with pytest.raises(UserError, match="config.json of W has no key 'names', which"):
-        inference.build(config, "config.json of W")
+        system.build(config, "config.json of W")

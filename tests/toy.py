@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxface import optim, parallel
-from jaxface.system import Evaluator, System
+from jaxface.system import Converted, Evaluator, System
 
 FEATURES = 8
 TRUTH = np.linspace(-1, 1, FEATURES, dtype=np.float32)
@@ -98,6 +98,6 @@ def build(config: ml_collections.ConfigDict) -> System:
         predict=lambda params, model_state, photo: predict(params, model_state, photo),
         raw=lambda params, model_state, arrays: {"y": predict(params, model_state, arrays["x"])},
         inputs={"x": f"B, {config.data.width}"},
-        from_torch=lambda tensors, params, model_state: (params, model_state),
+        from_torch=lambda tensors, params, model_state: Converted(params, model_state),
         constants=lambda: {"scale": np.float32(1.0)},
     )

@@ -1,7 +1,7 @@
 """Planar and spatial alignment: least-squares similarity, square face crops, affine maps of points.
 
-Every function takes numpy or JAX arrays and answers in kind, so that hosts and compiled code share them. Pixel
-coordinates have x right, y down and pixel centres at integers.
+Every function accepts numpy or JAX arrays and returns the same kind, so that host code and compiled code share them.
+Pixel coordinates have x right, y down and pixel centres at integers.
 """
 
 import dataclasses
@@ -13,25 +13,28 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 
-# The face crop reaches 30 % beyond the mean of the box's width and height: hairline, ears and chin stay inside.
+# Side of the face crop over the mean of the box's width and height: hairline, ears and chin stay inside.
 SIDE_PER_BOX = 1.3
 
 
 def namespace(*values: object) -> types.ModuleType:
-    """jnp as soon as one value lives in JAX (tracers included), else numpy."""
+    """jax.numpy if any value is a JAX array (tracers included), else numpy."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
 def product(a: Array, b: Array) -> Array:
-    """a @ b of small matrices in full precision: accelerators round the operands of a matmul to 8-11 bits."""
+    """a @ b for small matrices in full precision: accelerators round the operands of a matmul to 8-11 bits."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
 def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
-    """The least-squares similarity target = scale * R @ source + t.
+    """Least-squares similarity target = scale * R @ source + t (Umeyama, PAMI 1991, eq. 39-42).
 
-    source, target (…,N,D) -> scale (…), R (…,D,D) a rotation without reflection, t (…,D). Coincident source points give
-    scale 1. Umeyama, PAMI 1991, eq. 39-42.
+    Args:
+        source, target: corresponding points (…,N,D).
+
+    Returns:
+        (scale (…), R (…,D,D), t (…,D)); R is a rotation without reflection. Coincident source points give scale 1.
     """
     xp = namespace(source, target)
     source, target = xp.asarray(source), xp.asarray(target)
@@ -50,7 +53,7 @@ def similarity(source: Array, target: Array) -> tuple[Array, Array, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """The map x -> scale * rotation @ x + translation of numpy points (…,3)."""
+    """Similarity transform x -> scale * rotation @ x + translation of numpy points (…,3)."""
 
     scale: float
     rotation: np.ndarray
@@ -60,18 +63,18 @@ class Similarity:
         return self.scale * points @ self.rotation.T + self.translation
 
     def inverse(self, points: np.ndarray) -> np.ndarray:
-        """Where points (…,3) come from."""
+        """Inverse transform of points (…,3)."""
         return (points - self.translation) @ self.rotation / self.scale
 
     def matrix(self) -> np.ndarray:
-        """The map as a (4,4) matrix."""
-        made = np.eye(4)
-        made[:3, :3], made[:3, 3] = self.scale * self.rotation, self.translation
-        return made
+        """Homogeneous matrix (4,4)."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = self.scale * self.rotation, self.translation
+        return matrix
 
 
 def square_crop(box: Array) -> tuple[Array, Array]:
-    """Centre (…,2) and side (…) px of the square face crop of boxes (…,4) = x0, y0, x1, y1 (may leave the picture)."""
+    """(centre (…,2), side (…)) px of the square face crop of boxes (…,4) x0, y0, x1, y1; it may leave the image."""
     xp = namespace(box)
     box = xp.asarray(box)
     low, high = box[..., :2], box[..., 2:]
@@ -79,10 +82,13 @@ def square_crop(box: Array) -> tuple[Array, Array]:
 
 
 def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -> Array:
-    """Matrices (…,2,3) from picture pixels to the pixels of a `size` x `size` crop.
+    """Affine matrices (…,2,3) from image pixels to the pixels of a `size` x `size` crop.
 
-    center (…,2) and side (…) px of the square in the picture; its upper edge points along (cos, sin) of `angle_rad`
-    (…), so that a face whose eye line has that angle stands upright in the crop.
+    Args:
+        center: (…,2) px, centre of the square in the image.
+        side: (…) px, side of the square.
+        size: side of the crop in pixels.
+        angle_rad: (…) angle of the square's upper edge; a face whose eye line has this angle is upright in the crop.
     """
     xp = namespace(center, side, angle_rad)
     center, scale, angle = xp.asarray(center), size / xp.asarray(side), xp.asarray(angle_rad)
@@ -93,14 +99,14 @@ def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -
 
 
 def apply_affine(matrix: Array, points: Array) -> Array:
-    """Points (…,N,D) mapped by matrices (…,D,D+1)."""
+    """Applies affine matrices (…,D,D+1) to points (…,N,D)."""
     xp = namespace(matrix, points)
     matrix, points = xp.asarray(matrix), xp.asarray(points)
     return product(points, xp.swapaxes(matrix[..., :-1], -1, -2)) + matrix[..., None, :, -1]
 
 
 def invert_affine(matrix: Array) -> Array:
-    """The inverse maps (…,D,D+1) of matrices (…,D,D+1)."""
+    """Inverses (…,D,D+1) of affine matrices (…,D,D+1)."""
     xp = namespace(matrix)
     matrix = xp.asarray(matrix)
     linear = xp.linalg.inv(matrix[..., :-1])

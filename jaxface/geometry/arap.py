@@ -1,14 +1,15 @@
-"""Deforming a mesh towards targets as rigidly as possible (Sorkine & Alexa, SGP 2007), targets being soft."""
+"""As-rigid-as-possible mesh deformation (Sorkine & Alexa, SGP 2007) with soft positional constraints."""
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-SMALLEST_COTANGENT = 1e-2
+# Cotangent weights are clipped to [MIN_COTANGENT, 1/MIN_COTANGENT], so that the system stays positive definite.
+MIN_COTANGENT = 1e-2
 
 
 class Arap:
-    """A rest shape (V,3) with triangles (T,3), ready to be pulled."""
+    """ARAP deformation of a rest shape (V,3) with triangles (T,3)."""
 
     def __init__(self, rest: np.ndarray, triangles: np.ndarray):
         self.rest = np.asarray(rest, np.float64)
@@ -19,9 +20,13 @@ class Arap:
         self.laplacian = scipy.sparse.diags(np.asarray(adjacency.sum(1)).ravel()) - adjacency
 
     def pulled(self, current: np.ndarray, targets: np.ndarray, weights: np.ndarray, iterations: int = 3) -> np.ndarray:
-        """Vertices (V,3) that minimise weights * |x - targets|^2 plus the stretch against the rest shape.
+        """Vertices (V,3) that minimise weights * |x - targets|^2 plus the ARAP energy against the rest shape.
 
-        current (V,3) is where the search begins, targets (V,3), weights (V,) >= 0 and not all 0.
+        Args:
+            current: (V,3), initial vertices.
+            targets: (V,3), soft constraints.
+            weights: (V,) of the constraints, >= 0 and not all 0.
+            iterations: alternations of the local step (rotations) and the global step (linear solve).
         """
         solve = scipy.sparse.linalg.factorized((self.laplacian + scipy.sparse.diags(weights)).tocsc())
         for _ in range(iterations):
@@ -29,17 +34,17 @@ class Arap:
             current = np.stack([solve(right[:, axis]) for axis in range(3)], axis=1)
         return current
 
-    def _summed(self, per_edge: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """Sums (V,C) of values (E,C) at one end of each edge."""
+    def _sum_at(self, per_edge: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Sums (V,C) over edges of values (E,C) at the end points `ends` (E,)."""
         columns = [np.bincount(ends, column, len(self.rest)) for column in per_edge.T]
         return np.stack(columns, axis=1)
 
     def _rotations(self, current: np.ndarray) -> np.ndarray:
-        """The rotation (V,3,3) that best turns each vertex's edges at rest into its edges now."""
+        """Local step: rotations (V,3,3) that best map the rest edges of each vertex to its current edges."""
         rest = self.rest[self.first] - self.rest[self.second]
         now = current[self.first] - current[self.second]
         outer = (self.weight[:, None, None] * now[:, :, None] * rest[:, None, :]).reshape(-1, 9)
-        covariance = (self._summed(outer, self.first) + self._summed(outer, self.second)).reshape(-1, 3, 3)
+        covariance = (self._sum_at(outer, self.first) + self._sum_at(outer, self.second)).reshape(-1, 3, 3)
         u, _, vt = np.linalg.svd(covariance)
         u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
         return u @ vt
@@ -48,11 +53,11 @@ class Arap:
         rest = self.rest[self.first] - self.rest[self.second]
         mean = 0.5 * (rotations[self.first] + rotations[self.second])
         turned = self.weight[:, None] * (mean @ rest[..., None])[..., 0]
-        return self._summed(turned, self.first) - self._summed(turned, self.second)
+        return self._sum_at(turned, self.first) - self._sum_at(turned, self.second)
 
 
 def _edges(rest: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and second vertices (E,) of all edges and their cotangent weights, kept positive."""
+    """(first vertex (E,), second vertex (E,), clipped cotangent weight (E,)) of all edges."""
     firsts, seconds, weights = [], [], []
     for corner in range(3):
         i, j, k = (triangles[:, (corner + step) % 3] for step in range(3))
@@ -63,5 +68,5 @@ def _edges(rest: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndar
         weights.append(0.5 * (a * b).sum(1) / np.maximum(area, 1e-12))
     first, second, weight = map(np.concatenate, (firsts, seconds, weights))
     key, where = np.unique(first.astype(np.int64) * len(rest) + second, return_inverse=True)
-    summed = np.clip(np.bincount(where, weight), SMALLEST_COTANGENT, 1 / SMALLEST_COTANGENT)
+    summed = np.clip(np.bincount(where, weight), MIN_COTANGENT, 1 / MIN_COTANGENT)
     return key // len(rest), key % len(rest), summed

@@ -8,14 +8,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Cosine-lobe gain of each band times the normalisation of its basis functions.
+# Clamped-cosine coefficient of each band times the normalisation of its basis functions.
 BAND_0 = math.pi / math.sqrt(4 * math.pi)
 BAND_1 = 2 * math.pi / math.sqrt(3) * math.sqrt(3) / math.sqrt(4 * math.pi)
 BAND_2 = 2 * math.pi / math.sqrt(8) * 3 * math.sqrt(5) / math.sqrt(12 * math.pi)
 
 
 def sh_basis(normals: jax.Array) -> jax.Array:
-    """The nine basis values (…,9) of unit normals (…,3) in the head's axes: x image right, y up, z to the viewer."""
+    """Nine basis values (…,9) of unit normals (…,3); axes: x to the image's right, y up, z towards the viewer."""
     x, y, z = normals[..., 0], normals[..., 1], normals[..., 2]
     return jnp.stack(
         [
@@ -34,5 +34,5 @@ def sh_basis(normals: jax.Array) -> jax.Array:
 
 
 def sh_shade(normals: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """Irradiance (…,3) RGB of unit normals (…,3) under light `coefficients` (9,3), to be multiplied with the albedo."""
+    """RGB irradiance (…,3) at unit normals (…,3) under SH `coefficients` (9,3); radiance is albedo times irradiance."""
     return jnp.matmul(sh_basis(normals), coefficients, precision="highest")

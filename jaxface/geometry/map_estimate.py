@@ -1,4 +1,4 @@
-"""The most probable shape and pose of a linear model that is seen with noise, given what was believed before."""
+"""MAP estimate of shape and pose of a linear model from noisy observations and a Gaussian prior (Gauss-Newton)."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Place = Callable[[jax.Array, jax.Array], jax.Array]
+# (pose (P,), point (N,)) -> observed point (D,).
+Projection = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @flax.struct.dataclass
@@ -28,45 +29,60 @@ class Observation:
 
 
 def map_shape_and_pose(
-    place: Place, mean: jax.Array, modes: jax.Array, observation: Observation, steps: int
+    project: Projection, mean: jax.Array, modes: jax.Array, observation: Observation, steps: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The unknowns x (M+P,), weights of modes and a pose, that make |whitening · (seen(x) - target)|² + |precision * (x
-    - guess)|² small, by `steps` of Gauss-Newton from the guess; and seen(x).
+    """MAP estimate of M mode weights and P pose parameters.
 
-    `seen` is `place` of every point of mean (K,N) + weights · modes (M,K,N): place takes the pose (P,) and a point (N,)
-    and gives where it is seen (D,). Differentiable in all arrays.
+    Minimises |whitening · (project(x) - target)|² + |prior_precision * (x - prior_mean)|² over x (M+P,), where
+    `project` is applied to every point of mean + weights · modes. Differentiable in all arrays.
+
+    Args:
+        project: observes one point under a pose.
+        mean: (K,N) mean shape.
+        modes: (M,K,N).
+        observation: observed points and prior.
+        steps: Gauss-Newton steps, starting at the prior mean.
+
+    Returns:
+        (x (M+P,), projected points (K,D) at x).
     """
-    found = observation.prior_mean
+    estimate = observation.prior_mean
     for _ in range(steps):
-        found -= solved(*normal_equations(place, mean, modes, observation, found))
-    return found, _seen(place, mean, modes, found)
+        estimate -= solve(*normal_equations(project, mean, modes, observation, estimate))
+    return estimate, _project_all(project, mean, modes, estimate)
 
 
-def _seen(place: Place, mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
-    """Where `unknowns` (M+P,) have the points: (K,D)."""
-    return jax.vmap(place, (None, 0))(*_posed(mean, modes, unknowns))
+def _project_all(project: Projection, mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> jax.Array:
+    """Projected points (K,D) of `unknowns` (M+P,)."""
+    return jax.vmap(project, (None, 0))(*_pose_and_shape(mean, modes, unknowns))
 
 
-def _posed(mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _pose_and_shape(mean: jax.Array, modes: jax.Array, unknowns: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(pose (P,), shape (K,N))."""
     return unknowns[len(modes) :], mean + jnp.tensordot(unknowns[: len(modes)], modes, 1)
 
 
 def normal_equations(
-    place: Place, mean: jax.Array, modes: jax.Array, observation: Observation, unknowns: jax.Array
+    project: Projection, mean: jax.Array, modes: jax.Array, observation: Observation, unknowns: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gauss-Newton's matrix (M+P,M+P), positive definite, and slope (M+P,) at `unknowns`."""
-    slopes = jax.vmap(jax.jacfwd(place, (0, 1)), (None, 0))
-    by_pose, by_point = slopes(*_posed(mean, modes, unknowns))
-    by_weights = jnp.einsum("kdn,mkn->kdm", by_point, modes)
-    jacobian = (observation.whitening @ jnp.concatenate([by_weights, by_pose], -1)).reshape(-1, len(unknowns))
-    off = _seen(place, mean, modes, unknowns) - observation.target
-    residual = jnp.einsum("kde,ke->kd", observation.whitening, off).ravel()
-    slope = jacobian.T @ residual + observation.prior_precision**2 * (unknowns - observation.prior_mean)
-    return jacobian.T @ jacobian + jnp.diag(observation.prior_precision**2), slope
+    """Gauss-Newton normal equations at `unknowns` (M+P,).
+
+    Returns:
+        (positive definite matrix (M+P,M+P), gradient (M+P,)).
+    """
+    jacobians = jax.vmap(jax.jacfwd(project, (0, 1)), (None, 0))
+    pose_jacobian, point_jacobian = jacobians(*_pose_and_shape(mean, modes, unknowns))
+    weight_jacobian = jnp.einsum("kdn,mkn->kdm", point_jacobian, modes)
+    jacobian = observation.whitening @ jnp.concatenate([weight_jacobian, pose_jacobian], -1)
+    jacobian = jacobian.reshape(-1, len(unknowns))
+    error = _project_all(project, mean, modes, unknowns) - observation.target
+    residual = jnp.einsum("kde,ke->kd", observation.whitening, error).ravel()
+    gradient = jacobian.T @ residual + observation.prior_precision**2 * (unknowns - observation.prior_mean)
+    return jacobian.T @ jacobian + jnp.diag(observation.prior_precision**2), gradient
 
 
-def solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """The solution (n,) of a positive definite matrix (n,n) and a right side (n,)."""
+def solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """Solves a positive definite system: matrix (n,n), right-hand side (n,), solution (n,)."""
 
     def eliminate(matvec: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:
         del matvec
@@ -75,7 +91,8 @@ def solved(matrix: jax.Array, right: jax.Array) -> jax.Array:
             row = rows[i] / rows[i, i]
             return (rows - rows[:, i, None] * row).at[i].set(row)
 
-        # Gauss and Jordan instead of LAPACK: on CPUs its calls wait for threads that other devices' sums may hold.
+        # Gauss-Jordan elimination instead of LAPACK, whose calls on CPUs may wait for threads that collectives of
+        # other devices hold.
         return lax.fori_loop(0, right.size, step, jnp.concatenate([matrix, right[:, None]], 1))[:, -1]
 
     return lax.custom_linear_solve(lambda x: matrix @ x, right, eliminate, symmetric=True)

@@ -7,8 +7,8 @@ from jax import lax
 
 
 def normalize(vectors: jax.Array, axis: int = -1) -> jax.Array:
-    """Vectors, whose three components lie along `axis`, scaled to length 1; zero vectors stay, with zero gradient."""
-    # Spelt out: on CPUs XLA's sum over so short an axis takes longer than all the rest.
+    """Unit vectors; the three components lie along `axis`. Zero vectors stay zero, with zero gradient."""
+    # Unrolled: on CPUs XLA's reduction over so short an axis takes longer than everything else.
     x, y, z = (lax.index_in_dim(vectors, component, axis) for component in range(3))
     squared = x * x + y * y + z * z
     nonzero = squared > 0
@@ -16,13 +16,13 @@ def normalize(vectors: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def face_normals(vertices: jax.Array, triangles: jax.Array) -> jax.Array:
-    """Unit normals (…,T,3) of triangles (T,3) that run counter-clockwise seen from outside; 0 without area."""
+    """Unit normals (…,T,3) of triangles (T,3), counter-clockwise from outside; 0 for degenerate triangles."""
     a, b, c = (vertices[..., triangles[:, corner], :] for corner in range(3))
     return normalize(jnp.cross(b - a, c - b))
 
 
 def incidence(triangles: np.ndarray, vertices: int) -> np.ndarray:
-    """The triangles around each vertex: (V, highest valence) int32, unused slots hold T."""
+    """Triangles incident to each vertex: (V, highest valence) int32; unused slots hold T."""
     flat = np.asarray(triangles).reshape(-1)
     order = np.argsort(flat, kind="stable")
     counts = np.bincount(flat, minlength=vertices)
@@ -33,11 +33,11 @@ def incidence(triangles: np.ndarray, vertices: int) -> np.ndarray:
 
 
 def vertex_normals(vertices: jax.Array, triangles: jax.Array, around: jax.Array | None = None) -> jax.Array:
-    """Unit normals (…,V,3): the normalised sum of the unit normals of the triangles around, whatever their area.
+    """Unit vertex normals (…,V,3): the normalised sum of the unit normals of incident triangles, not area-weighted.
 
-    `around` (V, valence), from `incidence`, replaces the scatter by a gather: bit-equal from run to run also on GPUs,
-    where clashing additions come in any order. On the CPU both take the same time.
-    Vertices without a triangle get 0. Source: Deep3DFaceRecon_pytorch, models/bfm.py, compute_norm.
+    `around` (V, valence), from `incidence`, replaces the scatter by a gather, which is deterministic on GPUs as well,
+    where atomic additions come in any order; on CPUs both take the same time. Vertices without a triangle get 0.
+    Source: Deep3DFaceRecon_pytorch, models/bfm.py, compute_norm.
     """
     normals = face_normals(vertices, triangles)
     if around is None:
@@ -50,12 +50,12 @@ def vertex_normals(vertices: jax.Array, triangles: jax.Array, around: jax.Array 
 
 
 def batch_vertex_normals(vertices: jax.Array, triangles: jax.Array, around: jax.Array) -> jax.Array:
-    """As `vertex_normals` for meshes (B,V,3) that share their triangles: twice as fast on the CPU.
+    """`vertex_normals` of meshes (B,V,3) with shared triangles, twice as fast on CPUs.
 
-    A vertex of all meshes lies in one row, so that one gather fetches it for the whole batch.
+    The batch is the innermost axis, so that one gather fetches a vertex for all meshes.
     """
     batch, count, _ = vertices.shape
-    padding = ((0, 0), (0, -3 * batch % 4))  # rows of whole vector registers
+    padding = ((0, 0), (0, -3 * batch % 4))  # rows fill whole vector registers
 
     def rows(values: jax.Array, index: jax.Array) -> jax.Array:
         gathered = jnp.pad(values.reshape(len(values), -1), padding)[index]

@@ -1,8 +1,8 @@
-"""The Basel Face Model 2009 with FaceWarehouse expressions, as Deep3DFaceReconstruction cuts it: its front face.
+"""Basel Face Model 2009 with FaceWarehouse expressions, cropped to the front face as in Deep3DFaceReconstruction.
 
-Read from a ready `BFM_model_front.mat`, or made from the licensed `01_MorphableModel.mat` (Paysan et al., AVSS 2009),
-`Exp_Pca.bin` (Guo et al., PAMI 2019) and the index files of the repository, by the recipe of Deep3DFaceRecon_pytorch
-(util/load_mats.py, transferBFM09). The 2017 and 2019 models are in `bfm_h5`. No file of the model ships.
+Read from `BFM_model_front.mat`, or built from the licensed `01_MorphableModel.mat` (Paysan et al., AVSS 2009),
+`Exp_Pca.bin` (Guo et al., PAMI 2019) and the index files of the repository, following Deep3DFaceRecon_pytorch
+(util/load_mats.py, transferBFM09). The 2017 and 2019 models are read by `bfm_h5`. No file of the model is shipped.
 """
 
 import dataclasses
@@ -31,11 +31,19 @@ MM_PER_DM = 100.0
 
 @dataclasses.dataclass(frozen=True)
 class FrontFace:
-    """The front face as its file has it; V vertices, T triangles, all indices from 0. Frame: x image right, y up.
+    """Arrays of `BFM_model_front.mat` with zero-based indices. Frame: x to the image's right, y up; V vertices.
 
-    mean (V,3) dm, albedo_mean (V,3) RGB in 0..255; identity (80,V,3) and expression (64,V,3) dm and albedo (80,V,3),
-    all per standard deviation; triangles (T,3); keypoints (68,), iBUG's order; front (F,): the vertices of the crop;
-    crop_triangles (C,3): indices into `front`, not into the vertices; skin (V,) bool.
+    Attributes:
+        mean: (V,3) dm.
+        albedo_mean: (V,3) RGB in 0..255.
+        identity: (80,V,3) dm per standard deviation.
+        expression: (64,V,3) dm per standard deviation.
+        albedo: (80,V,3) per standard deviation.
+        triangles: (T,3).
+        keypoints: (68,) vertices in iBUG order.
+        front: (F,) vertices of the crop used by the perceptual loss.
+        crop_triangles: (C,3), indices into `front`, not into the vertices.
+        skin: (V,) bool.
     """
 
     mean: np.ndarray
@@ -51,9 +59,10 @@ class FrontFace:
 
 
 def load_bfm(path: str | os.PathLike) -> MorphableHead:
-    """The head of a Basel Face Model file (.mat, .h5) or folder, in millimetres and the frame of `MorphableHead`.
+    """Loads a Basel Face Model file (.mat, .h5) or folder as a `MorphableHead`.
 
-    The 2009 front face has no scalp, neck, ears or eyeballs: all of it is `face`. UserError as in `read_front`.
+    The 2009 front face has no scalp, neck, ears or eyeballs: all vertices are in the region `face`. Raises UserError as
+    `read_front` does.
     """
     if str(path).endswith(".h5"):
         return bfm_h5.load_h5(path)
@@ -72,53 +81,59 @@ def load_bfm(path: str | os.PathLike) -> MorphableHead:
 
 
 def read_front(path: str | os.PathLike) -> FrontFace:
-    """The front face of a `BFM_model_front.mat` or of a folder that holds it, or what it is made from.
+    """Reads the front face from `BFM_model_front.mat`, or from a folder with that file or with its source files.
 
-    Any number of vertices. Raises UserError, in one line: what file is missing or unreadable, which field it lacks,
-    has with another size, with numbers that are not finite, or with an index outside its list.
+    Any number of vertices is accepted. Raises UserError if a file is missing or unreadable, or if a field is missing,
+    has an inconsistent shape, non-finite values or indices out of range.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         path = path / READY if (path / READY).is_file() else path
     elif not path.is_file():
-        raise UserError(f"no Basel Face Model at {path}: give {READY}, an .h5 of 2017 or 2019, or the folder BFM")
+        raise UserError(
+            f"{path}: no such file or folder; give {READY}, an .h5 of the 2017 or 2019 model, or the folder BFM"
+        )
     if path.is_dir():
-        return _checked(_transferred(path), path)
+        return _validate(_build_front(path), path)
     if path.name == SHAPES:
-        raise UserError(f"{path} has no expressions: give the folder with {EXPRESSIONS} and the index files beside it")
+        raise UserError(
+            f"{path}: contains no expressions; give the folder with {EXPRESSIONS} and the index files instead"
+        )
     fields = ("meanshape", "meantex", *MODES, *INDICES, "skinmask")
-    return _checked(_fields(path, fields), path)
+    return _validate(_fields(path, fields), path)
 
 
 def _fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Arrays of a MATLAB file. UserError where it is missing, no such file, or lacks a field."""
+    """Numeric arrays of a MATLAB file. Raises UserError if the file or a field is missing."""
     if not path.is_file():
-        raise UserError(f"{path.name} is missing in {path.parent}")
+        raise UserError(f"{path}: file is missing")
     try:
         found = scipy.io.loadmat(path, variable_names=names)
     except NotImplementedError as error:
-        raise UserError(f"{path} is a MATLAB 7.3 file; save it again in MATLAB with the option '-v7'") from error
-    except Exception as error:  # scipy lets whatever its parser meets in a damaged file through
-        raise UserError(f"{path} cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}: MATLAB 7.3 format is not supported; save it again in MATLAB with the option '-v7'"
+        ) from error
+    except Exception as error:  # scipy's parser raises many types on damaged files
+        raise UserError(f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     missing = [name for name in names if name not in found]
     if missing:
         held = ", ".join(name for name, *_ in scipy.io.whosmat(path))
-        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {held or 'nothing'}")
+        raise UserError(f"{path}: {', '.join(missing)} missing; it contains {held or 'nothing'}")
     wrong = [name for name in names if not np.issubdtype(found[name].dtype, np.number)]
     if wrong:
-        raise UserError(f"{path}: {wrong[0]} holds no numbers")
+        raise UserError(f"{path}: {wrong[0]} is not numeric")
     return {name: found[name] for name in names}
 
 
 def _read_expressions(path: pathlib.Path, vertices: int) -> np.ndarray:
-    """The components (3V,d) of Exp_Pca.bin: int32 d, a mean that is not used, then d vectors; little-endian."""
+    """Components (3V,d) of Exp_Pca.bin: little-endian int32 d, an unused mean, then d vectors of float32."""
     if not path.is_file():
-        raise UserError(f"{path.name} is missing in {path.parent}; it comes with Guo et al.'s CoarseData")
+        raise UserError(f"{path}: file is missing; it is part of Guo et al.'s CoarseData")
     data = path.read_bytes()
     count = int(np.frombuffer(data[:4], "<i4")[0]) if len(data) >= 4 else 0
     expected = 4 + 12 * vertices * (1 + count)
     if count < 1 or len(data) != expected:
-        raise UserError(f"{path} has {len(data)} bytes; {count} components of {vertices} vertices make {expected}")
+        raise UserError(f"{path}: {len(data)} bytes, but {count} components of {vertices} vertices need {expected}")
     return np.frombuffer(data, "<f4", offset=4)[3 * vertices :].reshape(count, -1).T
 
 
@@ -126,19 +141,19 @@ def _numbers(path: pathlib.Path) -> np.ndarray:
     try:
         return np.loadtxt(path).reshape(-1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or holds no numbers ({error})") from error
+        raise UserError(f"{path}: missing or not a list of numbers ({error})") from error
 
 
 def _rows(path: pathlib.Path, name: str, count: int) -> np.ndarray:
-    """An index list of a file, from 0, checked against the list it points into."""
+    """Zero-based index list of a file. Raises UserError if an index is not below `count`."""
     index = _fields(path, (name,))[name].reshape(-1).astype(np.int64) - 1
     if len(index) == 0 or index.min() < 0 or index.max() >= count:
-        raise UserError(f"{path}: {name} points outside its list of {count} vertices")
+        raise UserError(f"{path}: {name} has indices out of range for {count} vertices")
     return index
 
 
-def _transferred(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The fields of `BFM_model_front.mat`, made from the parts in `folder`."""
+def _build_front(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Builds the fields of `BFM_model_front.mat` from the source files in `folder`."""
     names = ("shapePC", "shapeEV", "shapeMU", "texPC", "texEV", "texMU")
     model = _fields(folder / SHAPES, names)
     for modes, deviations in (("shapePC", "shapeEV"), ("texPC", "texEV")):
@@ -149,7 +164,7 @@ def _transferred(folder: pathlib.Path) -> dict[str, np.ndarray]:
     expressions = _read_expressions(folder / EXPRESSIONS, len(in_shapes))
     deviations = _numbers(folder / DEVIATIONS)
     if len(deviations) != expressions.shape[1]:
-        raise UserError(f"{folder / DEVIATIONS} has {len(deviations)} numbers for {expressions.shape[1]} expressions")
+        raise UserError(f"{folder / DEVIATIONS}: {len(deviations)} numbers for {expressions.shape[1]} expressions")
 
     def cut(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return values.reshape(-1, 3, values.shape[-1])[rows].reshape(3 * len(rows), -1)
@@ -168,8 +183,8 @@ def _transferred(folder: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _checked(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
-    """The face of the original's fields. UserError names the first that does not fit the others."""
+def _validate(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
+    """Validates the fields of the original file. Raises UserError naming the first inconsistent one."""
 
     def refuse(name: str, reason: str) -> None:
         raise UserError(f"{path}: {name} {reason}")
@@ -185,15 +200,15 @@ def _checked(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
         value = np.asarray(fields[name])
         value = value.reshape(-1) if len(shape) == 1 else value
         if value.ndim != len(shape) or any(w not in (-1, n) for n, w in zip(value.shape, shape, strict=True)):
-            refuse(name, f"has shape {fields[name].shape}; {vertices} vertices ask for {shape}".replace("-1", "any"))
+            refuse(name, f"has shape {fields[name].shape}; {vertices} vertices need {shape}".replace("-1", "any"))
         found[name] = value
     for name, value in found.items():
         if not np.isfinite(value).all():
-            refuse(name, "holds numbers that are not finite")
+            refuse(name, "has values that are not finite")
     limits = dict.fromkeys(INDICES, vertices) | {"tri_mask2": len(found["frontmask2_idx"])}
     for name, limit in limits.items():
         if found[name].size == 0 or found[name].min() < 1 or found[name].max() > limit:
-            refuse(name, f"must hold indices from 1 to {limit}")
+            refuse(name, f"must contain indices from 1 to {limit}")
 
     def modes(name: str) -> np.ndarray:
         return np.ascontiguousarray(found[name].T, np.float32).reshape(-1, vertices, 3)

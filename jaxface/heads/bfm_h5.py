@@ -1,9 +1,9 @@
-"""The Basel Face Models of 2017 and 2019 (.h5), and what turns any Basel model into a `MorphableHead`.
+"""Basel Face Models 2017 and 2019 (.h5), and the conversion of any Basel model to a `MorphableHead`.
 
 Gerig et al., "Morphable Face Models - An Open Framework", FG 2018. The file is in millimetres, with x to the subject's
-left, y up, z out of the face; its modes are orthonormal, beside their variances; its expressions have a mean, which is
-left out here so that no expression is the neutral face. It names a dozen points only: the other landmarks are those of
-the embedded head, brought over by a smooth warp through the named ones.
+left, y up, z out of the face. Modes are orthonormal and stored with their variances. The mean of the expression model
+is dropped, so that zero weights give the neutral face. The file names only a dozen points: the remaining landmarks are
+those of the embedded head, transferred by a smooth warp through the named ones.
 """
 
 import json
@@ -20,7 +20,7 @@ from jaxface.heads import landmarks
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 
-# Names of the file and the number of the iBUG point at the same place.
+# Landmark names of the file and the corresponding iBUG points.
 NAMED = {
     "center.chin.tip": 8,
     "center.nose.tip": 30,
@@ -35,23 +35,23 @@ NAMED = {
     "center.lips.upper.inner": 62,
     "center.lips.lower.inner": 66,
 }
-FEWEST_NAMED = 6
+MIN_NAMED = 6
 LIDS = (slice(36, 42), slice(42, 48))
-NOWHERE = ("scalp", "neck", "ears", "lips", "eyeball_L", "eyeball_R", "iris_L", "iris_R", "mouth", "transparent")
+EMPTY_REGIONS = ("scalp", "neck", "ears", "lips", "eyeball_L", "eyeball_R", "iris_L", "iris_R", "mouth", "transparent")
 
 
 def load_h5(path: str | os.PathLike) -> MorphableHead:
-    """The head of `model2017-1_*.h5` or `model2019_*.h5`. UserError names what is missing or does not fit.
+    """Loads `model2017-1_*.h5` or `model2019_*.h5`. Needs h5py (extra `bfm`).
 
-    Needs h5py: the extra `bfm`.
+    Raises UserError if h5py, the file or a part of it is missing, or if its parts do not fit together.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"no Basel Face Model at {path}")
+        raise UserError(f"{path}: no such file; give an .h5 of the Basel Face Model 2017 or 2019")
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise UserError("an .h5 model needs h5py; install the extra: pip install 'jaxface[bfm]'") from error
+        raise UserError(f"{path}: reading an .h5 model needs h5py; pip install 'jaxface[bfm]'") from error
     try:
         with h5py.File(path) as file:
             template, identity = _model(file, "shape")
@@ -60,15 +60,15 @@ def load_h5(path: str | os.PathLike) -> MorphableHead:
             triangles = np.asarray(file["shape/representer/cells"]).astype(np.int32)
             named = np.asarray(file["metadata/landmarks/json"]).reshape(-1)[0]
     except (OSError, KeyError) as error:
-        raise UserError(f"{path} is not a Basel Face Model of 2017 or 2019: {str(error).strip(chr(34))}") from error
+        raise UserError(f"{path}: not a Basel Face Model of 2017 or 2019 ({str(error).strip(chr(34))})") from error
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
     for name, array in {"expression": expression, "color": albedo, "color mean": color}.items():
         if array.shape[-2:] != template.shape:
             raise UserError(f"{path}: the shape has {len(template)} vertices, the {name} model {array.shape[-2]}")
     if triangles.shape[1:] != (3,) or triangles.min() < 0 or triangles.max() >= len(template):
-        raise UserError(f"{path}: shape/representer/cells is no list of triangles of {len(template)} vertices")
+        raise UserError(f"{path}: shape/representer/cells is not a triangle list of {len(template)} vertices")
     points = _named_points(named, path)
-    layout = landmarks.snap(_warped(*points), template, np.ones(len(template), bool))
+    layout = landmarks.snap(_warp_landmarks(*points), template, np.ones(len(template), bool))
     return assemble(template, triangles, identity, expression, color, albedo, layout, path.stem)
 
 
@@ -80,20 +80,20 @@ def _model(file, part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.ndarray]:
-    """iBUG numbers and places (N,3) of the points that the file names."""
+    """(iBUG numbers, positions (N,3)) of the landmarks that the file names."""
     try:
-        known = {entry["id"]: entry["coordinates"] for entry in json.loads(text)}
-        numbers = [number for name, number in NAMED.items() if name in known]
-        places = np.array([known[name] for name in NAMED if name in known], np.float64)
+        positions = {entry["id"]: entry["coordinates"] for entry in json.loads(text)}
+        numbers = [number for name, number in NAMED.items() if name in positions]
+        places = np.array([positions[name] for name in NAMED if name in positions], np.float64)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: metadata/landmarks/json is not a list of named points") from error
-    if len(numbers) < FEWEST_NAMED:
-        raise UserError(f"{path} names {len(numbers)} of the points {', '.join(NAMED)}; {FEWEST_NAMED} are needed")
+        raise UserError(f"{path}: metadata/landmarks/json is not a list of named landmarks") from error
+    if len(numbers) < MIN_NAMED:
+        raise UserError(f"{path}: names {len(numbers)} of the landmarks {', '.join(NAMED)}; {MIN_NAMED} are needed")
     return numbers, places
 
 
-def _warped(numbers: list[int], places: np.ndarray) -> np.ndarray:
-    """The 68 points of the embedded head moved so that points `numbers` come to lie at `places`."""
+def _warp_landmarks(numbers: list[int], places: np.ndarray) -> np.ndarray:
+    """The 68 landmarks (68,3) of the embedded head, warped so that landmarks `numbers` lie at `places` (N,3)."""
     head = procedural_head()
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
     scale, rotation, translation = alignment.similarity(points[numbers], places)
@@ -103,10 +103,11 @@ def _warped(numbers: list[int], places: np.ndarray) -> np.ndarray:
 
 
 def assemble(template, triangles, identity, expression, albedo_mean, albedo, layout_68, name: str) -> MorphableHead:
-    """A head of arrays (…,V,3) mm and sRGB in [0,1], moved so that its 68 points are where the embedded head's are.
+    """Builds a `MorphableHead` from arrays (…,V,3) in mm and sRGB in [0,1].
 
-    The model has no parts: everything is `face`. Its mirror map pairs vertices that are each other's nearest; others
-    stay by themselves.
+    The head is translated so that the centroid of its 68 landmarks coincides with that of the embedded head. All
+    vertices are in the region `face`. The mirror map pairs vertices that are mutual nearest neighbours under x -> -x;
+    other vertices map to themselves.
     """
     reference = procedural_head()
     points = (template[layout_68[0]] * layout_68[1][..., None]).sum(1)
@@ -127,7 +128,7 @@ def assemble(template, triangles, identity, expression, albedo_mean, albedo, lay
             "68": layout_68,
             "98": landmarks.snap(landmarks.wflw_from_ibug(points, pupils), template, everywhere),
         },
-        regions={"face": everywhere, **{region: np.zeros(len(template), bool) for region in NOWHERE}},
+        regions={"face": everywhere, **{region: np.zeros(len(template), bool) for region in EMPTY_REGIONS}},
         name=name,
         identity_names=tuple(f"identity{i:03d}" for i in range(len(identity))),
         expression_names=tuple(f"expression{i:03d}" for i in range(len(expression))),

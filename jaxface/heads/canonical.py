@@ -1,8 +1,8 @@
-"""The canonical face that queries live on: the procedural head with its mouth half open, in units of 100 mm.
+"""Canonical template for 3D queries: the embedded head with its mouth half open, in units of 100 mm.
 
-The mouth is open because a coordinate must tell the upper lip from the lower one. Any other head is brought onto it by
-a smooth warp that takes its landmarks to the canonical ones, so that a query means the same place on every head. The
-face is mirror-symmetric: the query of a mirrored picture is the query with x negated.
+The mouth is open so that coordinates distinguish the upper from the lower lip. Other heads are registered to the
+template by a smooth warp that maps their landmarks to the canonical ones, so that a query denotes the same point on
+every head. The template is mirror-symmetric: mirroring an image negates the x of its queries.
 """
 
 import functools
@@ -20,27 +20,27 @@ JAW_OPEN = 0.5
 SMOOTHING = 1e-2
 
 
-def _open_mouthed(head: MorphableHead) -> np.ndarray:
+def _with_open_mouth(head: MorphableHead) -> np.ndarray:
     weights = head.expression_weights(jawOpen=JAW_OPEN)
     return head.template + np.tensordot(weights, head.expression, 1)
 
 
 def _anchors(head: MorphableHead, vertices: np.ndarray) -> np.ndarray:
-    """The points (166,3) that tie two heads together: both landmark layouts."""
+    """Corresponding points (166,3) for the registration of two heads: the 68 and 98 landmarks."""
     return np.concatenate([np.asarray(head.landmark_points(vertices, layout)) for layout in ("68", "98")])
 
 
 def canonical(head: MorphableHead) -> np.ndarray:
-    """The place (V,3) float32 of each vertex of `head` on the canonical face, in template units.
+    """Canonical coordinates (V,3) float32, in template units, of each vertex of `head`.
 
-    Its open-mouthed template is moved by a similarity, then by the biharmonic spline (in space: the kernel r) that
-    takes its 68 and 98 points to the canonical ones.
+    The open-mouthed head is aligned by a similarity, then warped by the biharmonic spline (kernel r) that maps its 68
+    and 98 landmarks to the canonical ones.
     """
-    own = _open_mouthed(head)
+    own = _with_open_mouth(head)
     reference = procedural_head()
     if head.name == reference.name:
         return (own / MM_PER_UNIT).astype(np.float32)
-    source, target = _anchors(head, own), _anchors(reference, _open_mouthed(reference))
+    source, target = _anchors(head, own), _anchors(reference, _with_open_mouth(reference))
     scale, rotation, translation = alignment.similarity(source, target)
     own, source = (scale * points @ rotation.T + translation for points in (own, source))
     source, first = np.unique(source.round(4), axis=0, return_index=True)
@@ -55,7 +55,7 @@ def _reference() -> tuple[MorphableHead, np.ndarray]:
 
 
 def layout_names() -> list[str]:
-    """What `queries` knows: landmark layouts, `dense` and the region names of the embedded head."""
+    """Names that `queries` accepts: landmark layouts, `dense` and the regions of the embedded head."""
     head, _ = _reference()
     return [*head.landmarks, "dense", *(name for name in head.regions if name != TRANSPARENT)]
 
@@ -63,7 +63,7 @@ def layout_names() -> list[str]:
 def queries(layout: str) -> np.ndarray:
     """Template points (N,3) float32 of a landmark layout, of `dense` (the whole face) or of a named region.
 
-    UserError lists the names there are.
+    Raises UserError for an unknown name, listing the valid ones.
     """
     head, vertices = _reference()
     if layout in head.landmarks:

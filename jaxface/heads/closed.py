@@ -1,9 +1,9 @@
-"""A head as one watertight surface: the skin, with a sheet over each eyeball, behind the lips and under the neck.
+"""Watertight surface of a head: the skin, closed by sheets over the eyeballs, behind the lips and under the neck.
 
-Scans show a head from outside, and a signed distance needs an inside. So the mouth's bag, the eye sockets, teeth and
-lashes are left out and every hole of the skin that remains is filled by rings that shrink towards its own middle line.
-The filling follows the hole's edge and the eyeballs, so it moves with every identity and expression: an eye that shuts
-folds its sheet away, and points of two posed heads correspond one to one.
+Scans show a head from outside, and a signed distance needs an inside. The oral cavity, eye sockets, teeth and lashes
+are therefore removed, and each hole of the skin is filled by rings that contract towards its middle line. Fillings
+follow the boundary of the hole and the eyeballs, so they deform with identity and expression: a closing eye folds its
+sheet away, and the surfaces of two poses are in point-to-point correspondence.
 """
 
 import dataclasses
@@ -12,29 +12,36 @@ import numpy as np
 
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 
+# Regions that are removed, and regions counted as face by NPHM's sampling.
 INSIDE = ("mouth", "socket", "eyeball_L", "eyeball_R", TRANSPARENT)
 FACE = ("face", "lips", "ears")
+# Positions of the rings between the boundary (0) and the middle line (1).
 RINGS = np.array([0.12, 0.4, 0.7, 1.0])
-# The sheet behind the lips is a bowl, as deep as the lips are apart, down to where the teeth would stand.
-BOWL_PER_GAP, DEEPEST_MM = 0.8, 12.0
+# The sheet behind the lips is a bowl: its depth grows with the gap between the lips, up to the position of the teeth.
+BOWL_PER_GAP, MAX_DEPTH_MM = 0.8, 12.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Filling:
-    """How one hole is filled: `loop` (L,) head vertices of its edge from corner to corner, `partner` (L,L) the point
-    across each as weights of the loop, and the `kind`: "mouth", a region of an eyeball, or "" for a flat one."""
+    """Filling of one hole.
+
+    Attributes:
+        loop: (L,) head vertices of the boundary, starting at one corner.
+        partner: (L,L) weights over the loop that give the point opposite each boundary point.
+        kind: "mouth", the region name of an eyeball, or "" for a flat filling.
+    """
 
     loop: np.ndarray
     partner: np.ndarray
     kind: str
 
     def points(self, head: MorphableHead, vertices: np.ndarray) -> np.ndarray:
-        """The filling's own points (rings * L,3) mm for head vertices (V,3) mm, ring after ring."""
+        """Points (rings * L,3) mm of the filling, ring by ring, for head vertices (V,3) mm."""
         edge = vertices[self.loop]
         across = self.partner @ edge
         rings = edge + 0.5 * RINGS[:, None, None] * (across - edge)
         if self.kind == "mouth":
-            gap = np.minimum(BOWL_PER_GAP * np.linalg.norm(across - edge, axis=1), DEEPEST_MM)
+            gap = np.minimum(BOWL_PER_GAP * np.linalg.norm(across - edge, axis=1), MAX_DEPTH_MM)
             rings[..., 2] -= np.sin(np.pi / 2 * RINGS)[:, None] * gap
         elif self.kind:
             center, radius = _sphere(vertices[np.asarray(head.regions[self.kind])])
@@ -43,7 +50,7 @@ class Filling:
         return rings.reshape(-1, 3)
 
     def triangles(self, start: int) -> np.ndarray:
-        """Triangles that join the loop to the rings, whose points are numbered from `start`, and shut the last one."""
+        """Triangles between loop and rings, whose vertices are numbered from `start`, and inside the last ring."""
         count = len(self.loop)
         grid = np.concatenate([self.loop[None], start + np.arange(len(RINGS) * count).reshape(-1, count)])
         a, b = grid[:-1], grid[1:]
@@ -61,9 +68,15 @@ class Filling:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedHead:
-    """`head` and its watertight surface: triangles (T,3) int32 over W vertices, the skin's first (`skin`, indices into
-    the head's), then those of the fillings. `face` (T,) bool: triangles of face, lips, ears and of what fills eyes
-    and mouth."""
+    """A head and its watertight surface of W vertices: those of the skin, followed by those of the fillings.
+
+    Attributes:
+        head: the morphable head.
+        skin: (S,) head vertices of the skin.
+        fillings: one per hole.
+        triangles: (T,3) int32.
+        face: (T,) bool, triangles of face, lips, ears and of the fillings of eyes and mouth.
+    """
 
     head: MorphableHead
     skin: np.ndarray
@@ -72,20 +85,20 @@ class ClosedHead:
     face: np.ndarray
 
     def surface(self, vertices: np.ndarray) -> np.ndarray:
-        """The closed surface's vertices (W,3) float32 for head vertices (V,3), both mm."""
+        """Vertices (W,3) float32 of the closed surface for head vertices (V,3), both in mm."""
         vertices = np.asarray(vertices)
         filled = [filling.points(self.head, vertices) for filling in self.fillings]
         return np.concatenate([vertices[self.skin], *filled]).astype(np.float32)
 
     def posed(self, identity: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """The closed surface (W,3) float32 mm of coefficients (I,) and weights (E,)."""
+        """Vertices (W,3) float32 mm of the surface for identity coefficients (I,) and expression weights (E,)."""
         head = self.head
         moved = np.tensordot(identity, head.identity, 1) + np.tensordot(expression, head.expression, 1)
         return self.surface(np.asarray(head.template) + moved)
 
 
 def close(head: MorphableHead) -> ClosedHead:
-    """The closed surface of a head whose skin is a manifold with holes at eyes, mouth and neck (any of them)."""
+    """Closes a head whose skin is a manifold with any of the holes at eyes, mouth and neck."""
     outer = skin_vertices(head)
     triangles = np.asarray(head.triangles)
     triangles = triangles[outer[triangles].all(1)]
@@ -104,13 +117,13 @@ def close(head: MorphableHead) -> ClosedHead:
 
 
 def skin_vertices(head: MorphableHead) -> np.ndarray:
-    """Which vertices (V,) bool are skin: none of the inside of mouth and sockets, eyeballs and lashes."""
+    """Mask (V,) bool of the skin: excludes the oral cavity, eye sockets, eyeballs and lashes."""
     inside = [np.asarray(head.regions[name]) for name in INSIDE if name in head.regions]
     return ~np.logical_or.reduce(inside)
 
 
 def boundary_loops(triangles: np.ndarray) -> list[np.ndarray]:
-    """The holes of a manifold mesh: loops of vertices, each in the direction in which a filling has to use it."""
+    """Boundary loops of a manifold mesh, each oriented as the triangles of a filling require."""
     edges = np.concatenate([triangles[:, [i, (i + 1) % 3]] for i in range(3)]).astype(np.int64)
     size = edges.max() + 1
     open_edges = edges[~np.isin(edges @ [size, 1], edges @ [1, size])]
@@ -137,7 +150,7 @@ def _filling(head: MorphableHead, loop: np.ndarray) -> Filling:
 
 
 def _kind(head: MorphableHead, edge: np.ndarray) -> str:
-    """What a hole with this edge (L,3) is."""
+    """Kind of the hole with boundary `edge` (L,3): the nearest of mouth and eyeballs within 30 mm."""
     template, middle = np.asarray(head.template), edge.mean(0)
     corners = head.landmark_points(template, "68")[[48, 54]]
     eyeballs = {name: template[np.asarray(head.regions[name])].mean(0) for name in ("eyeball_L", "eyeball_R")}
@@ -147,9 +160,9 @@ def _kind(head: MorphableHead, edge: np.ndarray) -> str:
 
 
 def _partners(edge: np.ndarray) -> np.ndarray:
-    """Weights (L,L): for each point of a loop (L,3) that starts at one corner, the point across.
+    """Weights (L,L) that give the opposite point of each point of a loop (L,3) that starts at one corner.
 
-    The other corner is the farthest point; points across each other cut the same share of both arcs.
+    The other corner is the farthest point. Opposite points divide the arc length of both arcs in the same ratio.
     """
     count = len(edge)
     other = int(np.linalg.norm(edge - edge[0], axis=1).argmax())

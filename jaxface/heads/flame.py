@@ -1,8 +1,8 @@
-"""FLAME (Li et al., SIGGRAPH Asia 2017) as a `MorphableHead`, from the user's own .pkl or .npz; none is shipped.
+"""FLAME (Li et al., SIGGRAPH Asia 2017) as a `MorphableHead`, from the user's .pkl or .npz; none is shipped.
 
-Frame: millimetres in the house's axes, moved so that `head_space` gives FLAME's metres times 4, NPHM's own space.
-The eyeballs' vertices come last in every FLAME mesh; the vertex numbers below hold for all of its releases.
-Modes that are statistical have names `shapeNNN` and `expressionNNN`: their weights are deviations, of either sign.
+Frame: millimetres in the axes of `MorphableHead`, translated so that `head_space` gives FLAME's metres times 4, which
+is NPHM's space. The vertex numbers below hold for all FLAME releases; the eyeballs come last. Statistical modes are
+named `shapeNNN` and `expressionNNN`; their weights are standard deviations of either sign.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ JAW = 2
 OPEN_JAW_RAD = 0.35
 NEEDED = ("v_template", "shapedirs", "f")
 
-# The 39 anchors of NPHM, its throat plane: github.com/SimonGiebenhain/NPHM (spec of its data set).
+# NPHM's 39 anchors and its throat plane. Source: github.com/SimonGiebenhain/NPHM.
 ANCHORS = (
     2712, 1579, 3485, 3756, 3430, 3659, 2711, 1575, 338, 27, 3631, 3832, 2437, 1175, 3092, 2057, 3422, 3649, 3162, 2143,
     617, 67, 3172, 2160, 2966, 1888, 1470, 2607, 1896, 2981, 3332, 3231, 3494, 3526, 3506, 3543, 3516, 3786, 3404,
 )  # fmt: skip
 THROAT = (3276, 3207, 3310)
 
-# iBUG's 68 points, from the same code (src/NPHM/data/manager.py).
+# iBUG's 68 points. Source: NPHM, src/NPHM/data/manager.py.
 LANDMARKS_68 = (
     2212, 3060, 3485, 3384, 3386, 3389, 3418, 3395, 3414, 3598, 3637, 3587, 3582, 3580, 3756, 2012, 730,
     1984, 3157, 335, 3705, 3684, 3851, 3863, 16, 2138, 571,
@@ -40,15 +40,21 @@ LANDMARKS_68 = (
     2845, 2785, 3533, 1668, 1730, 1669, 3509, 2786,
 )  # fmt: skip
 
-# Names of the regions' file, which may lie beside the model, for the regions of a head.
+# Optional region file next to the model, and its names for the regions of a head.
 MASKS_FILE = "FLAME_masks.pkl"
 MASKS = {"face": "face", "scalp": "scalp", "lips": "lips", "neck": "neck"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flame:
-    """The head, and what turns its jaw: `skinning` (V,) the jaw's share of each vertex, `joint_weights` (V,) the mean
-    of the template that is its joint, `correctives` (V,3,9) mm per entry of R - I."""
+    """FLAME head with its jaw joint.
+
+    Attributes:
+        head: the morphable head.
+        skinning: (V,) blend-skinning weight of the jaw.
+        joint_weights: (V,) regressor of the jaw joint from the vertices.
+        correctives: (V,3,9) pose correctives, mm per entry of R - I.
+    """
 
     head: MorphableHead
     skinning: np.ndarray
@@ -56,7 +62,7 @@ class Flame:
     correctives: np.ndarray
 
     def open_jaw(self, vertices: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        """Vertices (V,3) mm with the jaw turned by `rotation` (3,3), linear blend skinning with its correctives."""
+        """Vertices (V,3) mm with the jaw rotated by `rotation` (3,3): linear blend skinning with pose correctives."""
         joint = self.joint_weights @ vertices
         corrected = vertices + self.correctives @ (rotation - np.eye(3)).ravel()
         turned = (corrected - joint) @ rotation.T + joint
@@ -64,16 +70,16 @@ class Flame:
 
 
 def load_flame(path: str | pathlib.Path) -> Flame:
-    """FLAME with its shape modes as identity, and `jawOpen` (a turn of 20 degrees, made linear) and its own modes as
-    expressions, per standard deviation.
+    """Loads FLAME. Identity modes are its shape modes; expressions are `jawOpen` and its expression modes.
 
-    Regions are those of the official FLAME_masks.pkl if it lies beside the model; without it face, neck and scalp are
-    told by height and depth, and lips and ears are empty. UserError for a file that is not FLAME's.
+    `jawOpen` is the linearised displacement of a jaw rotation by 20 degrees. Regions come from the official
+    FLAME_masks.pkl if it lies next to the model; otherwise face, neck and scalp are separated by height and depth, and
+    lips and ears are empty. Raises UserError if the file is not a FLAME model.
     """
     arrays = flame_file.read(path)
     missing = [name for name in NEEDED if name not in arrays]
     if missing or arrays["v_template"].shape != (VERTICES, 3):
-        raise UserError(f"{path} is no FLAME model: {'no ' + ', '.join(missing) if missing else 'another mesh'}")
+        raise UserError(f"{path}: not a FLAME model ({', '.join(missing) + ' missing' if missing else 'another mesh'})")
     template = (MM_PER_METRE * arrays["v_template"] + ORIGIN_MM).astype(np.float32)
     modes = np.moveaxis(MM_PER_METRE * arrays["shapedirs"], 2, 0).astype(np.float32)
     masks = pathlib.Path(path).with_name(MASKS_FILE)
@@ -93,14 +99,14 @@ def load_flame(path: str | pathlib.Path) -> Flame:
         expression_names=tuple(f"expression{i:03d}" for i in range(len(modes[SHAPES:]))),
         albedo_names=(),
     )
-    return _with_jaw(head, arrays)
+    return _with_jaw(head, arrays, path)
 
 
-def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray]) -> Flame:
+def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray], path: str | pathlib.Path) -> Flame:
     absent = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]
     if absent:
-        raise UserError(f"this FLAME model has no {', '.join(absent)}, which turn its jaw; take the published file")
-    # Correctives of the neck's rotation come first, nine numbers a joint.
+        raise UserError(f"{path}: {', '.join(absent)} missing, which the jaw joint needs; use the published file")
+    # Nine correctives per joint, those of the neck first.
     correctives = MM_PER_METRE * arrays["posedirs"][:, :, 9 * (JAW - 1) : 9 * JAW]
     flame = Flame(head, arrays["weights"][:, JAW], arrays["J_regressor"][JAW], correctives)
     sin, cos = np.sin(OPEN_JAW_RAD), np.cos(OPEN_JAW_RAD)
@@ -135,7 +141,7 @@ def _regions(template: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, np
 
 
 def _landmarks(template: np.ndarray, regions: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The 68 points; the 98 are their resampling, each on the nearest vertex."""
+    """Layout 68, and layout 98 resampled from it and snapped to the nearest vertices."""
     eyeballs = (template[regions[name]] for name in ("eyeball_R", "eyeball_L"))
     pupils = np.stack([eyeball[eyeball[:, 2].argmax()] for eyeball in eyeballs])
     points = landmarks.wflw_from_ibug(template[list(LANDMARKS_68)], pupils)

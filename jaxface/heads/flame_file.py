@@ -1,7 +1,7 @@
-"""The arrays of a FLAME model file, .pkl or .npz, read without chumpy and without running what a pickle asks for.
+"""Arrays of a FLAME model file, .pkl or .npz, read without chumpy and without executing code from the pickle.
 
-FLAME's pickles were written by Python 2 and hold chumpy arrays and scipy matrices. Classes of those two libraries
-become inert boxes here, numpy's own rebuilding is allowed, and everything else is refused.
+FLAME's pickles were written by Python 2 and contain chumpy arrays and scipy matrices. Classes of these two libraries
+are replaced by inert stand-ins, reconstruction of plain numpy arrays is allowed, and everything else is refused.
 """
 
 import collections
@@ -17,12 +17,12 @@ FOREIGN = ("chumpy", "scipy")
 DAMAGE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 
 
-class _Box:
-    """What a chumpy or scipy object was saved with; it has no behaviour of its own."""
+class _StandIn:
+    """Inert stand-in of a chumpy or scipy object: its saved state without behaviour."""
 
     kind = ""
 
-    def __new__(cls, *_: Any) -> "_Box":
+    def __new__(cls, *_: Any) -> "_StandIn":
         return super().__new__(cls)
 
     def __init__(self, *_: Any):
@@ -33,21 +33,21 @@ class _Box:
 
 
 def _reconstructor(kind: type, base: type, _: Any) -> Any:
-    """copyreg's, for boxes alone."""
-    if not issubclass(kind, _Box) or base is not object:
-        raise pickle.UnpicklingError("an object of an unexpected kind")
+    """copyreg._reconstructor, restricted to stand-ins."""
+    if not issubclass(kind, _StandIn) or base is not object:
+        raise pickle.UnpicklingError("unexpected object type")
     return kind()
 
 
 def _array(kind: type, shape: tuple, code: Any) -> np.ndarray:
-    """numpy's _reconstruct, for plain arrays alone; their state fills them."""
+    """numpy's _reconstruct, restricted to plain arrays; their saved state fills them."""
     if kind is not np.ndarray:
-        raise pickle.UnpicklingError("an array of an unexpected kind")
+        raise pickle.UnpicklingError("unexpected array type")
     return np.ndarray.__new__(np.ndarray, shape, code)
 
 
 def _encode(text: str, *_: str) -> bytes:
-    """Python 2's byte strings are written as text by Python 3's pickles."""
+    """_codecs.encode: Python 3 pickles Python 2's byte strings as text."""
     return text.encode("latin1")
 
 
@@ -58,7 +58,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in FOREIGN:
-            return type("Box", (_Box,), {"kind": name})
+            return type("StandIn", (_StandIn,), {"kind": name})
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _array
         allowed = {
@@ -72,35 +72,37 @@ class _Unpickler(pickle.Unpickler):
             ("_codecs", "encode"): _encode,
         }
         if (module, name) not in allowed:
-            raise UserError(f"{self._path} is refused: a FLAME file has no business with {module}.{name}")
+            raise UserError(
+                f"{self._path}: refused, a FLAME file does not need {module}.{name}; download the original file again"
+            )
         return allowed[module, name]
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of a FLAME model, or of another pickled dictionary of arrays such as FLAME_masks.pkl, by name.
+    """Arrays by name of a FLAME model or of another pickled dictionary of arrays such as FLAME_masks.pkl.
 
-    Sparse matrices come dense. UserError in one line: no file, another format, damage, or a pickle that calls anything
-    but numpy's, chumpy's and scipy's rebuilding of arrays.
+    Sparse matrices are returned dense. Raises UserError if the file is missing, damaged or of another format, or if
+    the pickle calls anything but the reconstruction of numpy, chumpy and scipy arrays.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"no FLAME model at {path}: get one from flame.is.tue.mpg.de and give its .pkl or .npz file")
+        raise UserError(f"{path}: no such file; download FLAME from flame.is.tue.mpg.de and give its .pkl or .npz file")
     try:
         tree = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
-        return {str(name): found for name, value in tree.items() if (found := _dense(value)) is not None}
+        return {str(name): array for name, value in tree.items() if (array := _dense(value)) is not None}
     except DAMAGE as error:
-        raise UserError(f"{path} is damaged or no FLAME model ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: damaged, or not a FLAME model ({type(error).__name__}: {error})") from error
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    made = {}
+    arrays = {}
     with np.load(path, allow_pickle=False) as data:
         for name in data.files:
             try:
-                made[name] = data[name]
-            except ValueError:  # an array of pickled objects, which none of ours is
+                arrays[name] = data[name]
+            except ValueError:  # an array of pickled objects, which FLAME's own arrays are not
                 continue
-    return made
+    return arrays
 
 
 def _read_pickle(path: pathlib.Path) -> dict[str, Any]:
@@ -112,13 +114,13 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _dense(value: Any) -> np.ndarray | None:
-    """A numeric array of what was pickled; None for text and other things."""
-    if isinstance(value, _Box):
+    """Numeric array of an unpickled value; None for text and other types."""
+    if isinstance(value, _StandIn):
         state = value.state
         if "x" in state:
             return _dense(state["x"])
         if {"data", "indices", "indptr"} <= state.keys():
-            return _unpacked(value.kind, state)
+            return _densify(value.kind, state)
         return None
     if isinstance(value, (np.ndarray, list, tuple)):
         array = np.asarray(value)
@@ -126,8 +128,8 @@ def _dense(value: Any) -> np.ndarray | None:
     return None
 
 
-def _unpacked(kind: str, state: dict[str, Any]) -> np.ndarray:
-    """A compressed sparse matrix, by columns or rows, as an array."""
+def _densify(kind: str, state: dict[str, Any]) -> np.ndarray:
+    """Dense array of a compressed sparse matrix (CSC or CSR)."""
     shape = state.get("_shape", state.get("shape"))
     by_column = kind.startswith("csc")
     major = np.repeat(np.arange(shape[1] if by_column else shape[0]), np.diff(state["indptr"]))

@@ -1,7 +1,7 @@
-"""The space of neural head models: its unit, its origin, its 39 anchors, and who and what is generated for it.
+"""Coordinate space of neural head models: unit, origin, 39 anchors, and the identities and expressions generated in it.
 
-One unit is 250 mm (NPHM: FLAME's metres times 4), x to the subject's left, y up, z out of the face, and the origin is
-about where FLAME has it, so that the boxes of the official code (Giebenhain et al., CVPR 2023) hold our heads too.
+One unit is 250 mm (NPHM: FLAME's metres times 4), x to the subject's left, y up, z out of the face. The origin is close
+to FLAME's, so that the bounding boxes of the official code (Giebenhain et al., CVPR 2023) contain our heads as well.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from jaxface.heads.closed import ClosedHead, skin_vertices
 from jaxface.heads.morphable import MorphableHead
 
 MM_PER_UNIT = 250.0
-# FLAME's origin lies behind the nose's root, about 5 cm before the middle between the ears.
+# FLAME's origin lies behind the nasion, about 5 cm in front of the midpoint between the ears.
 ORIGIN_MM = np.array([0.0, 0.0, 50.0], np.float32)
 
-# Scans that identities are learned from have their lips apart, or the two would be one surface.
+# Jaw opening of neutral scans: the lips are apart, so that they are separate surfaces.
 NEUTRAL_JAW = 0.3
-ACTIVE_SHARE, STRONGEST = 0.12, 3.0
+# Share of active expression modes and upper limit on the sum of their weights.
+ACTIVE_SHARE, MAX_WEIGHT_SUM = 0.12, 3.0
 
-# Anchors: iBUG landmarks, means of two of them, or directions (azimuth to the subject's left, elevation) in degrees
-# seen from `CENTER_MM`. The first 16 are the subject's right ones of pairs, the others lie on the middle plane.
+# Anchors: iBUG landmarks, midpoints of two of them, or directions "azimuth elevation" in degrees seen from `CENTER_MM`
+# (azimuth towards the subject's left). `PAIRS` lists the subject's right ones; `MIDDLE` lie on the plane of symmetry.
 CENTER_MM = np.array([0.0, 0.0, 15.0])
 PAIRS = {
     "eye_outer": (36,), "eye_inner": (39,), "brow_outer": (17,), "brow_inner": (21,), "mouth_corner": (48,),
@@ -36,19 +37,20 @@ ANCHORS = tuple(f"{name}_{side}" for name in PAIRS for side in "RL") + tuple(MID
 
 
 def to_units(points_mm: np.ndarray) -> np.ndarray:
-    """Points (…,3) in units of head space from head-frame millimetres."""
+    """Converts points (…,3) from head-frame millimetres to head-space units."""
     return ((points_mm - ORIGIN_MM) / MM_PER_UNIT).astype(np.float32)
 
 
 def to_mm(points: np.ndarray) -> np.ndarray:
-    """Points (…,3) in head-frame millimetres from units of head space."""
+    """Converts points (…,3) from head-space units to head-frame millimetres."""
     return (points * MM_PER_UNIT + ORIGIN_MM).astype(np.float32)
 
 
 def anchor_vertices(head: MorphableHead) -> np.ndarray:
-    """The vertices (39,) int32 of `head` that are the anchors, in the order of `ANCHORS`.
+    """Anchor vertices (39,) int32 of `head`, in the order of `ANCHORS`.
 
-    Anchors 2i and 2i+1, i < 16, mirror each other (the even one is the subject's right); the last 7 are in the middle.
+    Anchors 2i and 2i+1, i < 16, are mirror images (the even one on the subject's right); the last 7 lie on the plane of
+    symmetry.
     """
     template = np.asarray(head.template)
     skin = np.flatnonzero(skin_vertices(head))
@@ -74,17 +76,17 @@ def anchor_vertices(head: MorphableHead) -> np.ndarray:
 
 
 def identity(head: MorphableHead, seed: int, subject: int) -> np.ndarray:
-    """Identity coefficients (I,) float32 of person `subject`: standard normal, a pure function of (seed, subject)."""
+    """Standard normal identity coefficients (I,) float32, a pure function of (seed, subject)."""
     return np.random.default_rng((seed, subject)).standard_normal(len(head.identity_names)).astype(np.float32)
 
 
 def neutral(head: MorphableHead) -> np.ndarray:
-    """The expression (E,) of every identity's scan: at rest, with lips apart."""
+    """Expression weights (E,) of the neutral scan of every identity: at rest with the lips apart."""
     return head.expression_weights(jawOpen=NEUTRAL_JAW)
 
 
 def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.ndarray:
-    """Weights (E,) float32 of expression `number` of person `subject`: sparse and mostly symmetric; 0 is `neutral`."""
+    """Expression weights (E,) float32 of a subject, sparse and mostly symmetric; number 0 is `neutral`."""
     if number == 0:
         return neutral(head)
     names = head.expression_names
@@ -92,29 +94,29 @@ def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.
     weights = rng.random(len(names)) * (rng.random(len(names)) < ACTIVE_SHARE)
     if rng.random() < 0.7:
         weights = weights[[names.index(f"{n[:-1]}L") if n.endswith("_R") else i for i, n in enumerate(names)]]
-    weights /= max(1.0, weights.sum() / STRONGEST)
+    weights /= max(1.0, weights.sum() / MAX_WEIGHT_SUM)
     jaw = names.index("jawOpen")
     weights[jaw] = max(weights[jaw], rng.random() * (rng.random() < 0.5))
-    if "mouthClose" in names:  # it shuts the lips of an open jaw; alone it pushes them through each other
+    if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
         weights[names.index("mouthClose")] = min(weights[names.index("mouthClose")], weights[jaw])
     return weights.astype(np.float32)
 
 
 def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -> list[np.ndarray]:
-    """The closed surface's vertices (W,3) float32, in units, of a person in each of the expressions `numbers`."""
+    """Vertices (W,3) float32, in units, of a subject's closed surface in each of the expressions `numbers`."""
     head = closed.head
     person = np.asarray(head.template) + np.tensordot(identity(head, seed, subject), head.identity, 1)
-    made = []
+    surfaces = []
     for number in numbers:
         weights = expression(head, seed, subject, number)
         active = np.flatnonzero(weights)
         posed = person + np.tensordot(weights[active], np.asarray(head.expression)[active], 1)
-        made.append(to_units(closed.surface(posed)))
-    return made
+        surfaces.append(to_units(closed.surface(posed)))
+    return surfaces
 
 
 def anchors(head: MorphableHead, seed: int, subjects: Sequence[int]) -> np.ndarray:
-    """The anchors (P,39,3) float32, in units, of people's neutral scans."""
+    """Anchors (P,39,3) float32, in units, of the neutral scans of `subjects`."""
     vertices = anchor_vertices(head)
     coefficients = np.stack([identity(head, seed, subject) for subject in subjects])
     moved = np.tensordot(coefficients, np.asarray(head.identity)[:, vertices], 1)

@@ -1,8 +1,8 @@
-"""ICT-FaceKit (USC ICT, MIT licence) as a `MorphableHead`: from its folder of OBJ files or from one .npz of its arrays.
+"""ICT-FaceKit (USC ICT, MIT licence) as a `MorphableHead`, from its folder of OBJ files or an .npz of its arrays.
 
 Source: github.com/ICT-VGL/ICT-FaceKit; Li et al., "Learning Formation of Physically-Based Face Attributes", CVPR 2020.
-The model's unit is taken as one centimetre (outer eye corners 8.9 apart), so vertices are multiplied by 10.
-It comes without colours: they are painted by `paint`.
+The model's unit is interpreted as one centimetre (outer eye corners 8.9 apart), so vertices are multiplied by 10.
+The model has no albedo; `paint` provides it.
 """
 
 import json
@@ -19,13 +19,13 @@ MM_PER_UNIT = 10.0
 VERTICES = 26719
 IDENTITIES = 100
 NECK_MM = -95.0
-# The published narrow face goes on under the chin; here a face ends at its chin.
+# The published narrow face continues below the chin; our region `face` ends at the chin.
 CHIN, BELOW_CHIN_MM = 966, 6.0
-# Height of the hairline above the origin, from the back of the head (z < 0) to the forehead.
+# Hairline: height above the origin as a function of z, from the back of the head (z < 0) to the forehead.
 HAIRLINE_Z_MM = (-90.0, -30.0, 12.0, 32.0, 70.0)
 HAIRLINE_Y_MM = (-60.0, -40.0, 5.0, 58.0, 90.0)
 
-# Vertex ranges of the published mesh (its README): half-open.
+# Half-open vertex ranges of the published mesh (its README).
 RANGES = {
     "skin": (0, 11248),
     "face": (0, 6706),
@@ -51,11 +51,11 @@ LANDMARKS_68 = (
 
 
 def load_ict(path: str | pathlib.Path) -> MorphableHead:
-    """The ICT-FaceKit head of 26,719 vertices, 100 identity and 53 expression modes.
+    """Loads ICT-FaceKit: 26,719 vertices, 100 identity and 53 expression modes.
 
-    `path` is the folder that holds `generic_neutral_mesh.obj` (FaceXModel in the repository) or an .npz of the arrays
-    neutral, identity_q, identity_scale, expression_q, expression_scale, expression_names, triangles.
-    UserError when the path holds neither, or a mesh of another size.
+    `path` is the folder with `generic_neutral_mesh.obj` (FaceXModel in the repository) or an .npz of the arrays
+    neutral, identity_q, identity_scale, expression_q, expression_scale, expression_names, triangles. Raises UserError
+    if the path is neither, or if the mesh has another number of vertices.
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -63,9 +63,11 @@ def load_ict(path: str | pathlib.Path) -> MorphableHead:
     elif path.is_file():
         neutral, identity, expression, names, triangles = _read_npz(path)
     else:
-        raise UserError(f"no ICT-FaceKit at {path}: give its FaceXModel folder or an .npz of its arrays")
+        raise UserError(
+            f"{path}: no such file or folder; give the FaceXModel folder of ICT-FaceKit or an .npz of its arrays"
+        )
     if len(neutral) != VERTICES:
-        raise UserError(f"{path}: {len(neutral)} vertices, ICT-FaceKit has {VERTICES}")
+        raise UserError(f"{path}: {len(neutral)} vertices, but ICT-FaceKit has {VERTICES}")
     return _assemble(MM_PER_UNIT * neutral, MM_PER_UNIT * identity, MM_PER_UNIT * expression, names, triangles)
 
 
@@ -77,11 +79,11 @@ def _read_npz(path: pathlib.Path):
             names = tuple(str(name) for name in data["expression_names"])
             return data["neutral"], identity, expression, names, data["triangles"]
     except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not an .npz of ICT-FaceKit's arrays: {error}") from error
+        raise UserError(f"{path}: not an .npz of ICT-FaceKit's arrays ({error})") from error
 
 
 def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:
-    """Vertices (V,3) and polygons in file order. Mesh libraries merge or split them, and the order carries meaning."""
+    """(vertices (V,3), polygons) in file order, which is significant; mesh libraries merge or split vertices."""
     vertices, polygons = [], []
     for line in path.read_text().splitlines():
         if line.startswith("v "):
@@ -94,12 +96,14 @@ def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:
 def _read_folder(folder: pathlib.Path):
     neutral_path = folder / "generic_neutral_mesh.obj"
     if not neutral_path.is_file():
-        raise UserError(f"{folder} has no generic_neutral_mesh.obj: give the FaceXModel folder of ICT-FaceKit")
+        raise UserError(f"{folder}: generic_neutral_mesh.obj is missing; give the FaceXModel folder of ICT-FaceKit")
     neutral, polygons = _read_obj(neutral_path)
     triangles = [(p[0], p[i], p[i + 1]) for p in polygons for i in range(1, len(p) - 1)]
     index_path = folder / "vertex_indices.json"
     if not index_path.is_file():
-        raise UserError(f"{folder} has no vertex_indices.json, which lists ICT-FaceKit's expressions")
+        raise UserError(
+            f"{folder}: vertex_indices.json is missing, which lists the expressions; copy it from ICT-FaceKit"
+        )
     names = tuple(json.loads(index_path.read_text())["expressions"])
     identity = [_read_obj(folder / f"identity{i:03d}.obj")[0] - neutral for i in range(IDENTITIES)]
     expression = [_read_obj(folder / f"{name}.obj")[0] - neutral for name in names]
@@ -131,7 +135,7 @@ def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _landmarks(template: np.ndarray, regions: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The published 68 points; the 98 are their resampling, each on the nearest vertex of skin or eyeball."""
+    """Published layout 68, and layout 98 resampled from it and snapped to the nearest vertices of skin or eyeballs."""
     points = template[list(LANDMARKS_68)]
     irises = (template[regions[name]] for name in ("iris_R", "iris_L"))
     pupils = np.stack([iris[iris[:, 2].argmax()] for iris in irises])

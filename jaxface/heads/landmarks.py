@@ -1,4 +1,4 @@
-"""WFLW's 98 points of a head whose 68 iBUG points are known, and points tied to the surface."""
+"""Landmark layouts of heads: WFLW's 98 points from iBUG's 68, and landmarks as surface points."""
 
 import numpy as np
 import scipy.spatial
@@ -7,16 +7,16 @@ BROW_HALF_HEIGHT_MM = 3.5
 
 
 def _resample(line: np.ndarray, count: int) -> np.ndarray:
-    """`count` points (count,3) at equal steps of the index along the polyline `line` (L,3)."""
+    """Resamples the polyline `line` (L,3) at `count` equal steps of its vertex index."""
     at = np.linspace(0, len(line) - 1, count)
     return np.stack([np.interp(at, np.arange(len(line)), line[:, axis]) for axis in range(3)], axis=1)
 
 
 def wflw_from_ibug(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
-    """The 98 points (98,3) mm from 68 points (68,3) and the pupils (2,3) (image left first) of a neutral head.
+    """WFLW's points (98,3) mm of a neutral head from iBUG's 68 points (68,3) and the pupils (2,3), image left first.
 
-    Jaw and lids are resampled along the iBUG lines; a brow's upper and lower line lie half its height above and below
-    iBUG's single line, but for its outer end; nose and mouth are shared by both layouts.
+    Jaw and lids are resampled along the iBUG lines. The upper and lower line of a brow lie half its height above and
+    below iBUG's single line, except at its outer end. Nose and mouth are common to both layouts.
     """
     up = np.array([0.0, BROW_HALF_HEIGHT_MM, 0.0])
     right, left = points[17:22], points[22:27]
@@ -35,17 +35,17 @@ def wflw_from_ibug(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
 
 
 def _eye(lid: np.ndarray) -> np.ndarray:
-    """WFLW's 8 points from iBUG's 6: three instead of two between the corners of each lid."""
+    """WFLW's 8 points of an eye from iBUG's 6: three instead of two between the corners of each lid."""
     lower = np.concatenate([lid[3:6], lid[:1]])
     return np.concatenate([_resample(lid[:4], 5)[:4], _resample(lower, 5)[:4]])
 
 
 def snap(points: np.ndarray, template: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks in the form of `MorphableHead.landmarks`: each point's nearest vertex among `allowed` (V,) bool."""
+    """Landmarks (see `MorphableHead.landmarks`) at the vertices of the mask `allowed` (V,) nearest to `points`."""
     index = np.flatnonzero(allowed)
     return at_vertices(index[scipy.spatial.cKDTree(template[index]).query(points)[1]])
 
 
 def at_vertices(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Landmarks at the vertices `index` (K,), in the form of `MorphableHead.landmarks`."""
+    """Landmarks (see `MorphableHead.landmarks`) at the vertices `index` (K,)."""
     return np.repeat(index[:, None], 3, axis=1).astype(np.int32), np.tile(np.float32([1, 0, 0]), (len(index), 1))

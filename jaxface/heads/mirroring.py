@@ -1,16 +1,18 @@
-"""Which vertex is the mirror image of which, for meshes that are symmetric to a fraction of a millimetre only."""
+"""Mirror maps of meshes that are symmetric only up to a fraction of a millimetre."""
 
 import numpy as np
 import scipy.spatial
 
 Range = tuple[int, int]
+# Nearest neighbours considered per vertex.
 CANDIDATES = 6
 
 
 def mirror_map(template: np.ndarray, parts: list[tuple[Range, Range]]) -> np.ndarray:
-    """The involution (V,) int32 under x -> -x: greedily, nearest first, within `parts`, half-open (own, other) ranges.
+    """Mirror image (V,) int32 of each vertex under x -> -x, an involution, by greedy matching in order of distance.
 
-    A plain nearest neighbour would pair some vertices one way only. A vertex that finds no partner is its own image.
+    `parts` are half-open ranges (own, other) that are matched with each other. Plain nearest neighbours would not be
+    mutual for some vertices. A vertex without a partner is its own image.
     """
     mirror = np.full(len(template), -1, np.int32)
     for own, other in parts:

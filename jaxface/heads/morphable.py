@@ -1,6 +1,6 @@
-"""The one type behind every head: a linear morphable model with named modes, landmarks and regions.
+"""Linear morphable head model with named modes, landmarks and regions: the common type of all head models.
 
-Frame: millimetres, x to the subject's left, y up, z out of the face, origin inside the head midway between the ears.
+Frame: millimetres, x to the subject's left, y up, z out of the face, origin inside the head, midway between the ears.
 V vertices, T triangles, I identity, E expression and A albedo modes, K landmarks of a layout.
 """
 
@@ -18,16 +18,21 @@ TRANSPARENT = "transparent"
 
 @flax.struct.dataclass
 class MorphableHead:
-    """A head: template + identity and expression modes (geometry), mean + modes (albedo). A pytree of arrays.
+    """Morphable head: geometry = template + identity + expression modes, albedo = mean + modes. A pytree of arrays.
 
-    template (V,3) mm; triangles (T,3) int32, counter-clockwise seen from outside.
-    identity (I,V,3) mm per standard deviation; expression (E,V,3) mm at weight 1, weights lie in [0,1].
-    albedo_mean (V,3) and albedo (A,V,3): sRGB in [0,1], modes per standard deviation.
-    mirror (V,) int32: index of each vertex's mirror image under x -> -x, an involution.
-    landmarks: layout ("68", "98") -> (vertices (K,3) int32, weights (K,3)): points of the surface in barycentric form.
-    regions: name -> bool (V,). Every head names face, scalp, neck, ears, lips, eyeball_L, eyeball_R, iris_L, iris_R,
-    mouth (what is inside: bag, teeth, tongue) and transparent (lashes, fluid: not rendered; may be all False); heads
-    with a hollow behind the eyeballs name it socket.
+    Attributes:
+        template: (V,3) mm.
+        triangles: (T,3) int32, counter-clockwise from outside.
+        identity: (I,V,3) mm per standard deviation.
+        expression: (E,V,3) mm at weight 1; weights lie in [0,1].
+        albedo_mean: (V,3) sRGB in [0,1].
+        albedo: (A,V,3) sRGB per standard deviation.
+        mirror: (V,) int32, mirror image of each vertex under x -> -x, an involution.
+        landmarks: layout ("68", "98") -> (vertices (K,3) int32, barycentric weights (K,3)).
+        regions: name -> (V,) bool. Every head has face, scalp, neck, ears, lips, eyeball_L, eyeball_R, iris_L, iris_R,
+            mouth (oral cavity, teeth, tongue) and transparent (lashes, tear fluid; not rendered, may be empty). Heads
+            with cavities behind the eyeballs have socket.
+        name, identity_names, expression_names, albedo_names: names of the head and of its modes.
     """
 
     template: Array
@@ -45,36 +50,36 @@ class MorphableHead:
     albedo_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     def shape(self, identity: Array, expression: Array) -> jax.Array:
-        """Vertices (…,V,3) mm of identity coefficients (…,I) and expression weights (…,E)."""
+        """Vertices (…,V,3) mm for identity coefficients (…,I) and expression weights (…,E)."""
         posed = jnp.tensordot(identity, self.identity, 1) + jnp.tensordot(expression, self.expression, 1)
         return self.template + posed
 
     def colors(self, albedo: Array) -> jax.Array:
-        """Vertex albedo (…,V,3), sRGB, unclipped, of coefficients (…,A)."""
+        """Vertex albedo (…,V,3), unclipped sRGB, for coefficients (…,A)."""
         return self.albedo_mean + jnp.tensordot(albedo, self.albedo, 1)
 
     def landmark_points(self, vertices: Array, layout: str) -> Array:
-        """The points (…,K,D) of a layout on `vertices` (…,V,D), numpy or JAX. KeyError names the layouts there are."""
+        """Landmarks (…,K,D) of a layout on `vertices` (…,V,D), numpy or JAX. Raises KeyError for an unknown layout."""
         if layout not in self.landmarks:
             raise KeyError(f"head {self.name!r} has no layout {layout!r}; it has {sorted(self.landmarks)}")
         index, weights = self.landmarks[layout]
         return (vertices[..., index, :] * weights[..., None]).sum(-2)
 
     def expression_weights(self, **weights: float) -> np.ndarray:
-        """A weight vector (E,) from names, e.g. `jawOpen=0.5`. ValueError names an unknown expression."""
+        """Weight vector (E,) from names, e.g. `jawOpen=0.5`. Raises ValueError for an unknown expression."""
         unknown = set(weights) - set(self.expression_names)
         if unknown:
             raise ValueError(f"head {self.name!r} has no expression {sorted(unknown)}; it has {self.expression_names}")
         return np.array([weights.get(name, 0.0) for name in self.expression_names], np.float32)
 
     def opaque_triangles(self) -> np.ndarray:
-        """Triangles (T',3) int32 without those that touch the region `transparent`."""
+        """Triangles (T',3) int32 that do not touch the region `transparent`."""
         triangles = np.asarray(self.triangles)
         return triangles[~np.asarray(self.regions[TRANSPARENT])[triangles].any(axis=1)]
 
 
-def turn_eyes(head: MorphableHead, vertices: Array, gaze: Array) -> jax.Array:
-    """Vertices (V,3) with both eyeballs turned by `gaze` (2,) radians: to the subject's left, and up."""
+def rotate_eyes(head: MorphableHead, vertices: Array, gaze: Array) -> jax.Array:
+    """Vertices (V,3) with both eyeballs rotated by `gaze` (2,) rad: towards the subject's left, and up."""
     left, up = gaze[0], gaze[1]
     yaw = jnp.array([[jnp.cos(left), 0, jnp.sin(left)], [0, 1, 0], [-jnp.sin(left), 0, jnp.cos(left)]])
     pitch = jnp.array([[1, 0, 0], [0, jnp.cos(up), jnp.sin(up)], [0, -jnp.sin(up), jnp.cos(up)]])

@@ -1,6 +1,6 @@
-"""Skin, brows, lips, eyes and hair as vertex colours, painted by anatomy so that every head gets the same albedo modes.
+"""Procedural vertex albedo of skin, brows, lips, eyes and hair, with the same modes for every head.
 
-All colours are sRGB in [0,1]; masks are soft, (V,) in [0,1]; distances are in millimetres.
+Colours are sRGB in [0,1]; masks are soft, (V,) in [0,1]; distances are millimetres.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ ALBEDO_NAMES = (
 )
 
 
-def _soft(distance: np.ndarray, radius: float, edge: float) -> np.ndarray:
-    """1 within `radius`, 0 beyond `radius + edge`, smooth between."""
+def _smoothstep(distance: np.ndarray, radius: float, edge: float) -> np.ndarray:
+    """Smoothstep: 1 within `radius`, 0 beyond `radius + edge`."""
     t = np.clip((radius + edge - distance) / edge, 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -51,7 +51,7 @@ def distance_to_polyline(points: np.ndarray, line: np.ndarray) -> np.ndarray:
 
 
 def inside_polygon(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
-    """Whether each of `points` (V,2) lies inside the closed `polygon` (L,2): bool (V,), even-odd rule."""
+    """Point-in-polygon test by the even-odd rule: (V,) bool for `points` (V,2) and a closed `polygon` (L,2)."""
     x, y = points[:, 0, None], points[:, 1, None]
     (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
     crosses = (y0 > y) != (y1 > y)
@@ -60,7 +60,7 @@ def inside_polygon(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 
 
 def lip_mask(template: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Vertices (V,) bool on the vermilion: inside the outer lip line in front view and no deeper than its corners."""
+    """Mask (V,) bool of the vermilion: inside the outer lip line in front view, not deeper than its corners."""
     outer = landmarks[48:60]
     deepest = min(landmarks[48, 2], landmarks[54, 2]) - 4.0
     return inside_polygon(template[:, :2], outer[:, :2]) & (template[:, 2] > deepest)
@@ -76,19 +76,19 @@ def _skin_masks(template: np.ndarray, landmarks: np.ndarray) -> dict[str, np.nda
     moustache = distance_to_polyline(template, landmarks[48:55])
     below_nose = template[:, 1] < landmarks[33, 1]
     return {
-        "brows": _soft(brows, BROW_HALF_WIDTH_MM - 1.5, 3.0),
+        "brows": _smoothstep(brows, BROW_HALF_WIDTH_MM - 1.5, 3.0),
         "cheeks": np.exp(-((cheek_distance / 18.0) ** 2)) * (template[:, 2] > cheeks[:, 2].min() - 40.0),
-        "beard": np.maximum(_soft(jaw, 22.0, 14.0), _soft(moustache, 12.0, 8.0)) * below_nose,
+        "beard": np.maximum(_smoothstep(jaw, 22.0, 14.0), _smoothstep(moustache, 12.0, 8.0)) * below_nose,
     }
 
 
 def _eye_masks(template: np.ndarray, eyeball: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Iris and pupil (V,) of one eyeball that looks along +z."""
+    """(iris mask (V,), pupil mask (V,)) of one eyeball that looks along +z."""
     center = (template[eyeball].max(0) + template[eyeball].min(0)) / 2
     offset = template - center
     front = eyeball & (offset[:, 2] > 0)
     from_axis = np.linalg.norm(offset[:, :2], axis=1)
-    return _soft(from_axis, IRIS_RADIUS_MM, 0.6) * front, _soft(from_axis, PUPIL_RADIUS_MM, 0.6) * front
+    return _smoothstep(from_axis, IRIS_RADIUS_MM, 0.6) * front, _smoothstep(from_axis, PUPIL_RADIUS_MM, 0.6) * front
 
 
 def _mix(base: np.ndarray, color: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -98,10 +98,15 @@ def _mix(base: np.ndarray, color: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def paint(
     template: np.ndarray, regions: Mapping[str, np.ndarray], landmarks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Albedo mean (V,3), modes (10,V,3) per standard deviation, and the modes' names, as float32.
+    """Paints a head.
 
-    `template` (V,3) mm, `landmarks` (68,3) mm. Of `regions` it reads scalp, lips, mouth, eyeball_L, eyeball_R and,
-    where there is one, teeth.
+    Args:
+        template: (V,3) mm.
+        regions: masks (V,); scalp, lips, mouth, eyeball_L, eyeball_R and, if present, teeth are used.
+        landmarks: (68,3) mm.
+
+    Returns:
+        (mean (V,3) float32, modes (10,V,3) float32 per standard deviation, mode names).
     """
     masks = _skin_masks(template, landmarks)
     eyeballs = regions["eyeball_L"] | regions["eyeball_R"]

@@ -1,7 +1,7 @@
-"""Random photographs of a `MorphableHead` with everything known about them: pure functions of (head, key).
+"""Random rendered photographs of a `MorphableHead` with ground truth, as pure functions of (head, key).
 
-One source for the data sets on disk and for training batches that are rendered inside the step. Pixel coordinates have
-x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
+Used for the data sets on disk and for training batches that are rendered inside the step. Pixel coordinates have x
+right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
 import dataclasses
@@ -15,44 +15,60 @@ from jax import lax
 
 from jaxface.geometry import camera, lighting, mesh, raster
 from jaxface.heads import accessories, background
-from jaxface.heads.morphable import MorphableHead, turn_eyes
+from jaxface.heads.morphable import MorphableHead, rotate_eyes
 
 FACE_MM = 170.0
 NEAR_MM = 50.0
 FARTHEST_MM = 3000.0
 TEXTURE_WAVES = 8
+# Factor on the beard mode of heads with accessories.
 STRONG_BEARD = 3.0
 HAIR_SHARE, GLASSES_SHARE = 0.6, 0.5
+UNTEXTURED_SHARE = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
-class Shot:
-    """How freely heads are photographed: turned by up to `yaw_deg` and `tilt_deg` (pitch and roll), from `nearest_mm`
-    on; `occluded`, the share of pictures in which something is held in front of the head; and `dressed`, those in which
-    a beard may be strong, hair hang into the face and glasses be worn."""
+class CaptureConfig:
+    """Distribution of capture conditions.
+
+    Attributes:
+        yaw_deg: maximum yaw.
+        tilt_deg: maximum pitch and roll.
+        nearest_mm: minimum camera distance.
+        occluded: probability of occluders in front of the head.
+        accessories: probability of strong beards, hair in front of the face and glasses.
+    """
 
     yaw_deg: float = 60.0
     tilt_deg: float = 30.0
     nearest_mm: float = 350.0
     occluded: float = 0.35
-    dressed: float = 0.0
+    accessories: float = 0.0
 
 
-ANYHOW = Shot()
-DRESSED = Shot(dressed=0.6)
-PORTRAIT = Shot(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
+UNCONSTRAINED = CaptureConfig()
+WITH_ACCESSORIES = CaptureConfig(accessories=0.6)
+PORTRAIT = CaptureConfig(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
 
 
 @flax.struct.dataclass
 class Scene:
-    """What is in front of the camera. I, E, A: modes of the head.
+    """Parameters of a scene; I, E, A are the numbers of modes of the head.
 
-    identity (I,), expression (E,), albedo (A,), gaze (2,) rad; rotation (3,3) and translation (3,) mm of the head frame
-    into camera space (`camera.to_camera`); focal_px (), center_px (2,); light (9,3) SH; sun (2,3) direction and colour
-    in a y-up frame facing the viewer; gloss (); exposure () mean brightness of the head; hair (3,) sRGB; tone (3,)
-    factor of the skin's colour; plain (2,) shares by which brows, lips and hair, and by which the eyes fade into skin;
-    occluded and dressed () chances that something is held in front, and that hair or glasses are; key for textures and
-    surroundings.
+    Attributes:
+        identity, expression, albedo: (I,), (E,), (A,) coefficients.
+        gaze: (2,) rad, see `morphable.rotate_eyes`.
+        rotation, translation: (3,3) and (3,) mm, head frame to camera space (`camera.to_camera`).
+        focal_px, center_px: () and (2,).
+        light: (9,3) spherical-harmonics coefficients.
+        sun: (2,3) direction and colour of a directional light, in a y-up frame facing the viewer.
+        gloss: () strength of its highlight.
+        exposure: () mean brightness of the head.
+        hair: (3,) sRGB.
+        tone: (3,) factor on the skin colour.
+        fade: (2,) how far brows, lips and hair, and how far the eyes, are faded to the skin colour.
+        occluded, accessories: () probabilities of occluders and of accessories.
+        key: random key of textures and surroundings.
     """
 
     identity: jax.Array
@@ -69,16 +85,22 @@ class Scene:
     exposure: jax.Array
     hair: jax.Array
     tone: jax.Array
-    plain: jax.Array
+    fade: jax.Array
     occluded: jax.Array
-    dressed: jax.Array
+    accessories: jax.Array
     key: jax.Array
 
 
 @flax.struct.dataclass
-class Picture:
-    """A rendered scene: image (S,S,3) in [0,1], depth (S,S) mm with 0 where there is no head, points (V,3) in camera
-    space and points_px (V,2)."""
+class Rendering:
+    """A rendered scene.
+
+    Attributes:
+        image: (S,S,3) in [0,1].
+        depth: (S,S) mm, 0 for background.
+        points: (V,3) mm, vertices in camera space.
+        points_px: (V,2), projected vertices.
+    """
 
     image: jax.Array
     depth: jax.Array
@@ -87,12 +109,12 @@ class Picture:
 
 
 def renderable(head: MorphableHead) -> MorphableHead:
-    """The head with only the triangles that are drawn; done once, on the host."""
+    """The head without transparent triangles; call it once, on the host."""
     return head.replace(triangles=head.opaque_triangles())
 
 
 def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """A sparse, mostly symmetric expression (E,) of at most three full modes' strength."""
+    """Random expression weights (E,), sparse, mostly symmetric, with a sum of at most 3 before the jaw."""
     twin = {name: i for i, name in enumerate(names)}
     first = np.array([min(i, twin.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
     k = jax.random.split(key, 5)
@@ -100,22 +122,22 @@ def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
     weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[first], weights)
     weights /= jnp.maximum(1.0, weights.sum() / 3.0)
     jaw = names.index("jawOpen")
-    opened = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
-    weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opened))
-    if "mouthClose" in names:  # it closes the lips of an open jaw; alone it pushes them through each other
+    opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
+    weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
+    if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
         close = names.index("mouthClose")
         weights = weights.at[close].min(weights[jaw])
     return weights
 
 
-def _pose(key: jax.Array, middle: jax.Array, size: int, shot: Shot) -> dict[str, jax.Array]:
-    """Rotation, distance (up to 3 m), focal length and framing of the face's `middle` (3,)."""
+def _pose(key: jax.Array, middle: jax.Array, size: int, capture: CaptureConfig) -> dict[str, jax.Array]:
+    """Random rotation, distance (up to `FARTHEST_MM`), focal length and framing of the face centre `middle` (3,)."""
     k = jax.random.split(key, 6)
     spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
-    pitch, roll = jnp.deg2rad(shot.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
-    yaw = jnp.deg2rad(shot.yaw_deg) * spread[0, 0]
+    pitch, roll = jnp.deg2rad(capture.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
+    yaw = jnp.deg2rad(capture.yaw_deg) * spread[0, 0]
     rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
-    distance = shot.nearest_mm * (FARTHEST_MM / shot.nearest_mm) ** jax.random.uniform(k[1])
+    distance = capture.nearest_mm * (FARTHEST_MM / capture.nearest_mm) ** jax.random.uniform(k[1])
     share = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
     center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
     ahead = jnp.array([0.0, 0.0, 1.0]) * distance
@@ -127,8 +149,8 @@ def _pose(key: jax.Array, middle: jax.Array, size: int, shot: Shot) -> dict[str,
     }
 
 
-def _look(key: jax.Array) -> dict[str, jax.Array]:
-    """Light, skin tone and hair; one in seven is a statue, whatever its colour, without brows, lips and irises."""
+def _appearance(key: jax.Array) -> dict[str, jax.Array]:
+    """Random light, skin tone and hair; 15 % of the heads are untextured, like statues of any colour."""
     k = jax.random.split(key, 12)
     ambient = jax.random.uniform(k[0], minval=0.35, maxval=1.0)
     light = 0.18 * jax.random.normal(k[1], (9, 1)) + 0.03 * jax.random.normal(k[2], (9, 3))
@@ -137,8 +159,8 @@ def _look(key: jax.Array) -> dict[str, jax.Array]:
     color = jax.random.uniform(k[4], maxval=0.8) * (1.0 + 0.12 * jax.random.normal(k[5], (3,)))
     dark = jax.random.uniform(k[6], minval=0.35, maxval=1.15)
     fade = jax.random.uniform(k[8], (4,))
-    plaster = fade[0] < 0.15
-    tint = jnp.where(plaster, jax.random.uniform(k[11], (3,), minval=-0.8, maxval=0.4), 0.0)
+    untextured = fade[0] < UNTEXTURED_SHARE
+    tint = jnp.where(untextured, jax.random.uniform(k[11], (3,), minval=-0.8, maxval=0.4), 0.0)
     return {
         "light": light.at[0].add(ambient / lighting.sh_basis(jnp.array([0.0, 0.0, 1.0]))[0]),
         "sun": jnp.stack([direction, color]),
@@ -146,49 +168,49 @@ def _look(key: jax.Array) -> dict[str, jax.Array]:
         "exposure": jax.random.uniform(k[10], minval=0.2, maxval=0.6),
         "hair": jax.random.uniform(k[9]) ** 2 * jnp.array([0.75, 0.62, 0.48]) + 0.05,
         "tone": dark ** jnp.array([0.8, 1.0, 1.15]) * jnp.exp(tint),
-        "plain": jnp.where(plaster, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < 0.4), 0.0])),
+        "fade": jnp.where(untextured, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < 0.4), 0.0])),
     }
 
 
-def sample_scene(head: MorphableHead, key: jax.Array, size: int, shot: Shot = ANYHOW) -> Scene:
-    """A random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` picture."""
+def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: CaptureConfig = UNCONSTRAINED) -> Scene:
+    """Random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` image."""
     k = jax.random.split(key, 8)
     middle = head.landmark_points(head.template, "68").mean(0)
     strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
     albedo = jax.random.normal(k[3], (len(head.albedo_names),))
-    if shot.dressed and "beard" in head.albedo_names:
-        grown = jax.random.bernoulli(jax.random.fold_in(k[3], 1), shot.dressed / 2)
-        albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(grown, STRONG_BEARD, 1.0))
+    if capture.accessories and "beard" in head.albedo_names:
+        strong_beard = jax.random.bernoulli(jax.random.fold_in(k[3], 1), capture.accessories / 2)
+        albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(strong_beard, STRONG_BEARD, 1.0))
     return Scene(
         identity=strength * jax.random.normal(k[1], (len(head.identity_names),)),
         expression=_expression(k[2], head.expression_names),
         albedo=albedo,
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
-        occluded=jnp.float32(shot.occluded),
-        dressed=jnp.float32(shot.dressed),
+        occluded=jnp.float32(capture.occluded),
+        accessories=jnp.float32(capture.accessories),
         key=k[7],
-        **_pose(k[5], middle, size, shot),
-        **_look(k[6]),
+        **_pose(k[5], middle, size, capture),
+        **_appearance(k[6]),
     )
 
 
 def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
-    """Albedo (V,3): the head's own, its hair recoloured, faded towards plain skin, toned and mottled."""
+    """Vertex albedo (V,3): the head's, with recoloured hair, faded towards the skin colour, toned and mottled."""
     k = jax.random.split(scene.key, 4)
     albedo = head.colors(scene.albedo)
     albedo = jnp.where(head.regions["scalp"][:, None], scene.hair, albedo)
     eyes = (head.regions["eyeball_L"] | head.regions["eyeball_R"])[:, None]
     skin = albedo[head.landmarks["68"][0][30, 0]]
-    albedo += jnp.where(eyes, scene.plain[1], scene.plain[0]) * (skin - albedo)
+    albedo += jnp.where(eyes, scene.fade[1], scene.fade[0]) * (skin - albedo)
     waves = jax.random.normal(k[0], (TEXTURE_WAVES, 3)) * 0.25 * jax.random.uniform(k[1], (TEXTURE_WAVES, 1)) ** 2
     phase = jax.random.uniform(k[2], (TEXTURE_WAVES,), maxval=6.28)
     mottle = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
-    albedo *= jnp.where(eyes, scene.tone ** scene.plain[1], scene.tone)
+    albedo *= jnp.where(eyes, scene.tone ** scene.fade[1], scene.tone)
     return albedo * (1.0 + 0.3 * jax.random.uniform(k[3]) * mottle)
 
 
 def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
-    """Colours (S,S,3) of interpolated albedo and y-up normals (S,S,6): harmonics, one sun, and its highlight."""
+    """Shades interpolated albedo and y-up normals (S,S,6): SH and directional diffuse light, Blinn-Phong highlight."""
     albedo, normals = surface[..., :3], surface[..., 3:]
     normals /= jnp.sqrt((normals * normals).sum(-1, keepdims=True) + 1e-12)
     direction, color = scene.sun
@@ -199,35 +221,39 @@ def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
     return albedo * diffuse + scene.gloss * color * highlight
 
 
-def _facing(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
-    """Triangles (T,3) with those that face away made empty: half the work, as nothing is seen from inside."""
+def _cull_back_faces(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
+    """Triangles (T,3) with back faces made degenerate, which halves the work of the rasteriser."""
     a, b, c = (points_px[triangles[:, corner]] for corner in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     return jnp.where(area[:, None] < 0, triangles, 0)
 
 
-def place(head: MorphableHead, scene: Scene) -> tuple[jax.Array, jax.Array]:
-    """The head's vertices (V,3) mm in its own frame, and where the camera of `scene` sees them: (V,2) px."""
-    vertices = turn_eyes(head, head.shape(scene.identity, scene.expression), scene.gaze)
+def project_vertices(head: MorphableHead, scene: Scene) -> tuple[jax.Array, jax.Array]:
+    """(vertices (V,3) mm in the head frame, projected vertices (V,2) px) of `scene`."""
+    vertices = rotate_eyes(head, head.shape(scene.identity, scene.expression), scene.gaze)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
     return vertices, camera.project(points, scene.focal_px, scene.center_px)
 
 
-def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None = None) -> Picture:
-    """The photograph of `scene` (S = `size`), or its part that `crop` (2,3), a map of picture to crop pixels, shows.
+def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None = None) -> Rendering:
+    """Renders `scene` into an S x S image, S = `size`.
 
-    `head` is one made by `renderable`.
+    Args:
+        head: from `renderable`.
+        scene: from `sample_scene`.
+        size: side of the image or crop.
+        crop: optional affine map (2,3) from image to crop pixels; only the crop is rendered.
     """
-    vertices, points_px = place(head, scene)
+    vertices, points_px = project_vertices(head, scene)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
     if crop is not None:
         points_px = points_px @ crop[:, :2].T + crop[:, 2]
-    facing = _facing(head.triangles, points_px)
-    seen = raster.rasterize(points_px, points[:, 2], facing, size, size, near=NEAR_MM)
+    front_faces = _cull_back_faces(head.triangles, points_px)
+    visibility = raster.rasterize(points_px, points[:, 2], front_faces, size, size, near=NEAR_MM)
     normals = mesh.vertex_normals(vertices, head.triangles) @ scene.rotation.T
     attributes = jnp.concatenate([_vertex_colors(head, scene), normals, points[:, 2:]], axis=-1)
-    surface = raster.interpolate(attributes, points_px, points[:, 2], head.triangles, seen.triangle_id)
-    covered = seen.triangle_id >= 0
+    surface = raster.interpolate(attributes, points_px, points[:, 2], head.triangles, visibility.triangle_id)
+    covered = visibility.triangle_id >= 0
     k = jax.random.split(scene.key, 3)
     middle = head.landmark_points(points_px, "68").mean(0)
     scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
@@ -235,12 +261,14 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
     brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
-    image = _dressed(head, scene, jnp.where(covered[..., None], exposed, behind), vertices, surface[..., 6], crop)
+    image = _add_accessories(
+        head, scene, jnp.where(covered[..., None], exposed, behind), vertices, surface[..., 6], crop
+    )
     image = background.expose(k[2], background.occlude(k[1], image, scene.occluded))
-    return Picture(image, surface[..., 6], points, points_px)
+    return Rendering(image, surface[..., 6], points, points_px)
 
 
-def _dressed(
+def _add_accessories(
     head: MorphableHead,
     scene: Scene,
     image: jax.Array,
@@ -248,9 +276,9 @@ def _dressed(
     depth: jax.Array,
     crop: jax.Array | None,
 ) -> jax.Array:
-    """`image` (S,S,3) with the hair and the glasses that the scene may have."""
+    """Draws the hair and glasses of the scene over `image` (S,S,3)."""
     k = jax.random.split(jax.random.fold_in(scene.key, 1), 5)
-    worn = jax.random.bernoulli(k[0], scene.dressed)
+    present = jax.random.bernoulli(k[0], scene.accessories)
     landmarks = head.landmark_points(vertices, "68")
     rays = accessories.rays(len(image), scene.focal_px, scene.center_px, crop)
     view = accessories.View(rays, scene.rotation, scene.translation, depth)
@@ -262,21 +290,21 @@ def _dressed(
         return accessories.hair(k[2], image, view, landmarks, scene.hair)
 
     for share, key, draw in ((GLASSES_SHARE, k[3], glasses), (HAIR_SHARE, k[4], hair)):
-        image = lax.cond(worn & jax.random.bernoulli(key, share), draw, lambda image: image, image)
+        image = lax.cond(present & jax.random.bernoulli(key, share), draw, lambda image: image, image)
     return image
 
 
 def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Random points of the face's surface as (vertices (count,3) int32, weights (count,3)), uniform over triangles."""
+    """Random face points, uniform over triangles: (vertices (count,3) int32, barycentric weights (count,3))."""
     faces = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
     which, where = jax.random.split(key)
-    counted = jnp.cumsum(faces)
-    chosen = jnp.searchsorted(counted, jax.random.randint(which, (count,), 1, counted[-1] + 1))
+    cumulative = jnp.cumsum(faces)
+    chosen = jnp.searchsorted(cumulative, jax.random.randint(which, (count,), 1, cumulative[-1] + 1))
     return jnp.asarray(head.triangles)[chosen], jax.random.dirichlet(where, jnp.ones(3), (count,))
 
 
 def face_box(head: MorphableHead, points_px: jax.Array) -> jax.Array:
-    """The face's extent (4,) = x0, y0, x1, y1, hairline to chin and side to side."""
+    """Extent (4,) x0, y0, x1, y1 of the face: hairline to chin and side to side."""
     inside = jnp.asarray(head.regions["face"])[:, None]
     low = jnp.where(inside, points_px, jnp.inf).min(0)
     return jnp.concatenate([low, jnp.where(inside, points_px, -jnp.inf).max(0)])

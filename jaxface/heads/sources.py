@@ -1,4 +1,4 @@
-"""Heads by name: where each comes from and what it needs from the user."""
+"""Head models by name."""
 
 from jaxface.errors import UserError
 from jaxface.heads.bfm import load_bfm
@@ -11,19 +11,24 @@ NAMES = ("procedural", "ict", "bfm", "flame")
 
 
 def load_head(name: str, path: str = "") -> MorphableHead:
-    """The head `procedural` (embedded, no path), `ict`, `bfm` or `flame` (from `path`). UserError: what is missing."""
+    """Loads a head model: `procedural` (embedded), or `ict`, `bfm`, `flame` from `path`.
+
+    Raises UserError for an unknown name, a missing path or an unreadable file.
+    """
     if name == "procedural":
         return procedural_head()
     if name == "ict":
         if not path:
-            raise UserError("head 'ict' needs the path of ICT-FaceKit: its FaceXModel folder or an .npz of its arrays")
+            raise UserError(
+                "head 'ict': no path given; give the FaceXModel folder of ICT-FaceKit or an .npz of its arrays"
+            )
         return load_ict(path)
     if name == "bfm":
         if not path:
-            raise UserError("head 'bfm' needs the path of a Basel Face Model: BFM_model_front.mat, an .h5, or a folder")
+            raise UserError("head 'bfm': no path given; give BFM_model_front.mat, an .h5 of the model, or its folder")
         return load_bfm(path)
     if name == "flame":
         if not path:
-            raise UserError("head 'flame' needs the path of a FLAME model: its .pkl or .npz file")
+            raise UserError("head 'flame': no path given; give the .pkl or .npz file of FLAME")
         return load_flame(path).head
     raise UserError(f"unknown head {name!r}; choose one of {', '.join(NAMES)}")

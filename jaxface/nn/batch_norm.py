@@ -1,4 +1,4 @@
-"""Batch normalisation as PyTorch has it, optionally over all devices."""
+"""Batch normalisation with PyTorch's semantics, optionally synchronised over devices."""
 
 import flax.linen as nn
 import jax
@@ -6,15 +6,16 @@ import jax.numpy as jnp
 from jax import lax
 
 EPSILON = 1e-5
-# What is kept of the running statistics at each step; PyTorch calls 1 minus this the momentum.
-KEPT = 0.9
+# PyTorch's default: the weight of the new batch in the running statistics.
+MOMENTUM = 0.1
 
 
 class BatchNorm(nn.Module):
-    """(…,C) normalised per channel by the batch's statistics in training, by the running ones otherwise.
+    """Normalises (…,C) per channel, with batch statistics in training and running statistics otherwise.
 
-    The running variance is the unbiased one, as in PyTorch (flax: biased). With `axis_name` the statistics are those of
-    all devices of that axis. Parameters `scale`, `bias`, and `mean`, `var` in "batch_stats", all (C,) float32.
+    The running variance is unbiased, as in PyTorch (flax uses the biased one). If `axis_name` is given, statistics are
+    averaged over that device axis. Parameters: `scale` and `bias`; collection "batch_stats": `mean` and `var`; all
+    (C,) float32.
     """
 
     axis_name: str | None = None
@@ -32,13 +33,13 @@ class BatchNorm(nn.Module):
             mean, var, count = self._statistics(x)
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = KEPT * running_mean.value + (1 - KEPT) * mean
-                running_var.value = KEPT * running_var.value + (1 - KEPT) * unbiased
+                running_mean.value = (1 - MOMENTUM) * running_mean.value + MOMENTUM * mean
+                running_var.value = (1 - MOMENTUM) * running_var.value + MOMENTUM * unbiased
         factor = scale * lax.rsqrt(var + EPSILON)
         return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean, biased variance and the number of values of each channel."""
+        """Returns (mean (C,), biased variance (C,), number of values per channel)."""
         values = x.astype(jnp.float32)
         axes = tuple(range(x.ndim - 1))
         moments = values.mean(axes), (values * values).mean(axes)

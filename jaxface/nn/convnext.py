@@ -1,6 +1,6 @@
 """ConvNeXt V1 (Liu et al., CVPR 2022) and V2 (Woo et al., CVPR 2023), NHWC.
 
-Matches `models/convnext.py` and `models/convnextv2.py` of the official repositories and timm's `convnext.py`.
+Source: `models/convnext.py` and `models/convnextv2.py` of the official repositories and timm's `convnext.py`.
 """
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxface.nn.depthwise import Depthwise
 from jaxface.nn.mlp import gelu
 
-# timm's names: blocks per stage and channels per stage.
+# timm's size names: (blocks per stage, channels per stage).
 SIZES = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
     "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
@@ -27,9 +27,10 @@ INIT = nn.initializers.normal(0.02)
 
 
 class PatchEmbedding(nn.Module):
-    """Convolution with kernel = stride = `size` and no padding, as one matrix product: (B,H,W,C) to (B,H//s,W//s,D).
+    """Non-overlapping patch embedding, (B,H,W,C) to (B,H//size,W//size,width), as one matrix product.
 
-    Rows and columns that fill no whole patch are dropped, as PyTorch does. The kernel is (size,size,C,D), D = `width`.
+    Equivalent to a convolution with kernel and stride `size` and no padding: rows and columns that do not fill a patch
+    are dropped, as in PyTorch. The kernel has shape (size,size,C,width).
     """
 
     width: int
@@ -42,27 +43,27 @@ class PatchEmbedding(nn.Module):
         size, rows, columns = self.size, height // self.size, width // self.size
         kernel = self.param("kernel", INIT, (size, size, channels, self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
-        whole = image[:, : rows * size, : columns * size].astype(self.dtype)
-        patches = whole.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
+        cropped = image[:, : rows * size, : columns * size].astype(self.dtype)
+        patches = cropped.reshape(batch, rows, size, columns, size, channels).swapaxes(2, 3)
         return patches.reshape(batch, rows, columns, -1) @ kernel.reshape(-1, self.width) + bias
 
 
 class GlobalResponseNorm(nn.Module):
-    """V2's competition between channels, over H and W of (B,H,W,C); scale and bias start at zero."""
+    """Global response normalisation of (B,H,W,C) (ConvNeXt V2, §3); scale and bias are initialised to zero."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.zeros, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2), keepdims=True)
-        # Double where: the gradient of the norm of an all-zero channel is 0, as in PyTorch, and not NaN.
+        # Double where: the gradient of the norm of an all-zero channel is 0, as in PyTorch, instead of NaN.
         norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
         relative = norm / (norm.mean(-1, keepdims=True) + EPSILON)
         return x + (scale * (x * relative) + bias).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, C to 4C, GELU, 4C to C, layer scale (V1) or response norm (V2), residual."""
+    """ConvNeXt block: depthwise 7x7, LayerNorm, C to 4C, GELU, 4C to C, layer scale (V1) or GRN (V2), residual."""
 
     version: int = 1
     drop_path: float = 0.0
@@ -84,12 +85,20 @@ class Block(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """The backbone without a classifier: image (B,H,W,3), normalised, to pooled features (B,C) and each stage's map.
+    """ConvNeXt backbone without classifier: normalised image (B,H,W,3) to (pooled features (B,C), feature maps).
 
-    `depths`, `dims`: as in `SIZES`. The maps (B,h,w,C) are not normalised; with `final_norm` the pooled mean of the
-    last one is, as before the official classifier. `drop_path`: rate of the last block, growing linearly from 0 at the
-    first; per sample, in training only, drawn from the "dropout" stream. `layer_scale`: V1's initial one. `dtype` is
-    that of the computation; parameters are float32. Sizes that 32 does not divide are floored as in PyTorch.
+    The list of feature maps has one (B,h,w,C) per stage, not normalised. Sides that are not multiples of 32 are
+    floored, as in PyTorch.
+
+    Attributes:
+        depths: blocks per stage, see `SIZES`.
+        dims: channels per stage.
+        version: 1 or 2.
+        drop_path: stochastic depth rate of the last block; the rate grows linearly from 0 at the first block. Applied
+            per sample, in training only, from the "dropout" random stream.
+        layer_scale: initial layer scale (version 1).
+        final_norm: applies LayerNorm to the pooled features, as before the official classifier.
+        dtype: of the computation; parameters are float32.
     """
 
     depths: tuple[int, ...]
@@ -103,19 +112,19 @@ class ConvNeXt(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, list[jax.Array]]:
         maps: list[jax.Array] = []
-        x, done, last = image, 0, max(sum(self.depths) - 1, 1)
+        x, block_index, last_index = image, 0, max(sum(self.depths) - 1, 1)
         for stage, (depth, width) in enumerate(zip(self.depths, self.dims, strict=True)):
-            x = self._reduce(x, stage, width)
+            x = self._downsample(x, stage, width)
             for index in range(depth):
-                rate = self.drop_path * done / last
+                rate = self.drop_path * block_index / last_index
                 x = Block(self.version, rate, self.layer_scale, self.dtype, name=f"stage{stage}_block{index}")(x, train)
-                done += 1
+                block_index += 1
             maps.append(x)
         pooled = x.astype(jnp.float32).mean((1, 2))
         return (nn.LayerNorm(epsilon=EPSILON, name="norm")(pooled) if self.final_norm else pooled), maps
 
-    def _reduce(self, x: jax.Array, stage: int, width: int) -> jax.Array:
-        """The stem (patches, then norm) or a downsampling (norm, then patches)."""
+    def _downsample(self, x: jax.Array, stage: int, width: int) -> jax.Array:
+        """Stem (patch embedding, then norm) or downsampling layer (norm, then patch embedding)."""
         if stage == 0:
             x = PatchEmbedding(width, 4, self.dtype, name="stem")(x)
             return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name="stem_norm")(x)

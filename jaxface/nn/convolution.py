@@ -1,8 +1,8 @@
-"""Convolution as PyTorch pads it, quick on CPUs as well, where large 3x3 ones are `winograd`'s.
+"""Convolution with PyTorch's padding and CPU-specific implementations of its forward pass and gradients.
 
-On a CPU XLA takes up to five times as long for the gradient of a kernel as for the convolution itself. There it is
-written as matrix products over a few rows at a time, so that what is multiplied stays in the processor's cache.
-GPUs and TPUs keep XLA's form.
+On CPUs XLA needs up to five times as long for the kernel gradient of a convolution as for the convolution itself.
+There the gradient is computed as matrix products over a few rows at a time, so that the operands stay in cache, and
+large 3x3 convolutions use `winograd`. GPUs and TPUs use XLA's convolution.
 """
 
 import functools
@@ -14,9 +14,9 @@ from jax import lax
 
 from jaxface.nn import winograd
 
-# So many numbers of the input, or of the output, are taken at a time, or as many as the kernel has: half a megabyte.
+# Elements of the input or of the output per matrix product (half a megabyte of float32), unless the kernel is larger.
 CHUNK = 2**17
-# With fewer channels, as a picture has, all places of the kernel are in one product.
+# Below this number of input channels (images) all taps of the kernel go into one matrix product.
 FEW_CHANNELS = 8
 
 
@@ -39,50 +39,51 @@ def _kernel_gradient_products(image: jax.Array, cotangent: jax.Array, size: int,
     batch, height, width, outputs = cotangent.shape
     across, channels = image.shape[2:]
     row = max(stride * across * channels, width * outputs)
-    # The sum is as large as the kernel, and each part of it is added in turn.
-    most = max(CHUNK, size**2 * channels * outputs)
-    rows = _part(height, most // row)
-    images = _part(batch, most // (rows * row)) if rows == height else 1
+    # The accumulator has the size of the kernel and is read and written once per chunk.
+    chunk = max(CHUNK, size**2 * channels * outputs)
+    rows = _largest_divisor(height, chunk // row)
+    images = _largest_divisor(batch, chunk // (rows * row)) if rows == height else 1
     bands, down = height // rows, stride * (rows - 1) + 1
-    # The rows of the kernel that one product takes.
-    together = size if channels < FEW_CHANNELS else 1
+    # Kernel rows per matrix product.
+    kernel_rows = size if channels < FEW_CHANNELS else 1
 
     def add(total: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         first, top = number // bands * images, number % bands * rows
-        seen = lax.dynamic_slice(image, (first, stride * top, 0, 0), (images, down + size - 1, across, channels))
-        given = lax.dynamic_slice(cotangent, (first, top, 0, 0), (images, rows, width, outputs))
-        columns = [seen[:, :, x : x + stride * (width - 1) + 1 : stride] for x in range(size)]
-        if together > 1:
+        image_rows = lax.dynamic_slice(image, (first, stride * top, 0, 0), (images, down + size - 1, across, channels))
+        cotangent_rows = lax.dynamic_slice(cotangent, (first, top, 0, 0), (images, rows, width, outputs))
+        columns = [image_rows[:, :, x : x + stride * (width - 1) + 1 : stride] for x in range(size)]
+        if kernel_rows > 1:
             columns = [column[:, y : y + down : stride] for y in range(size) for column in columns]
         columns = lax.optimization_barrier(jnp.concatenate(columns, -1))
-        places = [columns] if together > 1 else [columns[:, y : y + down : stride] for y in range(size)]
-        return total + jnp.stack([jnp.tensordot(given, place, ((0, 1, 2),) * 2) for place in places]), None
+        taps = [columns] if kernel_rows > 1 else [columns[:, y : y + down : stride] for y in range(size)]
+        products = [jnp.tensordot(cotangent_rows, tap, ((0, 1, 2),) * 2) for tap in taps]
+        return total + jnp.stack(products), None
 
-    nothing = jnp.zeros((size // together, outputs, together * size * channels), image.dtype)
-    total, _ = lax.scan(add, nothing, jnp.arange(batch // images * bands))
-    kernel = total.reshape(size // together, outputs, together, size, channels).transpose(0, 2, 3, 4, 1)
+    zeros = jnp.zeros((size // kernel_rows, outputs, kernel_rows * size * channels), image.dtype)
+    total, _ = lax.scan(add, zeros, jnp.arange(batch // images * bands))
+    kernel = total.reshape(size // kernel_rows, outputs, kernel_rows, size, channels).transpose(0, 2, 3, 4, 1)
     return kernel.reshape(size, size, channels, outputs)
 
 
-def _part(count: int, most: int) -> int:
-    """The greatest divisor of `count` up to `most`, at least 1."""
+def _largest_divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that does not exceed `most`, at least 1."""
     return max(n for n in range(1, count + 1) if count % n == 0 and n <= max(most, 1))
 
 
 def convolve(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """image (B,H,W,C) convolved with kernel (K,K,C,D), K odd, zeros around: (B,h,w,D).
+    """Convolution of image (B,H,W,C) with kernel (K,K,C,D), K odd, zero padding K//2: (B,h,w,D).
 
-    h and w are H and W over `stride`, rounded up: outputs are centred on pixels 0, stride, … as in PyTorch.
-    Differentiable once in both arrays (reverse mode).
+    h = ceil(H/stride) and w = ceil(W/stride): outputs are centred on pixels 0, stride, … as in PyTorch. Supports
+    first-order reverse-mode differentiation in both arrays.
     """
     if kernel.shape[0] == 1 and stride > 1:
-        # The barrier is to keep XLA for GPUs from fusing the slice into the product, over which jaxlib 0.11 aborts.
+        # The barrier keeps XLA:GPU from fusing the slice into the matrix product, on which jaxlib 0.11 aborts.
         image, stride = lax.optimization_barrier(image[:, ::stride, ::stride]), 1
     return _spatial(image, kernel, stride)
 
 
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """x (B,…,C) times matrix (C,D), a convolution of one pixel: (B,…,D)."""
+    """Product of x (B,…,C) and matrix (C,D), as a 1x1 convolution: (B,…,D)."""
     rows = x.reshape(x.shape[0], -1, 1, x.shape[-1])
     return convolve(rows, matrix[None, None]).reshape(*x.shape[:-1], matrix.shape[-1])
 
@@ -111,8 +112,8 @@ def _image_gradient(image: jax.Array, cotangent: jax.Array, kernel: jax.Array, s
 def _backward(stride, residuals, cotangent):
     image, kernel = residuals
     products, plain = (
-        functools.partial(form, size=kernel.shape[0], stride=stride)
-        for form in (_kernel_gradient_products, _kernel_gradient_plain)
+        functools.partial(implementation, size=kernel.shape[0], stride=stride)
+        for implementation in (_kernel_gradient_products, _kernel_gradient_plain)
     )
     kernel_gradient = lax.platform_dependent(image, cotangent, cpu=products, default=plain)
     return _image_gradient(image, cotangent, kernel, stride), kernel_gradient
@@ -122,7 +123,7 @@ _spatial.defvjp(_forward, _backward)
 
 
 class Conv(nn.Module):
-    """Convolution with kernel (size,size,C,width), and `bias` (width,) where wanted: (B,H,W,C) to (B,h,w,width)."""
+    """Convolution layer, (B,H,W,C) to (B,h,w,width); parameters `kernel` (size,size,C,width) and `bias` (width,)."""
 
     width: int
     size: int
@@ -141,7 +142,7 @@ class Conv(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """A linear map of the last axis with bias, kernel (C,width): (B,…,C) to (B,…,width). As flax's Dense otherwise."""
+    """Linear layer over the last axis, (B,…,C) to (B,…,width); parameters as in `flax.linen.Dense`."""
 
     width: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()

@@ -1,9 +1,9 @@
-"""Depthwise convolution that is fast on CPUs as well.
+"""Depthwise convolution with a CPU-specific implementation.
 
-XLA's grouped convolution takes 15-50 times PyTorch's time on a CPU. There the sum over the kernel's taps is written
-out: each tap is one shifted multiply-add, and XLA fuses all of them into one loop. GPUs and TPUs keep the grouped form,
-but for the kernel's gradient, which is quicker by taps on GPUs as well (an H100: 0.84 instead of 2.2 ms at 32x32x32 of
-128 pictures).
+On CPUs XLA's grouped convolution needs 15-50 times as long as PyTorch's. There the sum over the taps of the kernel is
+unrolled: each tap is a shifted multiply-add, and XLA fuses all of them into one loop. GPUs and TPUs use the grouped
+convolution, except for the kernel gradient, which the unrolled form computes faster on GPUs as well (H100, 128 images
+of 32x32x32: 0.84 instead of 2.2 ms).
 """
 
 import functools
@@ -25,7 +25,7 @@ def _taps(image: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     height, width = image.shape[1:3]
     size = kernel.shape[0]
     padded = _pad(image, size)
-    # Small maps are quicker when the padding is written to memory first; large ones when it is fused into the taps.
+    # Small maps are faster if the padded image is materialised; large ones if the padding is fused into the taps.
     if height * width <= 14 * 14:
         padded = lax.optimization_barrier(padded)
     shifted = (
@@ -59,7 +59,7 @@ def _kernel_gradient_taps(image: jax.Array, cotangent: jax.Array, size: int) -> 
 
     rows = []
     for y in range(size):
-        # One variadic reduction per kernel row reads the cotangent once for `size` taps.
+        # One variadic reduction per kernel row reads the cotangent once for all its taps.
         products = tuple(padded[:, y : y + height, x : x + width] * cotangent for x in range(size))
         rows.append(jnp.stack(lax.reduce(products, (zero,) * size, add, (0, 1, 2))))
     return jnp.stack(rows)[:, :, None]
@@ -72,12 +72,13 @@ def _kernel_gradient_grouped(image: jax.Array, cotangent: jax.Array, size: int) 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(image: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Each channel of image (B,H,W,C) convolved with its own kernel (K,K,1,C), K odd, zeros around: (B,h,w,C).
+    """Depthwise convolution of image (B,H,W,C) with kernel (K,K,1,C), K odd, zero padding K//2: (B,h,w,C).
 
-    h and w are H and W over `stride`, rounded up: outputs are centred on pixels 0, stride, … as in PyTorch. The form is
-    chosen for the platform at lowering. Differentiable once in both arrays (reverse mode).
+    h = ceil(H/stride) and w = ceil(W/stride): outputs are centred on pixels 0, stride, … as in PyTorch. The
+    implementation is chosen per platform when the program is lowered. Supports first-order reverse-mode
+    differentiation in both arrays.
     """
-    taps, grouped = (functools.partial(form, stride=stride) for form in (_taps, _grouped))
+    taps, grouped = (functools.partial(implementation, stride=stride) for implementation in (_taps, _grouped))
     return lax.platform_dependent(image, kernel, cpu=taps, default=grouped)
 
 
@@ -88,18 +89,19 @@ def _forward(image, kernel, stride):
 def _backward(stride, residuals, cotangent):
     image, kernel = residuals
     size = kernel.shape[0]
-    cotangent = _spread(cotangent, image.shape, stride)
-    taps, grouped = (functools.partial(form, size=size) for form in (_kernel_gradient_taps, _kernel_gradient_grouped))
+    cotangent = _dilate(cotangent, image.shape, stride)
+    taps = functools.partial(_kernel_gradient_taps, size=size)
+    grouped = functools.partial(_kernel_gradient_grouped, size=size)
     kernel_gradient = lax.platform_dependent(image, cotangent, tpu=grouped, default=taps)
     return depthwise(cotangent, kernel[::-1, ::-1]), kernel_gradient
 
 
-def _spread(cotangent: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
-    """The cotangent of all outputs at stride 1, of which a stride keeps some."""
+def _dilate(cotangent: jax.Array, shape: tuple[int, ...], stride: int) -> jax.Array:
+    """Cotangent of the stride-1 output: zero at the outputs that `stride` skips."""
     if stride == 1:
         return cotangent
-    rest = [full - 1 - stride * (kept - 1) for full, kept in zip(shape[1:3], cotangent.shape[1:3], strict=True)]
-    inside = [(0, after, stride - 1) for after in rest]
+    sides = zip(shape[1:3], cotangent.shape[1:3], strict=True)
+    inside = [(0, full - 1 - stride * (strided - 1), stride - 1) for full, strided in sides]
     return lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *inside, (0, 0, 0)])
 
 
@@ -107,7 +109,7 @@ depthwise.defvjp(_forward, _backward)
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution with bias, kernel (size,size,1,C): (B,H,W,C) to (B,H,W,C)."""
+    """Depthwise convolution layer, (B,H,W,C) to (B,H,W,C); parameters `kernel` (size,size,1,C) and `bias` (C,)."""
 
     size: int = 7
     dtype: jnp.dtype = jnp.float32

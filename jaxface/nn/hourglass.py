@@ -1,7 +1,7 @@
-"""Stacked-hourglass blocks (Newell et al., ECCV 2016), NHWC, as bearpaw/pytorch-pose has them.
+"""Stacked-hourglass blocks (Newell et al., ECCV 2016), NHWC. Source: bearpaw/pytorch-pose, `models/hourglass.py`.
 
 1x1 convolutions are matrix products, and 2x2 pooling and upsampling are reshapes: on CPUs XLA runs both several times
-faster than its convolutions and its pooling's gradient.
+faster than its convolution and the gradient of its pooling.
 """
 
 import flax.linen as nn
@@ -22,23 +22,23 @@ def pointwise(width: int, name: str) -> Pointwise:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The maximum of each 2x2 block: (B,H,W,C) to (B,H/2,W/2,C), both sides even."""
+    """2x2 max pooling with stride 2: (B,H,W,C) to (B,H/2,W/2,C); H and W are even."""
     rows = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Each pixel as a 2x2 block: (B,H,W,C) to (B,2H,2W,C)."""
+    """Nearest-neighbour upsampling by 2: (B,H,W,C) to (B,2H,2W,C)."""
     batch, height, width, channels = x.shape
     blocks = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return blocks.reshape(batch, 2 * height, 2 * width, channels)
 
 
 class Bottleneck(nn.Module):
-    """Pre-activation residual block, (B,H,W,C) to (B,H,W,2*planes).
+    """Pre-activation residual bottleneck, (B,H,W,C) to (B,H,W,2*planes).
 
-    Norm, ReLU, convolution three times (1x1, 3x3, 1x1), added to the raw input, or to its 1x1 convolution where the
-    number of channels changes. Batch statistics are those of all devices of `axis_name` where it is given.
+    Three times norm, ReLU, convolution (1x1, 3x3, 1x1). The shortcut is the input, or a 1x1 convolution of it if the
+    number of channels changes. If `axis_name` is given, batch statistics are synchronised over that axis.
     """
 
     planes: int
@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 class Residuals(nn.Module):
-    """`blocks` bottlenecks in a row."""
+    """Sequence of `blocks` bottlenecks."""
 
     planes: int
     blocks: int
@@ -69,10 +69,10 @@ class Residuals(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """`depth` halvings and back with a branch at every resolution: (B,H,W,2*planes) to the same shape.
+    """Hourglass of `depth` resolutions with a skip branch at each: (B,H,W,2*planes) to the same shape.
 
-    H and W are multiples of 2**depth. Level 0 is the innermost, as in the original's lists, and the only one with a
-    fourth branch.
+    H and W are multiples of 2**depth. Level 0 is the innermost one, as in the original's lists, and the only one with
+    a fourth branch.
     """
 
     depth: int
@@ -88,7 +88,7 @@ class Hourglass(nn.Module):
         def branch(number: int, x: jax.Array) -> jax.Array:
             return Residuals(self.planes, self.blocks, self.axis_name, name=f"level{level}_{number}")(x, train)
 
-        beside = branch(0, x)
+        skip = branch(0, x)
         low = branch(1, max_pool(x))
         low = self._level(level - 1, low, train) if level else branch(3, low)
-        return beside + upsample(branch(2, low))
+        return skip + upsample(branch(2, low))

@@ -1,4 +1,4 @@
-"""Multi-layer perceptron with the exact (erf) GELU, PyTorch's default."""
+"""Multi-layer perceptron with the exact GELU, PyTorch's default."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x; by erf, as erfc (`jax.nn.gelu`) is slower on CPUs."""
+    """Exact GELU, x Φ(x), computed with erf: erfc, which `jax.nn.gelu` uses, is slower on CPUs."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
 class MLP(nn.Module):
-    """Dense layers of the given widths, each followed by GELU, then a linear layer of width `out` unless it is None.
+    """Dense layers of `widths`, each followed by GELU, and a final linear layer of width `out` unless it is None.
 
-    (…,D) to (…,out or widths[-1]). Layers are named `layer0`, `layer1`, …
+    Maps (…,D) to (…,out or widths[-1]). Layers are named `layer0`, `layer1`, …
     """
 
     widths: Sequence[int]

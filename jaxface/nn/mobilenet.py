@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al., CVPR 2018) and MobileNetV3-Large (Howard et al., ICCV 2019), NHWC.
 
-V2 as in torchvision. V3 as in the PIPNet repository (after d-li14/mobilenetv3.pytorch), which differs from
-torchvision's: the squeeze comes before the second activation and is made of linear layers, widths 200 and 184.
+V2 matches torchvision. V3 matches the PIPNet repository (after d-li14/mobilenetv3.pytorch), which differs from
+torchvision: squeeze-and-excitation precedes the second activation and consists of linear layers; widths 200 and 184.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Bottleneck(NamedTuple):
-    """An inverted residual: expanded to `hidden`, depthwise with `size` and `stride`, to `out` channels."""
+    """Inverted residual: expansion to `hidden`, depthwise with kernel `size` and `stride`, projection to `out`."""
 
     size: int
     hidden: int
@@ -31,7 +31,7 @@ class Bottleneck(NamedTuple):
 
 
 def _v2() -> tuple[Bottleneck, ...]:
-    """The paper's table 2: expansion, channels, repetitions and stride of each row."""
+    """MobileNetV2, table 2: rows of (expansion, channels, repetitions, stride)."""
     rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
     blocks, width = [], 32
     for expansion, out, count, stride in rows:
@@ -63,7 +63,7 @@ def _v3_large() -> tuple[Bottleneck, ...]:
 
 
 class Variant(NamedTuple):
-    """A whole network: the stem's channels, the blocks, the last layer's channels, the activation of both ends."""
+    """A network: channels of the stem, blocks, channels of the last layer, activation of stem and last layer."""
 
     stem: int
     blocks: tuple[Bottleneck, ...]
@@ -77,26 +77,26 @@ SIZES = {
 }
 
 
-def eighths(channels: float) -> int:
-    """The multiple of 8 nearest to `channels` that is no more than a tenth below it, at least 8."""
+def round_to_eight(channels: float) -> int:
+    """Multiple of 8 nearest to `channels`, at least 8 and at least 90 % of `channels` (`_make_divisible`)."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
 class Squeeze(nn.Module):
-    """Squeeze and excitation of (B,H,W,C) with a quarter of the channels inside and a hard sigmoid."""
+    """Squeeze-and-excitation of (B,H,W,C) with reduction 4 and a hard sigmoid."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         pooled = x.mean((1, 2))
-        inner = nn.relu(nn.Dense(eighths(channels // 4), name="reduce")(pooled))
+        inner = nn.relu(nn.Dense(round_to_eight(channels // 4), name="reduce")(pooled))
         gate = nn.hard_sigmoid(nn.Dense(channels, name="expand")(inner))
         return x * gate[:, None, None].astype(x.dtype)
 
 
 class Block(nn.Module):
-    """`Bottleneck` as a layer: expand (left out where `hidden` is the input's width), depthwise, squeeze, project."""
+    """Inverted residual layer: expand (omitted if `hidden` is the input width), depthwise, squeeze, project."""
 
     spec: Bottleneck
     axis_name: str | None
@@ -120,14 +120,14 @@ class Block(nn.Module):
 
 
 def pointwise(x: jax.Array, width: int, dtype: jnp.dtype, name: str) -> jax.Array:
-    """A 1x1 convolution without bias as a layer of the calling module; kernel (C,width)."""
+    """1x1 convolution without bias as a submodule of the calling module; kernel (C,width)."""
     return nn.Dense(width, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
 
 
 class MobileNet(nn.Module):
-    """The backbone without a classifier: image (B,H,W,3), normalised, to the last map (B,H/32,W/32,`variant.last`).
+    """MobileNet backbone without classifier: normalised image (B,H,W,3) to (B,H/32,W/32,variant.last).
 
-    Batch statistics are synchronised over `axis_name` where it is given. `dtype` is that of the convolutions;
+    If `axis_name` is given, batch statistics are synchronised over that axis. `dtype` is that of the convolutions;
     parameters are float32.
     """
 

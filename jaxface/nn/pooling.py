@@ -1,4 +1,4 @@
-"""Max pooling as PyTorch's ResNets have it, quick on CPUs."""
+"""Max pooling of ResNet's stem."""
 
 import functools
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 def max_pool(image: jax.Array) -> jax.Array:
-    """Maxima over 3x3 pixels, every second row and column: (B,H,W,C) to (B,ceil(H/2),ceil(W/2),C).
+    """3x3 max pooling with stride 2 and padding 1: (B,H,W,C) to (B,ceil(H/2),ceil(W/2),C).
 
-    Of shifted rows, then of shifted columns: on a CPU four times as quick as XLA's own pooling, and three times in the
-    gradient, which among equal maxima is shared (PyTorch: the first one has it).
+    Computed as maxima of shifted rows, then of shifted columns: on CPUs this is four times as fast as XLA's pooling,
+    and three times in the gradient. Equal maxima share the gradient (PyTorch gives it to the first).
     """
     for axis in (1, 2):
         length = image.shape[axis]

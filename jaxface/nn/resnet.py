@@ -1,4 +1,4 @@
-"""ResNet v1.5 (He et al., CVPR 2016; stride in the bottleneck's 3x3), NHWC, as torchvision's `resnet.py` has it."""
+"""ResNet v1.5 (He et al., CVPR 2016; stride in the bottleneck's 3x3), NHWC. Source: torchvision's `resnet.py`."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
 from jaxface.nn.pooling import max_pool
 
-# Blocks per stage, and whether they are bottlenecks.
+# (blocks per stage, whether they are bottlenecks).
 SIZES = {
     "resnet18": ((2, 2, 2, 2), False),
     "resnet34": ((3, 4, 6, 3), False),
@@ -18,17 +18,17 @@ SIZES = {
     "resnet101": ((3, 4, 23, 3), True),
 }
 EXPANSION = 4
-# torchvision's initialisation: Kaiming's for ReLU, by fan-out.
+# torchvision's initialisation: Kaiming normal for ReLU, fan-out.
 INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def convolution(x: jax.Array, width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> jax.Array:
-    """A convolution (size,size,C,width) without bias as a layer of the calling module, padded as in PyTorch."""
+    """Convolution without bias as a submodule of the calling module; kernel (size,size,C,width), PyTorch's padding."""
     return Conv(width, size, stride, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1 with four times `width` outputs; residual, ReLU."""
+    """Residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 with 4 * `width` outputs; then ReLU."""
 
     width: int
     stride: int
@@ -58,11 +58,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The backbone without a classifier: image (B,H,W,3), normalised, to the map (B,h,w,C) of each stage.
+    """ResNet backbone without classifier: normalised image (B,H,W,3) to one feature map (B,h,w,C) per stage.
 
-    Stage s has stride 4 * 2**s and C = width * 2**s channels, four times that with bottlenecks; the classifier's input
-    is the mean of the last map. `depths`, `bottleneck`: as in `SIZES`. Batch statistics are synchronised over
-    `axis_name` where it is given. `dtype` is that of the convolutions; parameters are float32.
+    Stage s has stride 4 * 2**s and C = width * 2**s channels, four times as many with bottlenecks. The input of the
+    official classifier is the mean of the last map. `depths` and `bottleneck` are listed in `SIZES`. If `axis_name` is
+    given, batch statistics are synchronised over that axis. `dtype` is that of the convolutions; parameters are
+    float32.
     """
 
     depths: Sequence[int]

@@ -1,4 +1,4 @@
-"""Blocks over a set of tokens (B,N,D) with an optional padding mask `valid` (B,N): padded tokens change no other."""
+"""Transformer blocks over tokens (B,N,D) with an optional mask `valid` (B,N); masked tokens affect no other token."""
 
 import flax.linen as nn
 import jax
@@ -6,15 +6,15 @@ import jax.numpy as jnp
 
 from jaxface.nn.mlp import MLP
 
-# PyTorch's defaults, which the XCiT code of the unofficial detector keeps.
+# PyTorch's default, which the XCiT code of the unofficial detector keeps.
 EPSILON = 1e-5
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Attention between channels (El-Nouby et al., XCiT, NeurIPS 2021, eq. 3): cost is linear in the number of tokens.
+    """Cross-covariance attention (El-Nouby et al., XCiT, NeurIPS 2021, eq. 3), linear in the number of tokens.
 
-    Queries and keys are L2-normalised over the tokens; each head multiplies (D/heads)² attention with its values.
-    Padded tokens are zero in q, k and v, so they drop out of the norms and of the products.
+    Queries and keys are L2-normalised over the tokens; each head attends over its D/heads channels. Masked tokens are
+    set to zero in q, k and v, so they drop out of the norms and of the products.
     """
 
     heads: int
@@ -27,21 +27,21 @@ class CrossCovarianceAttention(nn.Module):
             qkv = jnp.where(valid[:, :, None, None, None], qkv, 0.0)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads, 1, 1))
-        scores = jnp.einsum("bnhi,bnhj->bhij", _unit_over_tokens(q), _unit_over_tokens(k)) * temperature
+        scores = jnp.einsum("bnhi,bnhj->bhij", _normalize_over_tokens(q), _normalize_over_tokens(k)) * temperature
         y = jnp.einsum("bhij,bnhj->bnhi", jax.nn.softmax(scores), v)
         return nn.Dense(width, name="project")(y.reshape(batch, count, width))
 
 
-def _unit_over_tokens(x: jax.Array) -> jax.Array:
+def _normalize_over_tokens(x: jax.Array) -> jax.Array:
     squared = jnp.sum(jnp.square(x), axis=1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
 
 class LocalInteraction(nn.Module):
-    """XCiT's local patch interaction with 1x1 depthwise kernels, as the unofficial detector has it.
+    """XCiT's local patch interaction with 1x1 depthwise kernels, as in the unofficial detector.
 
-    Per-channel scale and shift, GELU, batch norm, scale and shift. Statistics leave padded tokens out and are
-    synchronised over `axis_name`. The running variance is the biased one (PyTorch: unbiased).
+    Per-channel affine map, GELU, batch norm, per-channel affine map. Batch statistics exclude masked tokens and are
+    synchronised over `axis_name`. The running variance is biased (PyTorch: unbiased).
     """
 
     axis_name: str | None = None
@@ -64,9 +64,10 @@ class _ChannelAffine(nn.Module):
 
 
 class CrossCovarianceBlock(nn.Module):
-    """x += g1 XCA(LN x); with `local` also x += g3 local(LN x); x += g2 MLP(LN x), MLP ratio 4, layer scales from 1.
+    """XCiT block: x += g1 XCA(LN x); x += g3 LPI(LN x) if `local`; x += g2 MLP(LN x).
 
-    Source: the facebookresearch/xcit block, with the order and sizes of the unofficial continuous detector.
+    MLP ratio 4; layer scales g are initialised to 1. Source: facebookresearch/xcit, with the order and sizes of the
+    unofficial continuous detector.
     """
 
     heads: int
@@ -90,7 +91,7 @@ class CrossCovarianceBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Ordinary pre-norm self-attention block, MLP ratio 4 (Vaswani et al. 2017; pre-norm: Xiong et al. 2020)."""
+    """Pre-norm self-attention block, MLP ratio 4 (Vaswani et al. 2017; pre-norm: Xiong et al. 2020)."""
 
     heads: int
 

@@ -1,4 +1,4 @@
-"""3D convolutions that shrink a volume, as matrix products: what XLA has for them takes minutes on a CPU."""
+"""3D convolutions that downsample a volume, as matrix products: XLA's own take minutes on a CPU."""
 
 import flax.linen as nn
 import jax
@@ -6,18 +6,18 @@ import jax.numpy as jnp
 
 from jaxface.nn.convolution import product
 
-# PyTorch's initialisation: uniform within 1/sqrt(fan-in).
+# PyTorch's initialisation: uniform within ±1/sqrt(fan-in).
 INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=(0, 1, 2, 3), out_axis=4)
 KERNEL = 4
-# Up to this many input channels the 64 taps of a voxel are gathered for one product; above it eight products are added.
-GATHERED = 4
+# Up to this number of input channels all 64 taps go into one matrix product; above it eight products are summed.
+MAX_GATHERED_CHANNELS = 4
 
 
 class HalvingConv(nn.Module):
-    """A convolution 4x4x4 of stride 2 and margin 1 with bias: (B,2n,2n,2n,C) to (B,n,n,n,width).
+    """4x4x4 convolution with stride 2, padding 1 and bias: (B,2n,2n,2n,C) to (B,n,n,n,width).
 
-    The padded volume is cut into blocks of 2x2x2 voxels, whose 8C numbers become channels; the kernel then covers 2x2x2
-    blocks. Parameters: kernel (4,4,4,C,width) and bias (width,).
+    Space-to-depth: the padded volume is cut into blocks of 2x2x2 voxels whose 8C values become channels, so that the
+    kernel covers 2x2x2 blocks. Parameters: `kernel` (4,4,4,C,width) and `bias` (width,).
     """
 
     width: int
@@ -27,17 +27,17 @@ class HalvingConv(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, channels, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        # Tap k of an axis is voxel k % 2 of block k // 2.
+        # Tap k along an axis is voxel k % 2 of block k // 2.
         taps = kernel.reshape(2, 2, 2, 2, 2, 2, channels, self.width).transpose(0, 2, 4, 1, 3, 5, 6, 7)
         taps = taps.reshape(8, 8 * channels, self.width)
         near = _neighbours(_blocks(x))
-        if channels <= GATHERED:
+        if channels <= MAX_GATHERED_CHANNELS:
             return product(jnp.concatenate(near, -1), taps.reshape(-1, self.width)) + bias
         return sum((product(values, tap) for values, tap in zip(near, taps, strict=True)), bias)
 
 
 def _blocks(x: jax.Array) -> jax.Array:
-    """(B,2n,2n,2n,C) padded by 1, as blocks (B,n+1,n+1,n+1,8C)."""
+    """Space-to-depth of (B,2n,2n,2n,C) padded by 1: (B,n+1,n+1,n+1,8C)."""
     batch, *sides, channels = x.shape
     d, h, w = (side // 2 + 1 for side in sides)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
@@ -46,13 +46,13 @@ def _blocks(x: jax.Array) -> jax.Array:
 
 
 def _neighbours(blocks: jax.Array) -> list[jax.Array]:
-    """The 8 blocks under each place of the kernel, each (B,n,n,n,8C)."""
+    """The 8 blocks that the kernel covers at each output, each (B,n,n,n,8C)."""
     d, h, w = (side - 1 for side in blocks.shape[1:4])
     return [blocks[:, i : i + d, j : j + h, k : k + w] for i in range(2) for j in range(2) for k in range(2)]
 
 
 class WholeConv(nn.Module):
-    """A convolution as large as its volume, with bias: (B,4,4,4,C) to (B,width). Parameters as in `HalvingConv`."""
+    """Convolution over the whole volume, with bias: (B,4,4,4,C) to (B,width). Parameters as in `HalvingConv`."""
 
     width: int
 

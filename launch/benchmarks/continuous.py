@@ -12,11 +12,12 @@ from itertools import repeat
 import jax
 import numpy as np
 
-from jaxface import inference
 from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
+from jaxface.inference import Predictor
 from jaxface.nn.convnext import SIZES
+from jaxface.system import build
 
 from .benchmark import Benchmark, Run, load_config, training_run
 
@@ -29,7 +30,7 @@ def benchmarks() -> Iterator[Benchmark]:
     """ConvNeXt-Tiny at 224 px with the MLP predictor on 68 queries: forward at 1 and 8, training step at 8."""
     config = load_config("continuous", "convnext_tiny")
     config.model.drop_path, config.ema = 0.0, 0.0  # the baseline has neither
-    system = inference.build(config, "the configuration")
+    system = build(config, "the configuration")
     params, model_state = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     batch = {
@@ -37,7 +38,7 @@ def benchmarks() -> Iterator[Benchmark]:
         "queries": random.standard_normal((TRAIN_BATCH, NUM_QUERIES, 3), np.float32),
         "points": random.standard_normal((TRAIN_BATCH, NUM_QUERIES, 2), np.float32),
     }
-    predictor = inference.Predictor(config, system, params, model_state)
+    predictor = Predictor(config, system, params, model_state)
     for size in (1, TRAIN_BATCH):
         arrays = {name: batch[name][:size] for name in ("image", "queries")}
         run = functools.partial(predictor.raw, arrays)
@@ -72,7 +73,7 @@ def _input_pipeline() -> Iterator[Benchmark]:
         config = load_config("continuous", "quick")
         config.data.update(dir=folder, build_examples=2 * RENDER_BATCH)
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it prepares; stdout is for the JSON lines
-            stream = inference.build(config, "the configuration").train_data(0)
+            stream = build(config, "the configuration").train_data(0)
             next(stream)
         yield Benchmark("continuous", "input_pipeline", config.batch_size, functools.partial(next, stream))
         stream.close()

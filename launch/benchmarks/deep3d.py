@@ -16,7 +16,7 @@ import optax
 
 from jaxface.geometry import mesh
 from jaxface.systems.deep3d import losses, model
-from jaxface.systems.deep3d.face_model import FaceModel, surface_of
+from jaxface.systems.deep3d.face_model import FaceModel, skin_surface_of
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Sizes
 
@@ -47,16 +47,16 @@ def synthetic_face() -> FaceModel:
         albedo_mean=np.full_like(vertices, 0.6),
         albedo=modes(SIZES.albedo, 1e-3),
         triangles=triangles,
-        around=mesh.incidence(triangles, len(vertices)),
+        incidence=mesh.incidence(triangles, len(vertices)),
         landmarks=(
             np.repeat(random.integers(0, len(vertices), 68)[:, None], 3, 1),
             np.tile(np.float32([1, 0, 0]), (68, 1)),
         ),
         skin=np.ones(len(vertices), np.float32),
         crop_triangles=None,
-        crop=np.ones(len(triangles), bool),
-        scored=np.arange(len(vertices)),
-        surface=surface_of(vertices, triangles, np.ones(len(vertices), bool)),
+        crop_triangle_mask=np.ones(len(triangles), bool),
+        face_vertices=np.arange(len(vertices)),
+        skin_surface=skin_surface_of(vertices, triangles, np.ones(len(vertices), bool)),
     )
 
 
@@ -64,9 +64,9 @@ def benchmarks() -> Iterator[Benchmark]:
     """Forward at 1 and 8, training step at 8, decoding and rasterising at 5."""
     config = load_config("deep3d", "reference")
     net = model.model_from_config(config.model)
-    params, model_state = model.init(net, image_formation.SIZE, False, jax.random.key(0))
+    params, model_state = model.init(net, image_formation.REFERENCE_SIZE, False, jax.random.key(0))
     random = np.random.default_rng(0)
-    images = random.random((TRAIN_BATCH, image_formation.SIZE, image_formation.SIZE, 3), np.float32)
+    images = random.random((TRAIN_BATCH, image_formation.REFERENCE_SIZE, image_formation.REFERENCE_SIZE, 3), np.float32)
     landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)
     vectors = 0.3 * random.standard_normal((DECODE_BATCH, SIZES.total), np.float32)
     host_face = synthetic_face()
@@ -117,12 +117,12 @@ def landmark_training(net, face, params, model_state, images, landmarks, setting
         parts: Coefficients = image_formation.split(vector, net.sizes)
         decoded = image_formation.decode(face, parts)
         terms = {
-            "landmarks": losses.landmark_distance(decoded.landmarks, target),
-            "coefficients": losses.coefficient_size(parts, settings.size),
-            "light": losses.light_color(parts.light),
-            "evenness": losses.albedo_evenness(decoded.albedo, face.skin),
+            "landmarks": losses.landmark_loss(decoded.landmarks, target),
+            "coefficients": losses.coefficient_loss(parts, settings.coefficient_weights),
+            "light": losses.monochromatic_light_loss(parts.light),
+            "reflectance": losses.reflectance_loss(decoded.albedo, face.skin),
         }
-        return losses.weighted(terms, settings.weights), changed
+        return losses.weighted_sum(terms, settings.weights), changed
 
     @jax.jit
     def step(state, image, target, face):

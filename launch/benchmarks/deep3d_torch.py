@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from jaxface.systems.deep3d import losses
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.rendering.image_formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX, SIZE
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE as SIZE
+from jaxface.systems.deep3d.rendering.image_formation import AMBIENT, CAMERA_DM, CENTER_PX, FOCAL_PX
 
 from .benchmark import Run
 from .torch_runs import both_formats, forwards
@@ -77,8 +78,8 @@ class _Face:
         )
         self.identity, self.expression, self.albedo = map(basis, (face.identity, face.expression, face.albedo))
         self.triangles = torch.from_numpy(face.triangles.astype(np.int64))
-        padding = ((0, 0), (0, 8 - face.around.shape[1]))
-        around = np.pad(face.around, padding, constant_values=len(face.triangles))
+        padding = ((0, 0), (0, 8 - face.incidence.shape[1]))
+        around = np.pad(face.incidence, padding, constant_values=len(face.triangles))
         self.around = torch.from_numpy(around.astype(np.int64))
         self.keypoints = torch.from_numpy(face.landmarks[0][:, 0].astype(np.int64))
 

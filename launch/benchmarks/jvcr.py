@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxface import inference
+from jaxface.inference import Predictor
+from jaxface.system import build
 
 from .benchmark import Benchmark, Run, load_config, training_run
 
@@ -21,11 +22,11 @@ def benchmarks() -> Iterator[Benchmark]:
     config = load_config("jvcr", "clean")
     config.loss.pretrain = 0
     size, count = config.model.image_size, config.model.points
-    system = inference.build(config, "the configuration")
+    system = build(config, "the configuration")
     params, model_state = system.init(jax.random.key(0))
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, size, size, 3), np.float32)
-    predictor = inference.Predictor(config, system, params, model_state)
+    predictor = Predictor(config, system, params, model_state)
     for batch_size in (1, TRAIN_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:batch_size]})
         baselines = functools.partial(_baselines, config, images[:batch_size], None, None)

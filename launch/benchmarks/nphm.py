@@ -11,15 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface import inference
 from jaxface.heads import head_space
 from jaxface.heads.procedural import procedural_head
-from jaxface.system import Tree
+from jaxface.system import Tree, build
 from jaxface.systems.nphm import losses, model
 from jaxface.systems.nphm.fitting import inversion
-from jaxface.systems.nphm.networks import members
 from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.surface import extract
+from jaxface.systems.nphm.surface import extract, sparse_sdf
 
 from .benchmark import Benchmark, Run, load_config, training_run
 
@@ -38,9 +36,9 @@ def benchmarks() -> Iterator[Benchmark]:
     head = procedural_head()
     anchors = head_space.to_units(np.asarray(head.template)[head_space.anchor_vertices(head)])
     config.model.anchors, config.model.codes = tuple(anchors.ravel().tolist()), TRAIN_BATCH
-    system, net = inference.build(config, "the configuration"), model.identity_model(config)
+    system, net = build(config, "the configuration"), model.identity_model(config)
     params, _ = system.init(jax.random.key(0))
-    code = np.zeros(net.code, np.float32)
+    code = np.zeros(net.code_dim, np.float32)
     params["identity"] = headlike(net, params["identity"], code)
     random = np.random.default_rng(0)
     low, high = np.float32(extract.BOX)
@@ -65,10 +63,10 @@ def benchmarks() -> Iterator[Benchmark]:
         run = functools.partial(_run_chunked, function, params["identity"], points)
         yield Benchmark("nphm", metric, count, run, baselines(points, name))
     points = sample_points(TILED_POINTS)
-    folded = members.fold(net, params["identity"], code)
-    tiled = functools.partial(members.distances, folded, points)
+    members = sparse_sdf.fold_members(net, params["identity"], code)
+    tiled = functools.partial(sparse_sdf.evaluate, members, points)
     yield Benchmark("nphm", "sdf_tiled", TILED_POINTS, tiled, baselines(points, "sdf"))
-    run = functools.partial(extract.mesh, net, params["identity"], code, RESOLUTION)
+    run = functools.partial(extract.extract_mesh, net, params["identity"], code, RESOLUTION)
     share = BASELINE_POINTS / RESOLUTION**3
     yield Benchmark("nphm", "extract", RESOLUTION**3, run, baselines(sample_points(BASELINE_POINTS), "sdf"), share)
     points = sample_points(FIT_POINTS) * 0.3
@@ -85,12 +83,15 @@ def headlike(net: Ensemble, params: Tree, code: np.ndarray) -> Tree:
     random, layers = np.random.default_rng(1), params["members"]
     anchors = np.asarray(net.anchors(params, code[None]))[0]
     last, solutions = f"layer{net.layers}", []
-    for network in range(net.members - net.pairs):
+    for network in range(net.network_count):
         member = jax.tree.map(lambda leaf, network=network: leaf[network], layers)
         index = min(2 * network, network + net.pairs)
         center = np.concatenate([anchors, np.zeros((1, 3), np.float32)])[index]
         local = random.normal(0, 0.3, (2000, 3)).astype(np.float32)
-        weights, biases = net.mlp.weights(member)[:-1], net.mlp.biases(member, np.zeros(net.mlp.code, np.float32))[:-1]
+        weights, biases = (
+            net.mlp.weights(member)[:-1],
+            net.mlp.biases(member, np.zeros(net.mlp.code_dim, np.float32))[:-1],
+        )
         features = np.concatenate([net.mlp.apply(weights, biases, local), np.ones((2000, 1))], 1)
         scaled = np.linalg.norm((local + center) / RADII, axis=1)
         solved = np.linalg.lstsq(features, (scaled - 1) * RADII.mean(), rcond=1e-6)[0]
@@ -101,8 +102,8 @@ def headlike(net: Ensemble, params: Tree, code: np.ndarray) -> Tree:
 
 def _fit_step(net: Ensemble, params: Tree, points: np.ndarray) -> Run:
     fitter = inversion.Fitter(net, None)
-    codes = fitter.start(1)
-    state = codes, inversion.ADAM.init(codes)
+    variables = fitter.initial_variables(1)
+    state = variables, inversion.ADAM.init(variables)
     weights = inversion.schedule(jnp.zeros(()))
     step = jax.jit(fitter.step)
     valid = np.ones((1, len(points)), bool)

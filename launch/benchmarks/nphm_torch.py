@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jaxface.systems.nphm.networks.ensemble import BACKGROUND, DAMPING, DISTANCE_OFFSET, VARIANCE, Ensemble
+from jaxface.systems.nphm.networks.ensemble import (
+    BACKGROUND_SQUARED_DISTANCE,
+    BLEND_VARIANCE,
+    DISTANCE_EPSILON,
+    WEIGHT_SUM_EPSILON,
+    Ensemble,
+)
 
 
 class Unfolded(nn.Module):
@@ -24,8 +30,8 @@ class Unfolded(nn.Module):
         self.position_kernels = nn.ParameterList([tensor(positions[f"layer{i}"]["kernel"]) for i in range(3)])
         self.position_biases = nn.ParameterList([tensor(positions[f"layer{i}"]["bias"]) for i in range(3)])
         self.register_buffer("mean", torch.tensor(model.mean_anchors).reshape(-1, 3))
-        self.register_buffer("signs", torch.tensor(model.signs()))
-        self.repeats = [2] * model.pairs + [1] * (model.members - model.pairs * 2)
+        self.register_buffer("signs", torch.tensor(model.mirror_signs()))
+        self.repeats = [2] * model.pairs + [1] * (model.member_count - model.pairs * 2)
 
     def anchors(self, shared: torch.Tensor) -> torch.Tensor:
         """Anchors (B,A,3) of global codes (B,G)."""
@@ -37,13 +43,13 @@ class Unfolded(nn.Module):
     def forward(self, points: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Signed distances (B,N) at points (B,N,3) of codes (B,C)."""
         model, (batch, count) = self.model, points.shape[:2]
-        anchors = self.anchors(codes[:, : model.global_code])
+        anchors = self.anchors(codes[:, : model.global_dim])
         centers = torch.cat([anchors, torch.zeros_like(anchors[:, :1])], 1)
         local = self.signs * (points[:, :, None] - centers[:, None])
         repeated = codes[:, None].repeat(1, count, 1)
-        shared = repeated[..., None, : model.global_code].expand(-1, -1, model.members, -1)
-        own = repeated[..., model.global_code :].reshape(batch, count, model.members, model.local_code)
-        inputs = torch.cat([local, shared, own], -1).permute(2, 0, 1, 3).reshape(model.members, batch * count, -1)
+        shared = repeated[..., None, : model.global_dim].expand(-1, -1, model.member_count, -1)
+        own = repeated[..., model.global_dim :].reshape(batch, count, model.member_count, model.local_dim)
+        inputs = torch.cat([local, shared, own], -1).permute(2, 0, 1, 3).reshape(model.member_count, batch * count, -1)
         repeats, hidden = torch.tensor(self.repeats, device=points.device), inputs
         for index, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             if index == model.mlp.skip:
@@ -51,10 +57,11 @@ class Unfolded(nn.Module):
             weight, offset = (value.repeat_interleave(repeats, 0) for value in (kernel, bias))
             hidden = torch.baddbmm(offset[:, None], hidden, weight)
             hidden = functional.softplus(hidden, beta=100) if index < model.layers else hidden
-        values = hidden.reshape(model.members, batch, count)
-        squared = ((points[:, None] - anchors[:, :, None]).norm(dim=-1) + DISTANCE_OFFSET) ** 2
-        weights = torch.exp(-torch.cat([squared, torch.full_like(squared[:, :1], BACKGROUND)], 1) / VARIANCE)
-        weights = (weights / (weights.sum(1, keepdim=True) + DAMPING)).transpose(0, 1)
+        values = hidden.reshape(model.member_count, batch, count)
+        squared = ((points[:, None] - anchors[:, :, None]).norm(dim=-1) + DISTANCE_EPSILON) ** 2
+        background = torch.full_like(squared[:, :1], BACKGROUND_SQUARED_DISTANCE)
+        weights = torch.exp(-torch.cat([squared, background], 1) / BLEND_VARIANCE)
+        weights = (weights / (weights.sum(1, keepdim=True) + WEIGHT_SUM_EPSILON)).transpose(0, 1)
         return (weights * values).sum(0)
 
 
@@ -112,7 +119,7 @@ def train_step(model: Ensemble, params: dict, codes: np.ndarray, batch: dict, we
             + weights["eikonal"] * (gradient_norms - 1).abs().mean()
             + weights["code"] * codes.square().sum(-1).mean()
         )
-        anchors = net.anchors(codes[:, : model.global_code])
+        anchors = net.anchors(codes[:, : model.global_dim])
         loss = loss + weights["anchors"] * (anchors - data["anchors"]).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.1)

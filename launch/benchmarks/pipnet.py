@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from jaxface import inference
+from jaxface.inference import Predictor
+from jaxface.system import build
 from jaxface.systems.pipnet import decoding
 
 from .benchmark import Benchmark, Run, load_config, training_run
@@ -25,12 +26,12 @@ def benchmarks() -> Iterator[Benchmark]:
     random = np.random.default_rng(0)
     meanface = random.random((LANDMARKS, 2))
     config.model.meanface = tuple(meanface.ravel())
-    system = inference.build(config, "the configuration")
+    system = build(config, "the configuration")
     params, model_state = system.init(jax.random.key(0))
     votes = decoding.votes(decoding.neighbor_table(meanface, NEIGHBORS))
     images = random.random((DECODE_BATCH, SIZE, SIZE, 3), np.float32)
     points = random.random((TRAIN_BATCH, LANDMARKS, 2), np.float32)
-    predictor = inference.Predictor(config, system, params, model_state)
+    predictor = Predictor(config, system, params, model_state)
     for size in (1, TRAIN_BATCH, DECODE_BATCH):
         run = functools.partial(predictor.raw, {"image": images[:size]})
         baselines = functools.partial(_baselines, images[:size], meanface, votes, None)

@@ -12,7 +12,7 @@ from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
 from jaxface.systems.deep3d import data
-from jaxface.systems.deep3d.preprocessing.examples import aligned_face
+from jaxface.systems.deep3d.preprocessing.alignment import aligned_face
 
 POINTS = canonical.queries("68")[:, :2] * [50, -50] + [80, 60]
 

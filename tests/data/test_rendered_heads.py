@@ -101,4 +101,4 @@ def test_data_sets_are_the_builders():
 def test_portraits_name_their_head(tmp_path):
     config = rendered_heads.make("ict_portraits", str(tmp_path)).builder_config
     assert config.head == "ict" and config.shot == scenes.PORTRAIT
-    assert rendered_heads.make("", str(tmp_path)).builder_config.shot == scenes.ANYHOW
+    assert rendered_heads.make("", str(tmp_path)).builder_config.shot == scenes.UNCONSTRAINED

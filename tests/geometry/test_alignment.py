@@ -1,4 +1,4 @@
-"""alignment: known similarities are recovered, crops land where their definition says, for numpy and JAX alike."""
+"""Similarity fit and face crops, with numpy and JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_similarity_recovers_the_map(xp, dimensions):
     np.testing.assert_allclose(translation, np.tile([7, -3, 1][:dimensions], (4, 1)), atol=1e-5)
 
 
-def test_similarity_never_reflects_and_survives_coincident_points():
+def test_similarity_never_reflects_and_handles_coincident_points():
     points = np.array([[0.0, 0], [1, 0], [0, 2]])
     _, rotation, _ = alignment.similarity(points, points * [-1, 1])
     assert np.linalg.det(rotation) == pytest.approx(1)

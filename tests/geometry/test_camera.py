@@ -1,4 +1,4 @@
-"""camera: the frames and the projection, finite even behind the camera."""
+"""Camera frames and projection, finite also behind the camera."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpy as np
 from jaxface.geometry import camera
 
 
-def test_an_unturned_head_faces_the_camera():
+def test_identity_rotation_faces_the_camera():
     left_ear, crown, nose = camera.to_camera(100 * jnp.eye(3), jnp.eye(3), jnp.array([0.0, 0, 600]))
     np.testing.assert_allclose(left_ear, [100, 0, 600])
     np.testing.assert_allclose(crown, [0, -100, 600])

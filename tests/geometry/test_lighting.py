@@ -1,4 +1,4 @@
-"""lighting: nine orthogonal functions with the gains of a cosine lobe."""
+"""Spherical-harmonics lighting: orthogonality of the basis and gain of each band."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The most probable shape and pose, against the closed form of a linear model and in a model that is not."""
+"""MAP estimate against the closed form of a linear model, and on a nonlinear one."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_a_linear_model_has_a_closed_form():
     np.testing.assert_allclose(seen.ravel(), mean.ravel() + matrix @ wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_turn_and_a_mode_are_found_and_their_gradient_is_right():
+def test_rotation_and_mode_are_recovered_with_the_right_gradient():
     random = np.random.default_rng(1)
     mean, modes = jnp.float32(random.normal(size=(9, 2))), jnp.float32(random.normal(size=(1, 9, 2)))
 

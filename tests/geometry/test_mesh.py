@@ -1,4 +1,4 @@
-"""mesh: normals of known surfaces, by scatter and by gather, with finite gradients where there is no area."""
+"""Mesh normals by scatter and by gather, with finite gradients for degenerate triangles."""
 
 import jax
 import jax.numpy as jnp

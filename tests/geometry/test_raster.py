@@ -1,4 +1,4 @@
-"""raster: every pixel equal to a brute-force rasteriser; edges, overlaps, the near plane, tiers, batches, gradients."""
+"""Rasteriser against brute force: edges, overlaps, near plane, tiers, batches, gradients."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ interpolate = jax.jit(raster.interpolate)
 
 
 def brute_force(points, depth, triangles, height, width, near=1.0):
-    """Ids (H,W) by a loop over triangles: exact coverage in float64, depth in float32."""
+    """Triangle ids (H,W) by a loop over triangles: exact coverage in float64, depth in float32."""
     nearest, winner = np.zeros((height, width), np.float32), np.full((height, width), -1)
     row, column = np.mgrid[:height, :width].astype(np.float64)
     for face, corners in enumerate(triangles):
@@ -42,7 +42,7 @@ def brute_force(points, depth, triangles, height, width, near=1.0):
 
 
 def sphere(rings, columns, bump):
-    """A closed bumpy ball of radius about 80 mm."""
+    """Closed bumpy sphere with a radius of about 80 mm."""
     polar, azimuth = np.meshgrid(np.linspace(0, np.pi, rings), np.linspace(0, 2 * np.pi, columns), indexing="ij")
     radius = 80 * (1 + bump * np.cos(5 * azimuth) * np.sin(3 * polar))
     vertices = np.stack(
@@ -55,7 +55,7 @@ def sphere(rings, columns, bump):
 
 
 def seen(vertices, triangles, turn, translation, focal):
-    """points_px, depth, triangles of a turned mesh before the camera."""
+    """(points_px, depth, triangles) of a rotated mesh in front of the camera."""
     cos, sin = np.cos(turn), np.sin(turn)
     rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
     points = camera.to_camera(jnp.asarray(vertices), jnp.asarray(rotation), jnp.asarray(translation))
@@ -64,7 +64,7 @@ def seen(vertices, triangles, turn, translation, focal):
 
 
 def soup(seed, scale):
-    """Random triangles, many off the screen, some behind the camera, some without area."""
+    """Random triangles: many off screen, some behind the camera, some degenerate."""
     rng = np.random.default_rng(seed)
     centers = rng.uniform(-20, SIZE + 20, (400, 1, 2))
     points = (centers + rng.normal(scale=scale, size=(400, 3, 2))).astype(np.float32)
@@ -95,7 +95,7 @@ SCENES = {
 
 
 def padded(points, depth, triangles):
-    """The scene filled up to one common size with triangles without area: all scenes share one compilation."""
+    """The scene padded with degenerate triangles, so that all scenes share one compilation."""
     points, depth = np.pad(points, ((0, 2400 - len(points)), (0, 0))), np.pad(depth, (0, 2400 - len(depth)))
     return points, depth, np.pad(triangles, ((0, 4608 - len(triangles)), (0, 0)))
 
@@ -134,7 +134,7 @@ def test_overlapping_quads_share_edges_without_holes():
     assert (np.diag(ids)[1:5] == 0).all() and (np.diag(ids)[5:14] == 2).all()
 
 
-def test_a_triangle_with_a_corner_behind_the_camera_is_dropped_whole():
+def test_triangles_with_a_vertex_behind_the_camera_are_culled():
     depth = np.array([200, 200, 200, 200, 100, 100, 0.5, 100], np.float32)
     ids = rasterize(QUADS, depth, QUAD_TRIANGLES, 16, 16, tiers=WHOLE).triangle_id
     assert set(np.unique(ids)) == {-1, 0, 1}
@@ -143,7 +143,7 @@ def test_a_triangle_with_a_corner_behind_the_camera_is_dropped_whole():
 @pytest.mark.parametrize(
     ("tiers", "overflow"), [(((6, None), (8, None)), 2), (((7, None), (9, 1)), 1), (((9, None),), 0), (((16, 3),), 1)]
 )
-def test_overflow_counts_what_is_not_drawn(tiers, overflow):
+def test_overflow_counts_undrawn_triangles(tiers, overflow):
     points = QUADS * np.repeat([0.75, 1], 4)[:, None].astype(np.float32)  # boxes of 6 and of 9 pixel centres
     found = rasterize(points, np.full(8, 50, np.float32), QUAD_TRIANGLES, 16, 16, tiers=tiers)
     assert found.overflow == overflow
@@ -186,7 +186,7 @@ def test_gradients_of_interpolation():
     check_grads(jax.jit(loss), (colors, points, depth / 100), 1, ["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
-def test_gradients_of_a_batch_are_finite_and_pass_visibility_by():
+def test_batch_gradients_are_finite_and_ignore_visibility():
     points, depth, triangles = map(jnp.asarray, soup(2, 8.0))
 
     def loss(points, depth):

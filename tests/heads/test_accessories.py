@@ -1,4 +1,4 @@
-"""Hair and glasses lie where the camera sees their plane, before the face, behind what is nearer, where asked."""
+"""Hair and glasses: position on their plane, depth test, and independence of the rest of the scene."""
 
 import jax
 import jax.numpy as jnp
@@ -26,51 +26,52 @@ def view(rotation=None, depth=0.0, crop=None):
     return accessories.View(accessories.rays(SIZE, FOCAL, CENTER, crop), rotation, AHEAD, jnp.full((SIZE, SIZE), depth))
 
 
-def drawn(draw, seed, seen, landmarks):
-    """Whether each pixel (S,S) of a grey picture was changed."""
+def changed_pixels(draw, seed, camera_view, landmarks):
+    """Mask (S,S) of the pixels of a grey image that the accessory changes."""
     grey = jnp.full((SIZE, SIZE, 3), 0.5)
     more = (jnp.array([0.1, 0.05, 0.0]),) if draw == "hair" else ()
-    picture = getattr(accessories, draw)(jax.random.key(seed), grey, seen, landmarks, *more)
-    assert np.isfinite(picture).all()
-    return np.asarray(jnp.abs(picture - grey).max(-1) > 0.05)
+    image = getattr(accessories, draw)(jax.random.key(seed), grey, camera_view, landmarks, *more)
+    assert np.isfinite(image).all()
+    return np.asarray(jnp.abs(image - grey).max(-1) > 0.05)
 
 
-def test_a_pixel_meets_the_plane_where_the_point_it_shows_lies():
+def test_plane_intersection_inverts_the_projection():
     rotation = jaxlie.SO3.from_rpy_radians(0.2, -0.7, 0.1).as_matrix()
     crop = jnp.array([[0.9, 0.2, 5.0], [-0.2, 0.9, 11.0]])
     point = jnp.array([23.0, -31.0, 40.0])
     seen = camera.to_camera(point, rotation, AHEAD)
     pixel = crop[:, :2] @ camera.project(seen, FOCAL, CENTER) + crop[:, 2]
-    moved = crop.at[:, 2].add(jnp.array([50.0, 60.0]) - pixel)  # the point is now seen by pixel (50, 60)
+    moved = crop.at[:, 2].add(jnp.array([50.0, 60.0]) - pixel)  # the point now projects to pixel (50, 60)
     places, depth = view(rotation, crop=moved).plane(point[2])
     np.testing.assert_allclose(places[60, 50], point[:2], atol=1e-2)
     assert depth[60, 50] == pytest.approx(float(seen[2]), abs=1e-2)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_glasses_are_symmetric_lie_over_the_eyes_and_behind_what_is_nearer(seed, landmarks):
-    worn = drawn("glasses", seed, view(), landmarks)
-    assert (worn == worn[:, ::-1]).mean() > 0.99
+def test_glasses_are_symmetric_over_the_eyes_and_depth_tested(seed, landmarks):
+    mask = changed_pixels("glasses", seed, view(), landmarks)
+    assert (mask == mask[:, ::-1]).mean() > 0.99
     eyes = camera.project(camera.to_camera(landmarks, jnp.eye(3), AHEAD), FOCAL, CENTER)[36:48]
     row = np.asarray(eyes).mean(0)[1]
-    rows = np.flatnonzero(worn.any(1))
+    rows = np.flatnonzero(mask.any(1))
     assert rows.min() < row < rows.max() and np.abs(rows - row).max() < 36 * FOCAL / AHEAD[2]
-    assert not drawn("glasses", seed, view(depth=300.0), landmarks).any()
+    assert not changed_pixels("glasses", seed, view(depth=300.0), landmarks).any()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_hair_leaves_an_opening_for_the_face(seed, landmarks):
-    worn = drawn("hair", seed, view(), landmarks)
+    mask = changed_pixels("hair", seed, view(), landmarks)
     x, y = np.round(camera.project(camera.to_camera(landmarks[30], jnp.eye(3), AHEAD), FOCAL, CENTER)).astype(int)
-    assert not worn[y - 4 : y + 5, x - 6 : x + 7].any() and worn[:y].mean() > 0.1
+    assert not mask[y - 4 : y + 5, x - 6 : x + 7].any() and mask[:y].mean() > 0.1
 
 
-def test_dressing_a_head_changes_nothing_else_of_its_scene():
+def test_accessories_change_nothing_else_of_the_scene():
     head = scenes.renderable(procedural_head())
-    bare, worn = (scenes.sample_scene(head, jax.random.key(1), SIZE, shot) for shot in (scenes.ANYHOW, scenes.DRESSED))
+    captures = (scenes.UNCONSTRAINED, scenes.WITH_ACCESSORIES)
+    bare, worn = (scenes.sample_scene(head, jax.random.key(1), SIZE, capture) for capture in captures)
     beard = head.albedo_names.index("beard")
     np.testing.assert_array_equal(np.delete(bare.albedo, beard), np.delete(worn.albedo, beard))
-    same = worn.replace(albedo=bare.albedo, dressed=bare.dressed)
+    same = worn.replace(albedo=bare.albedo, accessories=bare.accessories)
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(_plain, bare), jax.tree.map(_plain, same))
 
 

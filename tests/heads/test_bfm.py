@@ -1,4 +1,4 @@
-"""Basel Face Models: ready files, the 2009 recipe against plain loops, .h5 files, and what is said of broken ones."""
+"""Basel Face Models: ready files, the 2009 recipe against plain loops, .h5 files, and errors for damaged files."""
 
 import json
 
@@ -21,7 +21,7 @@ def ready(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """The folder BFM of which a front face is made: 700 vertices, 650 of them with expressions, 600 in front."""
+    """The source folder of a front face: 700 vertices, 650 of them with expressions, 600 in front."""
     folder, fields = tmp_path_factory.mktemp("BFM"), basel.fields()
     model = {
         f"{kind}{part}": weights.array(f"{kind}{part}", shape, scale)
@@ -51,7 +51,7 @@ def test_a_ready_file_is_read_exactly(ready):
     assert bfm.read_front(ready.parent).mean.shape == (600, 3)
 
 
-def test_the_head_has_millimetres_and_the_houses_frame(ready):
+def test_head_is_in_millimetres_and_in_the_head_frame(ready):
     head, reference = sources.load_head("bfm", str(ready)), procedural_head()
     face = bfm.read_front(ready)
     middle = head.landmark_points(head.template, "68").mean(0)
@@ -62,7 +62,7 @@ def test_the_head_has_millimetres_and_the_houses_frame(ready):
     assert head.landmarks["98"][0].shape == (98, 3) and head.regions["face"].all()
 
 
-def test_the_recipe_of_2009(parts):
+def test_front_face_built_from_the_2009_files(parts):
     folder, model, trim, front, components = parts
     face = bfm.read_front(folder)
     for vertex, axis, mode in ((0, 0, 0), (123, 2, 7), (599, 1, 63)):
@@ -80,33 +80,33 @@ def test_the_recipe_of_2009(parts):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"exBase": None}, "lacks exBase; it holds"),
-        ({"idBase": np.zeros((1800, 79))}, r"idBase has shape \(1800, 79\); 600 vertices ask for \(1800, 80\)"),
-        ({"keypoints": np.full((1, 68), 601.0)}, "keypoints must hold indices from 1 to 600"),
-        ({"tri": np.zeros((5, 3))}, "tri must hold indices from 1 to 600"),
-        ({"tri_mask2": np.full((5, 3), 401.0)}, "tri_mask2 must hold indices from 1 to 400"),
-        ({"meanshape": np.full((1, 1800), np.nan)}, "meanshape holds numbers that are not finite"),
-        ({"meantex": np.array(["a"])}, "meantex holds no numbers"),
+        ({"exBase": None}, "exBase missing; it contains"),
+        ({"idBase": np.zeros((1800, 79))}, r"idBase has shape \(1800, 79\); 600 vertices need \(1800, 80\)"),
+        ({"keypoints": np.full((1, 68), 601.0)}, "keypoints must contain indices from 1 to 600"),
+        ({"tri": np.zeros((5, 3))}, "tri must contain indices from 1 to 600"),
+        ({"tri_mask2": np.full((5, 3), 401.0)}, "tri_mask2 must contain indices from 1 to 400"),
+        ({"meanshape": np.full((1, 1800), np.nan)}, "meanshape has values that are not finite"),
+        ({"meantex": np.array(["a"])}, "meantex is not numeric"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_a_line(changes, message, tmp_path):
+def test_damaged_files_are_refused_in_one_line(changes, message, tmp_path):
     path = basel.save(tmp_path / "BFM_model_front.mat", **changes)
     with pytest.raises(UserError, match=message) as caught:
         bfm.read_front(path)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_missing_or_others(parts, tmp_path):
-    with pytest.raises(UserError, match="01_MorphableModel.mat is missing in"):
+def test_missing_and_foreign_files(parts, tmp_path):
+    with pytest.raises(UserError, match="01_MorphableModel.mat: file is missing"):
         bfm.read_front(tmp_path)
-    with pytest.raises(UserError, match="no Basel Face Model at .*nowhere"):
+    with pytest.raises(UserError, match="nowhere: no such file or folder; give BFM"):
         bfm.read_front(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has no expressions: give the folder"):
+    with pytest.raises(UserError, match="contains no expressions; give the folder"):
         bfm.read_front(parts[0] / bfm.SHAPES)
     (tmp_path / "text.mat").write_text("not a MATLAB file, but long enough to have a header" * 9)
     with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
         bfm.read_front(tmp_path / "text.mat")
-    with pytest.raises(UserError, match="head 'bfm' needs the path"):
+    with pytest.raises(UserError, match="head 'bfm': no path given"):
         sources.load_head("bfm")
 
 
@@ -144,12 +144,12 @@ def test_a_model_of_2017(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"color/model/pcaVariance": None}, "is not a Basel Face Model of 2017 or 2019: .*pcaVariance"),
-        ({"metadata/landmarks/json": "[]"}, "names 0 of the points"),
-        ({"shape/representer/cells": np.full((3, 9), 600)}, "is no list of triangles of 600 vertices"),
+        ({"color/model/pcaVariance": None}, "not a Basel Face Model of 2017 or 2019 .*pcaVariance"),
+        ({"metadata/landmarks/json": "[]"}, "names 0 of the landmarks"),
+        ({"shape/representer/cells": np.full((3, 9), 600)}, "is not a triangle list of 600 vertices"),
     ],
 )
-def test_what_is_wrong_with_an_h5(changes, message, tmp_path):
+def test_damaged_h5_files_are_refused(changes, message, tmp_path):
     write_h5(tmp_path / "model.h5", **changes)
     with pytest.raises(UserError, match=message):
         bfm.load_bfm(tmp_path / "model.h5")

@@ -1,4 +1,4 @@
-"""Closed heads: watertight whoever and however, an inside and an outside, sheets that follow eyes and lips."""
+"""Closed heads: watertight for every identity and expression; fillings follow eyes and lips; anchors; sampling."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_every_pose_is_watertight(surface, weights):
     check_closed(vertices, surface.triangles)
 
 
-def test_eyes_and_mouth_are_filled_where_they_are(surface):
+def test_fillings_follow_eyes_and_mouth(surface):
     head = surface.head
     assert sorted(filling.kind for filling in surface.fillings) == ["eyeball_L", "eyeball_R", "mouth"]
     opened = np.asarray(head.shape(np.zeros(64), head.expression_weights(jawOpen=1.0)))
@@ -45,7 +45,7 @@ def test_eyes_and_mouth_are_filled_where_they_are(surface):
     assert np.ptp(mouth.points(head, shut)[:, 1]) < 0.3 * np.ptp(mouth.points(head, opened)[:, 1])
 
 
-def test_a_neck_that_ends_openly_is_capped():
+def test_open_neck_is_capped():
     head = procedural_head()
     template, triangles = np.asarray(head.template), np.asarray(head.triangles)
     above = (template[:, 1] > -140)[triangles].all(1)
@@ -55,7 +55,7 @@ def test_a_neck_that_ends_openly_is_capped():
     assert not surface.face[np.isclose(mesh.triangles_center[:, 1], mesh.bounds[0, 1], atol=3)].any()
 
 
-def test_anchors_are_pairs_and_middles(surface):
+def test_anchors_are_mirrored_pairs_and_central_points(surface):
     head, anchors = surface.head, head_space.anchor_vertices(surface.head)
     template = np.asarray(head.template)[anchors]
     assert len(set(anchors)) == len(head_space.ANCHORS) == 39
@@ -71,15 +71,15 @@ def test_anchors_are_pairs_and_middles(surface):
     assert 0.001 < np.abs(scans[1] - scans[0]).max() < 0.3 and np.abs(again).max() < 0.8
 
 
-def test_expressions_do_not_ask_for_too_much():
+def test_expression_weights_are_bounded():
     head = procedural_head()
     weights = np.stack([head_space.expression(head, 0, 0, number) for number in range(1, 200)])
-    assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.STRONGEST + 1).all()
+    assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.MAX_WEIGHT_SUM + 1).all()
     assert len(np.unique(weights.round(4), axis=0)) > 190
     np.testing.assert_array_equal(head_space.expression(head, 0, 0, 0), head_space.neutral(head))
 
 
-def test_points_are_uniform_over_the_area():
+def test_samples_are_uniform_over_the_area():
     """A square cut into one large and two small triangles and a sliver."""
     vertices = np.float32([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0.5, 0.5, 0]])
     triangles = np.int32([[0, 1, 2], [0, 2, 4], [0, 4, 3], [4, 2, 3]])

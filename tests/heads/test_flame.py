@@ -1,4 +1,4 @@
-"""FLAME's files: written here in its layout, with stand-ins of chumpy and scipy whose code must not run."""
+"""FLAME files written here in its layout, with fake chumpy and scipy classes whose code must not run."""
 
 import pickle
 import sys
@@ -15,7 +15,7 @@ from tests import flames
 
 
 class _Lively:
-    """Saved as chumpy saves: a new object and its state. Its code would tell on itself."""
+    """Pickled as chumpy pickles: a new object and its state. Running its code would be noticed."""
 
     def __setstate__(self, state):
         raise AssertionError("foreign code ran")
@@ -23,7 +23,7 @@ class _Lively:
 
 @pytest.fixture(scope="module")
 def foreign():
-    """Modules chumpy.ch and scipy.sparse.csc that exist while a file is written, and classes of theirs."""
+    """Fake modules chumpy.ch and scipy.sparse.csc, present only while a file is written."""
     made = {}
     sys.modules["chumpy"] = types.SimpleNamespace()
     for module, name in (("chumpy.ch", "Ch"), ("scipy.sparse.made_up", "csc_matrix")):
@@ -77,7 +77,7 @@ def test_the_file_becomes_a_head(model):
     assert head.regions["face"].any() and not (head.regions["face"] & head.regions["neck"]).any()
 
 
-def test_landmarks_are_where_the_house_has_them(model):
+def test_landmarks_lie_where_the_embedded_head_has_them(model):
     head, other = model.head, procedural_head()
     for layout in ("68", "98"):
         points, expected = (one.landmark_points(np.asarray(one.template), layout) for one in (head, other))
@@ -97,7 +97,7 @@ def test_a_head_by_name(path, model, tmp_path):
     regions = sources.load_head("flame", str(masked)).regions
     np.testing.assert_array_equal(np.flatnonzero(regions["lips"]), masks["lips"])
     assert regions["ears"].sum() == 7 and regions["face"].any()
-    with pytest.raises(UserError, match="head 'flame' needs the path"):
+    with pytest.raises(UserError, match="head 'flame': no path given"):
         sources.load_head("flame")
 
 
@@ -122,7 +122,7 @@ class _Calls:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02]q\x00.", pickle.dumps({"v_template": [1.0]}), b"\x80\x02junk"])
-def test_other_files_are_named(content, tmp_path):
+def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "other.pkl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"other\.pkl"):
@@ -132,8 +132,8 @@ def test_other_files_are_named(content, tmp_path):
 def test_code_in_a_file_is_refused(tmp_path, capsys):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps({"v_template": _Calls()}))
-    with pytest.raises(UserError, match=r"no business with (builtins|__builtin__)\.print"):
+    with pytest.raises(UserError, match=r"does not need (builtins|__builtin__)\.print"):
         flame_file.read(path)
     assert "executed" not in capsys.readouterr().out
-    with pytest.raises(UserError, match="no FLAME model at"):
+    with pytest.raises(UserError, match="no such file; download FLAME"):
         flame_file.read(tmp_path / "absent.pkl")

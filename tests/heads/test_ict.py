@@ -1,4 +1,4 @@
-"""ICT-FaceKit: both forms of the file give one head; the mirror map and the landmarks are what was published."""
+"""ICT-FaceKit: both file formats give the same head; mirror map and landmarks match the publication."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_transparent_parts_are_not_drawn(head):
     assert head.opaque_triangles().max() < ict.RANGES["transparent"][0] < head.triangles.max()
 
 
-def test_its_landmarks_land_on_the_canonical_ones(head):
+def test_landmarks_are_registered_to_the_canonical_ones(head):
     places = canonical.canonical(head)
     assert places.shape == (ict.VERTICES, 3)
     np.testing.assert_allclose(head.landmark_points(places, "68"), canonical.queries("68"), atol=1e-3)
@@ -82,9 +82,9 @@ def test_the_folder_of_objs_gives_the_same_head(head, arrays, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda path: path / "absent", "no ICT-FaceKit at"),
-        (lambda path: path, "has no generic_neutral_mesh.obj"),
-        (lambda path: path / "other.npz", "is not an .npz of ICT-FaceKit's arrays"),
+        (lambda path: path / "absent", "no such file or folder; give the FaceXModel folder"),
+        (lambda path: path, "generic_neutral_mesh.obj is missing"),
+        (lambda path: path / "other.npz", "not an .npz of ICT-FaceKit's arrays"),
     ],
 )
 def test_a_wrong_path_is_one_line(tmp_path, make, message):

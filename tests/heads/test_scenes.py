@@ -1,4 +1,4 @@
-"""Photographs of a head: points lie where the pixels are, depth decides what is seen, nothing is lost or repeated."""
+"""Rendered scenes: determinism, depth and projected points, gaze, surface sampling, capture conditions."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from jaxface.geometry import raster
 from jaxface.heads import canonical, scenes
-from jaxface.heads.morphable import turn_eyes
+from jaxface.heads.morphable import rotate_eyes
 from jaxface.heads.procedural import procedural_head
 from jaxface.systems.continuous import rendering
 
@@ -20,38 +20,38 @@ def head():
 
 
 @pytest.fixture(scope="module")
-def shot(head):
-    """(scene, picture) of a key, compiled once."""
+def capture(head):
+    """Function from a seed to (scene, rendering), compiled once."""
 
     @jax.jit
-    def take(head, key):
+    def render(head, key):
         scene = scenes.sample_scene(head, key, SIZE)
         return scene, scenes.render(head, scene, SIZE)
 
-    return lambda seed: take(head, jax.random.key(seed))
+    return lambda seed: render(head, jax.random.key(seed))
 
 
-def test_pictures_depend_on_the_key_alone(shot):
-    (_, one), (_, same), (_, other) = shot(1), shot(1), shot(2)
+def test_renderings_depend_on_the_key_only(capture):
+    (_, one), (_, same), (_, other) = capture(1), capture(1), capture(2)
     np.testing.assert_array_equal(one.image, same.image)
     assert np.abs(one.image - other.image).mean() > 0.02
     assert one.image.min() >= 0 and one.image.max() <= 1 and np.isfinite(one.image).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_depth_and_points_agree(head, shot, seed):
-    _, picture = shot(seed)
-    landmarks, px = (head.landmark_points(points, "68") for points in (picture.points, picture.points_px))
-    seen = raster.visible_points(px, landmarks[:, 2], picture.depth, 4.0)
+def test_depth_and_points_agree(head, capture, seed):
+    _, rendering = capture(seed)
+    landmarks, px = (head.landmark_points(points, "68") for points in (rendering.points, rendering.points_px))
+    visible = raster.visible_points(px, landmarks[:, 2], rendering.depth, 4.0)
     nose = np.round(np.asarray(px[30])).astype(int)
-    assert picture.depth[nose[1], nose[0]] == pytest.approx(float(landmarks[30, 2]), abs=8.0)
-    assert 25 <= int(seen.sum()) <= 68
-    low, high = np.split(np.asarray(scenes.face_box(head, picture.points_px)), 2)
+    assert rendering.depth[nose[1], nose[0]] == pytest.approx(float(landmarks[30, 2]), abs=8.0)
+    assert 25 <= int(visible.sum()) <= 68
+    low, high = np.split(np.asarray(scenes.face_box(head, rendering.points_px)), 2)
     assert (px[17:] > low - 1).all() and (px[17:] < high + 1).all() and (high - low)[1] > 0.3 * SIZE
 
 
 def test_gaze_turns_the_eyeballs_only(head):
-    moved = np.asarray(turn_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
+    moved = np.asarray(rotate_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
     eyes = np.asarray(head.regions["eyeball_L"] | head.regions["eyeball_R"])
     assert np.abs(moved[~eyes]).max() == 0
     for side in "LR":
@@ -74,15 +74,15 @@ def test_a_rendered_example_shows_its_points(head):
     assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8
 
 
-def test_portraits_are_less_turned_and_taken_from_further_away(head):
+def test_portraits_are_more_frontal_and_more_distant(head):
     keys = jax.random.split(jax.random.key(0), 200)
 
-    def facing(shot: scenes.Shot) -> tuple[np.ndarray, np.ndarray]:
-        drawn = jax.vmap(lambda key: scenes.sample_scene(head, key, SIZE, shot))(keys)
-        assert (drawn.occluded == np.float32(shot.occluded)).all()
-        return np.rad2deg(np.arccos(np.abs(drawn.rotation[:, 2, 2]))), drawn.translation[:, 2]
+    def sample(capture: scenes.CaptureConfig) -> tuple[np.ndarray, np.ndarray]:
+        sampled = jax.vmap(lambda key: scenes.sample_scene(head, key, SIZE, capture))(keys)
+        assert (sampled.occluded == np.float32(capture.occluded)).all()
+        return np.rad2deg(np.arccos(np.abs(sampled.rotation[:, 2, 2]))), sampled.translation[:, 2]
 
-    turned, distance = facing(scenes.ANYHOW)
+    turned, distance = sample(scenes.UNCONSTRAINED)
     assert 50 < turned.max() < 70 and distance.min() < 500
-    turned, distance = facing(scenes.PORTRAIT)
+    turned, distance = sample(scenes.PORTRAIT)
     assert 25 < turned.max() < 40 and 600 < distance.min() < 900

@@ -1,4 +1,4 @@
-"""ResNets and MobileNets: shapes, parameter counts of the papers' code, batch norm as PyTorch has it."""
+"""ResNets and MobileNets: shapes, parameter counts of the papers' code, PyTorch's batch norm."""
 
 import functools
 
@@ -42,19 +42,19 @@ def test_parameters_and_names(name):
     assert len({theirs for theirs, _ in names.values()}) == len(names)
 
 
-def test_maps_of_odd_sizes_are_those_of_pytorch():
+def test_feature_maps_of_odd_sizes_match_pytorch():
     _, maps = traced("resnet50")
     assert [one.shape for one in maps] == [(2, 17, 17, 256), (2, 9, 9, 512), (2, 5, 5, 1024), (2, 3, 3, 2048)]
     assert traced("mobilenet_v2")[1].shape == (2, 3, 3, 1280)
     assert traced("mobilenet_v3", 64)[1].shape == (2, 2, 2, 960)
 
 
-def test_widths_of_squeezes():
-    assert [mobilenet.eighths(c // 4) for c in (72, 120, 480, 672, 960)] == [24, 32, 120, 168, 240]
+def test_squeeze_widths():
+    assert [mobilenet.round_to_eight(c // 4) for c in (72, 120, 480, 672, 960)] == [24, 32, 120, 168, 240]
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_batch_norm_over_all_devices(devices):
+def test_batch_norm_is_synchronised_over_devices(devices):
     values = np.random.default_rng(0).normal(3, 2, (4, 3, 5, 6)).astype(np.float32)
     net = batch_norm.BatchNorm(axis_name="x")
     variables = net.init(jax.random.key(0), values)
@@ -67,7 +67,7 @@ def test_batch_norm_over_all_devices(devices):
     np.testing.assert_allclose(changed["batch_stats"]["var"][0], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
 
 
-def test_a_small_resnet_learns_and_evaluates_with_running_statistics():
+def test_small_resnet_has_gradients_and_evaluates_with_running_statistics():
     net = resnet.ResNet((1, 1), width=8)
     image = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
     variables = jax.jit(net.init)(jax.random.key(1), image)

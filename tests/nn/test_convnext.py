@@ -13,7 +13,7 @@ SMALL = dict(depths=(1, 2), dims=(4, 6))
 
 
 def random_params(net):
-    """Weights large enough for every layer to matter: the layer scales of a fresh network hide its blocks."""
+    """Weights large enough for every layer to matter: the initial layer scales hide the blocks."""
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     draw = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: 0.3 * draw.standard_normal(leaf.shape, np.float32), shapes)
@@ -37,7 +37,7 @@ def test_parameter_counts(size, version, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-def test_rows_that_fill_no_patch_are_dropped():
+def test_incomplete_patches_are_dropped():
     net = ConvNeXt(**SMALL)
     params = random_params(net)
     image = np.random.default_rng(2).standard_normal((2, 75, 98, 3), np.float32)
@@ -46,7 +46,7 @@ def test_rows_that_fill_no_patch_are_dropped():
     np.testing.assert_allclose(jax.jit(net.apply)(params, image[:, :72, :96])[0], pooled, rtol=1e-5, atol=1e-5)
 
 
-def test_drop_path_is_per_picture_unbiased_and_off_at_evaluation():
+def test_drop_path_is_per_sample_and_off_at_evaluation():
     net = ConvNeXt(**SMALL, drop_path=0.5, final_norm=False)
     params = random_params(net)
     image = np.random.default_rng(2).standard_normal((1, 32, 32, 3), np.float32).repeat(64, 0)
@@ -57,7 +57,7 @@ def test_drop_path_is_per_picture_unbiased_and_off_at_evaluation():
     np.testing.assert_allclose(jax.jit(net.apply)(params, image)[0], plain, rtol=1e-6)
 
 
-def test_response_norm_is_that_of_the_paper_and_safe_at_zero():
+def test_response_norm_matches_the_paper_and_has_finite_gradients_at_zero():
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
     params = {"params": {"scale": np.array([1.0, 2.0, 3.0], np.float32), "bias": np.ones(3, np.float32)}}
     norm = np.sqrt((x**2).sum((1, 2), keepdims=True))

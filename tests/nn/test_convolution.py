@@ -1,4 +1,4 @@
-"""The convolution whose kernel gradient is matrix products on CPUs, against XLA's, values and gradients."""
+"""CPU convolution (matrix-product gradients, Winograd) against XLA's convolution: values and gradients."""
 
 import functools
 
@@ -19,7 +19,7 @@ def value_and_gradients(form, image, kernel):
 
 @pytest.mark.parametrize("shape", [(3, 9, 8, 16), (4, 7, 12, FEW_CHANNELS), (2, 6, 6, 3)])
 @pytest.mark.parametrize("size, stride", [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_values_and_gradients_are_those_of_xla(shape, size, stride):
+def test_values_and_gradients_match_xla(shape, size, stride):
     keys = jax.random.split(jax.random.key(0))
     arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (size, size, shape[-1], 5))
     ours, theirs = (
@@ -30,19 +30,19 @@ def test_values_and_gradients_are_those_of_xla(shape, size, stride):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("squares", [True, False])
+@pytest.mark.parametrize("tiles", [True, False])
 @pytest.mark.parametrize("shape, outputs", [((2, 9, 6, 64), 80), ((1, 8, 11, 96), 64), ((3, 1, 2, 64), 64)])
-def test_winograd_convolves_with_fewer_products(shape, outputs, squares, monkeypatch):
-    """Odd sides and other numbers of channels on either side: values and gradients, by squares and by rows."""
-    monkeypatch.setattr(winograd, "FEWEST_PRODUCTS", 0)
-    monkeypatch.setattr(winograd, "FEWEST_ROWS", 0)
-    monkeypatch.setattr(winograd, "_squares_pay", lambda *_: squares)
+def test_winograd_convolves_with_fewer_products(shape, outputs, tiles, monkeypatch):
+    """Values and gradients of F(2x2, 3x3) and F(2x1, 3x1) at odd sides and unequal numbers of channels."""
+    monkeypatch.setattr(winograd, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(winograd, "MIN_ROWS", 0)
+    monkeypatch.setattr(winograd, "_tiles_pay", lambda *_: tiles)
     keys = jax.random.split(jax.random.key(0))
     arrays = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (3, 3, shape[-1], outputs))
     assert winograd.pays(*arrays, 1) and not winograd.pays(*arrays, 2)
     form = str(jax.make_jaxpr(winograd.convolve)(*arrays))
-    assert form.count("dot_general[") == (16 if squares else 4) and "conv_general_dilated" not in form
-    jax.clear_caches()  # or the form of the case before is taken
+    assert form.count("dot_general[") == (16 if tiles else 4) and "conv_general_dilated" not in form
+    jax.clear_caches()  # otherwise the trace of the previous case is reused
     ours, theirs = (
         jax.jit(functools.partial(value_and_gradients, form))(*arrays)
         for form in (convolve, functools.partial(convolution._plain, stride=1))
@@ -52,14 +52,14 @@ def test_winograd_convolves_with_fewer_products(shape, outputs, squares, monkeyp
 
 
 @pytest.mark.parametrize("batch, side, pays", [("1", 8, False), ("B", 8, False), ("8", 8, True), ("B", 16, True)])
-def test_winograd_is_for_many_pictures_or_large_ones(batch, side, pays):
+def test_winograd_is_used_for_large_batches_or_images(batch, side, pays):
     shapes = export.symbolic_shape(f"{batch}, {side}, {side}, 256"), (3, 3, 256, 256)
     assert winograd.pays(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes), 1) is pays
 
 
 @pytest.mark.parametrize("batch, rest", [(6, CHUNK // 4), (5, CHUNK // 4), (3, 2 * CHUNK)])
-def test_batches_are_summed_in_equal_parts(batch, rest):
-    """Of six, three fit at once; five have no part of three or two; and of large ones only some rows fit."""
+def test_kernel_gradient_is_summed_in_equal_chunks(batch, rest):
+    """A chunk holds three of six images, one of five (a prime), or only some rows of a large image."""
     side = 64
     image = jax.random.normal(jax.random.key(1), (batch, side, side, rest // side**2))
     cotangent = jax.random.normal(jax.random.key(2), (batch, side, side, 2))
@@ -71,7 +71,7 @@ def test_batches_are_summed_in_equal_parts(batch, rest):
 
 
 def test_products_of_any_rank():
-    """A matrix for the last axis of (B,…,C), its gradient in parts."""
+    """Product with a matrix over the last axis of (B,…,C); its gradient is computed in chunks."""
     x, matrix = jax.random.normal(jax.random.key(3), (3, 40, 60, 32)), jax.random.normal(jax.random.key(4), (32, 4))
     for some in (x, x[:, 0], x[:, 0, 0]):
         ours, theirs = (jax.jit(functools.partial(value_and_gradients, form))(some, matrix) for form in (

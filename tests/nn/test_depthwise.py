@@ -1,4 +1,4 @@
-"""The depthwise convolution's CPU form against XLA's grouped convolution, values and gradients."""
+"""Depthwise convolution for CPUs against XLA's grouped convolution: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def sample(shape, size):
 
 @pytest.mark.parametrize("shape", [(2, 20, 17, 5), (1, 14, 14, 8), (3, 7, 7, 4), (2, 3, 1, 2)])
 @pytest.mark.parametrize("size", [3, 7])
-def test_values_and_gradients_are_those_of_the_grouped_convolution(shape, size):
+def test_values_and_gradients_match_the_grouped_convolution(shape, size):
     image, kernel, cotangent = sample(shape, size)
     (actual, fast_gradients), (expected, gradients) = (
         jax.jit(lambda *args, form=form: (form(*args), jax.vjp(form, *args)[1](cotangent)))(image, kernel)
@@ -31,7 +31,7 @@ def test_values_and_gradients_are_those_of_the_grouped_convolution(shape, size):
 
 @pytest.mark.parametrize("shape", [(2, 9, 8, 3), (1, 16, 21, 4), (2, 1, 2, 3)])
 @pytest.mark.parametrize("size", [3, 5])
-def test_strided_outputs_are_every_other_one(shape, size):
+def test_strided_output_subsamples_the_dense_one(shape, size):
     image, kernel, cotangent = sample(shape, size)
     cotangent = cotangent[:, ::2, ::2]
     (actual, fast_gradients), (expected, gradients) = (

@@ -1,4 +1,4 @@
-"""Blocks over sets: padding changes nothing, gradients stay finite, and attention is what the papers say."""
+"""Transformer blocks: padding has no effect, gradients are finite, attention matches the paper."""
 
 import jax
 import jax.numpy as jnp

@@ -29,7 +29,7 @@ VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 ICT_FILE = "ict_facekit.npz"
 # Heads with named expressions and whole surfaces; a cut-out face makes no photograph.
-SHOTS = {"": scenes.ANYHOW, "_portraits": scenes.PORTRAIT}
+SHOTS = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
 VARIANTS = tuple(head + shot for shot in SHOTS for head in ("procedural", "ict"))
 
 
@@ -46,7 +46,7 @@ class RenderedHeadsConfig(tfds.core.BuilderConfig):
         return self.name.partition("_")[0]
 
     @property
-    def shot(self) -> scenes.Shot:
+    def shot(self) -> scenes.CaptureConfig:
         """How it is photographed."""
         return SHOTS[self.name.removeprefix(self.head)]
 
@@ -68,7 +68,7 @@ def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) ->
 
 @functools.partial(jax.jit, static_argnames=("size", "shot"))
 def render_example(
-    head: MorphableHead, places: jax.Array, key: jax.Array, size: int, shot: scenes.Shot = scenes.ANYHOW
+    head: MorphableHead, places: jax.Array, key: jax.Array, size: int, shot: scenes.CaptureConfig = scenes.UNCONSTRAINED
 ) -> dict[str, jax.Array]:
     """One example's features, before encoding."""
     scene_key, dense_key = jax.random.split(key)

@@ -31,7 +31,7 @@ def make(variant: str, data_dir: str, examples: int = 4000, size: int = 224) -> 
 
 @functools.partial(jax.jit, static_argnames=("size", "shot"))
 def render_picture(
-    head: MorphableHead, person: jax.Array, key: jax.Array, size: int, shot: scenes.Shot = scenes.ANYHOW
+    head: MorphableHead, person: jax.Array, key: jax.Array, size: int, shot: scenes.CaptureConfig = scenes.UNCONSTRAINED
 ) -> dict[str, jax.Array]:
     """One picture of the person whose scene is drawn by the key `person`; what else is in it is drawn by `key`."""
     same = scenes.sample_scene(head, person, size)

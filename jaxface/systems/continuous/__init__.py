@@ -1,4 +1,4 @@
-"""Continuous landmark detection with 3D queries: Chandran et al., CVPR 2023. `build` makes the system of a config."""
+"""Continuous landmark detection with 3D queries: Chandran et al., CVPR 2023."""
 
 import functools
 import itertools
@@ -15,11 +15,16 @@ from jaxface.system import Batch, Evaluator, System, Tree
 from jaxface.systems.continuous import losses, metrics, model, predict, rendering, torch_weights
 
 
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config`, in which no value is left open."""
+    return config.copy_and_resolve_references()
+
+
 def build(config: ml_collections.ConfigDict) -> System:
-    """The system of `config` (configs/continuous.py). Raises UserError for values that do not fit together."""
+    """The system of `config` (configs/continuous.py). Raises UserError if values do not fit together."""
     net = model.model_from_config(config.model)
     score = functools.partial(metrics.score, net)
-    size, dense = config.model.image_size, config.data.dense
+    size, dense = config.model.image_size, config.data.num_surface_samples
     names = config.head.names if config.data.endless else ()
 
     def train_data(step: int) -> Iterator[Batch]:

@@ -82,7 +82,7 @@ def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.n
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
-    process = functools.partial(preprocess_train, size=size, dense=config.data.dense)
+    process = functools.partial(preprocess_train, size=size, dense=config.data.num_surface_samples)
     return datasets.train_batches(
         [datasets.open_set(config.data, name, size) for name in config.data.datasets], config, step, process
     )

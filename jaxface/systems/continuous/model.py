@@ -190,11 +190,11 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     dtype: "float32" or "bfloat16", of the encoder's computation only.
     layer_scale: initial weight of a block of V1 (1e-6 as published; a short training of a shallow net wants 1).
     final_norm: LayerNorm after the mean (unofficial: False). drop_path: rate of the last block.
-    pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "locate").
+    pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "soft_argmax").
     feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
     query_width: of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
     predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (the same without), "mhsa" (ours),
-        "locate" (ours; needs pool "map").
+        "soft_argmax" (ours; needs pool "map").
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
@@ -203,7 +203,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     _check(config, encoder.dims[-1])
     if config.predictor == "mlp":
         predictor = PointwisePredictor(config.width, config.layers)
-    elif config.predictor == "locate":
+    elif config.predictor == "soft_argmax":
         predictor = LocatingPredictor(config.width, config.layers)
     else:
         predictor = SetPredictor(config.predictor, config.width, config.layers, config.heads)
@@ -241,7 +241,7 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
 def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
     choices = {
         "pool": ("mean", *POOLS),
-        "predictor": ("mlp", "locate", "transformer", "xca", "mhsa"),
+        "predictor": ("mlp", "soft_argmax", "transformer", "xca", "mhsa"),
         "sigma": ("log", "variance"),
     }
     for key, allowed in choices.items():
@@ -249,8 +249,8 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.pool == "mean" and config.feature_width != encoder_width:
         raise UserError(f'config.model.feature_width is {config.feature_width}; with pool "mean" it is {encoder_width}')
-    if (config.pool == "map") != (config.predictor == "locate"):
-        raise UserError('config.model.pool "map" and config.model.predictor "locate" go together')
+    if (config.pool == "map") != (config.predictor == "soft_argmax"):
+        raise UserError('config.model.pool "map" and config.model.predictor "soft_argmax" go together')
     if config.predictor in ("transformer", "xca", "mhsa") and config.width % config.heads:
         raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
 

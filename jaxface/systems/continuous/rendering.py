@@ -35,8 +35,8 @@ def render_example(constants: dict, key: jax.Array, size: int, dense: int) -> di
     """One training example of `preprocess_train`'s form, photographed directly through its jittered crop."""
     head, places = constants["head"], constants["canonical"]
     k = jax.random.split(key, 4)
-    scene = scenes.sample_scene(head, k[0], SCENE_SIZE, scenes.DRESSED)
-    crop = _crop(k[1], scenes.face_box(head, scenes.place(head, scene)[1]), size)
+    scene = scenes.sample_scene(head, k[0], SCENE_SIZE, scenes.WITH_ACCESSORIES)
+    crop = _crop(k[1], scenes.face_box(head, scenes.project_vertices(head, scene)[1]), size)
     picture = scenes.render(head, scene, size, crop)
     grey = picture.image.mean(-1, keepdims=True)
     index, weights = scenes.surface_points(head, k[2], dense)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.nn.convnext import ConvNeXt
+from jaxface.system import Converted
 from jaxface.systems.continuous.model import Continuous, PointwisePredictor
 from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, unwrap, vector
 
@@ -70,25 +71,25 @@ TORCHVISION = Flavour(
 )
 
 
-def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) with what the checkpoint holds.
+def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> Converted:
+    """The parameters of a checkpoint.
 
-    An ImageNet backbone (its names are recognised) fills the encoder only; its classifier, and its last norm where the
-    model has none, are dropped by name, and the rest keeps its fresh values: a line is printed that says so. The
-    unofficial rebuild's state dict fills everything. UserError names every missing, left-over or misshaped entry.
+    An ImageNet backbone (recognised by its names) fills the encoder only: its classifier, and its last norm if the
+    model has none, are dropped, and the rest of the model stays randomly initialised. The unofficial reimplementation's
+    state dict fills everything. Raises UserError naming every missing, left-over or misshaped entry.
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
-        return _from_unofficial(model, tensors, params, model_state)
+        return Converted(*_from_unofficial(model, tensors, params, model_state))
     flavour = _recognise(tensors)
     dropped = _dropped(flavour, model.encoder, tensors)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
     encoder = rename(kept, encoder_sources(flavour, model.encoder), params["encoder"])
-    print(
+    note = (
         f"The backbone is filled from a {flavour.name} checkpoint; dropped: {', '.join(dropped) or 'nothing'}. "
-        "Everything behind it starts fresh from the seed."
+        "Everything behind it is randomly initialised."
     )
-    return {**params, "encoder": encoder}, model_state
+    return Converted({**params, "encoder": encoder}, model_state, notes=(note,))
 
 
 def _recognise(tensors: Tensors) -> Flavour:

@@ -1,4 +1,4 @@
-"""Deep3DFaceReconstruction: Deng et al., CVPR Workshops 2019. `build` makes the system of a config."""
+"""Deep3DFaceReconstruction: Deng et al., CVPR Workshops 2019."""
 
 import functools
 from collections.abc import Iterator
@@ -10,12 +10,14 @@ from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.deep3d import face_model, metrics, model, objective, predict, torch_weights
 
 
-def build(config: ml_collections.ConfigDict) -> System:
-    """The system of `config` (configs/deep3d.py). Raises UserError for values that do not fit together.
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` in which coefficient counts of 0 are those of the configured head."""
+    return face_model.resolve(config)
 
-    Coefficient counts that are 0 are filled in: as many as the configured head has.
-    """
-    face_model.complete(config)
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of `config` (configs/deep3d.py), resolved. Raises UserError if values do not fit together."""
+    config = resolve(config)
     objective.check(config)
     net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
     combine = functools.partial(model.combine, net) if sets else None
@@ -47,8 +49,8 @@ def build(config: ml_collections.ConfigDict) -> System:
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
-        needs_points=True,
-        raw=functools.partial(model.raw, net, functools.partial(face_model.configured, config)),
+        tools=("detect",),
+        raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )

@@ -16,8 +16,7 @@ from jaxface.data import datasets, stream
 from jaxface.system import Batch
 from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.preprocessing import augment
-from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
-from jaxface.systems.deep3d.preprocessing.examples import aligned_face
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, aligned_face
 
 # What a rendered head was made with: of a set once for the person, or once for each picture.
 KNOWN = ("identity", "expression", "gaze", "rotation", "translation")
@@ -49,14 +48,14 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _augmented(face: Example, rng: np.random.Generator, share: float) -> Example:
-    """The face under one random map of its crop; see `augment.random_matrix`."""
-    affine, mirror = augment.random_matrix(rng, REFERENCE_SIZE, share)
+    """The face under one random map of its crop; see `augment.random_affine`."""
+    affine, mirror = augment.random_affine(rng, REFERENCE_SIZE, share)
     to_reference = np.diag([1, 1, len(face["image"]) / REFERENCE_SIZE])
     own = np.linalg.inv(to_reference) @ affine @ to_reference
     maps = {key: augment.warp_image(face[key], own) for key in ("image", "skin") if key in face}
     moved = {"landmarks": augment.warp_landmarks(face["landmarks"], affine, mirror, REFERENCE_SIZE)}
     if "dense" in face:
-        flip = dense_points.flip(len(face["dense"]))
+        flip = dense_points.mirror(len(face["dense"]))
         moved["dense"] = augment.warp_landmarks(face["dense"], affine, mirror, REFERENCE_SIZE, flip)
     return {**maps, **moved}
 
@@ -73,7 +72,7 @@ def preprocess_train(
     seed: int,
     size: int,
     with_skin: bool = True,
-    points: dense_points.Points | None = None,
+    points: dense_points.DensePoints | None = None,
     share: float = 1.0,
 ) -> Example:
     """A training example: image (size,size,3) and skin (size,size) in [0,1], landmarks (68,2), all float32, augmented.

@@ -1,7 +1,7 @@
-"""The face that Deep3D regresses: a Basel front face exactly as its file has it, or any `MorphableHead`.
+"""The face model that Deep3D regresses: a Basel front face exactly as in its file, or any `MorphableHead`.
 
-Here, and only here, heads change unit: Deep3D works in decimetres with the origin at the mean vertex. Axes are those of
-heads: x image right, y up, z to the viewer.
+Heads are in millimetres; Deep3D works in decimetres with the origin at the mean vertex. Only this module converts. The
+axes are those of heads: x image right, y up, z to the viewer.
 """
 
 import functools
@@ -19,37 +19,57 @@ from jaxface.heads.bfm import FrontFace, read_front
 from jaxface.heads.morphable import MorphableHead
 
 MM_PER_DM = 100.0
-# How far one unit of an expression coefficient moves the weight of a head whose weights run from 0 to 1.
+# Ours. Standard deviation of an expression weight for heads whose weights run from 0 to 1 (ARKit-like blendshapes).
 EXPRESSION_DEVIATION = 0.25
+# The parts of the model with a number of modes of their own: keys of `config.model` and fields of `FaceModel`.
 KINDS = ("identity", "expression", "albedo")
 CROPS = ("tf", "pytorch")
+# Regions of a head inside the face that the reflectance loss leaves out.
 NOT_SKIN = ("lips", "mouth", "eyeball_L", "eyeball_R", "brows_L", "brows_R", "nostrils", "scalp", "ears", "neck")
-SEEN_INSIDE = ("face", "lips", "mouth", "eyeball_L", "eyeball_R", "lids", "socket", "nostrils")
+# Regions of a head that the photometric loss compares.
+CROP_REGIONS = ("face", "lips", "mouth", "eyeball_L", "eyeball_R", "lids", "socket", "nostrils")
 
 Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
-class Surface:
-    """The skin as a mesh of its own: `vertices` (W,) of the face, of which the first N are skin and the others only
-    around it, triangles (U,3) of them, around (N,valence): `mesh.incidence`, and area (N,) dm² that each stands for."""
+class SkinSurface:
+    """The skin as a mesh of its own, for `networks.refine`.
+
+    Attributes:
+        vertices: (W,) vertices of the face. The first N are skin; the others only belong to triangles that touch skin.
+        triangles: (U,3) indices into `vertices`.
+        incidence: (N,valence) triangles around each skin vertex; see `mesh.incidence`.
+        area: (N,) area of the mean face that each skin vertex represents, in dm².
+    """
 
     vertices: Array
     triangles: Array
-    around: Array
+    incidence: Array
     area: Array
 
 
 @flax.struct.dataclass
 class FaceModel:
-    """A linear face in decimetres, a pytree of arrays. V vertices, T triangles; I, E, A modes.
+    """A linear face model in decimetres; a pytree of arrays.
 
-    mean (V,3), its mean vertex at 0; identity (I,V,3), expression (E,V,3); albedo_mean (V,3) RGB, 1 = white, albedo
-    (A,V,3); modes are per unit of a coefficient. triangles (T,3); around (V,valence): `mesh.incidence`; landmarks: 68
-    points as vertices (68,3) and weights (68,3); skin (V,) float, 1 where the albedo should be even; scored (N,) int:
-    the vertices of the face, over which shapes are compared; surface: its skin.
-    The crop is where the photometric loss looks: what the picture of the triangles `crop_triangles` (C,3) alone covers,
-    or, where that is None, the pixels whose visible triangle is marked in `crop` (T,) bool.
+    V vertices, T triangles; I identity, E expression and A albedo modes, each per unit of its coefficient.
+
+    Attributes:
+        mean: (V,3), mean vertex at the origin.
+        identity: (I,V,3).
+        expression: (E,V,3).
+        albedo_mean: (V,3) RGB, 1 = white.
+        albedo: (A,V,3).
+        triangles: (T,3).
+        incidence: (V,valence) triangles around each vertex; see `mesh.incidence`.
+        landmarks: 68 points as vertices (68,3) and their barycentric weights (68,3).
+        skin: (V,) float, 1 where the reflectance loss applies.
+        crop_triangles: (C,3) or None. If given, the photometric loss compares the pixels that these triangles alone
+            cover, even where other triangles hide them.
+        crop_triangle_mask: (T,) bool or None. Otherwise it compares the pixels whose visible triangle is marked here.
+        face_vertices: (N,) int, vertices of the face region, over which shapes are compared.
+        skin_surface: the skin as a mesh.
     """
 
     mean: Array
@@ -58,41 +78,42 @@ class FaceModel:
     albedo_mean: Array
     albedo: Array
     triangles: Array
-    around: Array
+    incidence: Array
     landmarks: tuple[Array, Array]
     skin: Array
     crop_triangles: Array | None
-    crop: Array | None
-    scored: Array
-    surface: Surface
+    crop_triangle_mask: Array | None
+    face_vertices: Array
+    skin_surface: SkinSurface
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills in the coefficient counts of `config.model` that are 0: as many as the configured head has."""
-    wanted = [name for name in KINDS if not config.model[name]]
-    if wanted:
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` whose coefficient counts of 0 are replaced by the configured head's numbers of modes."""
+    resolved = config.copy_and_resolve_references()
+    unset = [name for name in KINDS if not config.model[name]]
+    if unset:
         head = sources.load_head(config.head.name, config.head.path)
-        for name in wanted:
-            config.model[name] = len(getattr(head, name))
+        resolved.model.update({name: len(getattr(head, name)) for name in unset})
+    return resolved
 
 
-@functools.cache
-def _on_device(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
-    # What is kept must be arrays, also where the first to ask is being traced.
-    with jax.ensure_compile_time_eval():
-        return jax.device_put(load_face_model(name, path, sizes, crop))
+def from_config(config: ml_collections.ConfigDict) -> FaceModel:
+    """The face model of a configuration, as numpy arrays. Raises UserError as `load_face_model`."""
+    return load_face_model(*_arguments(config))
 
 
-def configured(config: ml_collections.ConfigDict) -> FaceModel | None:
-    """The model of a configuration, on the device, kept; None for a head that needs a file where none is named."""
+def on_device(config: ml_collections.ConfigDict) -> FaceModel | None:
+    """The face model of a configuration on the default device, cached; None if its head needs a file and has none."""
     if config.head.name != "procedural" and not config.head.path:
         return None
     return _on_device(*_arguments(config))
 
 
-def from_config(config: ml_collections.ConfigDict) -> FaceModel:
-    """The model of a configuration, on the host. UserError says what its head lacks."""
-    return load_face_model(*_arguments(config))
+@functools.cache
+def _on_device(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
+    # The first call may be inside a trace; the cache must hold arrays, not tracers.
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(load_face_model(name, path, sizes, crop))
 
 
 def _arguments(config: ml_collections.ConfigDict) -> tuple[str, str, tuple[int, ...], str]:
@@ -101,10 +122,16 @@ def _arguments(config: ml_collections.ConfigDict) -> tuple[str, str, tuple[int, 
 
 
 def load_face_model(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
-    """The model of `config.head` with `sizes` = (I, E, A) modes; kept, as it is asked for again.
+    """The face model of a head, as numpy arrays, cached.
 
-    `crop`: "tf", the face, or "pytorch", Basel front faces only: see `from_front`. UserError: no such head or crop, too
-    few modes.
+    Args:
+        name: name of the head, `config.head.name`.
+        path: its file; "" for an embedded head.
+        sizes: numbers of identity, expression and albedo modes to keep.
+        crop: "tf", or for Basel front faces also "pytorch"; see `from_front`.
+
+    Raises:
+        UserError: unknown head or crop, or the head has too few modes.
     """
     return _load(name, str(path), tuple(sizes), crop)
 
@@ -113,10 +140,10 @@ def load_face_model(name: str, path: str, sizes: tuple[int, int, int], crop: str
 def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceModel:
     if crop not in CROPS:
         raise UserError(f"config.head.crop is {crop!r}; use one of {', '.join(CROPS)}")
-    front = name == "bfm" and path and not path.endswith(".h5")
-    if crop == "pytorch" and not front:
+    is_front_face = name == "bfm" and path and not path.endswith(".h5")
+    if crop == "pytorch" and not is_front_face:
         raise UserError("config.head.crop 'pytorch' is for Basel front faces (head bfm, .mat) only; use 'tf'")
-    face = from_front(read_front(path), crop) if front else from_head(sources.load_head(name, path))
+    face = from_front(read_front(path), crop) if is_front_face else from_head(sources.load_head(name, path))
     for field, count in zip(KINDS, sizes, strict=True):
         modes = getattr(face, field)
         if len(modes) < count:
@@ -126,34 +153,36 @@ def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceM
 
 
 def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
-    """The original's model. Its mean vertex is the float32 mean in numpy's plain order, as there, for equal numbers.
+    """The original's face model.
 
-    crop "tf": the crop's triangles, as Microsoft's TensorFlow code draws them. "pytorch": the PyTorch code takes their
-    indices for those of the whole face, which scrambles the region; the released weights were trained so.
+    crop: "tf", the front of the face, as Microsoft's TensorFlow code renders it. "pytorch": the PyTorch code uses the
+    crop's triangle indices, which count the vertices of the front only, as indices of the whole face. This scrambles
+    the region, but the released weights were trained with it.
     """
     return FaceModel(
+        # np.mean in float32 along axis 0 sums naively; the official code does the same, and parity needs it.
         mean=front.mean - np.mean(front.mean, axis=0, keepdims=True),
         identity=front.identity,
         expression=front.expression,
         albedo_mean=front.albedo_mean / 255,
         albedo=front.albedo / 255,
         triangles=front.triangles,
-        around=mesh.incidence(front.triangles, len(front.mean)),
+        incidence=mesh.incidence(front.triangles, len(front.mean)),
         landmarks=(np.repeat(front.keypoints[:, None], 3, 1), np.tile(np.float32([1, 0, 0]), (68, 1))),
         skin=front.skin.astype(np.float32),
         crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
-        crop=None,
-        scored=np.arange(len(front.mean)),
-        surface=surface_of(front.mean, front.triangles, front.skin > 0),
+        crop_triangle_mask=None,
+        face_vertices=np.arange(len(front.mean)),
+        skin_surface=skin_surface_of(front.mean, front.triangles, front.skin > 0),
     )
 
 
 def from_head(head: MorphableHead) -> FaceModel:
-    """Any head: what is drawn of it, the origin at the mean vertex of its face, the crop all that lies in the face."""
+    """The face model of any head: its opaque triangles, the origin at the mean vertex of its face region."""
     triangles = head.opaque_triangles()
-    face = np.asarray(head.regions["face"])
     regions = {name: np.asarray(region) for name, region in head.regions.items()}
-    inside = np.any([regions[name] for name in SEEN_INSIDE if name in regions], axis=0)
+    face = regions["face"]
+    crop = np.any([regions[name] for name in CROP_REGIONS if name in regions], axis=0)
     skin = face & ~np.any([regions[name] for name in NOT_SKIN if name in regions], axis=0)
     mean = ((head.template - head.template[face].mean(0)) / MM_PER_DM).astype(np.float32)
     return FaceModel(
@@ -163,36 +192,36 @@ def from_head(head: MorphableHead) -> FaceModel:
         albedo_mean=np.float32(head.albedo_mean),
         albedo=np.float32(head.albedo),
         triangles=triangles,
-        around=mesh.incidence(triangles, len(head.template)),
+        incidence=mesh.incidence(triangles, len(head.template)),
         landmarks=head.landmarks["68"],
         skin=skin.astype(np.float32),
         crop_triangles=None,
-        crop=inside[triangles].all(axis=1),
-        scored=np.flatnonzero(face | regions["lips"]),
-        surface=surface_of(mean, triangles, skin),
+        crop_triangle_mask=crop[triangles].all(axis=1),
+        face_vertices=np.flatnonzero(face | regions["lips"]),
+        skin_surface=skin_surface_of(mean, triangles, skin),
     )
 
 
-def surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> Surface:
-    """The surface of the vertices `skin` (V,) bool of a mean face (V,3) dm with triangles (T,3)."""
-    own = np.flatnonzero(skin)
+def skin_surface_of(mean: np.ndarray, triangles: np.ndarray, skin: np.ndarray) -> SkinSurface:
+    """The surface of the skin vertices, skin (V,) bool, of a mean face (V,3) dm with triangles (T,3)."""
+    skin_vertices = np.flatnonzero(skin)
     touching = triangles[skin[triangles].any(1)]
-    vertices = np.concatenate([own, np.setdiff1d(touching, own)])
-    renamed = np.zeros(len(mean), np.int32)
-    renamed[vertices] = np.arange(len(vertices))
+    vertices = np.concatenate([skin_vertices, np.setdiff1d(touching, skin_vertices)])
+    index_of = np.zeros(len(mean), np.int32)
+    index_of[vertices] = np.arange(len(vertices))
     a, b, c = (mean[touching[:, corner]] for corner in range(3))
-    third = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
-    area = np.bincount(touching.ravel(), np.repeat(third, 3), len(mean))[own]
-    around = mesh.incidence(renamed[touching], len(vertices))[: len(own)]
-    return Surface(vertices.astype(np.int32), renamed[touching], around, area.astype(np.float32))
+    third_of_area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+    area = np.bincount(touching.ravel(), np.repeat(third_of_area, 3), len(mean))[skin_vertices]
+    incidence = mesh.incidence(index_of[touching], len(vertices))[: len(skin_vertices)]
+    return SkinSurface(vertices.astype(np.int32), index_of[touching], incidence, area.astype(np.float32))
 
 
 def at_landmarks(face: FaceModel, vertices: Array) -> jax.Array:
-    """The 68 landmarks (…,68,3) of vertices (…,V,3), or of modes."""
+    """The 68 landmarks (…,68,3) of vertices or modes (…,V,3), by barycentric interpolation."""
     index, weights = face.landmarks
     return (jnp.asarray(vertices)[..., index, :] * weights[..., None]).sum(-2)
 
 
 def expression_scale(head: MorphableHead) -> float:
-    """Weight of an expression per unit of its coefficient: heads with named expressions have weights from 0 to 1."""
+    """Expression weight per unit of its coefficient: EXPRESSION_DEVIATION for heads with blendshapes, else 1."""
     return EXPRESSION_DEVIATION if "jawOpen" in head.expression_names else 1.0

@@ -14,7 +14,7 @@ import numpy as np
 from jaxface.geometry import alignment
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d.face_model import EXPRESSION_DEVIATION, MM_PER_DM, FaceModel
-from jaxface.systems.deep3d.model import RNet, answer
+from jaxface.systems.deep3d.model import RNet, regress_and_refine
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.systems.deep3d.rendering import image_formation
 
@@ -28,7 +28,7 @@ def score(net: RNet, own_head: bool, sets: bool) -> Score:
 
 def _score_pictures(net, own_head, params, model_state, batch, constants) -> dict[str, jax.Array]:
     face = constants["face"]
-    vector, *_ = answer(net, {"params": params, **model_state}, batch["image"], face)
+    vector, *_ = regress_and_refine(net, {"params": params, **model_state}, batch["image"], face)
     coefficients = image_formation.split(vector, net.sizes)
     decoded = image_formation.decode(face, coefficients)
     rendered = image_formation.render(face, decoded, batch["image"].shape[1])
@@ -54,10 +54,12 @@ def head_errors(
     the camera in all of them. identity, identity_of_mean: the neutral shape, best rotation, and the mean head's.
     """
     known = truth["identity"], truth["expression"] / EXPRESSION_DEVIATION
-    wanted = image_formation.turned(image_formation.canonical_shape(face, *known), truth["rotation"])[:, face.scored]
+    wanted = image_formation.rotate(image_formation.canonical_shape(face, *known), truth["rotation"])[
+        :, face.face_vertices
+    ]
     found = image_formation.canonical_shape(face, coefficients.identity, coefficients.expression)
-    found = image_formation.turned(found, image_formation.rotation(coefficients.angles))[:, face.scored]
-    mean = jnp.broadcast_to(jnp.asarray(face.mean)[face.scored], found.shape)
+    found = image_formation.rotate(found, image_formation.rotation(coefficients.angles))[:, face.face_vertices]
+    mean = jnp.broadcast_to(jnp.asarray(face.mean)[face.face_vertices], found.shape)
     person, own = identity_shapes(face, truth["identity"]), identity_shapes(face, coefficients.identity)
     return {
         "vertex": distance_mm(found, wanted, rotate=False),
@@ -72,14 +74,14 @@ def head_errors(
 def identity_shapes(face: FaceModel, identity: jax.Array) -> jax.Array:
     """Neutral faces (B,N,3) dm of identities (B,I)."""
     expression = jnp.zeros((len(identity), len(face.expression)))
-    return image_formation.canonical_shape(face, identity, expression)[:, face.scored]
+    return image_formation.canonical_shape(face, identity, expression)[:, face.face_vertices]
 
 
 def distance_mm(found: jax.Array, wanted: jax.Array, rotate: bool) -> jax.Array:
     """Mean distances (B,) in mm of points (B,N,3) dm after the best scale and shift, with `rotate` also rotation."""
     if rotate:
         scale, rotation, shift = alignment.similarity(found, wanted)
-        fitted = scale[:, None, None] * image_formation.turned(found, rotation) + shift[:, None]
+        fitted = scale[:, None, None] * image_formation.rotate(found, rotation) + shift[:, None]
     else:
         middle, goal = found.mean(1, keepdims=True), wanted.mean(1, keepdims=True)
         centered = found - middle
@@ -92,7 +94,9 @@ def _score_sets(net, own_head, params, model_state, batch, constants) -> dict[st
     """Errors of the identity of sets: of each picture's own, of the plain average, of the C-Net's, of the mean head."""
     face, image = constants["face"], batch["image"]
     sets, count = image.shape[:2]
-    vector, pooled, early = answer(net, {"params": params, **model_state}, image.reshape(-1, *image.shape[2:]), face)
+    vector, pooled, early = regress_and_refine(
+        net, {"params": params, **model_state}, image.reshape(-1, *image.shape[2:]), face
+    )
     identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
     confidence = confidence_net.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
     spread = confidence.std(1).mean(-1)

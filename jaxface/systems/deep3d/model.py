@@ -1,7 +1,11 @@
-"""R-Net of Deep3DFaceReconstruction: a ResNet that regresses the coefficients of a morphable face, its pose and light.
+"""R-Net of Deep3DFaceReconstruction: a ResNet that regresses the coefficients, pose and lighting of a morphable face.
 
-Deng et al., CVPRW 2019, §3; models/networks.py (ReconNetWrapper) of Deep3DFaceRecon_pytorch: pictures in [0,1] without
-ImageNet's mean and deviation, seven linear heads that start at zero, so that the first answer is the mean face.
+Source: Deng et al., CVPRW 2019, §3; ReconNetWrapper in models/networks.py of Deep3DFaceRecon_pytorch. As there, images
+are in [0,1] without ImageNet normalisation, and the seven linear heads are zero-initialised, so an untrained network
+predicts the mean face.
+
+Ours: the regressor "map_fit", which predicts landmarks and fits the face to them, and the photometric refinement of
+`networks.refine` after it.
 """
 
 import functools
@@ -24,23 +28,29 @@ from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 BACKBONES = ("resnet18", "resnet50")
-READERS = ("mean", "fit")
-# The heads whose answers the reader "fit" takes for a prior only, in its order.
-FITTED = ("identity", "expression", "angles", "translation", "depth")
+REGRESSORS = ("linear", "map_fit")
+# The heads whose outputs are the prior mean of the regressor "map_fit", in the order of its unknowns.
+FITTED_HEADS = ("identity", "expression", "angles", "translation", "depth")
+# The head "translation" gives x and y; the head "depth" gives z.
 IN_PLANE = 2
 LANDMARKS = 68
 
 
 class RNet(nn.Module):
-    """Pictures (B,S,S,3) RGB in [0,1] to coefficients (B,sizes.total), by the pooled features or by a `reader`.
+    """Regresses coefficients (B,sizes.total) from aligned crops (B,S,S,3), RGB in [0,1].
 
-    `refine`: how many steps `answer` goes on from there.
+    Attributes:
+        backbone: the ResNet.
+        sizes: number of coefficients of each kind.
+        regressor: "linear", heads on the pooled feature (published), or "map_fit" (ours), a MAP fit to landmarks.
+        num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks.
+        refine: number of Gauss-Newton steps of `regress_and_refine`; the module itself does not use it.
     """
 
     backbone: ResNet
     sizes: Sizes
-    reader: str = "mean"
-    dense: int = 0
+    regressor: str = "linear"
+    num_dense_points: int = 0
     refine: int = 0
 
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -48,27 +58,38 @@ class RNet(nn.Module):
 
     @nn.compact
     def regress(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """coefficients (B,sizes.total), the pooled feature (B,C) and the first stage's map (B,S/4,S/4,C1)."""
+        """Regresses coefficients, and returns the two features that the C-Net reads.
+
+        Args:
+            image: (B,S,S,3), RGB in [0,1].
+            train: whether batch norm uses the statistics of the batch.
+
+        Returns:
+            Coefficients (B,sizes.total), the pooled feature (B,C), and the first stage's map (B,S/4,S/4,C1).
+        """
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
-        if self.reader == "mean":
-            return jnp.concatenate([*self._heads(pooled).values()], -1), pooled, maps[0]
-        look = map_fit.Reader(LANDMARKS + self.dense, self.backbone.axis_name, name="reader")
-        features, *landmarks = look(maps, train)
-        parts = self._heads(features)
-        fitted = {name: parts[name] for name in FITTED}
-        found = map_fit.Fit(self.sizes, name=map_fit.NAME)(jnp.concatenate([*fitted.values()], -1), *landmarks)
-        ends = np.cumsum([part.shape[-1] for part in fitted.values()])
-        parts |= zip(fitted, jnp.split(found, ends[:-1], axis=-1), strict=True)
-        return jnp.concatenate([*parts.values()], -1), pooled, maps[0]
+        outputs = self._heads(pooled) if self.regressor == "linear" else self._fit_landmarks(maps, train)
+        return jnp.concatenate([*outputs.values()], -1), pooled, maps[0]
+
+    def _fit_landmarks(self, maps: list[jax.Array], train: bool) -> dict[str, jax.Array]:
+        """The outputs of the heads, those in FITTED_HEADS replaced by their MAP estimate given predicted landmarks."""
+        predict_landmarks = map_fit.Reader(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
+        features, points, covariance = predict_landmarks(maps, train)
+        outputs = self._heads(features)
+        prior_mean = jnp.concatenate([outputs[name] for name in FITTED_HEADS], -1)
+        estimate = map_fit.Fit(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
+        ends = np.cumsum([outputs[name].shape[-1] for name in FITTED_HEADS])
+        fitted = jnp.split(estimate, ends[:-1], axis=-1)
+        return outputs | dict(zip(FITTED_HEADS, fitted, strict=True))
 
     def _heads(self, features: jax.Array) -> dict[str, jax.Array]:
-        zeros, heads = nn.initializers.zeros, heads_of(self.sizes)
-        return {name: nn.Dense(count, kernel_init=zeros, name=name)(features) for name, count in heads.items()}
+        zeros, counts = nn.initializers.zeros, head_sizes(self.sizes)
+        return {name: nn.Dense(count, kernel_init=zeros, name=name)(features) for name, count in counts.items()}
 
 
-def heads_of(sizes: Sizes) -> dict[str, int]:
-    """The linear heads in the order of their outputs; the translation has two, in the picture's plane and in depth."""
+def head_sizes(sizes: Sizes) -> dict[str, int]:
+    """Output widths of the linear heads, in the order of the coefficient vector; translation is split into xy and z."""
     counts = dict(sizes.groups)
     depth = counts.pop("translation") - IN_PLANE
     return {**counts, "translation": IN_PLANE, "depth": depth}
@@ -80,27 +101,35 @@ def sizes_from_config(config: ml_collections.ConfigDict) -> Sizes:
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> RNet:
-    """The network of `config.model`. UserError names what is wrong. Its keys:
+    """The network of `config.model`.
 
-    image_size: int, side of the crop in pixels: 224 as published.
-    backbone: "resnet18" or "resnet50"; width: channels of the first stage, 64 as published.
-    reader: "mean", as published: the pooled features; "fit" (ours): landmarks to which the face is fitted.
-    dense: an even number of points of the face which the reader "fit" looks for besides the 68 landmarks.
-    refine: how many steps of `refine.refine`, ours, follow on the reader "fit", but while R-Net trains; 0: none.
-    identity, expression, albedo: how many coefficients, 80, 64, 80 as published.
-    white_light: one set of nine light coefficients, as in the paper (239 in all), or one a channel, as in both codes.
-    confidence: whether there is a `CNet` beside it, for several pictures of a person.
+    Keys:
+        image_size: int, side of the crop in pixels; 224 as published.
+        backbone: "resnet18" or "resnet50".
+        width: channels of the first stage; 64 as published.
+        regressor: "linear", as published: linear heads on the pooled feature; "map_fit" (ours): the face is fitted to
+            landmarks that the network predicts.
+        num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks; even.
+        refine: number of steps of `refine.refine` (ours) after "map_fit" at inference; 0: none.
+        identity, expression, albedo: numbers of coefficients; 80, 64, 80 as published.
+        white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
+            per colour channel, as in both public codes (257).
+        confidence: whether the model has a C-Net, which combines several images of a person.
+
+    Raises:
+        UserError: a value is unknown or does not fit the others.
     """
-    for key, allowed in (("backbone", BACKBONES), ("reader", READERS)):
+    for key, allowed in (("backbone", BACKBONES), ("regressor", REGRESSORS)):
         if config[key] not in allowed:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
-    if config.dense % 2 or config.dense < 0 or (config.dense and config.reader != "fit"):
-        raise UserError(f"config.model.dense is {config.dense}; it must be even, and 0 without the reader 'fit'")
-    if config.refine < 0 or (config.refine and config.reader != "fit"):
-        raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the reader 'fit'")
+    count = config.num_dense_points
+    if count % 2 or count < 0 or (count and config.regressor != "map_fit"):
+        raise UserError(f"config.model.num_dense_points is {count}; use an even number, and 0 without 'map_fit'")
+    if config.refine < 0 or (config.refine and config.regressor != "map_fit"):
+        raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the regressor 'map_fit'")
     depths, bottleneck = SIZES[config.backbone]
     backbone = ResNet(depths, bottleneck, config.width, AXIS)
-    return RNet(backbone, sizes_from_config(config), config.reader, config.dense, config.refine)
+    return RNet(backbone, sizes_from_config(config), config.regressor, count, config.refine)
 
 
 def init(
@@ -110,58 +139,92 @@ def init(
     key: jax.Array,
     load_face: Callable[[], FaceModel] | None = None,
 ) -> tuple[Any, Any]:
-    """Initial (params, model_state) with batch statistics. With `confidence` also a C-Net's under its name.
+    """Random initial variables of R-Net, and of a C-Net if the config asks for one.
 
-    The reader "fit" needs `load_face()`, whose landmarks become part of `model_state`.
+    Args:
+        model: the network.
+        image_size: side S of the crop in pixels.
+        confidence: whether to add a C-Net.
+        key: random key.
+        load_face: returns the face model; needed for the regressor "map_fit", whose landmarks it defines.
+
+    Returns:
+        (params, model_state): the C-Net's parameters are under `confidence_net.NAME`; model_state holds the batch
+        statistics and, for "map_fit", the mean and modes of its landmarks.
     """
     params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
-    if model.reader == "fit":
-        variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.dense)}
+    if model.regressor == "map_fit":
+        variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.num_dense_points)}
     return warm_start(model, image_size, confidence, params, variables, key)
 
 
 def warm_start(
     model: RNet, image_size: int, confidence: bool, params: Any, model_state: Any, key: jax.Array | None = None
 ) -> tuple[Any, Any]:
-    """The parameters of another run for a run of this model: a C-Net that is wanted and lacking starts fresh."""
+    """Adapts (params, model_state) of another run to this model.
+
+    If the config asks for a C-Net (`confidence`) and `params` has none, it is randomly initialised from `key`, or from
+    seed 0 if `key` is None. Everything else is returned as it is.
+    """
     if not confidence or confidence_net.NAME in params:
         return params, model_state
     image = jnp.zeros((1, image_size, image_size, 3))
-    regress = functools.partial(model.apply, method="regress")
-    _, *features = jax.eval_shape(regress, {"params": params, **model_state}, image)
+    abstract_regress = functools.partial(model.apply, method="regress")
+    _, *features = jax.eval_shape(abstract_regress, {"params": params, **model_state}, image)
     empty = [jnp.zeros(feature.shape) for feature in features]
-    fresh = jax.jit(confidence_net.CNet(model.sizes.identity).init)(jax.random.key(0) if key is None else key, *empty)
-    return {**params, confidence_net.NAME: fresh["params"]}, model_state
+    init_cnet = jax.jit(confidence_net.CNet(model.sizes.identity).init)
+    variables = init_cnet(jax.random.key(0) if key is None else key, *empty)
+    return {**params, confidence_net.NAME: variables["params"]}, model_state
 
 
-def raw(model: RNet, face: Any, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
-    """The network alone, never refined, on arrays: `image` (B,S,S,3) in [0,1], or `coefficients` (B,sizes.total).
+def regress_and_refine(
+    model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`RNet.regress` at inference, followed by photometric refinement if `model.refine` is positive.
 
-    Returns `coefficients`, and where `face()` gives a FaceModel also `vertices` (B,V,3) in camera space, dm,
-    `landmarks` (B,68,2) in pixels of the 224 px crop with y up, and `colors` (B,V,3), unclipped, 1 = white. Raises
-    UserError where neither input is there or a shape does not fit.
+    Args:
+        model: the network.
+        variables: its params and model_state in one dict.
+        image: (B,S,S,3), RGB in [0,1].
+        face: the face model, used by the refinement only.
+
+    Returns:
+        As `RNet.regress`: coefficients (B,sizes.total), pooled feature (B,C), the first stage's map.
     """
-    if "coefficients" in arrays:
-        coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
-        if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
-            raise UserError(f"coefficients has shape {coefficients.shape}; it must be (B,{model.sizes.total})")
-    elif "image" in arrays:
-        image = jnp.asarray(arrays["image"], jnp.float32)
-        if image.ndim != 4 or image.shape[-1] != 3:
-            raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-        coefficients = regress(model.clone(refine=0), {"params": params, **model_state}, image)
-    else:
-        raise UserError(f"the arrays have neither image nor coefficients, only {sorted(arrays)}")
-    outputs = {"coefficients": coefficients}
-    known = face()
-    if known is not None:
-        decoded = decode(known, model.sizes, coefficients)
-        outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
-    return outputs
+    if not model.refine:
+        return model.apply(variables, image, method="regress")
+    outputs, sown = model.apply(variables, image, method="regress", mutable=["intermediates"])
+    coefficients, *features = outputs
+    (observation,) = sown["intermediates"][map_fit.NAME]["observation"]
+    points = variables[map_fit.COLLECTION][map_fit.NAME]
+    refined = refine.refine(face, model.sizes, points, image, coefficients, observation, model.refine)
+    return refined, *features
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None = None) -> jax.Array:
+    """The coefficients (B,sizes.total) of `regress_and_refine`, compiled."""
+    return regress_and_refine(model, variables, image, face)[0]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> image_formation.Decoded:
+    """`image_formation.decode` of coefficient vectors (B,sizes.total), compiled."""
+    return image_formation.decode(face, image_formation.split(coefficients, sizes))
 
 
 def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """The identity (I,) of the person that all pictures (N,S,S,3) show, weighed by the C-Net; coefficients (N,n)."""
+    """Confidence-weighted identity of one person from several images (Deng et al., §5).
+
+    Args:
+        model: the network.
+        variables: its params, which include a C-Net's, and model_state in one dict.
+        image: (N,S,S,3), RGB in [0,1].
+        coefficients: (N,sizes.total), predicted for each image.
+
+    Returns:
+        Identity coefficients (I,).
+    """
     return np.asarray(_combine(model, variables, image, coefficients[:, : model.sizes.identity]))
 
 
@@ -172,25 +235,47 @@ def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array)
     return confidence_net.weighted_mean(identity[None], confidence[None])[0]
 
 
-def answer(
-    model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `RNet.regress` with the running statistics; where `model.refine`, which needs `face`, better coefficients."""
-    if not model.refine:
-        return model.apply(variables, image, method="regress")
-    (vector, *features), looked = model.apply(variables, image, method="regress", mutable=["intermediates"])
-    (evidence,) = looked["intermediates"][map_fit.NAME]["evidence"]
-    points = variables[map_fit.COLLECTION][map_fit.NAME]
-    return refine.refine(face, model.sizes, points, image, vector, evidence, model.refine), *features
+def raw(
+    model: RNet,
+    load_face: Callable[[], FaceModel | None],
+    params: Any,
+    model_state: Any,
+    arrays: dict[str, Any],
+) -> dict[str, jax.Array]:
+    """`System.raw`: the network's output on arrays, without refinement, for comparison with other implementations.
+
+    Args:
+        model: the network.
+        load_face: returns the face model that decodes the coefficients, or None if there is none.
+        params: parameters.
+        model_state: batch statistics and constants of the network.
+        arrays: `image` (B,S,S,3), RGB in [0,1], or `coefficients` (B,sizes.total).
+
+    Returns:
+        `coefficients` (B,sizes.total); with a face model also `vertices` (B,V,3) in camera space, dm, `landmarks`
+        (B,68,2) in pixels of the 224 px crop, y up, and `colors` (B,V,3), lit RGB, unclipped, 1 = white.
+
+    Raises:
+        UserError: neither array is given, or it has the wrong shape.
+    """
+    coefficients = _raw_coefficients(model, {"params": params, **model_state}, arrays)
+    outputs = {"coefficients": coefficients}
+    face = load_face()
+    if face is not None:
+        decoded = decode(face, model.sizes, coefficients)
+        outputs |= {name: getattr(decoded, name) for name in ("vertices", "landmarks", "colors")}
+    return outputs
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None = None) -> jax.Array:
-    """The coefficients (B,sizes.total) of `answer`, compiled."""
-    return answer(model, variables, image, face)[0]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> image_formation.Decoded:
-    """`formation.decode` of vectors (B,sizes.total), compiled."""
-    return image_formation.decode(face, image_formation.split(coefficients, sizes))
+def _raw_coefficients(model: RNet, variables: Any, arrays: dict[str, Any]) -> jax.Array:
+    if "coefficients" in arrays:
+        coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
+        if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
+            raise UserError(f"coefficients has shape {coefficients.shape}; it must be (B,{model.sizes.total})")
+        return coefficients
+    if "image" not in arrays:
+        raise UserError(f"the arrays are {sorted(arrays)}; give image or coefficients")
+    image = jnp.asarray(arrays["image"], jnp.float32)
+    if image.ndim != 4 or image.shape[-1] != 3:
+        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+    return regress(model.clone(refine=0), variables, image)

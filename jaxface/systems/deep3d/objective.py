@@ -1,9 +1,9 @@
-"""What R-Net and C-Net are trained on: pictures, points in them and the hybrid loss; never a coefficient.
+"""The training objective of R-Net and C-Net: the hybrid loss on images and their landmarks, without coefficient labels.
 
-Deng et al., CVPRW 2019, §4 (one picture) and §5 (sets of pictures of one person).
+Source: Deng et al., CVPRW 2019, §4 (one image) and §5 (several images of one person).
 """
 
-import sys
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -13,33 +13,36 @@ from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import face_model, losses
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.model import RNet, answer
+from jaxface.systems.deep3d.model import RNet, regress_and_refine
 from jaxface.systems.deep3d.networks import confidence_net, map_fit, recognition
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 from jaxface.systems.deep3d.rendering import image_formation
-from jaxface.systems.deep3d.rendering.image_formation import SIZE, Coefficients, Rendered
+from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Rendered
 
-Result = tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]
+Terms = dict[str, jax.Array]
 
-
-def constants(config: ml_collections.ConfigDict) -> Tree:
-    """`System.constants`: the face model, and ArcFace where `config.loss.recognition` names its weights.
-
-    Without them the perceptual loss is off, and a line says so. UserError: a head without its file, other weights.
-    """
-    constants = {"face": face_model.from_config(config)}
-    if config.loss.recognition:
-        return {**constants, "recognition": recognition.load(config.loss.recognition)}
-    if config.loss.weights.perceptual:
-        note = "no ArcFace weights (config.loss.recognition), so the perceptual loss is off"
-        print(note, file=sys.stderr)
-    return constants
+LOG = logging.getLogger(__name__)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """UserError for an attention or a distance that does not exist."""
+    """Raises UserError if `config.loss` has an unknown attention or distance."""
     for key, allowed in (("attention", losses.ATTENTIONS), ("distance", losses.DISTANCES)):
         if config.loss[key] not in allowed:
             raise UserError(f"config.loss.{key} is {config.loss[key]!r}; use one of {', '.join(allowed)}")
+
+
+def constants(config: ml_collections.ConfigDict) -> Tree:
+    """`System.constants`: "face", the face model, and "recognition", ArcFace's variables if the config names them.
+
+    Without ArcFace weights the perceptual loss is left out, with a warning. Raises UserError if the head's file is
+    missing or `config.loss.recognition` is not a file of ArcFace weights.
+    """
+    constants = {"face": face_model.from_config(config)}
+    if config.loss.recognition:
+        constants["recognition"] = recognition.load(config.loss.recognition)
+    elif config.loss.weights.perceptual:
+        LOG.warning("config.loss.recognition: no ArcFace weights are named; the perceptual loss is off")
+    return constants
 
 
 def training_loss(
@@ -51,73 +54,114 @@ def training_loss(
     key: jax.Array,
     step: jax.Array,
     constants: Tree,
-) -> Result:
-    """`System.loss`: the hybrid loss of R-Net on image (B,S,S,3), or, where the config has a C-Net, of that on sets.
+) -> tuple[jax.Array, tuple[Tree, Terms]]:
+    """`System.loss`: the hybrid loss of R-Net, or of the C-Net if the config has one.
 
-    A reader that fits adds two terms, on the 68 landmarks and, where `net.dense`, on dense (B,K,2) of the batch, NaN
-    where unknown: "heat_map", where it looks, and "points", where the fitted face has them.
+    Args:
+        net: the network.
+        config: the run's configuration.
+        params: parameters of R-Net and, if present, C-Net.
+        model_state: batch statistics and constants of the network.
+        batch: `image` (B,S,S,3) in [0,1]; `landmarks` (B,68,2) in pixels of the 224 px crop, y up; `skin` (B,S,S) in
+            [0,1] unless `config.loss.attention` is "none"; `dense` (B,K,2) as `landmarks`, NaN where unknown, if the
+            network has dense points. For a C-Net each array has an axis of N images of a person after the batch axis.
+        key: not used.
+        step: not used.
+        constants: of `constants`.
 
-    A set's arrays have an axis of N pictures after the batch's: image (B,N,S,S,3), landmarks (B,N,68,2), skin
-    (B,N,S,S). R-Net then is fixed and uses its running statistics.
+    Returns:
+        The loss (), and (new model_state, unweighted terms).
     """
     del key, step
     if config.model.confidence:
-        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
-        coefficients, changed = _of_sets(net, params, model_state, batch["image"], constants["face"]), model_state
-        looked = {}
-    else:
-        flat = batch
-        variables = {"params": params, **model_state}
-        vector, changed = net.apply(variables, batch["image"], train=True, mutable=[*model_state, "intermediates"])
-        looked = changed.pop("intermediates", {})
-        coefficients = image_formation.split(vector, net.sizes)
-    measured = hybrid(constants, coefficients, flat, config.loss)
-    if looked:
-        (log_attention,), (points,) = looked["reader"]["log_attention"], looked[map_fit.NAME]["points"]
-        known = jnp.concatenate([flat["landmarks"], flat["dense"]], 1) if net.dense else flat["landmarks"]
-        measured["heat_map"] = losses.heat_map(log_attention, known)
-        measured["points"] = losses.known_distance(points, known)
-    return losses.weighted(measured, config.loss.weights), (changed, measured)
+        coefficients = _multiview_coefficients(net, params, model_state, batch["image"], constants["face"])
+        batch = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
+        terms = hybrid_terms(constants, coefficients, batch, config.loss)
+        return losses.weighted_sum(terms, config.loss.weights), (model_state, terms)
+    variables = {"params": params, **model_state}
+    mutable = [*model_state, "intermediates"]
+    vector, new_state = net.apply(variables, batch["image"], train=True, mutable=mutable)
+    sown = new_state.pop("intermediates", {})
+    terms = hybrid_terms(constants, image_formation.split(vector, net.sizes), batch, config.loss)
+    if sown:
+        terms |= _map_fit_terms(net, sown, batch)
+    return losses.weighted_sum(terms, config.loss.weights), (new_state, terms)
 
 
-def _of_sets(net: RNet, params: Tree, model_state: Tree, image: jax.Array, face: FaceModel) -> Coefficients:
-    """Coefficients of all pictures of sets (B,N,S,S,3), one identity a set; gradients reach the C-Net only."""
-    sets, count = image.shape[:2]
+def _map_fit_terms(net: RNet, sown: Tree, batch: Batch) -> Terms:
+    """Ours: losses of the regressor "map_fit" on what its modules have sown.
+
+    "heat_map" trains the attention of each landmark and dense point; "points" their positions on the fitted face.
+    """
+    (log_attention,) = sown["reader"]["log_attention"]
+    (points,) = sown[map_fit.NAME]["points"]
+    target = batch["landmarks"]
+    if net.num_dense_points:
+        target = jnp.concatenate([target, batch["dense"]], 1)
+    return {
+        "heat_map": losses.heat_map_loss(log_attention, target),
+        "points": losses.valid_landmark_distance(points, target),
+    }
+
+
+def _multiview_coefficients(
+    net: RNet, params: Tree, model_state: Tree, image: jax.Array, face: FaceModel
+) -> Coefficients:
+    """Coefficients of all images (B,N,S,S,3), each with the confidence-weighted identity of its person.
+
+    R-Net is fixed and uses its running statistics: gradients reach the C-Net only. Returns a batch of B * N.
+    """
+    persons, count = image.shape[:2]
     fixed = jax.lax.stop_gradient({"params": params, **model_state})
-    vector, pooled, early = answer(net, fixed, image.reshape(-1, *image.shape[2:]), face)
+    vector, pooled, early = regress_and_refine(net, fixed, image.reshape(-1, *image.shape[2:]), face)
     confidence = confidence_net.apply(params, net.sizes.identity, pooled, early)
     coefficients = image_formation.split(vector, net.sizes)
-
-    def grouped(values: jax.Array) -> jax.Array:
-        return values.reshape(sets, count, -1)
-
-    person = confidence_net.weighted_mean(grouped(coefficients.identity), grouped(confidence))
-    return coefficients.replace(identity=jnp.repeat(person, count, axis=0))
+    by_person = (persons, count, -1)
+    identity = confidence_net.weighted_mean(coefficients.identity.reshape(by_person), confidence.reshape(by_person))
+    return coefficients.replace(identity=jnp.repeat(identity, count, axis=0))
 
 
-def hybrid(
+def hybrid_terms(
     constants: Tree, coefficients: Coefficients, batch: Batch, settings: ml_collections.ConfigDict
-) -> dict[str, jax.Array]:
-    """The unweighted terms of the hybrid loss; "perceptual" among them where `constants` holds ArcFace.
+) -> Terms:
+    """The unweighted terms of the hybrid loss.
 
-    `settings.rendered`: how many of the batch's pictures are rendered, for the terms that need it; 0: all.
+    Args:
+        constants: of `constants`; the perceptual loss is included if it holds "recognition".
+        coefficients: of B images.
+        batch: as in `training_loss`, without the axis of images of a person.
+        settings: `config.loss`. With `num_rendered` > 0 only that many images are rendered, for the photometric,
+            perceptual and reflectance loss; all other terms use the whole batch.
     """
     face, size = constants["face"], batch["image"].shape[1]
-    shown, seen = jax.tree.map(lambda values: values[: settings.rendered or None], (coefficients, batch))
-    decoded = image_formation.decode(face, shown)
+    first = slice(settings.num_rendered or None)
+    rendered_coefficients, rendered_batch = jax.tree.map(lambda values: values[first], (coefficients, batch))
+    decoded = image_formation.decode(face, rendered_coefficients)
     rendered = image_formation.render(face, decoded, size)
-    if settings.rendered:
-        decoded = decoded.replace(landmarks=image_formation.landmarks(face, coefficients))
-    measured = losses.terms(face, coefficients, decoded, rendered, batch, settings)
+    landmarks = decoded.landmarks
+    if settings.num_rendered:
+        landmarks = image_formation.project_landmarks(face, coefficients)
+    mask = jax.lax.stop_gradient(rendered.crop_mask.astype(jnp.float32))
+    if settings.attention != "none":
+        mask *= losses.skin_attention(rendered_batch["skin"], settings.attention)
+    terms = {
+        "photometric": losses.photometric_loss(rendered.image, rendered_batch["image"], mask),
+        "landmarks": losses.landmark_loss(landmarks, batch["landmarks"], settings.distance),
+        "coefficients": losses.coefficient_loss(coefficients, settings.coefficient_weights),
+        "light": losses.monochromatic_light_loss(coefficients.light),
+        "reflectance": losses.reflectance_loss(decoded.albedo, face.skin),
+    }
     if "recognition" in constants:
-        landmarks = decoded.landmarks[: len(rendered.image)]
-        measured["perceptual"] = _perceptual(constants["recognition"], rendered, landmarks, seen)
-    return measured
+        terms["perceptual"] = _perceptual(constants["recognition"], rendered, landmarks[first], rendered_batch)
+    return terms
 
 
 def _perceptual(variables: Tree, rendered: Rendered, landmarks: jax.Array, batch: Batch) -> jax.Array:
-    """Both pictures are aligned by their own landmarks; gradients pass through the rendered picture only."""
-    scale = batch["image"].shape[1] / SIZE
-    found = recognition.features(variables, rendered.image, scale * landmarks)
-    wanted = recognition.features(variables, batch["image"], scale * batch["landmarks"])
-    return losses.cosine_distance(found, jax.lax.stop_gradient(wanted))
+    """Perceptual loss of rendered images, aligned by predicted landmarks, and inputs, aligned by those of the batch.
+
+    Gradients pass through the rendered image only.
+    """
+    scale = batch["image"].shape[1] / REFERENCE_SIZE
+    predicted = recognition.features(variables, rendered.image, scale * landmarks)
+    target = recognition.features(variables, batch["image"], scale * batch["landmarks"])
+    return losses.perceptual_loss(predicted, jax.lax.stop_gradient(target))

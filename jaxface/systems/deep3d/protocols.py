@@ -1,172 +1,88 @@
-"""How far a reconstructed head lies from a scan: the protocols of MICC and NoW, as functions of meshes.
+"""Published scan-to-mesh protocols of MICC and NoW, as functions of meshes.
 
-Both put the head onto the scan by a similarity of its own, from landmarks and then by the surfaces, and measure from
-the scan's points to the head's surface, in the scan's unit, millimetres. MICC as the author told it (issue 23 of
-Deep3DFaceReconstruction): RMSE along the normals, within 95 mm of the nose tip, without the forehead. NoW: Sanyal et
-al., CVPR 2019: distances to the surface of all points of a mask; median, mean and deviation over all scans' points.
-The released benchmarks fit by other optimisers; none of their code is used here.
+Both align the reconstructed head to the scan by its own similarity, first from landmarks and then by ICP, and measure
+from scan points to the head's surface, in the scan's unit, millimetres. `launch.evaluate --protocol now|micc` will use
+them.
+
+MICC, as its author describes it (Deep3DFaceReconstruction, issue 23): point-to-plane RMSE within 95 mm of the nose tip,
+without the forehead. NoW (Sanyal et al., CVPR 2019): distances of all masked points to the surface; median, mean and
+standard deviation over the points of all scans. The released benchmarks fit with other optimisers; none of their code
+is used here.
 """
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
-import scipy.spatial
 
 from jaxface.errors import UserError
-from jaxface.geometry import alignment
+from jaxface.geometry import icp
 from jaxface.geometry.alignment import Similarity
+from jaxface.geometry.surface import SurfaceQuery
 
-RADIUS_MM = 95.0
-# The author does not say where the forehead begins; so far above the nose tip lie the brows of the mean head.
+MICC_RADIUS_MM = 95.0
+# The author does not say where the forehead begins; the brows of the mean head lie this far above the nose tip.
 FOREHEAD_MM = 55.0
-# The fit ends where no place of the surface moves farther than so, or after so many steps.
-CONVERGED_MM, STEPS = 1e-4, 40
-# Surfaces are fitted to every so many-th point, so that about so many are used; all of them are measured.
-FITTED_POINTS = 5000
-# Points farther away than so many median distances hardly count while surfaces are fitted (Geman-McClure).
-ROBUST, FINEST_MM = 3.0, 0.05
-NEIGHBOURS = 12
+# ICP ends when no closest point moves farther than this, or after this many steps.
+CONVERGED_MM, ICP_STEPS = 1e-4, 40
+# ICP uses about this many of the scan's points, evenly strided; errors are measured at all of them.
+ICP_POINTS = 5000
+# Lower bound of the Geman-McClure scale.
+LEAST_ROBUST_SCALE_MM = 0.05
 
 
-def by_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
-    """The least-squares similarity of landmarks (K,3) onto others, without `scale` a rigid motion.
+def align_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
+    """Least-squares similarity of landmarks (K,3) onto corresponding ones; without `scale` a rigid motion.
 
-    UserError: fewer than three, other shapes, NaN.
+    UserError if there are fewer than three, the shapes differ or a number is not finite.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3 or len(source) < 3:
-        raise UserError(f"landmarks are at least 3 points (K,3), the same on both; not {source.shape}, {target.shape}")
+        raise UserError(
+            f"landmarks must be at least 3 points (K,3), the same on both; not {source.shape}, {target.shape}"
+        )
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
         raise UserError("landmarks must be finite numbers")
-    factor, rotation, shift = alignment.similarity(source, target)
-    if not scale:
-        factor, shift = 1.0, target.mean(0) - rotation @ source.mean(0)
-    return Similarity(float(factor), rotation, shift)
+    return icp.procrustes(source, target, scale)
 
 
-def _closest_on_segments(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    along = end - start
-    length = (along**2).sum(-1)
-    share = ((points - start) * along).sum(-1) / np.where(length > 0, length, 1)
-    return start + np.clip(share, 0, 1)[..., None] * along
-
-
-def _closest_on_triangles(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """The nearest places (…,3) of triangles (…,3,3) to points (…,3); triangles without area are their edges."""
-    a, b, c = np.moveaxis(corners, -2, 0)
-    normal = np.cross(b - a, c - a)
-    squared = (normal**2).sum(-1)
-    safe = np.where(squared > 0, squared, 1)
-    offset = ((points - a) * normal).sum(-1) / safe
-    flat = points - offset[..., None] * normal
-    inside = squared > 0
-    for first, second in ((a, b), (b, c), (c, a)):
-        inside &= (np.cross(second - first, flat - first) * normal).sum(-1) >= 0
-    edges = np.stack([_closest_on_segments(points, *ends) for ends in ((a, b), (b, c), (c, a))])
-    nearest = ((edges - points) ** 2).sum(-1).argmin(0)
-    best = np.take_along_axis(edges, nearest[None, ..., None], 0)[0]
-    return np.where(inside[..., None], flat, best)
-
-
-class Surface:
-    """A mesh, vertices (V,3) and triangles (T,3), that answers where it is nearest to a point. Exact.
-
-    UserError: no triangles, indices out of range, NaN.
-    """
-
-    def __init__(self, vertices: np.ndarray, triangles: np.ndarray):
-        vertices, triangles = np.asarray(vertices, np.float64), np.asarray(triangles)
-        if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= len(vertices):
-            raise UserError("a surface needs triangles whose corners are among its vertices")
-        if not np.isfinite(vertices).all():
-            raise UserError("the vertices of a surface must be finite numbers")
-        self._corners = vertices[triangles]
-        middle = self._corners.mean(1)
-        self._reach = np.linalg.norm(self._corners - middle[:, None], axis=-1).max(1)
-        self._tree = scipy.spatial.cKDTree(middle)
-        a, b, c = np.moveaxis(self._corners, 1, 0)
-        normals = np.cross(b - a, c - a)
-        self._normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-
-    def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest places (N,3) of the surface to points (N,3), and its unit normals (N,3) there."""
-        points = np.asarray(points, np.float64)
-        places, triangles = np.empty_like(points), np.empty(len(points), int)
-        open_, count = np.arange(len(points)), min(NEIGHBOURS, len(self._corners))
-        while len(open_):
-            distance, near = (x.reshape(len(open_), -1) for x in self._tree.query(points[open_], count))
-            places[open_], triangles[open_], best = self._nearest_of(points[open_], distance, near)
-            # A triangle whose middle is farther than the last one asked for cannot come nearer than this.
-            certain = best <= distance[:, -1] - self._reach.max()
-            if count == len(self._corners):
-                break
-            open_, count = open_[~certain], min(4 * count, len(self._corners))
-        return places, self._normals[triangles]
-
-    def _nearest_of(self, points: np.ndarray, distance: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Place (N,3), triangle (N,) and distance (N,) of the nearest of the candidates `near` (N,K).
-
-        distance (N,K): how far their middles are. Only those that can be nearer than the first are looked at closely.
-        """
-        first = _closest_on_triangles(points, self._corners[near[:, 0]])
-        bound = np.linalg.norm(first - points, axis=1)
-        row, column = np.nonzero(distance - self._reach[near] <= bound[:, None])
-        places = _closest_on_triangles(points[row], self._corners[near[row, column]])
-        squared = np.full(near.shape, np.inf)
-        squared[row, column] = ((places - points[row]) ** 2).sum(1)
-        chosen = squared.argmin(1)
-        number = np.zeros(near.shape, int)
-        number[row, column] = np.arange(len(row))
-        every = np.arange(len(points))
-        return places[number[every, chosen]], near[every, chosen], np.sqrt(squared[every, chosen])
-
-
-def fit_surface(
+def align_surface(
     points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, start: Similarity, scale: bool = True
 ) -> Similarity:
-    """The similarity that lays a mesh, vertices (V,3) and triangles (T,3), onto points (N,3) of a scan, from `start`.
+    """Registers a mesh to scan points by robust point-to-plane ICP.
 
-    Iterated closest points, the distances taken along the mesh's normals, far points weighed little. Without `scale`
-    the size stays that of `start`. The points are never moved, so that nothing can shrink onto them.
+    Correspondences are the closest mesh points of the scan points. The scan is never scaled, so the mesh cannot shrink
+    onto it.
+
+    Args:
+        points: scan points (N,3).
+        vertices: mesh vertices (V,3) in any unit.
+        triangles: (T,3).
+        start: initial similarity from the mesh to the scan.
+        scale: whether the size is estimated too; otherwise that of `start` is kept.
+
+    Returns:
+        The similarity from the mesh to the scan.
     """
-    points = np.asarray(points, np.float64)[:: max(1, len(points) // FITTED_POINTS)]
-    surface, fitted = Surface(vertices, triangles), start
-    for _ in range(STEPS):
-        back = fitted.inverse(points)
-        places, normals = surface.nearest(back)
-        places, normals = fitted(places), normals @ fitted.rotation.T
-        update = _step(points, places, normals, scale)
-        fitted = Similarity(
-            fitted.scale * update.scale,
-            update.rotation @ fitted.rotation,
-            update(fitted.translation),
-        )
-        if np.abs(update(places) - places).max() < CONVERGED_MM:
-            break
-    return fitted
+    used = np.asarray(points, np.float64)[:: max(1, len(points) // ICP_POINTS)]
+    surface = SurfaceQuery(vertices, triangles)
 
+    def match(current: Similarity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        closest, normals = surface.closest(current.inverse(used))
+        return current(closest), used, normals @ current.rotation.T
 
-def _step(points: np.ndarray, places: np.ndarray, normals: np.ndarray, scale: bool) -> Similarity:
-    """The small motion of `places` (N,3) that brings them nearest to `points` along their normals."""
-    middle = places.mean(0)
-    around = places - middle
-    distance = np.linalg.norm(points - places, axis=1)
-    width = max(ROBUST * np.median(distance), FINEST_MM)
-    weight = (1 / (1 + (distance / width) ** 2))[:, None]
-    columns = [np.cross(around, normals), normals, (around * normals).sum(1, keepdims=True)]
-    design = np.concatenate(columns if scale else columns[:2], axis=1)
-    wanted = ((points - places) * normals).sum(1, keepdims=True)
-    found = np.linalg.lstsq(weight * design, weight * wanted, rcond=1e-9)[0][:, 0]
-    rotation = scipy.spatial.transform.Rotation.from_rotvec(found[:3]).as_matrix()
-    factor = 1 + found[6] if scale else 1.0
-    return Similarity(factor, rotation, middle + found[3:6] - factor * rotation @ middle)
+    update = functools.partial(icp.point_to_plane_update, scale=scale, least_scale=LEAST_ROBUST_SCALE_MM)
+    return icp.icp(start, match, update, ICP_STEPS, CONVERGED_MM)
 
 
 def micc_region(points: np.ndarray, nose_tip: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Which points (N,) bool of (N,3) mm count for MICC: near the nose tip (3,), and not above the brows along `up`."""
+    """Mask (N,) bool of the points (N,3) mm that MICC evaluates.
+
+    They lie within 95 mm of the nose tip (3,) and, along the direction `up` (3,), not above the brows.
+    """
     offset = np.asarray(points, np.float64) - nose_tip
     height = offset @ (np.asarray(up, np.float64) / np.linalg.norm(up))
-    return (np.linalg.norm(offset, axis=1) <= RADIUS_MM) & (height <= FOREHEAD_MM)
+    return (np.linalg.norm(offset, axis=1) <= MICC_RADIUS_MM) & (height <= FOREHEAD_MM)
 
 
 def micc_error(
@@ -177,17 +93,25 @@ def micc_error(
     triangles: np.ndarray,
     start: Similarity,
 ) -> float:
-    """The point-to-plane RMSE in mm of a head against the points (N,3) mm of a scan, after ICP with its own scale.
+    """Point-to-plane RMSE in mm of a head against a scan, after ICP with scale.
 
-    nose_tip (3,) and up (3,) of the scan; vertices (V,3) and triangles (T,3) of the head in any unit; `start` brings it
-    near the scan, e.g. `by_landmarks`. UserError: no point of the scan lies near its nose tip.
+    Args:
+        scan: points (N,3) mm.
+        nose_tip: the scan's nose tip (3,).
+        up: the scan's upward direction (3,).
+        vertices: vertices (V,3) of the head in any unit.
+        triangles: (T,3).
+        start: initial similarity from the head to the scan, e.g. from `align_landmarks`.
+
+    Raises:
+        UserError: no scan point lies near the nose tip.
     """
     near = scan[micc_region(scan, nose_tip, up)]
     if len(near) == 0:
-        raise UserError(f"no point of the scan lies within {RADIUS_MM:g} mm of its nose tip")
-    fitted = fit_surface(near, vertices, triangles, start)
-    places, normals = Surface(fitted(np.asarray(vertices, np.float64)), triangles).nearest(near)
-    return float(np.sqrt((((near - places) * normals).sum(1) ** 2).mean()))
+        raise UserError(f"no point of the scan lies within {MICC_RADIUS_MM:g} mm of its nose tip")
+    aligned = align_surface(near, vertices, triangles, start)
+    closest, normals = SurfaceQuery(aligned(np.asarray(vertices, np.float64)), triangles).closest(near)
+    return float(np.sqrt((((near - closest) * normals).sum(1) ** 2).mean()))
 
 
 def now_distances(
@@ -199,22 +123,34 @@ def now_distances(
     landmarks: np.ndarray,
     metric: bool = False,
 ) -> np.ndarray:
-    """Distances (M,) mm from the M masked points of a scan (N,3) to a head: NoW's, for one scan.
+    """NoW's distances in mm for one scan: from each masked scan point to the aligned head.
 
-    mask (N,) bool; landmarks (K,3) of both, seven in the benchmark; the head, vertices (V,3) and triangles (T,3), in
-    any unit. `metric`: its size is not fitted, so its unit is mm. UserError: an empty mask; see `by_landmarks`.
+    Args:
+        scan: points (N,3) mm.
+        mask: (N,) bool, the evaluated points.
+        scan_landmarks: landmarks (K,3) of the scan; seven in the benchmark.
+        vertices: vertices (V,3) of the head in any unit.
+        triangles: (T,3).
+        landmarks: landmarks (K,3) of the head.
+        metric: the metric protocol: the size is not estimated, and the head's unit is mm.
+
+    Returns:
+        Distances (M,) of the M masked points.
+
+    Raises:
+        UserError: the mask is empty, or landmarks are malformed (see `align_landmarks`).
     """
     scan = np.asarray(scan, np.float64)
     if not np.any(mask):
         raise UserError("the mask of the scan is empty")
     masked = scan[np.asarray(mask, bool)]
-    start = by_landmarks(landmarks, scan_landmarks, scale=not metric)
-    fitted = fit_surface(masked, vertices, triangles, start, scale=not metric)
-    places, _ = Surface(fitted(np.asarray(vertices, np.float64)), triangles).nearest(masked)
-    return np.linalg.norm(masked - places, axis=1)
+    start = align_landmarks(landmarks, scan_landmarks, scale=not metric)
+    aligned = align_surface(masked, vertices, triangles, start, scale=not metric)
+    closest, _ = SurfaceQuery(aligned(np.asarray(vertices, np.float64)), triangles).closest(masked)
+    return np.linalg.norm(masked - closest, axis=1)
 
 
 def now_summary(distances: Iterable[np.ndarray]) -> dict[str, float]:
-    """Median, mean and deviation (mm) over all points of all scans, as NoW reports them."""
+    """Median, mean and standard deviation (mm) over all points of all scans, as NoW reports them."""
     pooled = np.concatenate([np.ravel(one) for one in distances])
     return {"median": float(np.median(pooled)), "mean": float(pooled.mean()), "std": float(pooled.std())}

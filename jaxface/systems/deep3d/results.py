@@ -50,7 +50,7 @@ class Reconstruction:
     @property
     def points_px(self) -> np.ndarray:
         """The 68 points (68,2) in the picture."""
-        return self.crop.at(REFERENCE_SIZE).to_picture(self.landmarks)
+        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
 
 
 class Files(Mapping):
@@ -85,8 +85,8 @@ def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], textu
     _normals.png and _depth.png as large as the picture (`on_picture`, depth in steps of 0.1 mm).
     """
     height, width = pixels.shape[:2]
-    camera = render_overlay.camera_of(made.crop)
-    drawn = render_overlay.view(camera, width, height, made.vertices, made.colors, made.normals, made.triangles)
+    camera = render_overlay.image_camera(made.crop)
+    drawn = render_overlay.render_view(camera, width, height, made.vertices, made.colors, made.normals, made.triangles)
     files = {
         ".glb": lambda: meshes.encode(_textured(made, drawn, pixels, atlas()), ".glb"),
         ".obj": lambda: meshes.encode(_colored(made), ".obj"),
@@ -110,7 +110,7 @@ def describe(made: Reconstruction, pixels: np.ndarray, atlas: Callable[[], textu
             "top": made.crop.corner[1],
         },
         "depth_step_mm": DEPTH_STEP_MM,
-        "layer": render_overlay.layer(drawn),
+        "layer": render_overlay.overlay_layer(drawn),
         "files": Files(files),
     }
 
@@ -130,7 +130,7 @@ def _textured(
     made: Reconstruction, drawn: render_overlay.View, pixels: np.ndarray, atlas: texture.Atlas
 ) -> meshes.Mesh:
     """The head in mm, before posing, with the photograph as texture."""
-    painted = texture.texture(atlas, drawn, pixels, made.vertices, made.colors, made.normals)
+    painted = texture.bake(atlas, drawn, pixels, made.vertices, made.colors, made.normals)
     shape = (MM_PER_DM * made.shape[atlas.vertex]).astype(np.float32)
     normals = (made.normals @ made.rotation)[atlas.vertex].astype(np.float32)
     return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=painted)

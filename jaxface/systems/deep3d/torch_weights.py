@@ -1,30 +1,41 @@
-"""Checkpoints of Deep3DFaceRecon_pytorch: `epoch_N.pth`, of which only the network `net_recon` is read."""
+"""Weights of Deep3DFaceRecon_pytorch: checkpoints `epoch_N.pth`, of which only the network `net_recon` is read."""
 
 from typing import Any
 
 from jaxface import torch_names
 from jaxface.errors import UserError
-from jaxface.systems.deep3d.model import RNet, heads_of
+from jaxface.system import Converted
+from jaxface.systems.deep3d.model import RNet, head_sizes
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
-ARCFACE = "layer1.0.prelu.weight"
-NETWORK, REST = "net_recon", ("opt_", "sched_")
+# An entry that only an ArcFace checkpoint has.
+ARCFACE_ENTRY = "layer1.0.prelu.weight"
+NETWORK = "net_recon"
+# Prefixes of the optimizer's and the schedule's states, which are not read.
+TRAINING_STATES = ("opt_", "sched_")
 
 
-def from_torch(model: RNet, size: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
+def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
+    """Flax variables from a checkpoint `{"net_recon": …}` or its bare state dict, with or without `module.`.
 
-    `size` is that of the backbone ("resnet50"). Optimizer and schedule are left out. UserError names every missing,
-    left-over or misshaped entry. A C-Net, of which there are no weights, stays as it is.
+    Args:
+        model: the network.
+        backbone: "resnet18" or "resnet50", the size of `model.backbone`.
+        tensors: the checkpoint's arrays by name.
+        params: parameters of the expected shapes. A C-Net's are kept, because no C-Net weights were published.
+        model_state: batch statistics of the expected shapes.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names each of them.
     """
-    if ARCFACE in tensors:
+    if ARCFACE_ENTRY in tensors:
         raise UserError("these are ArcFace weights, which need no conversion: name the file in config.loss.recognition")
-    kept = {name: value for name, value in tensors.items() if not name.startswith(REST)}
-    kept = torch_names.without_counters(unwrap(kept, NETWORK))
-    sources = torch_names.resnet(size, "backbone/", "backbone.")
-    for index, head in enumerate(heads_of(model.sizes)):
+    network = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_STATES)}
+    network = torch_names.without_counters(unwrap(network, NETWORK))
+    sources = torch_names.resnet(backbone, "backbone/", "backbone.")
+    for index, head in enumerate(head_sizes(model.sizes)):
         sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
-    own = {name: value for name, value in params.items() if name != confidence_net.NAME}
-    filled = rename(kept, sources, {"params": own, **model_state})
-    return {**params, **filled.pop("params")}, filled
+    expected = {name: value for name, value in params.items() if name != confidence_net.NAME}
+    converted = rename(network, sources, {"params": expected, **model_state})
+    return Converted({**params, **converted.pop("params")}, converted)

@@ -1,4 +1,4 @@
-"""Joint voxel and coordinate regression: Zhang et al., ICPR 2018. `build` makes the system of a config."""
+"""Joint voxel and coordinate regression: Zhang et al., ICPR 2018."""
 
 import functools
 from collections.abc import Iterator
@@ -11,8 +11,13 @@ from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights, transforms
 
 
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config`, in which no value is left open."""
+    return config.copy_and_resolve_references()
+
+
 def build(config: ml_collections.ConfigDict) -> System:
-    """The system of `config` (configs/jvcr.py). Raises UserError for values that do not fit together."""
+    """The system of `config` (configs/jvcr.py). Raises UserError if values do not fit together."""
     if config.mode not in transforms.MODES:
         raise UserError(f"config.mode is {config.mode!r}; use one of {', '.join(transforms.MODES)}")
     losses.check(config.loss)

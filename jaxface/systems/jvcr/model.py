@@ -31,7 +31,7 @@ LEAK = 0.2
 # The first inverse temperature of a volume's columns, whose peaks are 1.
 SHARPNESS = 8.0
 POINTS = (68, 71)
-REGRESSORS = ("encoder", "reader")
+REGRESSORS = ("encoder", "soft_argmax")
 
 
 class Pix2Vox(nn.Module):
@@ -158,7 +158,7 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     image_size: side S of the crop; volumes have the side S/4.
     stacks: hourglasses. depths: their volumes' depths, the last S/4; a single one is that of all stacks.
     width: channels of the hourglasses (256). levels: halvings inside one (4). blocks: bottlenecks a branch (1).
-    regressor: "encoder" (paper) or "reader" (ours).
+    regressor: "encoder" (paper) or "soft_argmax" (ours).
     channels: of the encoder's 3D convolutions, each halving the volume down to a side of 4.
     embedding: width behind the encoder's convolutions, and of the reader's guess.
     points: 71, or 68 without the centres of eyes and mouth.

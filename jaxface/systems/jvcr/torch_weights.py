@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.jvcr.model import JVCR, Pix2Vox, Reader, Vox2Coord
 from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, unwrap, vector
 
@@ -23,11 +24,11 @@ def volume_convolution(weight: np.ndarray) -> np.ndarray:
     return weight.transpose(3, 4, 2, 1, 0)
 
 
-def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) of an official checkpoint; DataParallel's prefix and PyTorch's counters are optional.
+def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> Converted:
+    """The parameters and batch statistics of an official checkpoint.
 
-    A file with one half fills that half; the other keeps its fresh values and a line is printed that says so. UserError
-    names every missing, left-over or misshaped entry.
+    DataParallel's prefix and PyTorch's counters are optional. A file with one of the two networks fills that one; the
+    other stays randomly initialised. Raises UserError naming every missing, left-over or misshaped entry.
     """
     if isinstance(model.vox2coord, Reader):
         raise UserError('the official checkpoint needs config.model.regressor "encoder"')
@@ -40,9 +41,12 @@ def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> 
         expected = {"params": params[half], "batch_stats": statistics[half]}
         filled = rename(entries, maps, expected)
         params[half], statistics[half] = filled["params"], filled["batch_stats"]
-    for half in HALVES.keys() - halves.keys():
-        print(f"The checkpoint holds {', '.join(halves)} only; {half} starts fresh from the seed.")
-    return params, {"batch_stats": statistics}
+    notes = tuple(
+        f"The checkpoint holds {', '.join(halves)} only; {half} is randomly initialised."
+        for half in HALVES
+        if half not in halves
+    )
+    return Converted(params, {"batch_stats": statistics}, notes=notes)
 
 
 def _halves(tensors: Tensors) -> dict[str, Tensors]:

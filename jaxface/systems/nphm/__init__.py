@@ -1,23 +1,35 @@
-"""NPHM, neural parametric head models (Giebenhain et al., CVPR 2023), and NPM. `build` makes a phase of a config."""
+"""NPHM, neural parametric head models (Giebenhain et al., CVPR 2023), and NPM."""
 
 import functools
 
 import ml_collections
 
 from jaxface.errors import UserError
-from jaxface.system import Evaluator, System
+from jaxface.system import ConversionInput, Evaluator, System
 from jaxface.systems.nphm import losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
 
+# The workdir of the identity model that an expression model deforms.
+DEPENDENCIES = ("identity",)
+CONVERSION_INPUTS = {
+    "anchors": ConversionInput("model.anchors", torch_weights.read_anchors, ".npy file of the mean anchors (A,3)"),
+    "identity": ConversionInput("identity", str, "for the expression model: workdir of the identity model"),
+}
 
-def build(config: ml_collections.ConfigDict) -> System:
-    """The system of phase 1 or 2 (configs/nphm_identity.py, configs/nphm_expression.py).
 
-    Anchors and numbers of codes that are left open are filled in. Raises UserError for values that do not fit together.
-    """
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` with the anchors and the number of codes of its data set, if that is prepared."""
     if config.phase not in ("identity", "expression"):
         raise UserError(f'config.phase: unknown {config.phase!r}; choose "identity" or "expression"')
-    model.complete(config)
+    return model.resolve(config)
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+    """The system of phase 1 or 2 (configs/nphm_identity.py, configs/nphm_expression.py), resolved.
+
+    Raises UserError if values do not fit together.
+    """
+    config = resolve(config)
     return (_identity if config.phase == "identity" else _expression)(config)
 
 
@@ -26,9 +38,9 @@ def _identity(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init_identity, net, config.model.codes),
         loss=functools.partial(losses.identity_loss, net, config.loss, config.model.chunk),
-        preprocess_on_device=functools.partial(losses.add_space_points, near_every=config.data.near_every),
-        raw=raw.identity_raw(net, config.model.last_is_one),
-        inputs={"points": "B, N, 3", "identity": f"B, {net.code}"},
+        preprocess_on_device=functools.partial(losses.add_space_points, stride=config.data.near_surface_stride),
+        raw=raw.identity_raw(net, config.model.replicate_last_point_bug),
+        inputs={"points": "B, N, 3", "identity": f"B, {net.code_dim}"},
         predict=predict.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
         **_data(config, "identity", functools.partial(metrics.score_identity, net, config)),
@@ -45,8 +57,8 @@ def _expression(config: ml_collections.ConfigDict) -> System:
         constants=constants,
         loss=functools.partial(losses.expression_loss, net, identity, config.loss),
         preprocess_on_device=losses.add_cube_points,
-        raw=raw.expression_raw(identity, net, constants, earlier.model.last_is_one),
-        inputs={"points": "B, N, 3", "identity": f"B, {identity.code}", "expression": f"B, {net.code}"},
+        raw=raw.expression_raw(identity, net, constants, earlier.model.replicate_last_point_bug),
+        inputs={"points": "B, N, 3", "identity": f"B, {identity.code_dim}", "expression": f"B, {net.code_dim}"},
         predict=predict.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
         **_data(config, "expression", functools.partial(metrics.score_expression, net, identity, config)),

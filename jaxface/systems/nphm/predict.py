@@ -1,193 +1,169 @@
-"""Fitting: scans of people in, their codes, head meshes and errors out."""
+"""`System.predict` of NPHM: scans of people in, fitted heads out.
+
+A scan is aligned to the mean head (`align`); then codes and poses of all scans of a person are optimised together
+(`fit_people`).
+"""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.geometry import icp, views
 from jaxface.geometry.alignment import Similarity
+from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.meshes import Mesh
+from jaxface.results import HeadFit
 from jaxface.system import Tree
-from jaxface.systems.nphm import model
 from jaxface.systems.nphm.fitting import inversion, scans
-from jaxface.systems.nphm.metrics import MM_PER_UNIT
-from jaxface.systems.nphm.model import Identity
-from jaxface.systems.nphm.networks.deformation import Deformation
-from jaxface.systems.nphm.surface import extract
+from jaxface.systems.nphm.surface import head_model
+from jaxface.systems.nphm.surface.head_model import HeadModel
 
-# The reference's members with hardly any data of their own: two at the neck, and the background.
-LOOSE = (30, 31, 39)
-STATISTIC_POINTS = 2000
+# Members of the official ensemble with a stronger prior: two at the neck, and the background.
+OFFICIAL_UNOBSERVED_MEMBERS = (30, 31, 39)
+# Points of a scan at which errors are measured.
+ERROR_POINTS = 2000
+# The comparison image: side of each of its two panels, margin around the head, side of the points.
+PANEL_PX, MARGIN, POINT_PX = 384, 0.06, 2
+LIGHT = np.float32([0.3, 0.4, 0.87])
+# Distance of the camera in model units; far away, as in a portrait.
+CAMERA_DISTANCE = 12.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """One fitted scan: its mesh in the scan's own frame and unit, the map to the model, errors in mm by name."""
+class AlignedScan(NamedTuple):
+    """A scan with its initial pose.
 
-    mesh: Mesh
+    Attributes:
+        points: (N,3), in the scan's frame and unit.
+        similarity: from the scan to the model.
+        unit: the scan's unit, None if a file gave the similarity.
+    """
+
+    points: np.ndarray
     similarity: Similarity
-    errors: dict[str, float]
+    unit: str | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Person:
-    """Codes of a person, identity (D,) and expressions (K,E), and the fit of each of the K scans."""
+def align(head: HeadModel, points: np.ndarray, name: str, units: str | None = None, align: str = "auto") -> AlignedScan:
+    """Determines the unit and initial pose of a scan.
 
-    identity: np.ndarray
-    expressions: np.ndarray
-    fits: list[Fit]
+    Args:
+        head: the trained head.
+        points: (N,3), as from `scans.scan_points`.
+        name: the scan in messages.
+        units: the scan's unit; None infers it from the extent.
+        align: "auto" estimates the pose, "none" takes the scan's frame as the model's, anything else is a file with
+            the similarity (`scans.load_similarity`), which also gives the size.
 
-
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """A trained head to fit with: networks, their parameters {"identity", "expression"}, the keys of `config.fit`.
-
-    Those are `steps`, `points` (of all of a person's scans in a step), `resolution` of the meshes and `method` of the
-    backward warp.
+    Raises:
+        UserError: the extent is not that of a head, or the file is malformed.
     """
-
-    identity: Identity
-    deformation: Deformation | None
-    params: Tree
-    config: ml_collections.ConfigDict
-
-    @functools.cached_property
-    def mean(self) -> Mesh:
-        """The head of the all-zero code, in model units."""
-        return extract.mesh(self.identity, self.params["identity"], jnp.zeros(self.identity.code), 64)
-
-    @property
-    def mean_anchors(self) -> np.ndarray:
-        """Anchors (A,3) of the all-zero code, in model units."""
-        return np.asarray(self.identity.anchors(self.params["identity"], jnp.zeros((1, self.identity.code))))[0]
-
-    def lay(self, points: np.ndarray, name: str, units: str | None = None, align: str = "auto") -> Similarity:
-        """The map from a scan's frame to the model's; `units` None: found from the size, else checked by it.
-
-        align: "auto" finds the pose, "none" takes the scan's frame for FLAME's, anything else is a file
-        (`scans.given`), which says the size as well. UserError where none can be.
-        """
-        if align not in ("auto", "none"):
-            return scans.given(align, self.mean_anchors)
-        unit = scans.unit_of(points, name, units)
-        if align == "none":
-            return Similarity(scans.UNITS[unit], np.eye(3), np.zeros(3))
-        return scans.found(points, unit, self.mean.vertices)
-
-    def fit(self, people: Sequence[Sequence[np.ndarray]], laid: Sequence[Sequence[Similarity]]) -> list[Person]:
-        """People, each a list of scans (N,3) in their own frames with their similarities, fitted together.
-
-        The pose found beforehand is refined with the codes. People of one number of scans are one batch.
-        """
-        fitter = inversion.Fitter(self.identity, self.deformation, self._loose(), self.config.method)
-        made: dict[int, Person] = {}
-        for count in sorted({len(one) for one in people}):
-            group = [number for number, one in enumerate(people) if len(one) == count]
-            clouds = [[np.float32(lay(cloud)) for cloud, lay in zip(people[n], laid[n], strict=True)] for n in group]
-            codes = _fit_group(fitter, self.params, clouds, self.config)
-            for place, number in enumerate(group):
-                own = jax.tree.map(lambda leaf, place=place: leaf[place], codes)
-                made[number] = self._person(fitter, own, clouds[place], laid[number])
-        return [made[number] for number in range(len(people))]
-
-    def _loose(self) -> tuple[int, ...]:
-        return LOOSE if self.identity.anchor_count == max(LOOSE) else ()
-
-    def _person(self, fitter: inversion.Fitter, codes: inversion.Codes, clouds: list, laid: Sequence) -> Person:
-        neutral = extract.mesh(self.identity, self.params["identity"], codes.identity, self.config.resolution)
-        fits = []
-        for row, (cloud, similarity) in enumerate(zip(clouds, laid, strict=True)):
-            moved = _posed(similarity, codes.poses[row])
-            mesh = neutral
-            if self.deformation is not None:
-                identity = codes.identity[None]
-                anchors = self.identity.anchors(self.params["identity"], identity)
-                condition = self.deformation.condition(self.params["expression"], identity, anchors)[0]
-                mesh = extract.pose(
-                    self.deformation, self.params["expression"], condition, codes.expressions[row], neutral
-                )
-            errors = _errors(fitter, self.params, codes, row, cloud)
-            fits.append(
-                Fit(dataclasses.replace(mesh, vertices=np.float32(moved.inverse(mesh.vertices))), moved, errors)
-            )
-        return Person(np.asarray(codes.identity), np.asarray(codes.expressions), fits)
+    if align not in ("auto", "none"):
+        return AlignedScan(points, scans.load_similarity(align, head.mean_anchors), None)
+    unit = scans.infer_unit(points, name, units)
+    if align == "none":
+        return AlignedScan(points, Similarity(scans.UNITS[unit], np.eye(3), np.zeros(3)), unit)
+    return AlignedScan(points, scans.align(points, unit, head.mean_mesh.vertices), unit)
 
 
-def head(config: ml_collections.ConfigDict, params: Tree) -> Head:
-    """The head of a workdir of either phase: its configuration and parameters."""
-    if config.phase == "identity":
-        return Head(model.identity_model(config), None, params, config.fit)
-    earlier = model.earlier_config(config)
-    identity = model.identity_model(earlier)
-    params = {**params, "identity": model.earlier_params(config, earlier)["identity"]}
-    return Head(identity, model.expression_model(config, identity), params, config.fit)
+def fit_people(
+    head: HeadModel, config: ml_collections.ConfigDict, people: Sequence[Sequence[AlignedScan]]
+) -> list[list[HeadFit]]:
+    """Fits identity and expression codes to scans. People with the same number of scans are fitted as one batch.
 
+    Args:
+        head: the trained head.
+        config: `config.fit`: `steps`, `points` (per step, of all scans of a person), `resolution` of the meshes and
+            `method` of the backward deformation.
+        people: for each person their scans.
 
-def bind(config: ml_collections.ConfigDict) -> Callable[..., Person]:
-    """`System.predict`: scans of one person in, each (N,3) points or a Mesh; a `Person` out.
-
-    Options: `units` and `align` as in `Head.lay`. Given a picture it says by a UserError what to do instead.
+    Returns:
+        For each person a fit per scan; fits of one person share the identity code.
     """
-
-    def predict(params: Tree, model_state: Tree, source: Any, **options: Any) -> Person:
-        del model_state
-        listed = source if isinstance(source, list) else [source]
-        meshes = [one if isinstance(one, Mesh) else _as_mesh(one) for one in listed]
-        if options.pop("boxes", None) is not None or set(options) - {"units", "align"}:
-            raise UserError(
-                "nphm fits scans and knows the options units and align; use python -m launch.fit --scan FILE"
-            )
-        fitted = head(config, params)
-        clouds = [scans.points_of(mesh, f"scan {number}") for number, mesh in enumerate(meshes)]
-        laid = [fitted.lay(cloud, f"scan {number}", **options) for number, cloud in enumerate(clouds)]
-        return fitted.fit([clouds], [laid])[0]
-
-    return predict
+    fitter = inversion.Fitter(head.identity, head.deformation, _unobserved_members(head), config.method)
+    fits: dict[int, list[HeadFit]] = {}
+    for scan_count in sorted({len(person) for person in people}):
+        batch = [index for index, person in enumerate(people) if len(person) == scan_count]
+        clouds = [[np.float32(scan.similarity(scan.points)) for scan in people[index]] for index in batch]
+        variables = _fit_batch(fitter, head.params, clouds, config)
+        for row, index in enumerate(batch):
+            own = jax.tree.map(lambda leaf, row=row: leaf[row], variables)
+            fits[index] = _head_fits(head, fitter, own, clouds[row], people[index], config.resolution)
+    return [fits[index] for index in range(len(people))]
 
 
-def _as_mesh(points: Any) -> Mesh:
-    points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise UserError(f"nphm fits scans, points (N,3), not {points.shape}: use python -m launch.fit --scan FILE")
-    if not np.isfinite(points).all():
-        raise UserError("the scan has NaN or infinite points; remove them")
-    return Mesh(points.astype(np.float32), np.zeros((0, 3), np.int32))
+def _unobserved_members(head: HeadModel) -> tuple[int, ...]:
+    """The official ones if the ensemble has the official number of members."""
+    official = head.identity.anchor_count == max(OFFICIAL_UNOBSERVED_MEMBERS)
+    return OFFICIAL_UNOBSERVED_MEMBERS if official else ()
 
 
-def _fit_group(fitter: inversion.Fitter, params: Tree, clouds: list, config: ml_collections.ConfigDict):
-    """Codes with a leading axis of people."""
-    longest = max(len(cloud) for one in clouds for cloud in one)
-    padded = np.stack([[np.resize(cloud, (longest, 3)) for cloud in one] for one in clouds])
-    counts = np.array([[len(cloud) for cloud in one] for one in clouds], np.int32)
+def _fit_batch(
+    fitter: inversion.Fitter, params: Tree, clouds: list[list[np.ndarray]], config: ml_collections.ConfigDict
+) -> inversion.FitVariables:
+    """Variables, with a leading axis of people, fitted to their scans (in the model's frame)."""
+    longest = max(len(cloud) for person in clouds for cloud in person)
+    padded = np.stack([[np.resize(cloud, (longest, 3)) for cloud in person] for person in clouds])
+    counts = np.array([[len(cloud) for cloud in person] for person in clouds], np.int32)
     keys = jax.random.split(jax.random.key(0), len(clouds))
-    per_scan = max(config.points // padded.shape[1], 1)
-    run = functools.partial(fitter.fit, steps=config.steps, per_step=per_scan)
+    points_per_scan = max(config.points // padded.shape[1], 1)
+    fit = functools.partial(fitter.fit, steps=config.steps, points_per_scan=points_per_scan)
     with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.vmap(run, (None, 0, 0, 0)))(params, padded, counts, keys)[0]
+        return jax.jit(jax.vmap(fit, (None, 0, 0, 0)))(params, padded, counts, keys)[0]
 
 
-def _posed(similarity: Similarity, pose: np.ndarray) -> Similarity:
+def _head_fits(
+    head: HeadModel,
+    fitter: inversion.Fitter,
+    variables: inversion.FitVariables,
+    clouds: list[np.ndarray],
+    person: Sequence[AlignedScan],
+    resolution: int,
+) -> list[HeadFit]:
+    """Results of one person, from the fitted variables; `clouds` are the scans in the model's frame."""
+    variables = jax.tree.map(np.asarray, variables)
+    neutral = head.neutral_mesh(variables.identity, resolution)
+    fits = []
+    for row, (cloud, scan) in enumerate(zip(clouds, person, strict=True)):
+        expression = variables.expressions[row]
+        similarity = _refined_pose(scan.similarity, variables.poses[row])
+        posed = head.pose(neutral, variables.identity, expression)
+        mesh = dataclasses.replace(posed, vertices=np.float32(similarity.inverse(posed.vertices)))
+        fits.append(
+            HeadFit(
+                mesh=mesh,
+                identity=variables.identity,
+                expression=expression,
+                similarity=similarity,
+                unit=scan.unit,
+                errors_mm=_errors_mm(fitter, head.params, variables, row, cloud),
+                scan=scan.points,
+                draw=functools.partial(draw_comparison, scan.points, mesh, similarity),
+            )
+        )
+    return fits
+
+
+def _refined_pose(initial: Similarity, pose: np.ndarray) -> Similarity:
+    """The initial similarity followed by the fitted pose (6,), a rotation vector and a translation."""
     rotation = np.asarray(inversion.rotation(pose[:3]), np.float64)
-    return Similarity(
-        similarity.scale,
-        rotation @ similarity.rotation,
-        rotation @ similarity.translation + np.asarray(pose[3:], np.float64),
-    )
+    return icp.compose(Similarity(1.0, rotation, np.asarray(pose[3:], np.float64)), initial)
 
 
-def _errors(fitter: inversion.Fitter, params: Tree, codes: inversion.Codes, row: int, cloud: np.ndarray) -> dict:
-    """Distances in mm of a scan's points to the fitted surface, as the model's field measures them."""
-    chosen = cloud[np.random.default_rng(0).permutation(len(cloud))[:STATISTIC_POINTS]]
-    distance, valid = _distances(fitter, params, codes, np.array([row]), chosen[None])
+def _errors_mm(
+    fitter: inversion.Fitter, params: Tree, variables: inversion.FitVariables, row: int, cloud: np.ndarray
+) -> dict[str, float]:
+    """Distances from points of a scan to the fitted surface, by the model's SDF at their canonical points."""
+    points = cloud[np.random.default_rng(0).permutation(len(cloud))[:ERROR_POINTS]]
+    distance, valid = _distances(fitter, params, variables, np.array([row]), points[None])
     distance_mm = MM_PER_UNIT * np.abs(np.asarray(distance))[np.asarray(valid)]
     if not len(distance_mm):
-        raise UserError("no point of a scan finds its place on the head; is it one? Try --units or --align FILE")
+        raise UserError("no scan point converged to the model surface; check --units and --align")
     return {
         "mean": float(distance_mm.mean()),
         "median": float(np.median(distance_mm)),
@@ -197,6 +173,77 @@ def _errors(fitter: inversion.Fitter, params: Tree, codes: inversion.Codes, row:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _distances(fitter: inversion.Fitter, params: Tree, codes: inversion.Codes, rows: jax.Array, points: jax.Array):
-    found, valid = fitter.canonical(params, codes, rows, points)
-    return fitter.identity.sdf(params["identity"], codes.identity[None], found)[0], valid[0]
+def _distances(
+    fitter: inversion.Fitter, params: Tree, variables: inversion.FitVariables, row: jax.Array, points: jax.Array
+):
+    canonical, converged = fitter.canonical(params, variables, row, points)
+    return fitter.identity.sdf(params["identity"], variables.identity[None], canonical)[0], converged[0]
+
+
+def bind(config: ml_collections.ConfigDict) -> Callable[..., list[HeadFit]]:
+    """`System.predict` of a configuration: the scans of one person in, a `HeadFit` for each out.
+
+    A scan is an array of points (N,3) or a Mesh; several are given as a list. Options: `units` and `align` as for
+    `align`. UserError for an image or another option.
+    """
+
+    def predict(params: Tree, model_state: Tree, source: Any, **options: Any) -> list[HeadFit]:
+        del model_state
+        listed = source if isinstance(source, list) else [source]
+        meshes = [scan if isinstance(scan, Mesh) else _as_mesh(scan) for scan in listed]
+        if options.pop("boxes", None) is not None or set(options) - {"units", "align"}:
+            raise UserError("nphm fits scans and has the options units and align; use python -m launch.fit --scan FILE")
+        head = head_model.load(config, params)
+        aligned = []
+        for number, mesh in enumerate(meshes):
+            name = f"scan {number}"
+            aligned.append(align(head, scans.scan_points(mesh, name), name, **options))
+        return fit_people(head, config.fit, [aligned])[0]
+
+    return predict
+
+
+def _as_mesh(points: Any) -> Mesh:
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise UserError(f"nphm fits scans, points (N,3), not {points.shape}; use python -m launch.fit --scan FILE")
+    if not np.isfinite(points).all():
+        raise UserError("the scan has NaN or infinite points; remove them")
+    return Mesh(points.astype(np.float32), np.zeros((0, 3), np.int32))
+
+
+def draw_comparison(cloud: np.ndarray, mesh: Mesh, similarity: Similarity) -> np.ndarray:
+    """Frontal image (PANEL_PX, 2 PANEL_PX, 3) uint8 of a scan, by depth, next to the fitted mesh, shaded.
+
+    Args:
+        cloud: scan points (N,3) in the scan's frame.
+        mesh: the fitted mesh in the scan's frame.
+        similarity: from the scan to the model, whose z axis is the viewing direction.
+    """
+    vertices = similarity(mesh.vertices)
+    low, high = vertices.min(0), vertices.max(0)
+    center = (low + high) / 2
+    eye = center + np.array([0.0, 0.0, CAMERA_DISTANCE])
+    focal_px = PANEL_PX * CAMERA_DISTANCE / ((1 + 2 * MARGIN) * (high - low)[:2].max())
+    camera = eye, views.looking(eye, center), focal_px
+    view = views.see(vertices, mesh.triangles, *camera, (PANEL_PX, PANEL_PX))
+    shading = 0.2 + 0.8 * np.clip(view.normals @ LIGHT, 0, 1)
+    rendered = np.where(view.hit, 230 * shading, 255).astype(np.uint8)
+    pixels, depth = views.project(similarity(cloud), *camera, (PANEL_PX, PANEL_PX))
+    nearness = np.clip(0.5 - (depth - CAMERA_DISTANCE) / (high[2] - low[2]), 0, 1)
+    panels = np.concatenate([_draw_points(pixels, nearness), rendered], axis=1)
+    return np.repeat(panels[..., None], 3, -1)
+
+
+def _draw_points(pixels: np.ndarray, nearness: np.ndarray) -> np.ndarray:
+    """Points (N,2) px as squares on white; points with high nearness (N,) are darker and cover the others."""
+    image = np.full((PANEL_PX, PANEL_PX), 255, np.uint8)
+    order = np.argsort(nearness)
+    column, row = pixels[order].T
+    grey = (210 * (1 - nearness[order])).astype(np.uint8)
+    for down in range(POINT_PX):
+        for right in range(POINT_PX):
+            y, x = (row + down).astype(int), (column + right).astype(int)
+            inside = (y >= 0) & (y < PANEL_PX) & (x >= 0) & (x < PANEL_PX)
+            image[y[inside], x[inside]] = grey[inside]
+    return image

@@ -1,8 +1,9 @@
-"""How far a reconstructed head is from its scan, by the official protocol: only what can be seen from outside counts.
+"""Published evaluation of a reconstructed head against its scan, as functions of meshes.
 
-Both surfaces are rendered from ten directions, back-projected, cut at the throat and sampled; distances are in
-millimetres. Source: scripts/evaluation of github.com/SimonGiebenhain/NPHM. Its renders miss the inside of the mouth by
-design. Lengths here are millimetres, where the official code has FLAME's metres.
+`launch.evaluate --protocol nphm` will use them; the training-time evaluator is `metrics`. Only what is visible from
+outside counts: both surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The
+renderings do not reach the inside of the mouth, by design. Source: scripts/evaluation of
+github.com/SimonGiebenhain/NPHM, with lengths in millimetres in place of FLAME's metres.
 """
 
 import dataclasses
@@ -16,106 +17,116 @@ from jaxface.meshes import Mesh
 
 VIEWS = 10
 SAMPLES = 250_000
-# The cameras: away from the origin, (height, width) in pixels, and focal length in heights.
-EYE_MM, SIZE, FOCAL_PER_HEIGHT = 600.0, (1280, 960), 2440.0 / 1280
-# Where a point belongs to the face: so near to its nearest face vertex, and so near along that vertex's normal.
-FACE_WITHIN_MM, FACE_ALONG_MM = 40.0, 20.0
+# The cameras: distance from the origin, (height, width) in pixels, focal length as a multiple of the height.
+CAMERA_DISTANCE_MM, SIZE, FOCAL_PER_HEIGHT = 600.0, (1280, 960), 2440.0 / 1280
+# A point belongs to the face if it is this close to its closest face vertex, in total and along the vertex normal.
+FACE_DISTANCE_MM, FACE_NORMAL_DISTANCE_MM = 40.0, 20.0
 THRESHOLDS_MM = (1.0, 5.0, 10.0, 20.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Surface:
+class OrientedPoints:
     """Points (N,3) mm with unit normals (N,3)."""
 
     points: np.ndarray
     normals: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray) -> "Surface":
-        return Surface(self.points[rows], self.normals[rows])
+    def __getitem__(self, rows: np.ndarray) -> "OrientedPoints":
+        return OrientedPoints(self.points[rows], self.normals[rows])
 
 
-def visible_surface(mesh: Mesh, size: tuple[int, int] = SIZE) -> Surface:
-    """What ten cameras around the origin see of a mesh in mm: a point for each pixel that faces one.
+def visible_surface(mesh: Mesh, size: tuple[int, int] = SIZE) -> OrientedPoints:
+    """Surface points of a mesh in mm that ten cameras around the origin see, one per pixel that faces its camera.
 
-    `size` (height, width) of the pictures. UserError where nothing is seen: a cloud of points, another unit, or an
-    origin that is not in the head.
+    `size`: (height, width) of the renderings. UserError if nothing is visible.
     """
     parts, focal_px = [], FOCAL_PER_HEIGHT * size[0]
     for direction in views.fibonacci(VIEWS):
-        eye = EYE_MM * direction
-        seen = views.see(mesh.vertices, mesh.triangles, eye, views.looking(eye, np.zeros(3)), focal_px, size)
-        parts.append(seen.facing(eye))
+        eye = CAMERA_DISTANCE_MM * direction
+        view = views.see(mesh.vertices, mesh.triangles, eye, views.looking(eye, np.zeros(3)), focal_px, size)
+        parts.append(view.facing(eye))
     points, normals = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if not len(points):
-        raise UserError("nothing of the mesh is seen: it needs faces, millimetres, and the origin inside the head")
-    return Surface(points, normals)
+        raise UserError("nothing of the mesh is visible; it needs faces, millimetres and the origin inside the head")
+    return OrientedPoints(points, normals)
 
 
-def above(points: np.ndarray, plane: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Which points (N,) bool lie above the throat, a plane through three points (3,3), by more than `margin`.
+def above_throat(points: np.ndarray, plane: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """Mask (N,) bool of points (N,3) above the throat, a plane through three points (3,3), by more than `margin`.
 
-    The official test, whose normal is not of length one: `margin` is in the cube of the points' unit.
+    As in the official code the plane's normal is not normalised: `margin` is in the cube of the points' unit.
     """
     return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > margin
 
 
-def on_face(points: np.ndarray, face: Surface) -> np.ndarray:
-    """Which points (N,) bool belong to the face, given as vertices of a fitted template."""
-    distance, nearest = scipy.spatial.cKDTree(face.points).query(points, workers=-1)
-    along = np.abs(((points - face.points[nearest]) * face.normals[nearest]).sum(1))
-    return (distance < FACE_WITHIN_MM) & (along < FACE_ALONG_MM)
+def on_face(points: np.ndarray, face: OrientedPoints) -> np.ndarray:
+    """Mask (N,) bool of points (N,3) mm near the face, given as vertices of a registered template."""
+    distance, closest = scipy.spatial.cKDTree(face.points).query(points, workers=-1)
+    along_normal = np.abs(((points - face.points[closest]) * face.normals[closest]).sum(1))
+    return (distance < FACE_DISTANCE_MM) & (along_normal < FACE_NORMAL_DISTANCE_MM)
 
 
-def sampled(surface: Surface, count: int = SAMPLES, seed: int = 0) -> Surface:
+def face_vertices(vertices: np.ndarray, triangles: np.ndarray, mask: np.ndarray) -> OrientedPoints:
+    """The vertices (V,3) mm of a mesh under `mask` (V,) bool, with normals: the face for `evaluate`."""
+    return OrientedPoints(vertices[mask], sampling.vertex_normals(vertices, triangles)[mask])
+
+
+def resample(surface: OrientedPoints, count: int = SAMPLES, seed: int = 0) -> OrientedPoints:
     """`count` of the points, drawn with replacement."""
     return surface[np.random.default_rng(seed).integers(0, len(surface.points), count)]
 
 
-def compare(made: Surface, scan: Surface) -> dict[str, float]:
-    """Errors of a reconstruction against a scan.
+def compare(reconstruction: OrientedPoints, scan: OrientedPoints) -> dict[str, float]:
+    """Errors of a reconstruction.
 
-    chamfer_l1 (mm) and chamfer_l2 (mm^2): the mean of both directions' mean distance and mean square. normals: the mean
-    absolute cosine, both ways. f_score_1 … f_score_20: harmonic mean of the shares nearer than so many mm.
+    Returns:
+        chamfer_l1 (mm) and chamfer_l2 (mm^2): mean distance and mean squared distance, averaged over both directions.
+        normals: mean absolute cosine of the normals, averaged likewise.
+        f_score_1, f_score_5, f_score_10, f_score_20: harmonic mean of the shares of points closer than so many mm.
     """
-    results = []
-    for one, other in ((made, scan), (scan, made)):
-        distance, nearest = scipy.spatial.cKDTree(other.points).query(one.points, workers=-1)
-        cosine = np.abs((one.normals * other.normals[nearest]).sum(1)).mean()
+    directions = []
+    for source, target in ((reconstruction, scan), (scan, reconstruction)):
+        distance, closest = scipy.spatial.cKDTree(target.points).query(source.points, workers=-1)
+        cosine = np.abs((source.normals * target.normals[closest]).sum(1)).mean()
         shares = np.array([(distance < threshold).mean() for threshold in THRESHOLDS_MM])
-        results.append((distance.mean(), (distance**2).mean(), cosine, shares))
-    l1, l2, cosine, shares = zip(*results, strict=True)
-    precision, recall = shares
+        directions.append((distance.mean(), (distance**2).mean(), cosine, shares))
+    l1, l2, cosine, (precision, recall) = zip(*directions, strict=True)
     f_scores = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    named = {f"f_score_{threshold:g}": float(f) for threshold, f in zip(THRESHOLDS_MM, f_scores, strict=True)}
-    means = {"chamfer_l1": l1, "chamfer_l2": l2, "normals": cosine}
-    return {name: float(np.mean(values)) for name, values in means.items()} | named
+    errors = {"chamfer_l1": float(np.mean(l1)), "chamfer_l2": float(np.mean(l2)), "normals": float(np.mean(cosine))}
+    for threshold, f_score in zip(THRESHOLDS_MM, f_scores, strict=True):
+        errors[f"f_score_{threshold:g}"] = float(f_score)
+    return errors
 
 
 def evaluate(
-    made: Mesh,
+    reconstruction: Mesh,
     scan: Mesh,
-    face: Surface | None = None,
+    face: OrientedPoints | None = None,
     throat: np.ndarray | None = None,
     samples: int = SAMPLES,
     size: tuple[int, int] = SIZE,
 ) -> dict[str, float]:
-    """`compare` of what is visible of two meshes in mm; with `face` the same of the face alone, named face_….
+    """`compare` for the visible surfaces of two meshes in mm, and with `face` for the face alone (keys face_…).
 
-    `throat` (3,3) are three points of the plane below which nothing counts.
+    Args:
+        reconstruction: in the scan's frame, with the origin inside the head.
+        scan: the ground truth.
+        face: vertices of the face, as from `face_vertices`.
+        throat: (3,3), a plane as for `above_throat`; points below it are left out.
+        samples: points drawn from each surface.
+        size: (height, width) of the renderings.
+
+    Raises:
+        UserError: nothing is visible, or no visible point lies on the face.
     """
-    surfaces = [visible_surface(mesh, size) for mesh in (made, scan)]
+    surfaces = [visible_surface(mesh, size) for mesh in (reconstruction, scan)]
     if throat is not None:
-        surfaces = [surface[above(surface.points, throat)] for surface in surfaces]
-    errors = compare(*(sampled(surface, samples) for surface in surfaces))
+        surfaces = [surface[above_throat(surface.points, throat)] for surface in surfaces]
+    errors = compare(*(resample(surface, samples) for surface in surfaces))
     if face is not None:
         faces = [surface[on_face(surface.points, face)] for surface in surfaces]
         if min(len(part.points) for part in faces) == 0:
-            raise UserError("no point of the mesh or of the scan lies on the face: they are not in one frame")
-        parts = compare(*(sampled(part, samples) for part in faces))
-        errors |= {f"face_{name}": value for name, value in parts.items()}
+            raise UserError("no point of the mesh or of the scan lies on the face; bring both into one frame")
+        face_errors = compare(*(resample(part, samples) for part in faces))
+        errors |= {f"face_{name}": value for name, value in face_errors.items()}
     return errors
-
-
-def face_of(vertices: np.ndarray, triangles: np.ndarray, chosen: np.ndarray) -> Surface:
-    """The chosen vertices (V,) bool of a mesh (V,3) mm as the face that `evaluate` wants."""
-    return Surface(vertices[chosen], sampling.vertex_normals(vertices, triangles)[chosen])

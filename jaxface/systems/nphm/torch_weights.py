@@ -8,9 +8,10 @@ import ml_collections
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.networks.npm import Single
+from jaxface.systems.nphm.networks.npm import NPM
 from jaxface.torch_weights import Tensors, Transform, linear, rename, unwrap
 
 DECODER = ("decoder_state_dict", "state_dict", "model_state_dict")
@@ -25,31 +26,51 @@ def position_width(decoder: Tensors) -> int | None:
 
 
 def from_torch(
-    model: Ensemble | Single | Deformation,
+    model: Ensemble | NPM | Deformation,
     config: ml_collections.ConfigDict,
     tensors: Tensors,
     params: Any,
     model_state: Any,
-) -> tuple[Any, Any]:
-    """(params, model_state) of a checkpoint, with all its codes where it has any; else the codes of `params` stay.
+) -> Converted:
+    """The decoder and codes of a checkpoint; if it has no codes, those of `params` are kept.
 
-    What only the checkpoint knows is set in `config.model`: `position_width` and the number of `codes`. UserError names
-    every missing, left-over or misshaped entry, and anchors of another number.
+    The result's `config` holds what only the checkpoint determines: `model.position_width` and the number of
+    `model.codes`. Raises UserError naming every missing, left-over or misshaped entry, and for another number of
+    anchors.
     """
+    changes = {}
     decoder = unwrap(tensors, *DECODER)
     decoder = {name: value for name, value in decoder.items() if not name.startswith("latent_codes")}
     if isinstance(model, Ensemble):
         _check_anchors(model, decoder)
         width = position_width(decoder)
         if width:
-            model, config.model.position_width = dataclasses.replace(model, position_width=width), width
+            model = dataclasses.replace(model, position_width=width)
+            changes["position_width"] = width
     filled = {config.phase: rename(decoder, sources(model), jax.eval_shape(model.init, jax.random.key(0)))}
     if CODES in tensors:
         codes = np.ascontiguousarray(tensors[CODES], np.float32)
-        if codes.ndim != 2 or codes.shape[1] != model.code:
-            raise UserError(f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code} numbers")
-        filled["codes"], config.model.codes = codes, len(codes)
-    return {**params, **filled}, model_state
+        if codes.ndim != 2 or codes.shape[1] != model.code_dim:
+            raise UserError(
+                f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code_dim} numbers"
+            )
+        filled["codes"] = codes
+        changes["codes"] = len(codes)
+    return Converted({**params, **filled}, model_state, {"model": changes} if changes else {})
+
+
+def read_anchors(path: str) -> tuple[float, ...]:
+    """The 3A numbers of an .npy file of mean anchors (A,3), or (1,A,3). Raises UserError for any other file."""
+    try:
+        anchors = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or 'not an .npy file'}") from error
+    except Exception as error:  # Damaged and foreign files raise many types.
+        raise UserError(f"{path} is not an .npy file of numbers ({error})") from error
+    anchors = np.squeeze(anchors)
+    if anchors.ndim != 2 or anchors.shape[1] != 3 or anchors.dtype.kind != "f" or not np.isfinite(anchors).all():
+        raise UserError(f"{path} holds {anchors.dtype} {anchors.shape}; it must be finite floats (A,3)")
+    return tuple(anchors.reshape(-1).tolist())
 
 
 def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
@@ -60,10 +81,10 @@ def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
         )
 
 
-def sources(model: Ensemble | Single | Deformation) -> Sources:
+def sources(model: Ensemble | NPM | Deformation) -> Sources:
     """Our paths to the official names."""
     layers = range(model.layers + 1)
-    if isinstance(model, Single):
+    if isinstance(model, NPM):
         return _layers("", "lin", layers, linear)
     if isinstance(model, Ensemble):
         return _layers("members/", "ensembled_deep_sdf.lin", layers, _stacked) | {

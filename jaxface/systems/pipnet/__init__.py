@@ -1,4 +1,4 @@
-"""PIPNet, pixel-in-pixel landmarks: Jin, Liao, Shao, IJCV 2021. `build` makes the system of a configuration."""
+"""PIPNet, pixel-in-pixel landmark detection: Jin, Liao, Shao, IJCV 2021."""
 
 import functools
 from collections.abc import Iterator
@@ -6,16 +6,25 @@ from collections.abc import Iterator
 import ml_collections
 
 from jaxface import optim
-from jaxface.system import Batch, Evaluator, System
+from jaxface.system import Batch, ConversionInput, Evaluator, System
 from jaxface.systems.pipnet import decoding, losses, meanface, metrics, model, predict, torch_weights
+
+CONVERSION_INPUTS = {
+    "meanface": ConversionInput("model.meanface", meanface.read, "meanface.txt, 2L numbers in the order x y x y …")
+}
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of `config` with the mean face, the number of landmarks and the flip map of its data set."""
+    return meanface.resolve(config)
 
 
 def build(config: ml_collections.ConfigDict) -> System:
-    """The system of `config` (configs/pipnet.py), whose empty mean face is filled in from the prepared data.
+    """The system of `config` (configs/pipnet.py), resolved.
 
-    Raises UserError for values that do not fit together, and where there is no mean face.
+    Raises UserError if values do not fit together or there is no mean face.
     """
-    meanface.complete(config)
+    config = resolve(config)
     net = model.model_from_config(config.model)
     face = decoding.check_meanface(config.model.meanface, config.model.landmarks)
     table = decoding.neighbor_table(face, config.model.neighbors)

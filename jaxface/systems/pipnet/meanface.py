@@ -14,19 +14,21 @@ METADATA_FILE = "metadata.json"
 RENDERED = "rendered_heads"
 
 
-def complete(config: ml_collections.ConfigDict) -> None:
-    """Fills config.model.meanface, where it is empty, with that of the first data set it is trained on.
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of the configuration with its mean face, number of landmarks and flip map filled in where they are open.
 
-    A prepared data set keeps it as "meanface" in the metadata beside it; rendered heads have the canonical face's.
-    Where the configuration leaves the number of landmarks open (0), the mean face says it; where it has no flip map,
-    that of the metadata is taken, which a folder of the user's own has. Raises UserError where there is no mean face.
+    An empty `model.meanface` becomes that of the first training data set: the canonical face's for rendered heads, else
+    "meanface" in the metadata of the prepared data set, whose "flip" replaces an empty `data.flip`. A `model.landmarks`
+    of 0 becomes the number of points of the mean face. Raises UserError if there is no mean face.
     """
+    config = config.copy_and_resolve_references()
     if not len(config.model.meanface):
-        _fill(config, config.data.datasets[0])
+        _set_meanface(config, config.data.datasets[0])
     config.model.landmarks = config.model.landmarks or len(config.model.meanface) // 2
+    return config
 
 
-def _fill(config: ml_collections.ConfigDict, name: str) -> None:
+def _set_meanface(config: ml_collections.ConfigDict, name: str) -> None:
     metadata = _metadata(pathlib.Path(config.data.dir) / name)
     found = metadata.get("meanface")
     if name.startswith(RENDERED):
@@ -38,6 +40,22 @@ def _fill(config: ml_collections.ConfigDict, name: str) -> None:
         )
     config.model.meanface = tuple(found)
     config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
+
+
+def read(path: str) -> tuple[float, ...]:
+    """The 2L numbers x y x y … of a mean face in crop units, from a text file of the original.
+
+    Raises UserError if the file cannot be read or does not hold an even count of finite numbers.
+    """
+    try:
+        numbers = tuple(float(word) for word in pathlib.Path(path).read_text(encoding="utf-8").split())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a text of numbers x y x y … ({error})") from error
+    if not numbers or len(numbers) % 2 or not np.isfinite(numbers).all():
+        raise UserError(f"{path} has {len(numbers)} numbers; it must hold x and y of every landmark")
+    return numbers
 
 
 def _metadata(folder: pathlib.Path) -> dict:

@@ -58,6 +58,7 @@ def run(
             own = _round_config(config, folder, rounds[number], last)
             if last:
                 label_all(own, last)
+            own = pipnet.resolve(own)
             fit(pipnet.build(own), own, folder)
         errors = _score(pipnet.build(own), own, folder, compile_score)
         results.append({"round": number, "task": rounds[number], "workdir": str(folder), "errors": errors})

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxface import torch_names
 from jaxface.errors import UserError
+from jaxface.system import Converted
 from jaxface.systems.pipnet.model import PIPNet
 from jaxface.torch_names import Sources
 from jaxface.torch_weights import Tensors, convolution, linear, rename, unwrap
@@ -17,12 +18,12 @@ HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 CLASSIFIERS = ("fc.", "classifier.")
 
 
-def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
-    """(params, model_state) with what the checkpoint holds; `backbone` is config.model.backbone.
+def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
+    """The parameters and batch statistics of a checkpoint; `backbone` is config.model.backbone.
 
-    A checkpoint without PIPNet's heads but with a classifier is an ImageNet backbone: it fills the backbone only, its
-    classifier is dropped by name, and a line is printed that says so. Otherwise strict both ways: UserError names every
-    missing, left-over or misshaped entry.
+    A checkpoint without PIPNet's heads but with a classifier is an ImageNet backbone: it fills the backbone only, and
+    its classifier is dropped. Otherwise the match is strict: UserError names every missing, left-over or misshaped
+    entry.
     """
     if backbone == "custom":
         raise UserError("no official checkpoint has a custom backbone; choose another config.model.backbone")
@@ -31,16 +32,16 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
     if not dropped or f"{HEADS[0]}.weight" in tensors:
         filled = rename(tensors, official(model, backbone), expected)
-        return filled.pop("params"), filled
+        return Converted(filled.pop("params"), filled)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
     inside = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
     filled = rename(kept, _backbone(backbone), inside)
-    print(
+    note = (
         f"The backbone is filled from an ImageNet checkpoint; dropped: {', '.join(dropped)}. "
-        "Everything behind it starts fresh from the seed."
+        "Everything behind it is randomly initialised."
     )
     merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
-    return merged.pop("params"), merged
+    return Converted(merged.pop("params"), merged, notes=(note,))
 
 
 def official(model: PIPNet, backbone: str) -> Sources:

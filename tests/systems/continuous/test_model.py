@@ -25,19 +25,19 @@ def build(**changes):
     return net, params, jax.tree.map(np.abs, model_state)
 
 
-@pytest.mark.parametrize("predictor", ["mlp", "locate", "transformer", "xca", "mhsa"])
+@pytest.mark.parametrize("predictor", ["mlp", "soft_argmax", "transformer", "xca", "mhsa"])
 def test_padded_queries_change_no_answer(predictor):
-    net, params, model_state = build(predictor=predictor, pool="map" if predictor == "locate" else "grid")
+    net, params, model_state = build(predictor=predictor, pool="map" if predictor == "soft_argmax" else "grid")
     query = jax.jit(functools.partial(net.apply, {"params": params, **model_state}, method="query"))
     valid = np.arange(9)[None].repeat(2, 0) < 6
-    shape = (2, 4, 4, 32) if predictor == "locate" else (2, 32)
+    shape = (2, 4, 4, 32) if predictor == "soft_argmax" else (2, 32)
     features = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     points, sigma = query(features, QUERIES, valid)
     alone = query(features, QUERIES[:, :6])
     np.testing.assert_allclose(points[:, :6], alone[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sigma[:, :6], alone[1], rtol=1e-4, atol=1e-5)
     one = query(features, QUERIES[:, :1])[0]
-    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "locate"))
+    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "soft_argmax"))
 
 
 def test_sigma_stays_above_its_floor_and_below_its_clamp():

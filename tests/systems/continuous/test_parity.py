@@ -55,7 +55,7 @@ def timm_weights():
 def test_convnext_tiny_of_timm_map_by_map():
     golden = np.load(weights.GOLDEN / "timm_convnext_tiny_golden.npz")
     model = build()
-    params, _ = from_torch(model, timm_weights(), *fresh(model))
+    params = from_torch(model, timm_weights(), *fresh(model)).params
     image = weights.image("cld/image224", (2, 224, 224, 3))
     normalised = (image - np.array(IMAGENET["mean"], np.float32)) / np.array(IMAGENET["std"], np.float32)
     keep = lambda module, _: module.name == "stem_norm"  # noqa: E731
@@ -86,21 +86,21 @@ def test_other_libraries_names_fill_the_same_network(flavour, capsys):
     classifier = [name for name, timm in to_timm.items() if timm.startswith("head.fc")]
     theirs |= {name: np.zeros(3, np.float32) for name in classifier}
     wrapped = {f"model.{name}": value for name, value in theirs.items()}
-    params, _ = from_torch(model, wrapped, *fresh(model))
-    expected, _ = from_torch(model, timm_weights(), *fresh(model))
+    params = from_torch(model, wrapped, *fresh(model)).params
+    expected = from_torch(model, timm_weights(), *fresh(model)).params
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert all(name in capsys.readouterr().out for name in classifier[:1])
 
 
 def test_version_two_takes_every_entry():
     model = build(encoder="convnextv2_tiny")
-    params, _ = from_torch(model, weights.state_dict("timm_convnextv2_tiny_manifest.json"), *fresh(model))
+    params = from_torch(model, weights.state_dict("timm_convnextv2_tiny_manifest.json"), *fresh(model)).params
     assert all(np.any(leaf) for leaf in jax.tree.leaves(params["encoder"]))
 
 
 def test_last_norm_is_dropped_where_the_model_has_none(capsys):
     model = build(final_norm=False)
-    params, _ = from_torch(model, timm_weights(), *fresh(model))
+    params = from_torch(model, timm_weights(), *fresh(model)).params
     assert "norm" not in params["encoder"]
     assert "head.norm.weight" in capsys.readouterr().out
 
@@ -133,7 +133,8 @@ def test_unofficial_detector(kind):
         std=[0.2] * 3,
     )
     checkpoint = weights.state_dict(f"continuous_unofficial_{kind}_manifest.json")
-    params, model_state = from_torch(model, checkpoint, *fresh(model))
+    converted = from_torch(model, checkpoint, *fresh(model))
+    params, model_state = converted.params, converted.model_state
     image = weights.image("cld/florisdf224", (2, 224, 224, 3))
     queries = weights.array("cld/florisdf_q", (2, 68, 3))
     out = continuous.raw(model, params, model_state, {"image": image, "queries": queries})

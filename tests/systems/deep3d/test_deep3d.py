@@ -1,4 +1,4 @@
-"""The whole system on its smoke variant: trained, resumed, scored; heads and configurations that fit or do not."""
+"""The whole system in its smoke variant: training, resuming, scoring; heads and configurations that do not fit."""
 
 import pathlib
 import re
@@ -51,23 +51,23 @@ def test_the_loss_falls_on_one_batch(prepared):
     state = parallel.replicate(state, devices=devices)
     constants = parallel.replicate(system.constants(), devices=devices)
     batch = next(system.train_data(0))
-    assert batch.keys() == {"image", "landmarks", "dense"}  # nothing of what the heads were made with
-    sharded, seen = parallel.shard(batch, devices=devices), []
+    assert batch.keys() == {"image", "landmarks", "dense"}  # no coefficients
+    sharded, loss_values = parallel.shard(batch, devices=devices), []
     for _ in range(25):
-        state, measured = step(state, sharded, constants)
-        seen.append(float(measured["loss"]))
-    assert np.isfinite(seen).all() and np.mean(seen[-5:]) < 0.8 * seen[0]
+        state, step_metrics = step(state, sharded, constants)
+        loss_values.append(float(step_metrics["loss"]))
+    assert np.isfinite(loss_values).all() and np.mean(loss_values[-5:]) < 0.8 * loss_values[0]
 
 
-def test_raw_gives_a_head_where_one_is_configured(trained, tmp_path):
+def test_raw_decodes_the_head_if_one_is_configured(trained, tmp_path):
     config = get_config("reference")
-    bare = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
-    assert bare.keys() == {"coefficients"}
+    without_head = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
+    assert without_head.keys() == {"coefficients"}
     config.head.path = str(basel.save(tmp_path / "BFM_model_front.mat"))
-    found = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
-    shapes = {name: value.shape for name, value in found.items()}
+    outputs = deep3d.build(config).raw({}, {}, {"coefficients": np.zeros((2, 257))})
+    shapes = {name: value.shape for name, value in outputs.items()}
     assert shapes == {"coefficients": (2, 257), "vertices": (2, 600, 3), "landmarks": (2, 68, 2), "colors": (2, 600, 3)}
-    np.testing.assert_allclose(found["vertices"].mean(1), [[0, 0, 10]] * 2, atol=1e-4)
+    np.testing.assert_allclose(outputs["vertices"].mean(1), [[0, 0, 10]] * 2, atol=1e-4)
 
 
 def test_heads_and_configurations_that_do_not_fit():
@@ -81,7 +81,7 @@ def test_heads_and_configurations_that_do_not_fit():
         deep3d.build(config)
 
 
-def test_a_set_starts_from_the_plain_average_and_teaches_the_confidence_only(prepared, trained):
+def test_multiview_starts_from_the_plain_average_and_trains_the_confidence_net_only(prepared, trained):
     state, workdir = trained
     config = prepared.copy_and_resolve_references()
     config.model.confidence, config.init = True, str(workdir)
@@ -105,7 +105,7 @@ def test_a_set_starts_from_the_plain_average_and_teaches_the_confidence_only(pre
     np.testing.assert_allclose(confidence_net.weighted_mean(identity, confidence), identity.mean(1), rtol=1e-6)
 
 
-def test_errors_of_shapes_leave_out_what_a_photograph_cannot_tell():
+def test_shape_errors_are_invariant_to_scale_and_translation():
     points = np.random.default_rng(1).random((2, 50, 3)).astype(np.float32)
     moved = 1.7 * points + np.array([3, 4, 5], np.float32)
     turned = moved @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)

@@ -1,4 +1,4 @@
-"""Dense points: which they are, where rendered pictures show them, and what becomes of those that nobody knows."""
+"""Dense points: their selection, their positions in rendered images, and targets that are unknown."""
 
 import jax
 import jax.numpy as jnp
@@ -19,78 +19,80 @@ COUNT, SIZE = 32, 96
 @pytest.fixture(scope="module")
 def config():
     config = get_config("smoke")
-    config.model.dense = COUNT
-    face_model.complete(config)
-    return config
+    config.model.num_dense_points = COUNT
+    return face_model.resolve(config)
 
 
 @pytest.fixture(scope="module")
 def example():
-    """A picture of a random head and the pixels of all its vertices."""
+    """A record of a rendered head without its image, and the pixels of all its vertices."""
     head = sources.load_head("procedural")
 
     @jax.jit
-    def photographed(key: jax.Array) -> tuple[scenes.Scene, jax.Array]:
+    def sample(key: jax.Array) -> tuple[scenes.Scene, jax.Array]:
         scene = scenes.sample_scene(head, key, SIZE, scenes.PORTRAIT)
-        return scene, scenes.place(head, scene)[1]
+        return scene, scenes.project_vertices(head, scene)[1]
 
-    scene, points_px = photographed(jax.random.key(3))
-    known = {name: getattr(scene, name) for name in ("identity", "expression", "rotation", "translation")}
-    known |= {"focal_px": scene.focal_px, "center_px": scene.center_px}
-    known |= {"landmarks": head.landmark_points(points_px, "68"), "image": np.zeros((SIZE, SIZE, 3), np.uint8)}
-    return jax.device_get(known), np.asarray(points_px)
+    scene, points_px = sample(jax.random.key(3))
+    record = {name: getattr(scene, name) for name in ("identity", "expression", "rotation", "translation")}
+    record |= {"focal_px": scene.focal_px, "center_px": scene.center_px}
+    record |= {"landmarks": head.landmark_points(points_px, "68"), "image": np.zeros((SIZE, SIZE, 3), np.uint8)}
+    return jax.device_get(record), np.asarray(points_px)
 
 
 def test_points_lie_apart_in_mirrored_pairs(config):
     face = face_model.from_config(config)
-    chosen, flip = dense_points.vertices(face, COUNT), dense_points.flip(COUNT)
-    places = face.mean[chosen]
-    assert set(chosen) <= set(face.scored)
-    np.testing.assert_allclose(places[flip], places * [-1, 1, 1], atol=1e-5)
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(COUNT, dtype=bool)]
-    assert apart.min() > 0.05 and np.median(places[::2, 0]) > 0
+    vertices, flip = dense_points.select_vertices(face, COUNT), dense_points.mirror(COUNT)
+    positions = face.mean[vertices]
+    assert set(vertices) <= set(face.face_vertices)
+    np.testing.assert_allclose(positions[flip], positions * [-1, 1, 1], atol=1e-5)
+    apart = np.linalg.norm(positions[:, None] - positions[None], axis=-1)[~np.eye(COUNT, dtype=bool)]
+    assert apart.min() > 0.05 and np.median(positions[::2, 0]) > 0
 
 
-def test_they_are_where_the_picture_shows_them(config, example):
-    known, points_px = example
-    chosen = dense_points.vertices(face_model.from_config(config), COUNT)
-    wanted = alignment.align(known["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[chosen])
-    np.testing.assert_allclose(dense_points.from_config(config).in_crop(known, 128), wanted, atol=0.02)
+def test_dense_points_match_the_rendered_vertices(config, example):
+    record, points_px = example
+    vertices = dense_points.select_vertices(face_model.from_config(config), COUNT)
+    expected = alignment.align(record["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[vertices])
+    np.testing.assert_allclose(dense_points.from_config(config).in_crop(record, 128), expected, atol=0.02)
 
 
-def test_they_move_with_the_augmented_picture(config, example):
-    """As the landmarks beside them do: where a vertex is a landmark, both are the same point."""
-    known, _ = example
+def test_dense_points_are_augmented_as_landmarks(config, example):
+    """A dense point at the vertex of a landmark stays at this landmark."""
+    record, _ = example
     face = face_model.from_config(config)
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
     head = sources.load_head("procedural")
     modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
-    points = dense_points.Points(head.template[corners], modes)
+    points = dense_points.DensePoints(head.template[corners], modes)
     for seed in range(4):
-        made = data.preprocess_train(known, seed, 64, with_skin=False, points=points)
-        assert np.linalg.norm(made["dense"] - made["landmarks"][[36, 45]], axis=1).max() < 6
+        processed = data.preprocess_train(record, seed, 64, with_skin=False, points=points)
+        assert np.linalg.norm(processed["dense"] - processed["landmarks"][[36, 45]], axis=1).max() < 6
 
 
-def test_pictures_of_other_heads_have_none(config, example):
-    known = {**example[0], "identity": np.zeros(3)}
-    made = data.preprocess_train(known, 0, 64, with_skin=False, points=dense_points.from_config(config))
-    assert made["dense"].shape == (COUNT, 2) and np.isnan(made["dense"]).all()
+def test_images_of_other_heads_have_unknown_dense_points(config, example):
+    record = {**example[0], "identity": np.zeros(3)}
+    processed = data.preprocess_train(record, 0, 64, with_skin=False, points=dense_points.from_config(config))
+    assert processed["dense"].shape == (COUNT, 2) and np.isnan(processed["dense"]).all()
 
 
-def test_unknown_points_teach_nothing():
+def test_unknown_points_have_no_gradient():
     target = jnp.array([[[20.0, 30.0], [jnp.nan, jnp.nan]]])
     attention = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (1, 64, 2)), axis=1)
-    for loss, values in ((losses.heat_map, attention), (losses.known_distance, 9 + target.at[0, 1].set(5.0))):
+    for loss, values in (
+        (losses.heat_map_loss, attention),
+        (losses.valid_landmark_distance, 9 + target.at[0, 1].set(5.0)),
+    ):
         gradient = jax.grad(loss)(values, target)
         assert np.isfinite(gradient).all()
-        place = np.moveaxis(np.asarray(gradient), 2 if loss is losses.heat_map else 1, 0)
-        assert np.abs(place[0]).max() > 0 == np.abs(place[1]).max()
-    assert losses.known_distance(9 + target, target) == pytest.approx(np.sqrt(2 * 81 + 1))
+        by_point = np.moveaxis(np.asarray(gradient), 2 if loss is losses.heat_map_loss else 1, 0)
+        assert np.abs(by_point[0]).max() > 0 == np.abs(by_point[1]).max()
+    assert losses.valid_landmark_distance(9 + target, target) == pytest.approx(np.sqrt(2 * 81 + 1))
 
 
-@pytest.mark.parametrize(("dense_points", "reader", "message"), [(3, "fit", "even"), (4, "mean", "reader")])
-def test_a_wrong_number_is_one_line(dense_points, reader, message):
+@pytest.mark.parametrize(("count", "regressor", "message"), [(3, "map_fit", "even"), (4, "linear", "map_fit")])
+def test_invalid_numbers_of_dense_points_are_refused(count, regressor, message):
     config = get_config("smoke")
-    config.model.update(dense=dense_points, reader=reader, refine=0)
-    with pytest.raises(UserError, match=f"config.model.dense.*{message}"):
+    config.model.update(num_dense_points=count, regressor=regressor, refine=0)
+    with pytest.raises(UserError, match=f"config.model.num_dense_points.*{message}"):
         deep3d.build(config)

@@ -40,31 +40,33 @@ def _fitted(face, points, variance=0.0, guess=None, covariance=None):
 def test_landmarks_alone_are_those_of_the_whole_face(face):
     coefficients = _coefficients(3, 0.4)
     wanted = image_formation.decode(face, coefficients).landmarks
-    np.testing.assert_allclose(image_formation.landmarks(face, coefficients), wanted, atol=1e-3)
+    np.testing.assert_allclose(image_formation.project_landmarks(face, coefficients), wanted, atol=1e-3)
 
 
 def test_the_fit_explains_landmarks_of_a_turned_face(face):
     truth = _coefficients(4, 0.5)
-    points = image_formation.landmarks(face, truth)
+    points = image_formation.project_landmarks(face, truth)
     found = _fitted(face, points)
     made = truth.replace(
         identity=found[:, :64], expression=found[:, 64:104], angles=found[:, 104:107], translation=found[:, 107:]
     )
-    before = jnp.linalg.norm(image_formation.landmarks(face, truth.replace(angles=0 * truth.angles)) - points, axis=-1)
-    after = jnp.linalg.norm(image_formation.landmarks(face, made) - points, axis=-1)
+    before = jnp.linalg.norm(
+        image_formation.project_landmarks(face, truth.replace(angles=0 * truth.angles)) - points, axis=-1
+    )
+    after = jnp.linalg.norm(image_formation.project_landmarks(face, made) - points, axis=-1)
     assert after.mean() < 1.5 and before.mean() > 5
     np.testing.assert_allclose(found[:, 105], truth.angles[:, 1], atol=0.1)
 
 
 def test_landmarks_that_scatter_are_trusted_less(face):
-    points = image_formation.landmarks(face, _coefficients(2, 0.4))
+    points = image_formation.project_landmarks(face, _coefficients(2, 0.4))
     guess = jnp.zeros((2, 110))
     sure, unsure = (jnp.abs(_fitted(face, points, variance) - guess).sum() for variance in (0.0, 1e6))
     assert unsure < 0.1 * sure
 
 
 def test_a_landmark_is_trusted_in_the_direction_in_which_it_does_not_scatter(face):
-    points = image_formation.landmarks(face, _coefficients(1, 0.0))
+    points = image_formation.project_landmarks(face, _coefficients(1, 0.0))
     along = jnp.tile(jnp.array([[1e8, 0.0], [0.0, 0.0]]), (1, 68, 1, 1))
     guess = jnp.zeros((1, 110))
     still, across, up = (
@@ -87,7 +89,9 @@ def test_heat_maps_are_taught_where_landmarks_are():
     there, beside = (jnp.full((1, 256, 68), -30.0).at[:, cell].set(0.0) for cell in (37, 41))
     soft = jax.nn.log_softmax(-((places - places[37]) ** 2).sum(-1) / (2 * (0.7 * 14) ** 2))
     soft = jnp.tile(soft[None, :, None], (1, 1, 68))
-    assert losses.heat_map(soft, target) < losses.heat_map(there, target) < losses.heat_map(beside, target)
+    assert (
+        losses.heat_map_loss(soft, target) < losses.heat_map_loss(there, target) < losses.heat_map_loss(beside, target)
+    )
 
 
 def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
@@ -97,17 +101,17 @@ def test_only_the_first_pictures_are_rendered_but_all_landmarks_count(face):
         "image": jnp.asarray(rng.random((3, 48, 48, 3), np.float32)),
         "landmarks": jnp.asarray(rng.uniform(0, 224, (3, 68, 2)), jnp.float32),
     }
-    settings.rendered = 0
-    first = objective.hybrid({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
-    whole = objective.hybrid({"face": face}, coefficients, batch, settings)
-    settings.rendered = 1
-    part = objective.hybrid({"face": face}, coefficients, batch, settings)
+    settings.num_rendered = 0
+    first = objective.hybrid_terms({"face": face}, *jax.tree.map(lambda x: x[:1], (coefficients, batch)), settings)
+    whole = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
+    settings.num_rendered = 1
+    part = objective.hybrid_terms({"face": face}, coefficients, batch, settings)
     for name, value in part.items():
-        wanted = first if name in ("photometric", "evenness") else whole
+        wanted = first if name in ("photometric", "reflectance") else whole
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize(("group", "key"), [("model", "reader"), ("loss", "distance")])
+@pytest.mark.parametrize(("group", "key"), [("model", "regressor"), ("loss", "distance")])
 def test_names_that_do_not_exist(group, key):
     config = get_config("smoke")
     config[group][key] = "nothing"

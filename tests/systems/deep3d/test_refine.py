@@ -1,4 +1,4 @@
-"""The second look: a rendered face is found again by its colours, and pictures that tell nothing do no harm."""
+"""Photometric refinement: a rendered face is recovered from its colours; uninformative images do no harm."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def refined(face):
 
 @pytest.fixture(scope="module")
 def truth():
-    """Vectors (FACES,147) of turned and lit faces."""
+    """Coefficients (FACES,147) of rotated and lit faces."""
     random = np.random.default_rng(0)
     groups = {name: np.zeros((FACES, count), np.float32) for name, count in SIZES.groups.items()}
     groups["identity"] = random.normal(0, 0.8, groups["identity"].shape)
@@ -42,15 +42,15 @@ def truth():
     return np.concatenate([*groups.values()], 1).astype(np.float32)
 
 
-def _evidence(face, vector: np.ndarray, off_px: float) -> Observation:
-    """Landmarks of the faces, all of them off to the side."""
-    points = image_formation.landmarks(face, image_formation.split(jnp.asarray(vector), SIZES)) + off_px
+def _observation(face, vector: np.ndarray, offset_px: float) -> Observation:
+    """Landmarks of the faces, all shifted by an offset."""
+    points = image_formation.project_landmarks(face, image_formation.split(jnp.asarray(vector), SIZES)) + offset_px
     precision = jnp.tile(jnp.repeat(jnp.array([1.2, 3.0]), np.array([104, 6])), (FACES, 1))
     whitening = jnp.tile(jnp.eye(2) / 3, (*points.shape[:2], 1, 1))
     return Observation(jnp.zeros((FACES, 110)), precision, points, whitening)
 
 
-def _start(truth: np.ndarray) -> np.ndarray:
+def _initial(truth: np.ndarray) -> np.ndarray:
     """The mean face in the true pose, lit by the ambient light only."""
     angles = SIZES.identity + SIZES.expression + SIZES.albedo
     start = np.zeros_like(truth)
@@ -58,54 +58,54 @@ def _start(truth: np.ndarray) -> np.ndarray:
     return start
 
 
-def _shown(face, vector) -> tuple[jax.Array, jax.Array]:
+def _render(face, vector) -> tuple[jax.Array, jax.Array]:
     rendered = image_formation.render(
         face, image_formation.decode(face, image_formation.split(jnp.asarray(vector), SIZES)), SIZE
     )
-    return jnp.clip(rendered.image, 0, 1), rendered.crop
+    return jnp.clip(rendered.image, 0, 1), rendered.crop_mask
 
 
 def _shape_error_mm(face, vector, truth) -> float:
-    coefficients, wanted = (image_formation.split(jnp.asarray(v), SIZES) for v in (vector, truth))
+    coefficients, expected = (image_formation.split(jnp.asarray(v), SIZES) for v in (vector, truth))
     scale = face_model.EXPRESSION_DEVIATION
-    known = {"identity": wanted.identity, "expression": wanted.expression * scale}
-    known["rotation"] = image_formation.rotation(wanted.angles)
-    return float(metrics.head_errors(face, coefficients, known)["vertex"].mean())
+    head = {"identity": expected.identity, "expression": expected.expression * scale}
+    head["rotation"] = image_formation.rotation(expected.angles)
+    return float(metrics.head_errors(face, coefficients, head)["vertex"].mean())
 
 
 @pytest.mark.parametrize("power", [1.0, 0.8])
-def test_a_rendered_face_is_found_again_whatever_the_tone_curve(face, refined, truth, power):
-    image, crop = _shown(face, truth)
-    image, start = image**power, _start(truth)
-    found = refined(image, start, _evidence(face, truth, off_px=1.0))
-    assert _shape_error_mm(face, found, truth) < 0.25 * _shape_error_mm(face, start, truth)
-    off = [jnp.abs(_shown(face, vector)[0] - image)[crop].mean() for vector in (start, found)]
-    assert off[1] < 0.1 * off[0]
+def test_a_rendered_face_is_recovered_under_any_tone_curve(face, refined, truth, power):
+    image, crop = _render(face, truth)
+    image, start = image**power, _initial(truth)
+    result = refined(image, start, _observation(face, truth, offset_px=1.0))
+    assert _shape_error_mm(face, result, truth) < 0.25 * _shape_error_mm(face, start, truth)
+    difference = [jnp.abs(_render(face, vector)[0] - image)[crop].mean() for vector in (start, result)]
+    assert difference[1] < 0.1 * difference[0]
 
 
 @pytest.mark.parametrize("far", [0.0, 500.0, 9.9])
-def test_pictures_that_tell_nothing_and_faces_out_of_sight_do_no_harm(face, refined, truth, far):
-    """A black picture; a face beside it; and one at the camera."""
-    start = _start(truth)
+def test_uninformative_images_and_invisible_faces_give_finite_results(face, refined, truth, far):
+    """A black image; a face outside the image; a face at the camera."""
+    start = _initial(truth)
     start[:, -2 if far > 10 else -1] = far
-    found = refined(jnp.zeros((FACES, SIZE, SIZE, 3)), start, _evidence(face, truth, off_px=0.0))
-    assert np.isfinite(found).all()
+    result = refined(jnp.zeros((FACES, SIZE, SIZE, 3)), start, _observation(face, truth, offset_px=0.0))
+    assert np.isfinite(result).all()
 
 
-def test_the_skin_is_the_same_surface_as_in_the_face(face):
-    surface, mean = face.surface, jnp.asarray(face.mean)
-    own = surface.vertices[: len(surface.area)]
-    np.testing.assert_array_equal(np.sort(own), np.flatnonzero(face.skin))
-    whole = mesh.vertex_normals(mean, face.triangles, face.around)[own]
-    np.testing.assert_allclose(mesh.vertex_normals(mean[surface.vertices], surface.triangles, surface.around), whole)
+def test_the_skin_surface_has_the_normals_and_the_area_of_the_face(face):
+    surface, mean = face.skin_surface, jnp.asarray(face.mean)
+    skin_vertices = surface.vertices[: len(surface.area)]
+    np.testing.assert_array_equal(np.sort(skin_vertices), np.flatnonzero(face.skin))
+    whole = mesh.vertex_normals(mean, face.triangles, face.incidence)[skin_vertices]
+    np.testing.assert_allclose(mesh.vertex_normals(mean[surface.vertices], surface.triangles, surface.incidence), whole)
     corners = mean[face.triangles]
     area = jnp.linalg.norm(jnp.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
     share = jnp.asarray(face.skin)[face.triangles].mean(1)
     np.testing.assert_allclose(surface.area.sum(), (area * share).sum(), rtol=1e-4)
 
 
-def test_it_needs_the_reader_that_fits():
+def test_refinement_needs_the_regressor_map_fit():
     config = get_config("smoke")
-    config.model.update(reader="mean", dense=0)
+    config.model.update(regressor="linear", num_dense_points=0)
     with pytest.raises(UserError, match="config.model.refine is 8"):
         deep3d.build(config)

@@ -109,7 +109,7 @@ def test_the_original_updates_statistics_twice_while_the_halves_are_apart():
 
 def test_the_reading_regressor_learns_one_batch():
     config = get_config("smoke")
-    config.model.regressor, config.loss.pretrain, config.loss.attention = "reader", 0, 0.01
+    config.model.regressor, config.loss.pretrain, config.loss.attention = "soft_argmax", 0, 0.01
     config.optim.update(name="adam", lr=1e-2, schedule="constant")
     _, measured = steps(config, 25)
     assert all(one["finite"] for one in measured)

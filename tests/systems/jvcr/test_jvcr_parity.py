@@ -54,7 +54,8 @@ def reference_volumes():
 @pytest.fixture(scope="module")
 def outputs():
     """Volumes (B,depth,y,x) and coordinates of the golden's image, and the coordinates of the true volume."""
-    params, model_state = from_torch(NET, checkpoint(), *fresh())
+    converted = from_torch(NET, checkpoint(), *fresh())
+    params, model_state = converted.params, converted.model_state
     variables, image = {"params": params, **model_state}, weights.image("jvcr", (2, SIZE, SIZE, 3))
     with jax.default_matmul_precision("highest"):
         volumes, coordinates = jax.jit(NET.apply)(variables, image)
@@ -82,17 +83,17 @@ def test_volumes_and_coordinates_of_the_converted_network(outputs):
 def test_halves_names_and_misfits(capsys):
     tensors = checkpoint()
     voxels = {name: value for name, value in tensors.items() if "p2v" in name}
-    params, _ = from_torch(NET, voxels, *fresh())
+    params = from_torch(NET, voxels, *fresh()).params
     assert "vox2coord starts fresh" in capsys.readouterr().out
     assert np.any(params["pix2vox"]["conv1"]["kernel"]) and not np.any(params["vox2coord"]["conv0"]["kernel"])
     bare = {name.removeprefix("state_dict_v2c.module."): value for name, value in tensors.items() if "v2c" in name}
     bare["encoder.0.1.num_batches_tracked"] = np.zeros((), np.int64)
-    params, _ = from_torch(NET, bare, *fresh())
+    params = from_torch(NET, bare, *fresh()).params
     np.testing.assert_array_equal(
         params["vox2coord"]["conv1"]["kernel"][2, 3, 1, 5, 7], bare["encoder.1.0.weight"][7, 5, 1, 2, 3]
     )
     flat = {f"vox2coord.{name}": value for name, value in bare.items()}
-    jax.tree.map(np.testing.assert_array_equal, from_torch(NET, flat, *fresh())[0], params)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(NET, flat, *fresh()).params, params)
     del flat["vox2coord.fc_cord.bias"]
     with pytest.raises(UserError, match=r"missing: fc_cord.bias.*left over: surplus"):
         from_torch(NET, flat | {"vox2coord.surplus": np.zeros(2)}, *fresh())

@@ -1,4 +1,4 @@
-"""Scans laid into the model's frame, whatever their unit and axes; and what is said about those that are none."""
+"""Scans: units, alignment in any orientation, malformed files; and `launch.fit` as a whole."""
 
 import json
 import subprocess
@@ -20,74 +20,74 @@ from launch import scan_files
 
 @pytest.fixture(scope="module")
 def head():
-    """Points on the procedural head, model units."""
+    """Surface points of the procedural head in model units."""
     shape = procedural_head()
-    dots = sampling.sample(shape.template, shape.triangles, 6000, np.random.default_rng(0))
-    return head_space.to_units(dots.on(np.asarray(shape.template), np.asarray(shape.triangles)))
+    samples = sampling.sample(shape.template, shape.triangles, 6000, np.random.default_rng(0))
+    return head_space.to_units(samples.on(np.asarray(shape.template), np.asarray(shape.triangles)))
 
 
-def misplacement_mm(lay, scan, truth):
-    return 250 * np.linalg.norm(lay(scan) - truth, axis=1).mean()
+def misalignment_mm(similarity, scan, truth):
+    return 250 * np.linalg.norm(similarity(scan) - truth, axis=1).mean()
 
 
 @pytest.mark.parametrize("unit", ["mm", "cm", "m", "nphm"])
-def test_the_unit_is_read_off_the_size(unit, head):
+def test_the_unit_is_inferred_from_the_extent(unit, head):
     scan = head / scans.UNITS[unit] + 7.0
-    assert scans.unit_of(scan, "scan") == unit
+    assert scans.infer_unit(scan, "scan") == unit
     face = scan[head[:, 2] > 0.1]
-    assert scans.unit_of(face, "face") == unit
+    assert scans.infer_unit(face, "face") == unit
 
 
 @pytest.mark.parametrize("turn", ["none", "z up", "upside down", "tilted"])
-def test_a_scan_is_found_in_any_frame(turn, head):
+def test_a_scan_is_aligned_from_any_orientation(turn, head):
     angles = {"none": [0, 0, 0], "z up": [90, 0, 0], "upside down": [0, 0, 180], "tilted": [8, -12, 5]}[turn]
     rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     rng = np.random.default_rng(1)
     truth = head[rng.permutation(len(head))[:2500]] * [1.04, 0.97, 1.0]
     scan = 250 * truth @ rotation.T + [30, -200, 400]
-    assert misplacement_mm(scans.found(scan, "mm", head), scan, truth) < 6
+    assert misalignment_mm(scans.align(scan, "mm", head), scan, truth) < 6
     face = truth[:, 2] > 0.05
     noisy = scan[face] + rng.normal(0, 1, (face.sum(), 3))
-    assert misplacement_mm(scans.found(noisy, "mm", head), scan[face], truth[face]) < 12
+    assert misalignment_mm(scans.align(noisy, "mm", head), scan[face], truth[face]) < 12
 
 
-def test_a_similarity_and_its_inverse(head, tmp_path):
+def test_similarities_from_files(head, tmp_path):
     rotation = Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix()
-    lay = Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
-    np.testing.assert_allclose(lay(lay.inverse(head)), head, atol=1e-5)
-    np.save(tmp_path / "matrix.npy", lay.matrix())
-    again = scans.given(str(tmp_path / "matrix.npy"), head[:39])
-    np.testing.assert_allclose(again(100 * head), lay(100 * head), atol=1e-5)
-    anchors = lay.inverse(head[:39]).astype(np.float64)
+    similarity = Similarity(0.004, rotation, np.float64([0.1, 0.2, -0.3]))
+    np.testing.assert_allclose(similarity(similarity.inverse(head)), head, atol=1e-5)
+    np.save(tmp_path / "matrix.npy", similarity.matrix())
+    again = scans.load_similarity(str(tmp_path / "matrix.npy"), head[:39])
+    np.testing.assert_allclose(again(100 * head), similarity(100 * head), atol=1e-5)
+    anchors = similarity.inverse(head[:39]).astype(np.float64)
     anchors[3:] = np.nan
     np.savetxt(tmp_path / "anchors.txt", anchors)
-    np.testing.assert_allclose(scans.given(str(tmp_path / "anchors.txt"), head[:39])(100 * head), lay(100 * head),
-                               atol=1e-3)  # fmt: skip
+    from_anchors = scans.load_similarity(str(tmp_path / "anchors.txt"), head[:39])
+    np.testing.assert_allclose(from_anchors(100 * head), similarity(100 * head), atol=1e-3)
     np.savetxt(tmp_path / "two.txt", anchors[:2])
     with pytest.raises(UserError, match="4,4.*39, 3"):
-        scans.given(str(tmp_path / "two.txt"), head[:39])
+        scans.load_similarity(str(tmp_path / "two.txt"), head[:39])
 
 
 def cloud(points, triangles=()):
     return meshes.Mesh(np.float32(points), np.int32(triangles).reshape(-1, 3))
 
 
-def test_scans_that_are_none(head):
+def test_malformed_scans_are_user_errors(head):
     with pytest.raises(UserError, match="10 points are too few"):
-        scans.points_of(cloud(head[:10]), "ten.ply")
-    with pytest.raises(UserError, match="one place"):
-        scans.points_of(cloud(np.ones((200, 3))), "dot.ply")
+        scans.scan_points(cloud(head[:10]), "ten.ply")
+    with pytest.raises(UserError, match="same position"):
+        scans.scan_points(cloud(np.ones((200, 3))), "dot.ply")
     with pytest.raises(UserError, match="no area"):
-        scans.points_of(cloud(np.ones((200, 3)), [[0, 1, 2]]), "flat.ply")
-    with pytest.raises(UserError, match="no head in mm, cm, m or nphm"):
-        scans.unit_of(1e5 * head, "far.ply")
-    with pytest.raises(UserError, match="no head in m; say another --units"):
-        scans.unit_of(head / scans.UNITS["mm"], "mm.ply", "m")
-    assert scans.unit_of(head / scans.UNITS["cm"], "cm.ply", "cm") == "cm"
-    assert len(scans.points_of(cloud(np.resize(head, (1_000_000, 3))), "big.ply")) == scans.MOST
+        scans.scan_points(cloud(np.ones((200, 3)), [[0, 1, 2]]), "flat.ply")
+    with pytest.raises(UserError, match="not a plausible head size in mm, cm, m or nphm"):
+        scans.infer_unit(1e5 * head, "far.ply")
+    with pytest.raises(UserError, match="m is not a plausible head size; pass a different --units"):
+        scans.infer_unit(head / scans.UNITS["mm"], "mm.ply", "m")
+    assert scans.infer_unit(head / scans.UNITS["cm"], "cm.ply", "cm") == "cm"
+    assert len(scans.scan_points(cloud(np.resize(head, (1_000_000, 3))), "big.ply")) == scans.MAX_POINTS
 
 
-def test_observations_are_scans(head, tmp_path):
+def test_single_view_observations_are_scans(head, tmp_path):
     front, back = head[head[:, 2] > 0.1], head[head[:, 2] < -0.3]
     for expression, views in ((0, {"obs": front, "obs_back": back}), (11, {"obs": front, "full_obs": front})):
         folder = tmp_path / "283" / str(expression)
@@ -97,7 +97,7 @@ def test_observations_are_scans(head, tmp_path):
     people = scan_files.find([str(tmp_path)])
     assert [str(path.relative_to(tmp_path)) for path in people["283"]] == ["283/0/obs.npy", "283/11/obs.npy"]
     assert scan_files.find([str(tmp_path / "283")]) == {"": people["283"]} and list(people) == ["283"]
-    assert list(scan_files.named(people)) == ["283/0_obs.npy", "283/11_obs.npy"]
+    assert list(scan_files.result_names(people)) == ["283/0_obs.npy", "283/11_obs.npy"]
     first, second = (scan_files.read(path).vertices for path in people["283"])
     np.testing.assert_array_equal(first, np.concatenate([front, back]))
     np.testing.assert_array_equal(second, front)
@@ -129,8 +129,8 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
             saved.save(TrainState(np.int32(0), change(params), model_state, {}, {}))
 
     net = nphm.model.identity_model(config)
-    like = lambda p: {**p, "identity": headlike(net, p["identity"], np.zeros(net.code, np.float32))}  # noqa: E731
-    save(config, tmp_path / "identity", like)
+    as_head = lambda p: {**p, "identity": headlike(net, p["identity"], np.zeros(net.code_dim, np.float32))}  # noqa: E731
+    save(config, tmp_path / "identity", as_head)
     if phase == "expression":
         config = nphm_expression.get_config("smoke")
         config.identity, config.model.codes = str(tmp_path / "identity"), 2
@@ -154,7 +154,7 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     assert summary.keys() == {"anna/one", "anna/obs"}
     scales = [np.cbrt(np.linalg.det(np.array(summary[name]["matrix"])[:3, :3])) for name in ("anna/one", "anna/obs")]
     assert scales == pytest.approx([1 / 250, 1]), "an observation is in the model's own unit"
-    assert codes["anna/identity"].shape == (net.code,)
+    assert codes["anna/identity"].shape == (net.code_dim,)
     mesh = meshes.read(tmp_path / "out" / "anna" / "one.ply")
     assert len(mesh.triangles) and 100 < np.ptp(mesh.vertices, axis=0).max() < 400
     assert (tmp_path / "out" / "anna" / "obs.png").stat().st_size > 500

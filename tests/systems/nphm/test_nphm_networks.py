@@ -1,4 +1,4 @@
-"""The converted networks against the official ones, and gradients where the official formulas have none."""
+"""Parity of the converted networks with the official ones, and gradients at points where PyTorch defines them as 0."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def full_precision():
 def test_identity_matches_the_official_network():
     g, (model, params) = golden(), converted("id")
     codes = g["id.z"][:, 0]
-    run = jax.jit(model.sdf_and_gradient, static_argnames="last_is_one")
+    run = jax.jit(model.sdf_and_gradient, static_argnames="replicate_last_point_bug")
     sdf, gradient = run(params, codes, g["id.xyz"])
     assert error(sdf, g["id.train.sdf"]) < 1e-5
     assert error(gradient, g["id.train.grad"]) < 1e-5
@@ -29,20 +29,20 @@ def test_identity_matches_the_official_network():
     assert error(jax.jit(model.sdf)(params, codes, g["id.xyz"]), sdf) < 1e-6
     by_code = jax.jit(jax.grad(lambda codes: model.sdf(params, codes, g["id.xyz"]).sum()))(codes)
     assert error(by_code, g["id.train.dsum_dz"][:, 0]) < 1e-5
-    flawed = run(params, codes, g["id.xyz"], last_is_one=True)
-    assert error(flawed[0], g["id.eval.sdf"]) < 1e-5 and error(flawed[1], g["id.eval.grad"]) < 1e-5
+    buggy = run(params, codes, g["id.xyz"], replicate_last_point_bug=True)
+    assert error(buggy[0], g["id.eval.sdf"]) < 1e-5 and error(buggy[1], g["id.eval.grad"]) < 1e-5
     assert error(sdf, g["id.eval.sdf"]) > 0.1
 
 
 def test_members_and_their_weights_match():
     g, (model, params) = golden(), converted("id")
     points, codes, anchors = g["id.xyz"][:, :7], g["id.z"][:, 0], g["id.anchors"]
-    local = model.signs()[:, None] * (points[:, None] - model.centers(anchors)[:, :, None])
+    local = model.mirror_signs()[:, None] * (points[:, None] - model.centers(anchors)[:, :, None])
     assert error(local.transpose(0, 2, 1, 3), g["id.member_coords"]) < 1e-6
-    values, none = jax.jit(model.member_values)(params, codes, anchors, points)
-    assert none is None and error(values.transpose(0, 2, 1), g["id.member_sdf"]) < 1e-5
-    raw = model.raw_weights(anchors, points)
-    assert error((raw / (raw.sum(1, keepdims=True) + 1e-6)).transpose(0, 2, 1), g["id.blend_weights"]) < 1e-5
+    values, gradients = jax.jit(model.member_sdfs)(params, codes, anchors, points)
+    assert gradients is None and error(values.transpose(0, 2, 1), g["id.member_sdf"]) < 1e-5
+    gaussian = model.gaussian_weights(anchors, points)
+    assert error((gaussian / (gaussian.sum(1, keepdims=True) + 1e-6)).transpose(0, 2, 1), g["id.blend_weights"]) < 1e-5
 
 
 def test_a_point_on_an_anchor_has_finite_gradients():
@@ -73,7 +73,7 @@ def test_npm_matches():
 
 
 def deform(arguments, points):
-    """The offsets of one subject's points."""
+    """Offsets of the points (N,3) of one subject."""
     params, condition, expression = arguments
     return converted("ex")[0].offsets(params, condition, expression, points[None])[0]
 
@@ -92,7 +92,7 @@ def test_deformation_and_its_jacobian_match():
 
 
 @pytest.mark.parametrize("method", ["broyden", "newton"])
-def test_backward_warp_finds_the_canonical_points_and_their_derivative(method):
+def test_backward_warp_solves_and_differentiates_implicitly(method):
     g, (model, params) = golden(), converted("ex")
     condition = model.condition(params, g["id.z"][:1, 0], g["id.anchors"][:1])
     observed, expression = jnp.asarray(g["search.obs"][0]), jnp.asarray(g["ex.z"][0])
@@ -103,19 +103,19 @@ def test_backward_warp_finds_the_canonical_points_and_their_derivative(method):
     pull = weights.array("pull", (97, 3))
     scalar = lambda z: (run((params, condition, z), observed)[0] * pull).sum()  # noqa: E731
     along = weights.array("along", expression.shape)
-    found = float((jax.grad(scalar)(expression) * along).sum())
+    analytic = float((jax.grad(scalar)(expression) * along).sum())
     numeric = float(scalar(expression + 1e-3 * along) - scalar(expression - 1e-3 * along)) / 2e-3
-    assert found == pytest.approx(numeric, rel=0.02)
+    assert analytic == pytest.approx(numeric, rel=0.02)
 
 
-def test_softplus_and_norms_have_their_derivatives():
+def test_derivatives_of_softplus_and_norms():
     x = np.linspace(-0.3, 0.3, 601).astype(np.float32)
     truth = np.logaddexp(0, 100 * x.astype(np.float64)) / 100
     assert np.abs(safe_norm.softplus(x) - truth).max() < 5e-8
     slope = jax.vmap(jax.grad(safe_norm.softplus))(x)
     assert np.abs(slope - 1 / (1 + np.exp(-100 * x.astype(np.float64)))).max() < 1e-6
-    curve = jax.vmap(jax.grad(jax.grad(safe_norm.softplus)))(x)
-    assert np.abs(curve - 100 * slope * (1 - slope)).max() < 1e-4
-    for function in (safe_norm.norm, lambda x: safe_norm.direction(x).sum()):
+    curvature = jax.vmap(jax.grad(jax.grad(safe_norm.softplus)))(x)
+    assert np.abs(curvature - 100 * slope * (1 - slope)).max() < 1e-4
+    for function in (safe_norm.norm, lambda x: safe_norm.normalize(x).sum()):
         assert (jax.grad(function)(jnp.zeros(3)) == 0).all()
-    check_grads(safe_norm.direction, (np.float32([0.3, -0.2, 0.5]),), 1, rtol=1e-2)
+    check_grads(safe_norm.normalize, (np.float32([0.3, -0.2, 0.5]),), 1, rtol=1e-2)

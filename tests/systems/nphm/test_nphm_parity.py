@@ -1,4 +1,4 @@
-"""Losses, gradients and whole steps of the official training and fitting codes."""
+"""Parity with the official code: losses, gradients, and whole steps of training and fitting."""
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ def first_batch():
     }
 
 
-def made_batch(number, size=3):
-    """The batch of optimiser step `number`, as the golden numbers' README describes it."""
+def synthetic_batch(number, size=3):
+    """The batch of optimiser step `number`, as described in the README of the golden numbers."""
     anchors, key = golden()["anchors_mean"], f"nphm.b1.{number}."
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     draw = lambda name, count, scale=1.0: weights.array(key + name, (size, count, 3), scale)  # noqa: E731
@@ -64,7 +64,7 @@ def test_identity_losses_and_gradients(chunk):
 
     def loss(params, codes):
         terms = losses.identity_terms(model, params, codes, first_batch(), chunk)
-        return losses.weighted(IDENTITY, terms), terms
+        return losses.weighted_sum(IDENTITY, terms), terms
 
     (total, terms), (by_params, by_code) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, codes)
     for ours, official in OFFICIAL.items():
@@ -103,7 +103,7 @@ def test_five_steps_of_training():
         return optax.apply_updates(params, updates), state, value, norms
 
     for number in range(5):
-        batch = {**made_batch(number), "subject": (number + np.arange(3)) % 4}
+        batch = {**synthetic_batch(number), "subject": (number + np.arange(3)) % 4}
         params, state, loss, norms = step(params, state, batch)
         ours = (loss, *norms)
         for value, name in zip(ours, ("loss", "gn", "gnlat"), strict=True):
@@ -119,11 +119,11 @@ def test_expression_losses_and_gradients():
     subjects = g["p2.codes_shape"][[0, 0, 1]]
     anchors = identity.anchors(identity_params, subjects)
     batch = {"neutral": g["p2.batch.points_neutral"], "posed": g["p2.batch.points_posed"]}
-    batch["cube"] = (2 * g["p2.rand"] - 1) * losses.ZERO_CUBE
+    batch["cube"] = (2 * g["p2.rand"] - 1) * losses.CUBE_HALF_SIDE
 
     def loss(params, codes):
         terms = losses.expression_terms(model, params, model.condition(params, subjects, anchors), codes, batch)
-        return losses.weighted(EXPRESSION, terms), terms
+        return losses.weighted_sum(EXPRESSION, terms), terms
 
     codes = g["p2.codes_expr"]
     (total, terms), (by_params, by_code) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, codes)
@@ -142,18 +142,19 @@ def test_expression_losses_and_gradients():
 def test_three_steps_of_fitting():
     g = golden()
     (identity, identity_params), (deformation, params) = converted("id"), converted("ex")
-    fitter = inversion.Fitter(identity, deformation, loose=(30, 31, 39))
+    fitter = inversion.Fitter(identity, deformation, unobserved_members=(30, 31, 39))
     params = {"identity": identity_params, "expression": params}
     scans, calls = np.stack([g["fit.obs0"], g["fit.obs1"]]), iter(range(1, 100))
     index = lambda size, limit: (5 * np.arange(size) + next(calls)) % limit  # noqa: E731
-    codes = fitter.start(2)
-    state, step = (codes, inversion.ADAM.init(codes)), jax.jit(fitter.step)
+    variables = fitter.initial_variables(2)
+    state, step = (variables, inversion.ADAM.init(variables)), jax.jit(fitter.step)
     for number in range(3):
         rows = index(5, 2)
-        points = np.stack([scans[row][index(60, 60)] for row in rows])  # no more than a scan has
+        points = np.stack([scans[row][index(60, 60)] for row in rows])  # a scan has 60 points
         state, _ = step(params, state, rows, points, np.ones((5, 60), bool), inversion.schedule(number))
     assert error(state[0].identity, g["fit.lat_shape"][0, 0]) < 1e-3
-    # Entry 217 first has a gradient of 2e-8 beside Adam's 1e-8, so that rounding sets its step; 249 mirrors it.
+    # The first gradient of entry 217 is 2e-8, comparable to Adam's epsilon of 1e-8: rounding decides its step. Entry
+    # 249 mirrors it.
     rounded = [217, 249]
     assert error(np.delete(state[0].identity, rounded), np.delete(g["fit.lat_shape"][0, 0], rounded)) < 1e-4
     assert error(state[0].expressions, g["fit.lat_expr"][:, 0]) < 1e-4

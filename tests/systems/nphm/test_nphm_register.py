@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxface import meshes
 from jaxface.errors import UserError
-from jaxface.geometry import sampling, views
+from jaxface.geometry import icp, sampling, views
 from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
 from jaxface.heads import closed, flame, head_space, sources
@@ -26,8 +26,8 @@ def template() -> closed.ClosedHead:
 
 
 @pytest.fixture(scope="module")
-def made(template):
-    """A smiling person in metres, turned and moved, sampled at other points than the template's, with a wart."""
+def scanned(template):
+    """A smiling head with a wart, posed and in metres, sampled at other points than the template's vertices."""
     head = template.head
     identity = 0.8 * head_space.identity(head, 1, 4)
     expression = head.expression_weights(jawOpen=0.4, mouthSmile_L=0.6, mouthSmile_R=0.5)
@@ -47,22 +47,22 @@ def made(template):
     return scan, noisy, pose, surface, wart
 
 
-def test_a_scan_in_metres_is_registered(template, made):
-    scan, landmarks, pose, surface, wart = made
+def test_a_scan_in_metres_is_registered(template, scanned):
+    scan, landmarks, pose, surface, wart = scanned
     result = register.register(scan, template, landmarks)
     face = np.unique(template.triangles[template.face])
     away = np.linalg.norm(result.similarity(result.fitted[face]) - pose(surface[face]), axis=1)
-    assert np.median(away) / METRES < 1.5, "vertices slide along the surface, but not far"
-    assert result.similarity.scale == pytest.approx(METRES, rel=0.05), "identity modes have a size as well"
+    assert np.median(away) / METRES < 1.5, "vertices may slide along the surface, but not far"
+    assert result.similarity.scale == pytest.approx(METRES, rel=0.05), "identity coefficients change the size too"
     places = result.mesh.vertices.astype(np.float64)
     tree = scipy.spatial.cKDTree(scan.vertices)
     distance = tree.query(places[face])[0] / METRES
-    # The scan's points are nearly 2 mm apart.
+    # The points of the scan are nearly 2 mm apart.
     assert np.median(distance) < 1.1 and result.error_mm[1] < result.error_mm[0] + 0.05
     assert len(places) > 3 * len(surface) and result.mesh.triangles.max() == len(places) - 1
     on_wart = scipy.spatial.cKDTree(places).query(scan.vertices[wart > 0.8])[0] / METRES
     flat = scipy.spatial.cKDTree(result.similarity(result.fitted)).query(scan.vertices[wart > 0.8])[0] / METRES
-    assert np.median(on_wart) < 0.6 * np.median(flat), "what no coefficient can do, the refinement does"
+    assert np.median(on_wart) < 0.6 * np.median(flat), "ARAP refinement recovers what the coefficients cannot"
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def flame_file(tmp_path_factory) -> str:
     return str(path)
 
 
-def test_flame_is_a_template_as_well(flame_file):
-    """Its weights of either sign and its jaw, on the face of a scan made of them."""
+def test_flame_as_template(flame_file):
+    """A scan of FLAME itself recovers expression coefficients of either sign and the jaw."""
     head = sources.load_head("flame", flame_file)
     template, rng = closed.close(head), np.random.default_rng(3)
     identity, expression = rng.standard_normal(len(head.identity_names)), np.array([0.6, -1.2, 0.8, 0.5])
@@ -89,8 +89,8 @@ def test_flame_is_a_template_as_well(flame_file):
     np.testing.assert_array_equal(template.skin, np.arange(flame.SKIN))
 
 
-def test_the_head_is_chosen_by_name_and_file(template, flame_file, tmp_path):
-    """The whole of `launch.fit --register`, with the shipped detector."""
+def test_launch_fit_registers_a_template_by_name_and_file(template, flame_file, tmp_path):
+    """`launch.fit --register` with the pretrained detector."""
     scan = Mesh(template.surface(np.asarray(template.head.template)) + 5, template.triangles)
     (tmp_path / "anna.ply").write_bytes(meshes.encode(scan, ".ply"))
     fit_register.run({"": [tmp_path / "anna.ply"]}, "flame", flame_file, str(tmp_path / "out"))
@@ -102,15 +102,15 @@ def test_the_head_is_chosen_by_name_and_file(template, flame_file, tmp_path):
     assert np.median(near) < 5
 
 
-def test_too_few_landmarks_are_said(template, made):
-    scan, landmarks, *_ = made
+def test_too_few_landmarks_are_a_user_error(template, scanned):
+    scan, landmarks, *_ = scanned
     few = np.where(np.arange(68)[:, None] < 25, landmarks, np.nan)
     with pytest.raises(UserError, match="only 7 landmarks"):
         register.register(scan, template, few)
 
 
-def test_arap_keeps_a_turned_shape_and_follows_targets():
-    """A strip held at one end turned by 40 degrees turns as a whole."""
+def test_arap_propagates_a_rotation_and_follows_targets():
+    """A strip whose one end is rotated by 40 degrees rotates as a whole."""
     x, y = np.meshgrid(np.linspace(0, 5, 21), np.linspace(0, 1, 5), indexing="ij")
     rest = np.stack([x, y, 0.1 * np.sin(3 * x)], -1).reshape(-1, 3)
     cell = (np.arange(20)[:, None] * 5 + np.arange(4)).ravel()
@@ -122,36 +122,38 @@ def test_arap_keeps_a_turned_shape_and_follows_targets():
     np.testing.assert_allclose(shape.pulled(rest, rest + 1, held, iterations=20), rest + 1, atol=1e-6)
 
 
-def test_landmarks_are_put_back_on_the_scan(template):
-    """The detector here knows where things are: it projects the true points with the camera it is shown with."""
+def test_detected_landmarks_are_back_projected(template):
+    """The detector of the test projects the true landmarks with the camera of the rendering."""
     head = template.head
-    lying = Rotation.from_euler("x", -90, degrees=True).as_matrix().round()  # up is -z: no face is seen upright
+    lying = (
+        Rotation.from_euler("x", -90, degrees=True).as_matrix().round()
+    )  # up is -z: no face is found in the upright view
     marks = np.asarray(head.landmark_points(np.asarray(head.template), "68")) @ lying.T
     scan = Mesh(np.float32(template.surface(head.template) @ lying.T), template.triangles)
     cameras = []
 
-    def photographed(scan, camera, inner=scan_landmarks.photograph):
+    def recording_render(scan, camera, inner=scan_landmarks.render):
         cameras.append(camera)
         return inner(scan, camera)
 
-    def detect(picture):
-        assert picture.shape == (160, 160, 3) and picture.std() > 10
+    def detect(image):
+        assert image.shape == (160, 160, 3) and image.std() > 10
         camera = cameras[-1]
         if camera.rotation[2] @ (lying @ [0, 0, -1]) < 0.9 or camera.rotation[1] @ (lying @ [0, -1, 0]) < 0.9:
             return None
         return views.project(marks, *camera, (160, 160))[0], 0.9
 
-    turns = scan_landmarks.orientations()
-    assert len(turns) == 24 and np.array_equal(turns[0], np.eye(3))
-    few = [turns[0], *(turn for turn in turns if np.allclose(turn @ lying, np.eye(3))), turns[9]]
+    rotations = icp.axis_rotations()
+    upright = next(rotation for rotation in rotations if np.allclose(rotation @ lying, np.eye(3)))
+    few = [rotations[0], upright, rotations[9]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan_landmarks, "photograph", photographed)
+        patch.setattr(scan_landmarks, "render", recording_render)
         patch.setattr(scan_landmarks, "SIZE", (160, 160))
-        patch.setattr(scan_landmarks, "orientations", lambda: few)
-        found = scan_landmarks.find(scan, detect)
-        with pytest.raises(UserError, match="no face is seen"):
-            scan_landmarks.find(scan, lambda picture: None)
+        patch.setattr(icp, "axis_rotations", lambda: few)
+        found = scan_landmarks.detect_landmarks(scan, detect)
+        with pytest.raises(UserError, match="no face is found"):
+            scan_landmarks.detect_landmarks(scan, lambda image: None)
     away = np.linalg.norm(found - marks, axis=1)
     assert np.nanmedian(away) < 2.5 and np.isfinite(found).all(1).sum() > 60
-    with pytest.raises(UserError, match="cloud of points"):
-        scan_landmarks.find(Mesh(scan.vertices, scan.triangles[:0]), detect)
+    with pytest.raises(UserError, match="point cloud"):
+        scan_landmarks.detect_landmarks(Mesh(scan.vertices, scan.triangles[:0]), detect)

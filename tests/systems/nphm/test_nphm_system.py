@@ -29,7 +29,7 @@ def smoke(folder, phase):
     config.data.dir = str(folder / "data")
     if phase == "expression" and (folder / "identity").exists():
         config.identity = str(folder / "identity")
-    return config
+    return nphm.resolve(config)
 
 
 @pytest.mark.parametrize("phase", ["identity", "expression"])
@@ -70,10 +70,10 @@ def test_a_moved_expression_workdir_stands_alone(folder):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"points": np.zeros((1, 4, 3))}, "needs the array 'identity'"),
+    ({"points": np.zeros((1, 4, 3))}, "identity: missing"),
     ({"points": np.zeros((4, 3)), "identity": np.zeros((1, 168))}, "must be .B,N,3."),
-    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity is .1, 7."),
-    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "differ in their first axis"),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity: shape .1, 7."),
+    ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "different batch sizes"),
 ])  # fmt: skip
 def test_raw_says_what_is_wrong(wrong, message, folder):
     with pytest.raises(UserError, match=message):
@@ -89,7 +89,9 @@ def test_checkpoints_bring_their_codes_and_widths():
     codes = weights.array("codes", (3, 1344))
     tensors |= {"latent_codes_state_dict.weight": codes, "latent_codes_val_state_dict.weight": codes[:1]}
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    params, model_state = system.from_torch(tensors, *shapes)
+    converted = system.from_torch(tensors, *shapes)
+    params, model_state = converted.params, converted.model_state
+    config.update(converted.config)
     assert config.model.position_width == 256 and config.model.codes == 3
     np.testing.assert_array_equal(params["codes"], codes)
     assert jax.tree.map(np.shape, params) == jax.tree.map(
@@ -109,7 +111,7 @@ def test_checkpoints_bring_their_codes_and_widths():
 
 def test_a_step_touches_the_codes_of_its_scans():
     config = nphm_expression.get_config("smoke")
-    config.untrained.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
+    config.random_identity.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
     config.model.codes = 6
     system = nphm.build(config)
     params, model_state = system.init(jax.random.key(0))

@@ -39,7 +39,7 @@ def own_config(data_dir: str, neighbors: int):
 
 
 def test_own_data_decides_the_model(data_dir, tmp_path):
-    config = own_config(data_dir, neighbors=3)
+    config = pipnet.resolve(own_config(data_dir, neighbors=3))
     system = pipnet.build(config)
     assert config.model.landmarks == 6 and config.data.flip == (1, 0, 2, 4, 3, 5)
     assert len(config.model.meanface) == 12

@@ -22,7 +22,7 @@ def prepared(tmp_path_factory):
     """The smoke variant with a data folder of its own."""
     config = get_config("smoke")
     config.data.dir = str(tmp_path_factory.mktemp("data"))
-    return config
+    return pipnet.resolve(config)
 
 
 def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
@@ -82,8 +82,7 @@ def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
         (tmp_path / "cofw" / version).mkdir(parents=True)
         (tmp_path / "cofw" / version / "dataset_info.json").write_text("{}")
     (tmp_path / "cofw" / "1.10.0" / "metadata.json").write_text(json.dumps({"meanface": FACE[:58].tolist()}))
-    pipnet.build(config)
-    assert config.model.meanface == tuple(FACE[:58])
+    assert pipnet.resolve(config).model.meanface == tuple(FACE[:58])
 
 
 @pytest.mark.parametrize(

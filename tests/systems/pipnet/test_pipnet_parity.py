@@ -50,7 +50,9 @@ def checkpoint(manifest, gain=1.0):
 def converted(config, tensors):
     system = pipnet.build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
-    return system, system.from_torch(tensors, *jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    converted = system.from_torch(tensors, *zeros)
+    return system, (converted.params, converted.model_state)
 
 
 @pytest.mark.parametrize("manifest", GOLDENS)

@@ -1,8 +1,9 @@
-"""C-Net: how much each picture of a person can be trusted for each coefficient of identity. Ours, after the paper.
+"""C-Net: the confidence of each image of a person in each of its identity coefficients. Ours, after the paper.
 
-Deng et al., CVPRW 2019, §5, describe it in words and published no code and no weights: it reads R-Net's first residual
-stage and its pooled feature, gives positive confidences c_j for the identity of picture j only, and is trained without
-labels, R-Net fixed, on the identity sum(c_j * a_j) / sum(c_j) in every picture. Its layers are our choice.
+Deng et al., CVPRW 2019, §5, describe it in words and published neither code nor weights. It reads R-Net's first
+residual stage and pooled feature and predicts positive confidences c_j for the identity a_j of image j. It is trained
+without labels and with R-Net fixed: every image is rendered with the identity sum(c_j * a_j) / sum(c_j). The layers are
+our choice.
 """
 
 from typing import Any
@@ -11,20 +12,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Key of the C-Net's parameters beside those of R-Net.
 NAME = "confidence"
 WIDTHS = (64, 96, 128)
 HIDDEN = 256
-# A confidence is at least this, so that the weights of a set never all vanish.
+# Lower bound of a confidence, so that the weights of a person's images never all vanish.
 FLOOR = 1e-3
 
 
 class CNet(nn.Module):
-    """pooled (N,C) and early (N,h,w,C1) of N pictures to confidences (N,identity) in (0,1]; all equal when fresh."""
+    """Confidences (N,identity) in (0,1] of N images; all are equal before training.
+
+    Attributes:
+        identity: number of identity coefficients.
+    """
 
     identity: int
 
     @nn.compact
     def __call__(self, pooled: jax.Array, early: jax.Array) -> jax.Array:
+        """Confidences from R-Net's pooled feature `pooled` (N,C) and its first stage's map `early` (N,h,w,C1)."""
         for width in WIDTHS:
             early = nn.relu(nn.LayerNorm()(nn.Conv(width, (3, 3), 2)(early)))
         x = jnp.concatenate([early.mean((1, 2)), nn.LayerNorm()(pooled)], -1)
@@ -34,10 +41,10 @@ class CNet(nn.Module):
 
 
 def apply(params: Any, identity: int, pooled: jax.Array, early: jax.Array) -> jax.Array:
-    """The confidences (N,identity) of a C-Net that lies in `params` beside its R-Net."""
+    """The confidences (N,identity) of the C-Net whose parameters are `params[NAME]`; inputs as in `CNet`."""
     return CNet(identity).apply({"params": params[NAME]}, pooled, early)
 
 
 def weighted_mean(identity: jax.Array, confidence: jax.Array) -> jax.Array:
-    """Identities (B,I) of B sets of N pictures: identity (B,N,I) weighed by positive confidence (B,N,I)."""
+    """Identities (B,I) of B persons: the mean of identity (B,N,I) of N images, weighted by confidence (B,N,I)."""
     return (identity * confidence).sum(1) / confidence.sum(1)

@@ -1,7 +1,7 @@
-"""Points of the face besides the 68 landmarks, which the reader "fit" looks for where `config.model.dense` says so.
+"""Dense landmarks: face points that the regressor "map_fit" predicts besides the 68 landmarks.
 
-That many points of a face, each found with its own doubt, tell its shape is shown by Wood et al., "3D Face
-Reconstruction with Dense Landmarks", ECCV 2022. Which points, and that the network itself fits the face, is ours.
+Wood et al., "3D Face Reconstruction with Dense Landmarks", ECCV 2022, show that many points, each with its own
+uncertainty, determine the shape of a face. The choice of points is ours, and so is fitting inside the network.
 """
 
 import dataclasses
@@ -17,38 +17,50 @@ from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.preprocessing import alignment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 
-# Points nearer to the face's middle, in decimetres, have no mirror image.
-MIDDLE_DM = 0.03
+# Points closer than this to the symmetry plane are not selected: they have no mirror image of their own.
+MIDLINE_DM = 0.03
 
 
-def vertices(face: FaceModel, count: int) -> np.ndarray:
-    """Vertices (count,) of the face, far from each other; 2i and 2i+1 are each other's mirror image."""
-    scored = np.asarray(face.scored)
-    places = np.asarray(face.mean)[scored]
-    left = np.flatnonzero(places[:, 0] > MIDDLE_DM)
-    twin = cKDTree(places).query(places[left] * [-1, 1, 1])[1]
-    chosen, distance = [], np.full(len(left), np.inf)
+def select_vertices(face: FaceModel, count: int) -> np.ndarray:
+    """Vertices (count,) of the face region by farthest-point sampling; 2i and 2i+1 are mirror images of each other.
+
+    Points are sampled on the subject's left half; each is paired with the vertex nearest to its mirror image.
+    """
+    candidates = np.asarray(face.face_vertices)
+    positions = np.asarray(face.mean)[candidates]
+    left = np.flatnonzero(positions[:, 0] > MIDLINE_DM)
+    mirrored = cKDTree(positions).query(positions[left] * [-1, 1, 1])[1]
+    selected, distance = [], np.full(len(left), np.inf)
     for _ in range(count // 2):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(places[left] - places[left[chosen[-1]]], axis=1))
-    return scored[np.stack([left[chosen], twin[chosen]], axis=1)].ravel()
+        selected.append(int(distance.argmax()))
+        to_last = np.linalg.norm(positions[left] - positions[left[selected[-1]]], axis=1)
+        distance = np.minimum(distance, to_last)
+    return candidates[np.stack([left[selected], mirrored[selected]], axis=1)].ravel()
 
 
-def flip(count: int) -> np.ndarray:
-    """For each of `vertices` the place (count,) of its mirror image."""
+def mirror(count: int) -> np.ndarray:
+    """Flip map (count,) of `select_vertices`: the index of each point's mirror image."""
     return np.arange(count).reshape(-1, 2)[:, ::-1].ravel()
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
-    """The points of a head, to tell where pictures that were rendered of it show them: mean (K,3) mm and modes of
-    identity and expression (I+E,K,3)."""
+class DensePoints:
+    """Selected points of a head; gives their image positions in rendered examples of that head.
+
+    Attributes:
+        mean: (K,3) in mm.
+        modes: (I+E,K,3) identity and expression modes per unit of the head's own weights.
+    """
 
     mean: np.ndarray
     modes: np.ndarray
 
     def in_crop(self, example: dict[str, np.ndarray], size: int) -> np.ndarray:
-        """(K,2) as the landmarks of the example's crop of side `size`; NaN where it is no rendering of this head."""
+        """Positions (K,2) in pixels of the example's 224 px crop, y up; NaN unless it is a rendering of this head.
+
+        example: a record of `rendered_heads`, with its image, landmarks, camera, pose and head weights.
+        size: side of the crop that the network reads; it decides how the alignment is rounded.
+        """
         weights = [np.asarray(example[name]) for name in ("identity", "expression") if name in example]
         if sum(map(len, weights)) != len(self.modes):
             return np.full((len(self.mean), 2), np.nan, np.float32)
@@ -56,13 +68,15 @@ class Points:
         points = shape @ example["rotation"].T * HEAD_TO_CAMERA + example["translation"]
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
-        return alignment.align(example["landmarks"], width, height, size).at(REFERENCE_SIZE).landmarks(points_px)
+        crop = alignment.align(example["landmarks"], width, height, size)
+        return crop.at(REFERENCE_SIZE).landmarks(points_px)
 
 
-def from_config(config: ml_collections.ConfigDict) -> Points | None:
-    """Those of `config.model.dense`; None where there are none."""
-    if not config.model.dense:
+def from_config(config: ml_collections.ConfigDict) -> DensePoints | None:
+    """The `config.model.num_dense_points` dense points of the configured head; None if there are none."""
+    if not config.model.num_dense_points:
         return None
-    chosen = vertices(face_model.from_config(config), config.model.dense)
+    vertices = select_vertices(face_model.from_config(config), config.model.num_dense_points)
     head = sources.load_head(config.head.name, config.head.path)
-    return Points(head.template[chosen], np.concatenate([head.identity[:, chosen], head.expression[:, chosen]]))
+    modes = np.concatenate([head.identity[:, vertices], head.expression[:, vertices]])
+    return DensePoints(head.template[vertices], modes)

@@ -122,7 +122,7 @@ def posed(pose: jax.Array, point: jax.Array) -> jax.Array:
 
 def points_model(face: FaceModel, count: int) -> dict[str, jax.Array]:
     """The collection "face" of `Fit`: 68 landmarks and `count` dense points, mean (K,3) dm and modes (I+E,K,3)."""
-    also = dense_points.vertices(face, count)
+    also = dense_points.select_vertices(face, count)
     mean, identity, expression = (
         jnp.concatenate([at_landmarks(face, part), jnp.asarray(part)[..., also, :]], -2)
         for part in (face.mean, face.identity, face.expression)

@@ -1,11 +1,14 @@
-"""A second look, ours: the face is moved until its skin has the colours that the photograph shows. For inference only.
+"""Photometric refinement: fits the coefficients to the colours of the image, after the network and at inference only.
 
-Analysis by synthesis (Blanz & Vetter, SIGGRAPH 1999), solved by Gauss-Newton as in Face2Face (Thies et al., CVPR 2016):
-each vertex of the skin, coloured by its albedo and the light, is compared with the picture where it is seen. Nothing is
-learned for it; what the reader found and believed stays as observation, so that what no colour tells keeps its answer.
+Analysis by synthesis (Blanz & Vetter, SIGGRAPH 1999), solved by Gauss-Newton as in Face2Face (Thies et al., CVPR 2016).
+Each skin vertex, coloured by its albedo and the lighting, is compared with the image where it is visible. Nothing is
+learned. The landmarks and the prior of the regressor "map_fit" stay in the objective, so that parameters which the
+photometric term does not constrain keep the network's prediction.
 """
 
+import dataclasses
 import functools
+from collections.abc import Iterable
 
 import flax.struct
 import jax
@@ -15,38 +18,52 @@ from jax.scipy.ndimage import map_coordinates
 
 from jaxface.geometry import map_estimate, mesh
 from jaxface.geometry.map_estimate import Observation
-from jaxface.systems.deep3d.face_model import FaceModel, Surface
+from jaxface.systems.deep3d.face_model import FaceModel, SkinSurface
 from jaxface.systems.deep3d.networks import map_fit
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import BANDS, Sizes
 
-# Colours that are off by more than WIDTH medians of the picture count less and less: shadows, beards and glasses are
-# none of the model's. That width never falls below FINEST.
-WIDTH, FINEST = 1.5, 0.005
-# Before and after everything moves, albedo and light move alone: until they fit, colours say nothing about places. At
-# first the width is a multiple of the usual one.
-FIRST_WIDTHS, LAST_STEPS = (5.0, 3.0, 1.0), 3
-# How many independent looks a square decimetre of skin is worth: neighbouring vertices err together.
-LOOKS = 500.0
-# Skin that is seen at a smaller cosine does not count.
-EDGE = 0.2
-# Precision of the coefficients of albedo and light about the network's answer, and of the logarithm of the power that
-# stands for the camera's tone curve, which is no part of the answer.
-ALBEDO, LIGHT, CURVE = 1.0, 0.3, 5.0
-POSE, BLACK = 6, 1e-3
-# The unknowns: shape and pose, albedo and light, and the curve.
+# Scale of the Geman-McClure weights, in medians of the image's colour residuals, and its lower bound: shadows, beards
+# and glasses are outliers of the model.
+ROBUST_SCALE, MIN_SCALE = 1.5, 0.005
+# Albedo and lighting are fitted alone before everything is, because colours constrain the shape only once they match.
+# Factors of the robust scale in these steps (annealing).
+COLOR_STEP_SCALES = (5.0, 3.0, 1.0)
+# Steps of albedo and lighting alone at the end.
+FINAL_COLOR_STEPS = 3
+# Effective number of independent samples per dm² of skin: residuals of neighbouring vertices are correlated.
+EFFECTIVE_SAMPLES = 500.0
+# Skin seen at a smaller cosine to the camera's axis has weight 0.
+MIN_COSINE = 0.2
+# Precision (1 / standard deviation) of albedo and lighting about the network's prediction, and of the log exponent of
+# the tone curve about 0. The tone curve models the camera's and is not part of the result.
+ALBEDO_PRECISION, LIGHT_PRECISION, TONE_PRECISION = 1.0, 0.3, 5.0
+# Number of pose parameters: angles and translation.
+POSE = 6
+# Lower bound of a colour before the tone curve, which has an infinite gradient at 0.
+MIN_COLOR = 1e-3
+# Order of the unknowns: shape and pose, which `map_fit` also estimates, then colours. The tone curve comes last.
 ORDER = ("identity", "expression", "angles", "translation", "albedo", "light")
+EVERYTHING = slice(None)
 
 
 @flax.struct.dataclass
 class _Skin:
-    """N vertices and those around them, W: mean (W,3) and modes (M,W,3) of the shape, turns (M,N,3) of the normals,
-    albedo_mean (N,3), albedo (A,N,3)."""
+    """The skin surface of a face model with its modes: N skin vertices, W with their neighbours, M shape modes.
 
-    surface: Surface
+    Attributes:
+        surface: the mesh.
+        mean: (W,3) mean shape.
+        modes: (M,W,3) identity and expression modes.
+        normal_modes: (M,N,3) derivative of the unit normals with respect to each mode, at the mean shape.
+        albedo_mean: (N,3).
+        albedo: (A,N,3).
+    """
+
+    surface: SkinSurface
     mean: jax.Array
     modes: jax.Array
-    turns: jax.Array
+    normal_modes: jax.Array
     albedo_mean: jax.Array
     albedo: jax.Array
 
@@ -60,30 +77,82 @@ def refine(
     observation: Observation,
     steps: int,
 ) -> jax.Array:
-    """Coefficients (B,sizes.total) that explain pictures (B,S,S,3) better than `vector` (B,sizes.total) does.
+    """Coefficients that explain the images better than the network's prediction.
 
-    points: `map_fit.points_model`; observation: of B faces, as `map_fit.Fit` sows it; steps: number of Gauss-Newton
-    steps. A face whose answer would not be finite stays as it was.
+    Args:
+        face: the face model.
+        sizes: number of coefficients of each kind.
+        points: `map_fit.points_model`, mean and modes of landmarks and dense points.
+        image: (B,S,S,3), RGB in [0,1].
+        vector: (B,sizes.total) the network's prediction.
+        observation: landmarks and prior of B faces, as `map_fit` sows them.
+        steps: number of Gauss-Newton steps over all unknowns.
+
+    Returns:
+        Coefficients (B,sizes.total). A face whose result is not finite keeps its prediction.
     """
     with jax.default_matmul_precision("highest"):
-        one = functools.partial(_refine_one, _skin(face), sizes, points, steps)
-        return jax.vmap(one)(image, vector, observation)
+        refine_one = functools.partial(_refine_one, _skin(face), sizes, points, steps)
+        return jax.vmap(refine_one)(image, vector, observation)
 
 
 def _skin(face: FaceModel) -> _Skin:
-    surface, around = face.surface, jnp.asarray(face.surface.vertices)
-    mean = jnp.asarray(face.mean)[around]
-    modes = jnp.concatenate([jnp.asarray(part)[:, around] for part in (face.identity, face.expression)])
-    # How normals turn with each mode is taken from the mean face: nearly the same, and once for all pictures.
-    _, turn = jax.linearize(functools.partial(_normals, surface), mean)
-    own = around[: len(surface.area)]
-    albedo = jnp.asarray(face.albedo_mean)[own], jnp.asarray(face.albedo)[:, own]
-    return _Skin(surface, mean, modes, jax.vmap(turn)(modes), *albedo)
+    surface = face.skin_surface
+    vertices = jnp.asarray(surface.vertices)
+    mean = jnp.asarray(face.mean)[vertices]
+    modes = jnp.concatenate([jnp.asarray(part)[:, vertices] for part in (face.identity, face.expression)])
+    # The normals' derivative is taken at the mean face: it changes little, and this way it is computed only once.
+    _, normal_derivative = jax.linearize(functools.partial(_normals, surface), mean)
+    skin_vertices = vertices[: len(surface.area)]
+    albedo_mean, albedo = jnp.asarray(face.albedo_mean)[skin_vertices], jnp.asarray(face.albedo)[:, skin_vertices]
+    return _Skin(surface, mean, modes, jax.vmap(normal_derivative)(modes), albedo_mean, albedo)
 
 
-def _normals(surface: Surface, shape: jax.Array) -> jax.Array:
+def _normals(surface: SkinSurface, shape: jax.Array) -> jax.Array:
     """Unit normals (N,3) of a shape (W,3)."""
-    return mesh.vertex_normals(shape, surface.triangles, surface.around)
+    return mesh.vertex_normals(shape, surface.triangles, surface.incidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """The least-squares problem of one face: colours, landmarks and priors.
+
+    Attributes:
+        skin: the skin surface.
+        points: mean and modes of landmarks and dense points.
+        channels: (3,S,S) the image.
+        observation: landmarks, and the prior of shape and pose.
+        prior_mean: (n,) of all unknowns.
+        prior_precision: (n,) 1 / standard deviation; 0 for shape and pose, whose prior is in `observation`.
+    """
+
+    skin: _Skin
+    points: dict[str, jax.Array]
+    channels: jax.Array
+    observation: Observation
+    prior_mean: jax.Array
+    prior_precision: jax.Array
+
+    def step(self, free: slice, unknowns: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
+        """The unknowns (n,) after a Gauss-Newton step of those in `free`; `scale` multiplies the robust scale."""
+        jacobian, residual, weight = _color_equations(self.skin, self.channels, unknowns, scale)
+        jacobian = jacobian[..., free].reshape(residual.size, -1)
+        weighted = jnp.repeat(weight, 3)[:, None] * jacobian
+        matrix = weighted.T @ jacobian + jnp.diag(self.prior_precision[free] ** 2)
+        prior_gradient = self.prior_precision**2 * (unknowns - self.prior_mean)
+        gradient = weighted.T @ residual.ravel() + prior_gradient[free]
+        if free == EVERYTHING:
+            matrix, gradient = self._add_landmarks(matrix, gradient, unknowns)
+        return unknowns.at[free].add(-map_estimate.solve(matrix, gradient))
+
+    def _add_landmarks(
+        self, matrix: jax.Array, gradient: jax.Array, unknowns: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds the normal equations of `map_fit`, which are those of shape and pose."""
+        geometry = len(self.observation.prior_mean)
+        model = map_fit.place, self.points["mean"], self.points["modes"]
+        added = map_estimate.normal_equations(*model, self.observation, unknowns[:geometry])
+        return matrix.at[:geometry, :geometry].add(added[0]), gradient.at[:geometry].add(added[1])
 
 
 def _refine_one(
@@ -95,76 +164,105 @@ def _refine_one(
     vector: jax.Array,
     observation: Observation,
 ) -> jax.Array:
-    ends = np.cumsum([*sizes.groups.values()])
-    parts = dict(zip(sizes.groups, jnp.split(vector, ends[:-1]), strict=True))
-    start = jnp.concatenate([*(parts[name] for name in ORDER), jnp.zeros(1)])
-    face = len(observation.prior_mean)
-    counts = np.array([face, sizes.albedo, len(parts["light"]), 1])
-    # What is believed of the face comes with the points.
-    precision = jnp.repeat(jnp.array([0.0, ALBEDO, LIGHT, CURVE]), counts)
-    channels = jnp.moveaxis(image, -1, 0)
-
-    def step(moving: slice, unknowns: jax.Array, wider: jax.Array | float = 1.0) -> jax.Array:
-        jacobian, off, trust = _colors(skin, channels, unknowns, wider)
-        jacobian = jacobian[..., moving].reshape(off.size, -1)
-        weighed = jnp.repeat(trust, 3)[:, None] * jacobian
-        matrix = weighed.T @ jacobian + jnp.diag(precision[moving] ** 2)
-        slope = weighed.T @ off.ravel() + (precision**2 * (unknowns - start))[moving]
-        if moving.start is None:
-            model = map_fit.place, points["mean"], points["modes"]
-            by_points = map_estimate.normal_equations(*model, observation, unknowns[:face])
-            matrix, slope = matrix.at[:face, :face].add(by_points[0]), slope.at[:face].add(by_points[1])
-        return unknowns.at[moving].add(-map_estimate.solved(matrix, slope))
-
-    everything, colors = slice(None), slice(face, -1)
-    widths = jnp.array(FIRST_WIDTHS)
-    found = jax.lax.fori_loop(0, len(widths), lambda i, x: step(colors, x, widths[i]), start)
-    found = jax.lax.fori_loop(0, steps, lambda _, x: step(everything, x), found).at[-1].set(0.0)
-    found = jax.lax.fori_loop(0, LAST_STEPS, lambda _, x: step(colors, x), found)
-    ends = np.cumsum([len(parts[name]) for name in ORDER])
-    found = dict(zip([*ORDER, "curve"], jnp.split(found, ends), strict=True))
-    refined = jnp.concatenate([found[name] for name in parts])
+    """`refine` of one face: image (S,S,3), vector (sizes.total,), observation without a batch axis."""
+    start = _to_unknowns(vector, sizes)
+    geometry = len(observation.prior_mean)
+    counts = np.array([geometry, sizes.albedo, sizes.groups["light"], 1])
+    precision = jnp.repeat(jnp.array([0.0, ALBEDO_PRECISION, LIGHT_PRECISION, TONE_PRECISION]), counts)
+    objective = _Objective(skin, points, jnp.moveaxis(image, -1, 0), observation, start, precision)
+    colors = slice(geometry, -1)
+    scales = jnp.array(COLOR_STEP_SCALES)
+    unknowns = jax.lax.fori_loop(0, len(scales), lambda i, x: objective.step(colors, x, scales[i]), start)
+    unknowns = jax.lax.fori_loop(0, steps, lambda _, x: objective.step(EVERYTHING, x), unknowns)
+    # The result has no tone curve: albedo and lighting take over what it explained.
+    unknowns = unknowns.at[-1].set(0.0)
+    unknowns = jax.lax.fori_loop(0, FINAL_COLOR_STEPS, lambda _, x: objective.step(colors, x), unknowns)
+    refined = _to_vector(unknowns, sizes)
     return jnp.where(jnp.isfinite(refined).all(), refined, vector)
 
 
-def _colors(
-    skin: _Skin, channels: jax.Array, unknowns: jax.Array, wider: jax.Array | float
+def _to_unknowns(vector: jax.Array, sizes: Sizes) -> jax.Array:
+    """The unknowns (n,), in ORDER with the tone curve 0 at the end, of a coefficient vector (sizes.total,)."""
+    groups = sizes.groups
+    parts = dict(zip(groups, jnp.split(vector, _ends(groups.values())[:-1]), strict=True))
+    return jnp.concatenate([*(parts[name] for name in ORDER), jnp.zeros(1)])
+
+
+def _to_vector(unknowns: jax.Array, sizes: Sizes) -> jax.Array:
+    """The coefficient vector (sizes.total,) of the unknowns (n,); the inverse of `_to_unknowns`."""
+    ends = _ends(sizes.groups[name] for name in ORDER)
+    parts = dict(zip([*ORDER, "tone"], jnp.split(unknowns, ends), strict=True))
+    return jnp.concatenate([parts[name] for name in sizes.groups])
+
+
+def _ends(counts: Iterable[int]) -> np.ndarray:
+    """Indices (n,) at which consecutive parts of the given lengths end."""
+    return np.cumsum([*counts])
+
+
+def _color_equations(
+    skin: _Skin, channels: jax.Array, unknowns: jax.Array, scale: jax.Array | float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """How far the skin's colours (N,3) are off those of the picture `channels` (3,S,S), the slopes (N,3,n) of that by
-    the unknowns (n,), which come first, and how much each vertex (N,) is trusted."""
+    """The linearised photometric term: residuals of the skin's colours, their Jacobian and robust weights.
+
+    Args:
+        skin: the skin surface.
+        channels: (3,S,S) the image.
+        unknowns: (n,) in the order of ORDER and the tone curve.
+        scale: factor of the robust scale.
+
+    Returns:
+        jacobian (N,3,n), residual (N,3) = predicted - observed, weights (N,) of N skin vertices.
+    """
     modes, count = len(skin.modes), len(skin.surface.area)
-    ends = np.cumsum([modes, POSE, len(skin.albedo)])
-    weights, pose, tint, light = jnp.split(unknowns, ends)
-    shape = skin.mean + jnp.tensordot(weights, skin.modes, 1)
-    albedo = skin.albedo_mean + jnp.tensordot(tint, skin.albedo, 1)
-    at = _normals(skin.surface, shape), shape[:count], albedo, pose, light
-    difference, axes = functools.partial(_difference, channels), (0, 0, 0, None, None)
-    off, seen = jax.vmap(difference, axes)(*at)
-    slopes = jax.vmap(jax.jacfwd(lambda *at: difference(*at)[0], (0, 1, 2, 3, 4)), axes)(*at)
-    by_normal, by_point, by_albedo, by_pose, by_light = slopes
-    by_weights = jnp.einsum("nck,mnk->ncm", by_normal, skin.turns)
-    by_weights += jnp.einsum("nck,mnk->ncm", by_point, skin.modes[:, :count])
-    by_tint = jnp.einsum("nck,mnk->ncm", by_albedo, skin.albedo)
-    distance = jnp.sqrt((off**2).sum(-1))
-    median = jnp.nanmedian(jnp.where(seen > 0, distance, jnp.nan))
-    width = wider * jnp.maximum(WIDTH * median, FINEST)
-    trust = jnp.where(seen > 0, LOOKS * skin.surface.area * seen / (width**2 + distance**2), 0.0)
-    return jnp.concatenate([by_weights, by_pose, by_tint, by_light], -1), off, trust
+    shape_coefficients, pose, albedo_coefficients, light = jnp.split(unknowns, _ends((modes, POSE, len(skin.albedo))))
+    shape = skin.mean + jnp.tensordot(shape_coefficients, skin.modes, 1)
+    albedo = skin.albedo_mean + jnp.tensordot(albedo_coefficients, skin.albedo, 1)
+    arguments = _normals(skin.surface, shape), shape[:count], albedo, pose, light
+    residual_of, axes = functools.partial(_residual, channels), (0, 0, 0, None, None)
+    residual, visible = jax.vmap(residual_of, axes)(*arguments)
+    derivative = jax.jacfwd(lambda *arguments: residual_of(*arguments)[0], (0, 1, 2, 3, 4))
+    by_normal, by_point, by_albedo, by_pose, by_light = jax.vmap(derivative, axes)(*arguments)
+    # Chain rule: from normals, positions and albedo of each vertex to the coefficients of the modes.
+    by_shape_coefficients = jnp.einsum("nck,mnk->ncm", by_normal, skin.normal_modes)
+    by_shape_coefficients += jnp.einsum("nck,mnk->ncm", by_point, skin.modes[:, :count])
+    by_albedo_coefficients = jnp.einsum("nck,mnk->ncm", by_albedo, skin.albedo)
+    jacobian = jnp.concatenate([by_shape_coefficients, by_pose, by_albedo_coefficients, by_light], -1)
+    return jacobian, residual, _robust_weights(residual, visible, skin.surface.area, scale)
 
 
-def _difference(
+def _robust_weights(residual: jax.Array, visible: jax.Array, area: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """Geman-McClure weights (N,) of colour residuals (N,3), for vertices of visible (N,) and area (N,) dm²."""
+    distance = jnp.sqrt((residual**2).sum(-1))
+    median = jnp.nanmedian(jnp.where(visible > 0, distance, jnp.nan))
+    width = scale * jnp.maximum(ROBUST_SCALE * median, MIN_SCALE)
+    weight = EFFECTIVE_SAMPLES * area * visible / (width**2 + distance**2)
+    return jnp.where(visible > 0, weight, 0.0)
+
+
+def _residual(
     channels: jax.Array, normal: jax.Array, point: jax.Array, albedo: jax.Array, pose: jax.Array, light: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """How much lighter (3,) a vertex is than the picture (3,S,S) where it is seen, and how directly () it is seen.
+    """Colour residual of a vertex: its predicted colour minus that of the image where it projects.
 
-    normal (3,), point (3,) dm and albedo (3,) of the face at rest, pose (6,), light and curve (28,) or (10,).
+    Args:
+        channels: (3,S,S) the image.
+        normal: (3,) before posing.
+        point: (3,) dm, before posing.
+        albedo: (3,).
+        pose: (6,) angles and translation.
+        light: (28,) or, for white light, (10,): lighting coefficients and the log exponent of the tone curve.
+
+    Returns:
+        The residual (3,), and the cosine () at which the vertex is seen, 0 if it is not visible.
     """
-    turned = image_formation.rotation(pose[None, :3])[0] @ normal
-    light, curve = jnp.broadcast_to(light[:-1].reshape(-1, BANDS), (3, BANDS)), light[-1]
-    color = image_formation.shade(albedo[None, None], turned[None, None], light[None])[0, 0]
-    # The picture is black or white where the light is too weak or too strong for it.
-    color = jnp.clip(color, BLACK, 1.0) ** jnp.exp(curve)
+    rotated_normal = image_formation.rotation(pose[None, :3])[0] @ normal
+    light, tone = jnp.broadcast_to(light[:-1].reshape(-1, BANDS), (3, BANDS)), light[-1]
+    color = image_formation.shade(albedo[None, None], rotated_normal[None, None], light[None])[0, 0]
+    # Colours saturate as those of the image do.
+    color = jnp.clip(color, MIN_COLOR, 1.0) ** jnp.exp(tone)
     x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.posed(pose, point)), channels.shape[-1])
-    shown = jax.vmap(lambda channel: map_coordinates(channel, [y, x], order=1, mode="nearest"))(channels)
+    observed = jax.vmap(lambda channel: map_coordinates(channel, [y, x], order=1, mode="nearest"))(channels)
     inside = (jnp.minimum(x, y) >= 0) & (jnp.maximum(x, y) <= channels.shape[-1] - 1)
-    return color - shown, jnp.where(inside & (turned[2] > EDGE), turned[2], 0.0)
+    cosine = rotated_normal[2]
+    return color - observed, jnp.where(inside & (cosine > MIN_COSINE), cosine, 0.0)

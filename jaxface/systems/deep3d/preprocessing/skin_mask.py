@@ -1,17 +1,44 @@
-"""How much a pixel looks like skin: the posterior of two Gaussian mixtures in YCbCr, with the original's constants.
+"""Skin probability of pixels: the posterior of two Gaussian mixtures in YCbCr, skin and background.
 
-Source: Deep3DFaceRecon_pytorch, util/skin_mask.py. What the photometric loss makes of it is said in `losses`.
+Source: Deep3DFaceRecon_pytorch, util/skin_mask.py, with its constants. `losses.skin_attention` turns the posterior into
+weights of the photometric loss.
 """
 
 import dataclasses
 
 import numpy as np
 
-from jaxface.systems.deep3d.preprocessing.alignment import Crop
-
 PRIOR_SKIN = 0.8
-# How far PIL's bicubic filter reaches, in pixels of the coarser side.
-BICUBIC_REACH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _GaussianMixture:
+    """A mixture of four Gaussians over (Y, Cb, Cr).
+
+    Attributes:
+        weights: (4,).
+        means: (4,3).
+        determinants: (4,) of the covariances.
+        inverses: (4,6) inverse covariances as yy, yb, yr, bb, br, rr.
+    """
+
+    weights: tuple
+    means: tuple
+    determinants: tuple
+    inverses: tuple
+
+    def density(self, ycbcr: np.ndarray) -> np.ndarray:
+        """The density (N,) of colours (N,3)."""
+        total = np.zeros(len(ycbcr))
+        components = zip(self.weights, self.means, self.determinants, self.inverses, strict=True)
+        for weight, mean, determinant, (yy, yb, yr, bb, br, rr) in components:
+            y, b, r = (ycbcr - mean).T
+            mahalanobis = yy * y * y + bb * b * b + rr * r * r + 2 * (yb * y * b + yr * y * r + br * b * r)
+            total += weight / ((2 * np.pi) ** 1.5 * np.sqrt(determinant)) * np.exp(-0.5 * mahalanobis)
+        return total
+
+
+_SKIN = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +61,7 @@ class _Mixture:
         return total
 
 
-_SKIN = _Mixture(
+_SKIN = _GaussianMixture(
     (0.24063933, 0.16365987, 0.26034665, 0.33535415),
     (
         (113.71862, 103.39613, 164.08226),
@@ -50,7 +77,7 @@ _SKIN = _Mixture(
         (0.0011989699, 0.0022453172, -0.0010748957, 0.047758564, 0.020332102, 0.024502251),
     ),
 )
-_OTHER = _Mixture(
+_BACKGROUND = _GaussianMixture(
     (0.12791070, 0.31130761, 0.34245777, 0.21832393),
     (
         (99.200851, 112.07533, 140.20602),
@@ -66,26 +93,14 @@ _OTHER = _Mixture(
         (0.00013709733, 0.00051228428, 0.00012777430, 0.28237113, 0.10528370, 0.23468947),
     ),
 )
-# BT.601 studio swing: Y, Cb, Cr of RGB in 0..255.
+# BT.601, studio swing: Y, Cb, Cr of RGB in 0..255.
 _TO_YCBCR = np.array([(65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214)]) / 255
 _OFFSET = np.array([16.0, 128.0, 128.0])
 
 
-def probability(pixels: np.ndarray) -> np.ndarray:
-    """The probability of skin (…) uint8, 255 = certain, of RGB colours (…,3) in 0..255, any dtype."""
-    colors = np.asarray(pixels, np.float64).reshape(-1, 3)
+def probability(image: np.ndarray) -> np.ndarray:
+    """The posterior probability of skin (…) uint8, 255 = 1, of RGB colours (…,3) in 0..255 of any dtype."""
+    colors = np.asarray(image, np.float64).reshape(-1, 3)
     ycbcr = colors @ _TO_YCBCR.T + _OFFSET
-    skin, other = PRIOR_SKIN * _SKIN.density(ycbcr), (1 - PRIOR_SKIN) * _OTHER.density(ycbcr)
-    return np.round(255 * skin / (skin + other)).astype(np.uint8).reshape(pixels.shape[:-1])
-
-
-def crop_probability(pixels: np.ndarray, crop: Crop) -> np.ndarray:
-    """The crop (size,size) uint8 of the `probability` of a picture (H,W,3) uint8, computed only where it is seen."""
-    reach = 1 + BICUBIC_REACH * max(1.0, 1 / crop.scale)
-    ratio = np.array([crop.width, crop.height]) / crop.resized
-    low = np.maximum(np.floor(np.array(crop.corner) * ratio - reach), 0).astype(int)
-    high = np.maximum(np.ceil((np.array(crop.corner) + crop.size) * ratio + reach), 0).astype(int)
-    seen = np.s_[low[1] : high[1], low[0] : high[0]]
-    whole = np.zeros(pixels.shape[:2], np.uint8)
-    whole[seen] = probability(pixels[seen])
-    return crop.cut(whole)
+    skin, background = PRIOR_SKIN * _SKIN.density(ycbcr), (1 - PRIOR_SKIN) * _BACKGROUND.density(ycbcr)
+    return np.round(255 * skin / (skin + background)).astype(np.uint8).reshape(image.shape[:-1])

@@ -1,9 +1,13 @@
-"""From coefficients to a picture: shape, pose, light, camera and mask of Deep3DFaceReconstruction, differentiable.
+"""The image formation model of Deep3DFaceReconstruction: from coefficients to a rendered image, differentiable.
 
-Deng et al., CVPRW 2019, §3; models/bfm.py and util/nvdiffrast.py of Deep3DFaceRecon_pytorch. Units are decimetres, the
-camera stands at (0,0,10) and looks along -z. Projected points are in pixels of a 224 px crop with y UP from the lower
-edge, as the original's; the picture's rows run down, and its pixel (column c, row r) samples (c + 0.5, 224 - r - 0.5).
-B batch, V vertices; everything is float32.
+Source: Deng et al., CVPRW 2019, §3; models/bfm.py and util/nvdiffrast.py of Deep3DFaceRecon_pytorch.
+
+Frames, in decimetres: the face model has x image right, y up, z to the viewer; the camera stands at (0,0,10) and looks
+along -z. Camera space keeps x and y and has z = distance from the camera's plane. Projected points are in pixels of a
+224 px crop, y UP from its lower edge, as in the original. Image rows run down: pixel (column c, row r) samples the
+point (c + 0.5, 224 - r - 0.5).
+
+B batch, V vertices. All arrays are float32.
 """
 
 import dataclasses
@@ -15,20 +19,28 @@ import jax.numpy as jnp
 
 from jaxface.geometry import lighting, mesh, raster
 from jaxface.systems.deep3d.face_model import FaceModel, at_landmarks
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 
-SIZE = 224
+# Camera of the original: focal, center, camera_d, z_near and z_far of models/facerecon_model.py.
 FOCAL_PX, CENTER_PX = 1015.0, 112.0
 CAMERA_DM = 10.0
 NEAR_DM, FAR_DM = 5.0, 15.0
+# Added to the first spherical-harmonics coefficient of each channel (models/bfm.py, init_lit).
 AMBIENT = 0.8
-# Points nearer to the camera's plane than a millimetre are projected from there: finite, whatever a young net says.
-SMALLEST_DEPTH_DM = 0.01
+# Points closer to the camera's plane are projected as if at this depth: an untrained network must give finite pixels.
+MIN_DEPTH_DM = 0.01
+# Spherical-harmonics coefficients of bands 0 to 2.
 BANDS = 9
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How many coefficients of each kind there are; `white`: one light for all channels, as in the paper (239)."""
+    """Number of coefficients of each kind.
+
+    Attributes:
+        identity, expression, albedo: numbers of modes.
+        white: one set of lighting coefficients for all channels, as in the paper (239), instead of one per channel.
+    """
 
     identity: int = 80
     expression: int = 64
@@ -37,7 +49,7 @@ class Sizes:
 
     @property
     def groups(self) -> dict[str, int]:
-        """Name and length of each part of the vector, in its order."""
+        """Name and length of each part of the coefficient vector, in its order."""
         return {
             "identity": self.identity,
             "expression": self.expression,
@@ -49,14 +61,22 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """Length of the vector: 257 in the public codes."""
+        """Length of the coefficient vector: 257 in the public codes."""
         return sum(self.groups.values())
 
 
 @flax.struct.dataclass
 class Coefficients:
-    """A vector's parts: identity (B,I), expression (B,E), albedo (B,A) in standard deviations, angles (B,3) rad about
-    x, y, z, light (B,3,9) per channel, without the ambient term, translation (B,3) dm."""
+    """The parts of a coefficient vector.
+
+    Attributes:
+        identity: (B,I) in standard deviations, as expression (B,E) and albedo (B,A).
+        expression: (B,E).
+        albedo: (B,A).
+        angles: (B,3) rad, pitch, yaw and roll about x, y, z; see `rotation`.
+        light: (B,3,9) spherical-harmonics coefficients per channel, without the ambient term.
+        translation: (B,3) dm.
+    """
 
     identity: jax.Array
     expression: jax.Array
@@ -67,7 +87,7 @@ class Coefficients:
 
 
 def split(vector: jax.Array, sizes: Sizes) -> Coefficients:
-    """The parts of vectors (B,sizes.total)."""
+    """The parts of coefficient vectors (B,sizes.total)."""
     parts, start = {}, 0
     for name, count in sizes.groups.items():
         parts[name] = vector[:, start : start + count]
@@ -78,9 +98,15 @@ def split(vector: jax.Array, sizes: Sizes) -> Coefficients:
 
 @flax.struct.dataclass
 class Decoded:
-    """A decoded face: vertices (B,V,3) in camera space (x right, y up, z = distance from the camera's plane), albedo
-    (B,V,3) and colors (B,V,3) under the light, both unclipped with 1 = white, normals (B,V,3) turned with the head,
-    landmarks (B,68,2) in pixels with y up."""
+    """A posed and lit face.
+
+    Attributes:
+        vertices: (B,V,3) dm, camera space.
+        albedo: (B,V,3) RGB, unclipped, 1 = white.
+        colors: (B,V,3) albedo under the lighting, unclipped.
+        normals: (B,V,3) unit normals, rotated with the head.
+        landmarks: (B,68,2) px of the 224 px crop, y up.
+    """
 
     vertices: jax.Array
     albedo: jax.Array
@@ -89,20 +115,21 @@ class Decoded:
     landmarks: jax.Array
 
 
-def _blend(mean: jax.Array, *modes: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _linear_model(mean: jax.Array, *terms: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """mean (…) plus, for each term, coefficients (B,M) times modes (M,…): (B,…)."""
     total = jnp.asarray(mean)
-    for weights, basis in modes:
-        total = total + jnp.tensordot(weights, basis, 1, precision="highest")
+    for coefficients, modes in terms:
+        total = total + jnp.tensordot(coefficients, modes, 1, precision="highest")
     return total
 
 
 def canonical_shape(face: FaceModel, identity: jax.Array, expression: jax.Array) -> jax.Array:
-    """Vertices (B,V,3) dm before posing."""
-    return _blend(face.mean, (identity, face.identity), (expression, face.expression))
+    """Vertices (B,V,3) dm before rotation and translation."""
+    return _linear_model(face.mean, (identity, face.identity), (expression, face.expression))
 
 
 def rotation(angles: jax.Array) -> jax.Array:
-    """Matrices (B,3,3) = Rz Ry Rx of angles (B,3) rad; points are columns."""
+    """Rotation matrices (B,3,3) = Rz Ry Rx of angles (B,3) rad; they act on column vectors."""
     (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles).T, jnp.sin(angles).T
     rows = [
         [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
@@ -112,89 +139,101 @@ def rotation(angles: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
-def turned(points: jax.Array, matrices: jax.Array) -> jax.Array:
-    """Points (B,N,3) turned by matrices (B,3,3)."""
-    # Sums of products: on CPUs a matrix product this thin takes several times as long.
+def rotate(points: jax.Array, matrices: jax.Array) -> jax.Array:
+    """Points or normals (B,N,3) rotated by matrices (B,3,3)."""
+    # A sum of products: on CPUs a matrix product this thin takes several times as long.
     return sum(points[..., axis, None] * matrices[:, None, :, axis] for axis in range(3))
 
 
 def to_camera(points: jax.Array) -> jax.Array:
-    """Posed points (…,3) dm in camera space: their depth is measured from the camera."""
+    """Camera-space points (…,3) of posed points (…,3) dm: z becomes the distance from the camera's plane."""
     return points.at[..., 2].set(CAMERA_DM - points[..., 2])
 
 
 def project(points: jax.Array) -> jax.Array:
-    """Pixels (…,2), y up, of camera-space points (…,3) dm. Points in the camera's plane are moved off it."""
+    """Pixels (…,2) of the 224 px crop, y up, of camera-space points (…,3) dm."""
     depth = points[..., 2:]
-    depth = jnp.where(jnp.abs(depth) < SMALLEST_DEPTH_DM, SMALLEST_DEPTH_DM, depth)
+    depth = jnp.where(jnp.abs(depth) < MIN_DEPTH_DM, MIN_DEPTH_DM, depth)
     return CENTER_PX + FOCAL_PX * points[..., :2] / depth
 
 
 def shade(albedo: jax.Array, normals: jax.Array, light: jax.Array) -> jax.Array:
-    """Colours (B,V,3) of albedo (B,V,3) with turned normals (B,V,3) under light (B,3,9) and the ambient light."""
-    lit = light.at[:, :, 0].add(AMBIENT).swapaxes(-1, -2)
-    return jax.vmap(lighting.sh_shade)(normals, lit) * albedo
+    """Colours (B,V,3) of Lambertian surfaces under spherical-harmonics lighting and the ambient term.
+
+    albedo (B,V,3), rotated unit normals (B,V,3), light (B,3,9).
+    """
+    light = light.at[:, :, 0].add(AMBIENT).swapaxes(-1, -2)
+    return jax.vmap(lighting.sh_shade)(normals, light) * albedo
 
 
 def decode(face: FaceModel, coefficients: Coefficients) -> Decoded:
-    """The posed and lit face of coefficients. models/bfm.py, compute_for_render."""
+    """The posed and lit face of coefficients. Source: models/bfm.py, compute_for_render."""
     shape = canonical_shape(face, coefficients.identity, coefficients.expression)
-    albedo = _blend(face.albedo_mean, (coefficients.albedo, face.albedo))
+    albedo = _linear_model(face.albedo_mean, (coefficients.albedo, face.albedo))
     matrices = rotation(coefficients.angles)
-    normals = turned(mesh.batch_vertex_normals(shape, face.triangles, face.around), matrices)
-    vertices = to_camera(turned(shape, matrices) + coefficients.translation[:, None])
+    normals = rotate(mesh.batch_vertex_normals(shape, face.triangles, face.incidence), matrices)
+    vertices = to_camera(rotate(shape, matrices) + coefficients.translation[:, None])
     colors = shade(albedo, normals, coefficients.light)
     return Decoded(vertices, albedo, colors, normals, project(at_landmarks(face, vertices)))
 
 
-def landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
-    """The landmarks (B,68,2) of `decode` alone, without the other vertices."""
+def project_landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
+    """The landmarks (B,68,2) of `decode`, without computing the other vertices."""
     mean, identity, expression = (at_landmarks(face, part) for part in (face.mean, face.identity, face.expression))
-    shape = _blend(mean, (coefficients.identity, identity), (coefficients.expression, expression))
-    posed = turned(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
+    shape = _linear_model(mean, (coefficients.identity, identity), (coefficients.expression, expression))
+    posed = rotate(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
     return project(to_camera(posed))
 
 
 @flax.struct.dataclass
 class Rendered:
-    """Pictures: image (B,S,S,3) on black, depth (B,S,S) dm with 0 where nothing is, covered and crop (B,S,S) bool; crop
-    is where the photometric loss looks."""
+    """Rendered images of side S.
+
+    Attributes:
+        image: (B,S,S,3) on black.
+        depth: (B,S,S) dm, camera space; 0 on the background.
+        covered: (B,S,S) bool, the face's silhouette.
+        crop_mask: (B,S,S) bool, pixels of the photometric loss; see `FaceModel`.
+    """
 
     image: jax.Array
     depth: jax.Array
     covered: jax.Array
-    crop: jax.Array
+    crop_mask: jax.Array
 
 
 def to_pixels(vertices: jax.Array, size: int) -> jax.Array:
-    """Where camera-space vertices (…,3) lie in a picture of `size` px: (…,2) x right, y down, centres at integers."""
-    points = project(vertices) * jnp.array([1.0, -1.0]) + jnp.array([0.0, SIZE])
-    return points * (size / SIZE) - 0.5
+    """Pixels (…,2) of camera-space points (…,3) in an image of side `size`: x right, y down, centres at integers."""
+    points = project(vertices) * jnp.array([1.0, -1.0]) + jnp.array([0.0, REFERENCE_SIZE])
+    return points * (size / REFERENCE_SIZE) - 0.5
 
 
-def render(face: FaceModel, decoded: Decoded, size: int = SIZE, visibility: str = "scatter") -> Rendered:
-    """Pictures of `size` px without antialiasing, so that silhouettes carry no gradient, as the original's renderer.
+def render(face: FaceModel, decoded: Decoded, size: int = REFERENCE_SIZE, visibility: str = "scatter") -> Rendered:
+    """Renders faces into images of side `size` px.
 
-    A triangle that reaches out of near and far plane is dropped whole. `visibility`: see `raster.rasterize`.
+    There is no antialiasing, so silhouettes have no gradient, as in the original's renderer. Triangles that cross the
+    near or far plane are dropped; nvdiffrast clips them. `visibility`: see `raster.rasterize`.
     """
-    one = functools.partial(_render_one, face, size=size, visibility=visibility)
-    return jax.vmap(one)(decoded.vertices, decoded.colors)
+    render_one = functools.partial(_render_one, face, size=size, visibility=visibility)
+    return jax.vmap(render_one)(decoded.vertices, decoded.colors)
 
 
 def _render_one(face: FaceModel, vertices: jax.Array, colors: jax.Array, size: int, visibility: str) -> Rendered:
     points_px, depth = to_pixels(vertices, size), vertices[:, 2]
-    drawable = jnp.where((depth >= NEAR_DM) & (depth <= FAR_DM), depth, 0.0)
+    # The rasteriser drops triangles that have a vertex before the near plane; depth 0 is.
+    clipped_depth = jnp.where((depth >= NEAR_DM) & (depth <= FAR_DM), depth, 0.0)
 
     def visible(triangles: jax.Array) -> jax.Array:
-        shown = raster.rasterize(points_px, drawable, triangles, size, size, near=NEAR_DM, visibility=visibility)
-        return shown.triangle_id
+        return raster.rasterize(
+            points_px, clipped_depth, triangles, size, size, near=NEAR_DM, visibility=visibility
+        ).triangle_id
 
     triangle_id = visible(face.triangles)
     attributes = jnp.concatenate([colors, vertices[:, 2:]], -1)
-    surface = raster.interpolate(attributes, points_px, depth, face.triangles, triangle_id)
+    values = raster.interpolate(attributes, points_px, depth, face.triangles, triangle_id)
     covered = triangle_id >= 0
     if face.crop_triangles is None:
-        crop = covered & jnp.asarray(face.crop)[jnp.maximum(triangle_id, 0)]
+        crop_mask = covered & jnp.asarray(face.crop_triangle_mask)[jnp.maximum(triangle_id, 0)]
     else:
-        crop = visible(face.crop_triangles) >= 0
-    return Rendered(surface[..., :3], surface[..., 3], covered, crop)
+        crop_mask = visible(face.crop_triangles) >= 0
+    return Rendered(values[..., :3], values[..., 3], covered, crop_mask)

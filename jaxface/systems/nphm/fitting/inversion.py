@@ -1,6 +1,8 @@
-"""Codes of a person from points of their head in several expressions (NPHM §4.2; official file fitting_pointclouds.py).
+"""Model inversion: latent codes of a person from point clouds of their head in several expressions.
 
-One person has K scans and a code of identity, each scan a code of expression. All is batched over people by `vmap`.
+NPHM §4.2; official file scripts/fitting/fitting_pointclouds.py. A person has K scans, one identity code, and one
+expression code per scan. Unlike the official code it also refines a rigid pose per scan. People are batched with
+`vmap`.
 """
 
 import dataclasses
@@ -17,31 +19,37 @@ from jaxface.system import Tree
 from jaxface.systems.nphm import losses
 from jaxface.systems.nphm.fitting import backward
 from jaxface.systems.nphm.networks.deformation import Deformation
-from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.networks.npm import Single
+from jaxface.systems.nphm.networks.npm import IdentityModel
 
-LEARNING_RATE = 0.01
-# Of 1000 steps: (first step, factor) of each quantity; the factors add up by multiplication.
-FALLS = {
+# The official schedule of 1000 steps: start values, and (first step, factor) of each decay; factors are cumulative.
+# `max_distance` truncates the surface loss to points within that distance of the surface, in model units.
+INITIAL = {"lr": 0.01, "symmetry": 5.0, "global": 0.25, "local": 0.05, "expression": 0.01, "max_distance": 0.1}
+DECAYS = {
     "lr": ((200, 1 / 2), (400, 1 / 2), (600, 1 / 2), (800, 1 / 2)),
     "symmetry": ((200, 1 / 10), (500, 1 / 9999)),
     "global": ((200, 1 / 3), (600, 1 / 10)),
     "local": ((500, 1 / 3), (600, 1 / 10)),
     "expression": ((600, 1 / 10),),
-    "limit": ((251, 0.05 / 0.1), (501, 0.0075 / 0.05)),
+    "max_distance": ((251, 0.05 / 0.1), (501, 0.0075 / 0.05)),
 }
-START = {"lr": LEARNING_RATE, "symmetry": 5.0, "global": 0.25, "local": 0.05, "expression": 0.01, "limit": 0.1}
-SURFACE, LOOSE = 2.0, 10.0
 SCHEDULED_STEPS = 1000
-# Poses are nearly right when the fit begins.
-POSE_RATE = 0.1
+SURFACE_WEIGHT = 2.0
+# Weight of the squared local codes of `Fitter.unobserved_members`, in addition to that of all local codes.
+UNOBSERVED_WEIGHT = 10.0
+# Learning rate of poses relative to codes: the fit starts from nearly correct poses.
+RELATIVE_POSE_LR = 0.1
+
+ADAM = optax.scale_by_adam()
 
 
-class Codes(NamedTuple):
-    """What is fitted: identity (code,), expressions (K,code) and the scans' poses (K,6), a rotation vector and a shift.
+class FitVariables(NamedTuple):
+    """Optimised variables of one person (with a leading axis where people are batched).
 
-    Leading axes come where people are batched. poses None: the scans lie in the model's frame already, as the
-    reference takes for granted.
+    Attributes:
+        identity: identity code (C,).
+        expressions: expression codes (K,E).
+        poses: rotation vectors and translations (K,6) that refine the scans' poses; None keeps them, as the official
+            code does.
     """
 
     identity: jax.Array
@@ -51,112 +59,151 @@ class Codes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Fitter:
-    """The networks that are inverted; without `deformation` every scan is a canonical head.
+    """The networks to invert.
 
-    loose: members whose codes are held tighter, since scans hardly see their place (the reference's: the neck's).
+    Attributes:
+        identity: the identity model.
+        deformation: the deformation network; None treats every scan as a head in canonical space.
+        unobserved_members: ensemble members with a stronger prior, because scans hardly cover their region (in the
+            official code two at the neck, and the background).
+        method: solver of the backward deformation, see `backward.warp`.
     """
 
-    identity: Ensemble | Single
+    identity: IdentityModel
     deformation: Deformation | None
-    loose: tuple[int, ...] = ()
+    unobserved_members: tuple[int, ...] = ()
     method: str = "broyden"
 
-    def start(self, scans: int, poses: bool = False) -> Codes:
-        """All-zero codes; `poses`: with poses to be refined."""
-        width = self.deformation.code if self.deformation else 0
-        return Codes(jnp.zeros(self.identity.code), jnp.zeros((scans, width)), jnp.zeros((scans, 6)) if poses else None)
+    def initial_variables(self, scans: int, poses: bool = False) -> FitVariables:
+        """All-zero codes for a number of scans, and with `poses` identity poses to refine."""
+        width = self.deformation.code_dim if self.deformation else 0
+        zero_poses = jnp.zeros((scans, 6)) if poses else None
+        return FitVariables(jnp.zeros(self.identity.code_dim), jnp.zeros((scans, width)), zero_poses)
 
-    def canonical(self, params: Tree, codes: Codes, rows: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(canonical points (K',P,3), bool found (K',P)) of observed points (K',P,3) with expressions `rows` (K',)."""
-        if codes.poses is not None:
-            poses = codes.poses[rows]
-            turned = jnp.einsum("kij,knj->kni", jax.vmap(rotation)(poses[:, :3]), points, precision="highest")
-            points = turned + poses[:, None, 3:]
+    def canonical(
+        self, params: Tree, variables: FitVariables, scan_index: jax.Array, points: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Backward deformation of observed points to canonical space.
+
+        Args:
+            params: {"identity", "expression"}, parameters of the networks.
+            variables: current estimates.
+            scan_index: (S,), which of the person's K scans each set of points belongs to.
+            points: observed points (S,P,3).
+
+        Returns:
+            (canonical points (S,P,3), converged (S,P) bool).
+        """
+        if variables.poses is not None:
+            poses = variables.poses[scan_index]
+            rotations = jax.vmap(rotation)(poses[:, :3])
+            rotated = jnp.einsum("kij,knj->kni", rotations, points, precision="highest")
+            points = rotated + poses[:, None, 3:]
         if self.deformation is None:
             return points, jnp.ones(points.shape[:2], bool)
-        identity = codes.identity[None]
+        identity = variables.identity[None]
         anchors = self.identity.anchors(params["identity"], identity)
         condition = self.deformation.condition(params["expression"], identity, anchors)
 
-        def one(expression: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def warp_scan(expression: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
             return backward.warp(self._deform, (params["expression"], condition, expression[None]), points, self.method)
 
-        return jax.vmap(one)(codes.expressions[rows], points)
+        return jax.vmap(warp_scan)(variables.expressions[scan_index], points)
 
     def _deform(self, arguments: tuple, points: jax.Array) -> jax.Array:
         params, condition, expression = arguments
         return self.deformation.offsets(params, condition, expression, points[None])[0]
 
     def loss(
-        self, params: Tree, codes: Codes, rows: jax.Array, points: jax.Array, valid: jax.Array, weights: dict
+        self,
+        params: Tree,
+        variables: FitVariables,
+        scan_index: jax.Array,
+        points: jax.Array,
+        valid: jax.Array,
+        weights: dict,
     ) -> tuple[jax.Array, dict]:
-        """(loss, its terms) at points (K',P,3) of scans `rows` (K',), of which `valid` (K',P) count.
+        """Truncated surface loss and priors on the codes.
 
-        Only points whose search converged and that lie within weights["limit"] of the surface enter the mean.
+        Args:
+            params, variables, scan_index, points: as for `canonical`.
+            valid: (S,P) bool, points that take part.
+            weights: as from `schedule`.
+
+        Returns:
+            (loss, {"surface": mean |sdf| of the inliers, "inliers": their share}). Inliers are valid, converged and
+            within weights["max_distance"] of the surface.
         """
-        found, converged = self.canonical(params, codes, rows, points)
-        sdf = self.identity.sdf(params["identity"], codes.identity[None], found.reshape(1, -1, 3))[0]
+        canonical, converged = self.canonical(params, variables, scan_index, points)
+        sdf = self.identity.sdf(params["identity"], variables.identity[None], canonical.reshape(1, -1, 3))[0]
         distance = jnp.abs(sdf)
-        counted = (converged & valid).ravel() & (distance < weights["limit"])
-        terms = {"surface": jnp.where(counted, distance, 0.0).sum() / jnp.maximum(counted.sum(), 1)}
-        total = SURFACE * terms["surface"] + self._prior(codes, rows, weights)
-        return total, {**terms, "counted": counted.mean()}
+        inlier = (converged & valid).ravel() & (distance < weights["max_distance"])
+        surface = jnp.where(inlier, distance, 0.0).sum() / jnp.maximum(inlier.sum(), 1)
+        total = SURFACE_WEIGHT * surface + self._prior(variables, scan_index, weights)
+        return total, {"surface": surface, "inliers": inlier.mean()}
 
-    def _prior(self, codes: Codes, rows: jax.Array, weights: dict) -> jax.Array:
-        model, identity = self.identity, codes.identity[None]
-        total = weights["expression"] * (codes.expressions[rows] ** 2).sum(-1).mean()
+    def _prior(self, variables: FitVariables, scan_index: jax.Array, weights: dict) -> jax.Array:
+        """Gaussian priors on the codes, and the symmetry regulariser."""
+        model, identity = self.identity, variables.identity[None]
+        total = weights["expression"] * (variables.expressions[scan_index] ** 2).sum(-1).mean()
         if not model.anchor_count:
             return total + weights["global"] * (identity**2).sum()
-        local = model.locals(identity)
-        total += weights["global"] * (identity[:, : model.global_code] ** 2).sum()
+        local = model.local_codes(identity)
+        total += weights["global"] * (identity[:, : model.global_dim] ** 2).sum()
         total += weights["local"] * (local**2).sum() + weights["symmetry"] * losses.symmetry(model, identity)
-        return total + LOOSE * (local[:, np.array(self.loose, int)] ** 2).sum()
+        return total + UNOBSERVED_WEIGHT * (local[:, np.array(self.unobserved_members, int)] ** 2).sum()
 
     def step(
-        self, params: Tree, state: tuple, rows: jax.Array, points: jax.Array, valid: jax.Array, weights: dict
+        self, params: Tree, state: tuple, scan_index: jax.Array, points: jax.Array, valid: jax.Array, weights: dict
     ) -> tuple[tuple, dict]:
-        """One update of `state` = (codes, moments) by Adam; `weights` as `schedule` gives them."""
-        codes, moments = state
-        grads, terms = jax.grad(self.loss, 1, has_aux=True)(params, codes, rows, points, valid, weights)
-        directions, moments = ADAM.update(grads, moments)
-        rates = Codes(1.0, 1.0, None if codes.poses is None else POSE_RATE)
-        codes = jax.tree.map(lambda code, step, rate: code - weights["lr"] * rate * step, codes, directions, rates)
-        return (codes, moments), terms
+        """One Adam update of `state` = (variables, Adam's moments); arguments and terms as for `loss`."""
+        variables, moments = state
+        gradients, terms = jax.grad(self.loss, 1, has_aux=True)(params, variables, scan_index, points, valid, weights)
+        directions, moments = ADAM.update(gradients, moments)
+        rates = FitVariables(1.0, 1.0, None if variables.poses is None else RELATIVE_POSE_LR)
+        update = lambda value, direction, rate: value - weights["lr"] * rate * direction  # noqa: E731
+        return (jax.tree.map(update, variables, directions, rates), moments), terms
 
     def fit(
-        self, params: Tree, points: jax.Array, count: jax.Array, key: jax.Array, steps: int, per_step: int
-    ) -> tuple[Codes, dict]:
-        """(codes, terms of the steps) of one person from scans (K,P,3), of which the first `count` (K,) points count.
+        self, params: Tree, points: jax.Array, counts: jax.Array, key: jax.Array, steps: int, points_per_scan: int
+    ) -> tuple[FitVariables, dict]:
+        """Fits one person; poses are refined too.
 
-        Every step looks at `per_step` points of every scan, drawn with replacement; poses are refined.
+        Args:
+            params: {"identity", "expression"}, parameters of the networks.
+            points: scans (K,P,3) in the model's frame, padded to P points.
+            counts: (K,), number of real points at the start of each scan.
+            key: random key.
+            steps: number of steps; the schedule is stretched to them.
+            points_per_scan: points drawn with replacement from every scan in each step.
+
+        Returns:
+            (variables, terms of `loss` per step).
         """
         scans = len(points)
-        rows, valid = jnp.arange(scans), jnp.ones((scans, per_step), bool)
+        scan_index, valid = jnp.arange(scans), jnp.ones((scans, points_per_scan), bool)
 
         def body(state: tuple, number: jax.Array) -> tuple[tuple, dict]:
-            draw = jax.random.uniform(jax.random.fold_in(key, number), (scans, per_step))
-            index = jnp.minimum((draw * count[:, None]).astype(jnp.int32), count[:, None] - 1)
-            chosen = jnp.take_along_axis(points, index[..., None], 1)
-            return self.step(params, state, rows, chosen, valid, schedule(number * SCHEDULED_STEPS / steps))
+            uniform = jax.random.uniform(jax.random.fold_in(key, number), (scans, points_per_scan))
+            index = jnp.minimum((uniform * counts[:, None]).astype(jnp.int32), counts[:, None] - 1)
+            batch = jnp.take_along_axis(points, index[..., None], 1)
+            return self.step(params, state, scan_index, batch, valid, schedule(number * SCHEDULED_STEPS / steps))
 
-        codes = self.start(scans, poses=True)
-        (codes, _), terms = lax.scan(body, (codes, ADAM.init(codes)), jnp.arange(steps))
-        return codes, terms
-
-
-ADAM = optax.scale_by_adam()
+        variables = self.initial_variables(scans, poses=True)
+        (variables, _), terms = lax.scan(body, (variables, ADAM.init(variables)), jnp.arange(steps))
+        return variables, terms
 
 
 def rotation(vector: jax.Array) -> jax.Array:
-    """The matrix (3,3) of a rotation vector (3,), with derivatives at 0."""
+    """Rotation matrix (3,3) of a rotation vector (3,), differentiable at 0."""
     return jaxlie.SO3.exp(jnp.asarray(vector)).as_matrix()
 
 
 def schedule(step: jax.Array) -> dict[str, jax.Array]:
-    """Learning rate, weights and distance limit at a step of 1000."""
-    made = {}
-    for name, value in START.items():
-        for first, factor in FALLS[name]:
-            value = value * jnp.where(step >= first, factor, 1.0)
-        made[name] = value
-    return made
+    """Learning rate, weights and `max_distance` at a step of the 1000-step schedule."""
+    values = {}
+    for name, value in INITIAL.items():
+        for first_step, factor in DECAYS[name]:
+            value = value * jnp.where(step >= first_step, factor, 1.0)
+        values[name] = value
+    return values

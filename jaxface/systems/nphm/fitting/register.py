@@ -1,41 +1,56 @@
-"""A scan to a head template: similarity, coefficients of a `MorphableHead`, and an as-rigid-as-possible refinement.
+"""Registration of a head template to a scan: similarity and morphable-model coefficients, then ARAP refinement.
 
-The data set of NPHM was registered so (Giebenhain et al., CVPR 2023, §3.1, with FLAME); the code was never released and
-the weights are not known, so these are ours. Lengths are millimetres of the head's frame unless said.
+The NPHM data set was registered in this way (Giebenhain et al., CVPR 2023, §3.1, with FLAME). That code was not
+released and its weights are unknown; the constants here are our own. Lengths are millimetres of the head's frame unless
+stated.
 """
 
 import dataclasses
 
 import numpy as np
 import scipy.spatial
-import scipy.spatial.transform
 import trimesh
 
 from jaxface.errors import UserError
-from jaxface.geometry import alignment, sampling
+from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
 from jaxface.heads.closed import ClosedHead
 from jaxface.meshes import Mesh
 
-# Contour landmarks slide along the jaw with the view: they do not count.
-CONTOUR = 17
-LEAST_LANDMARKS = 12
-# Standard deviations: of a landmark, of a surface point (wide, as neighbours err alike), of an expression's weight.
-LANDMARK_MM, SURFACE_MM, EXPRESSION = 2.0, 8.0, 0.4
-# Rounds of the fit: how far a surface point may lie from its vertex.
+# The first landmarks are the contour, whose position on the jaw depends on the view; they are not used.
+CONTOUR_LANDMARKS = 17
+MIN_LANDMARKS = 12
+# Standard deviations: of a landmark, of a surface point (large, because neighbouring errors are correlated), and of an
+# expression's weight.
+LANDMARK_STD_MM, SURFACE_STD_MM, EXPRESSION_STD = 2.0, 8.0, 0.4
+# Largest distance of a correspondence in each Gauss-Newton iteration.
 GATES_MM = (40.0, 25.0, 15.0, 10.0, 8.0, 6.0, 5.0, 4.0, 4.0, 4.0)
-SAME_SIDE = 0.5
-VERTICES = 5000
+# Least cosine between the normals of a correspondence.
+MIN_NORMAL_COSINE = 0.5
+# Vertices of the face used in the Gauss-Newton iterations.
+MAX_VERTICES = 5000
+# Range of the coefficients of named expressions (blend shapes), and of statistical modes.
+BLEND_SHAPE_RANGE, MODE_RANGE = (0.0, 1.0), (-3.0, 3.0)
+DAMPING = 1e-9
+# ARAP refinement: largest distance of a correspondence in each iteration, weight of a correspondence, and weight that
+# holds all other vertices, so that parts without correspondences do not drift.
 REFINE_GATES_MM = (6.0, 5.0, 4.0, 4.0)
-PULL = 0.6
+TARGET_WEIGHT, HOLD_WEIGHT = 0.6, 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Registration:
-    """The template on the scan: `mesh` in the scan's frame, its first W vertices those of the closed head; `fitted`
-    (W,3) mm before refinement; coefficients identity (I,) and expression (E,); the similarity, from head mm to the
-    scan; error_mm, the median distance of the head's face to the scan, before and after refinement."""
+    """A template registered to a scan.
+
+    Attributes:
+        mesh: the refined template in the scan's frame; its first W vertices are those of the closed head.
+        fitted: (W,3) mm, the closed head before refinement, in the head's frame.
+        identity: (I,) coefficients.
+        expression: (E,) coefficients.
+        similarity: from head mm to the scan.
+        error_mm: median distance from the head's face to the scan, before and after refinement.
+    """
 
     mesh: Mesh
     fitted: np.ndarray
@@ -46,133 +61,165 @@ class Registration:
 
 
 def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions: int = 1) -> Registration:
-    """Registers a closed head to a scan with the 68 points `landmarks` (68,3) in its frame, NaN for unknown ones.
+    """Registers a closed head to a scan.
 
-    A scan may be a cloud of points, in any unit. Triangles are cut into four `subdivisions` times before the
-    refinement. UserError where too few landmarks are known or the head ends nowhere near the scan.
+    Args:
+        scan: a mesh or point cloud in any unit.
+        closed: the head template.
+        landmarks: 68 landmarks (68,3) in the scan's frame, NaN for unknown ones.
+        subdivisions: how often triangles are split into four before the refinement.
+
+    Raises:
+        UserError: too few landmarks are known, or the fitted head is far from the scan.
     """
-    known = np.isfinite(landmarks).all(1) & (np.arange(len(landmarks)) >= CONTOUR)
-    if known.sum() < LEAST_LANDMARKS:
-        raise UserError(f"only {known.sum()} landmarks inside the face are known; {LEAST_LANDMARKS} are needed")
-    places = closed.head.landmark_points(np.asarray(closed.head.template), "68")
-    start = Similarity(*alignment.similarity(places[known].astype(np.float64), landmarks[known].astype(np.float64)))
-    surface = _Scan(scan, start.scale)
-    fit = _Fit(closed, surface, start, landmarks, known)
-    for gate in GATES_MM:
-        fit.improve(gate)
+    valid = np.isfinite(landmarks).all(1) & (np.arange(len(landmarks)) >= CONTOUR_LANDMARKS)
+    if valid.sum() < MIN_LANDMARKS:
+        raise UserError(f"only {valid.sum()} landmarks inside the face are known; {MIN_LANDMARKS} are needed")
+    template = closed.head.landmark_points(np.asarray(closed.head.template), "68")
+    start = icp.procrustes(template[valid].astype(np.float64), landmarks[valid].astype(np.float64))
+    target = _Target(scan, start.scale)
+    fit = _CoefficientFit(closed, target, start, landmarks, valid)
+    for gate_mm in GATES_MM:
+        fit.step(gate_mm)
     fitted = closed.posed(fit.identity, fit.expression)
     vertices, triangles = fitted.astype(np.float64), closed.triangles
     face = np.unique(triangles[closed.face])
     for _ in range(subdivisions):
         vertices, triangles = trimesh.remesh.subdivide(vertices, triangles)
-    refined = _refined(vertices, triangles, surface, fit.similarity)
-    errors = tuple(surface.median_distance(fit.similarity, shape[face]) for shape in (fitted, refined))
+    refined = _refine(vertices, triangles, target, fit.similarity)
+    errors = tuple(target.median_distance(fit.similarity, shape[face]) for shape in (fitted, refined))
     if errors[0] > GATES_MM[0]:
-        raise UserError(f"the head ends {errors[0]:.0f} mm from the scan: look at its landmarks")
+        raise UserError(f"the fitted head is {errors[0]:.0f} mm from the scan; check the landmarks")
     mesh = Mesh(fit.similarity(refined).astype(np.float32), triangles.astype(np.int32))
     return Registration(mesh, fitted, fit.identity, fit.expression, fit.similarity, errors)
 
 
-class _Scan:
-    """Points of a scan with normals, to be asked for nearest neighbours."""
+class _Target:
+    """Points of a scan with normals, and their KD-tree."""
 
-    def __init__(self, scan: Mesh, unit: float):
+    def __init__(self, scan: Mesh, scale: float):
+        """`scale`: units of the scan per mm."""
         self.points = scan.vertices.astype(np.float64)
         self.normals = scan.normals
         if self.normals is None and len(scan.triangles):
-            self.normals = sampling.vertex_normals(scan.vertices / unit, scan.triangles)
+            self.normals = sampling.vertex_normals(scan.vertices / scale, scan.triangles)
         self.tree = scipy.spatial.cKDTree(self.points)
 
-    def matches(self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate: float):
-        """(rows (M,), points (M,3) mm, normals (M,3)): vertices (N,3) that have a scan point near, and that point."""
-        distance, near = self.tree.query(similarity(vertices), workers=-1)
-        matched = distance < gate * similarity.scale
+    def match(
+        self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate_mm: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Closest scan points of head vertices, within a distance and with compatible normals.
+
+        Args:
+            similarity: from head mm to the scan.
+            vertices: (N,3) mm.
+            normals: (N,3), used in place of the scan's if it has none.
+            gate_mm: largest distance.
+
+        Returns:
+            (rows (M,) of the vertices, scan points (M,3) and their normals (M,3) in the head's frame, mm).
+        """
+        distance, nearest = self.tree.query(similarity(vertices), workers=-1)
+        matched = distance < gate_mm * similarity.scale
         if self.normals is None:
-            towards = normals
+            target_normals = normals
         else:
-            towards = self.normals[near] @ similarity.rotation
-            matched &= (towards * normals).sum(1) > SAME_SIDE
+            target_normals = self.normals[nearest] @ similarity.rotation
+            matched &= (target_normals * normals).sum(1) > MIN_NORMAL_COSINE
         rows = np.flatnonzero(matched)
-        return rows, similarity.inverse(self.points[near[rows]]), towards[rows]
+        return rows, similarity.inverse(self.points[nearest[rows]]), target_normals[rows]
 
     def median_distance(self, similarity: Similarity, vertices: np.ndarray) -> float:
         """Median distance in mm from head points (N,3) mm to the scan's points."""
         return float(np.median(self.tree.query(similarity(vertices), workers=-1)[0]) / similarity.scale)
 
 
-class _Fit:
-    """Gauss-Newton on similarity and coefficients, point to plane, with landmarks and a normal prior."""
+class _CoefficientFit:
+    """MAP estimate of similarity and coefficients by Gauss-Newton.
 
-    def __init__(self, closed: ClosedHead, scan: _Scan, start: Similarity, landmarks: np.ndarray, known: np.ndarray):
+    Residuals are point-to-plane distances of ICP correspondences and landmark offsets; the prior of the coefficients is
+    Gaussian.
+    """
+
+    def __init__(
+        self, closed: ClosedHead, target: _Target, start: Similarity, landmarks: np.ndarray, valid: np.ndarray
+    ):
         head = closed.head
-        self._closed, self._scan, self.similarity = closed, scan, start
-        self._landmarks, self._known = landmarks[known], known
+        self._closed, self._target, self.similarity = closed, target, start
+        self._landmarks, self._valid = landmarks[valid], valid
         self.identity = np.zeros(len(head.identity_names))
         self.expression = np.zeros(len(head.expression_names))
         basis = np.concatenate([head.identity, head.expression])
-        # The skin comes first among the closed head's vertices, and is linear in the coefficients.
-        on_face = np.zeros(len(closed.skin), bool)
-        on_face[np.unique(closed.triangles[closed.face & (closed.triangles < len(closed.skin)).all(1)])] = True
-        rows = np.random.default_rng(0).permutation(np.flatnonzero(on_face))[:VERTICES]
-        self._rows, self._basis = rows, basis[:, closed.skin[rows]].astype(np.float64)
-        self._mark_basis = np.moveaxis(head.landmark_points(basis, "68")[:, known], 0, -1).astype(np.float64)
-        # Statistical modes (FLAME's) are told by their names: their weights have either sign.
+        self._rows = _face_vertices(closed)
+        self._basis = basis[:, closed.skin[self._rows]].astype(np.float64)
+        self._landmark_basis = np.moveaxis(head.landmark_points(basis, "68")[:, valid], 0, -1).astype(np.float64)
+        # Statistical modes (FLAME) are called expression…; named blend shapes have weights in [0, 1].
         named = np.array([not name.startswith("expression") for name in head.expression_names])
-        self._limits = np.where(named, 0.0, -3.0), np.where(named, 1.0, 3.0)
-        self._spread = np.concatenate([np.ones(len(self.identity)), np.where(named, EXPRESSION, 1.0)])
+        self._limits = [np.where(named, *pair) for pair in zip(BLEND_SHAPE_RANGE, MODE_RANGE, strict=True)]
+        self._std = np.concatenate([np.ones(len(self.identity)), np.where(named, EXPRESSION_STD, 1.0)])
 
-    def improve(self, gate: float) -> None:
-        """One step, with scan points within `gate` mm."""
-        closed, head = self._closed, self._closed.head
-        surface = closed.posed(self.identity, self.expression)
-        normals = sampling.vertex_normals(surface, closed.triangles)[self._rows].astype(np.float64)
+    def step(self, gate_mm: float) -> None:
+        """One Gauss-Newton step with correspondences within `gate_mm`."""
+        planes, plane_residual = self._plane_rows(gate_mm)
+        landmarks, landmark_residual = self._landmark_rows()
+        jacobian = np.concatenate([planes / SURFACE_STD_MM, landmarks / LANDMARK_STD_MM])
+        residual = np.concatenate([plane_residual / SURFACE_STD_MM, landmark_residual / LANDMARK_STD_MM])
+        precision = np.concatenate([np.zeros(7), 1 / self._std**2])
+        current = np.concatenate([np.zeros(7), self.identity, self.expression])
+        normal_matrix = jacobian.T @ jacobian + np.diag(precision + DAMPING)
+        self._update(np.linalg.solve(normal_matrix, jacobian.T @ residual - precision * current))
+
+    def _plane_rows(self, gate_mm: float) -> tuple[np.ndarray, np.ndarray]:
+        """Jacobian (M,7+I+E) and residuals (M,) of point-to-plane correspondences."""
+        surface = self._closed.posed(self.identity, self.expression)
+        normals = sampling.vertex_normals(surface, self._closed.triangles)[self._rows].astype(np.float64)
         vertices = surface[self._rows].astype(np.float64)
-        found, points, _ = self._scan.matches(self.similarity, vertices, normals, gate)
-        moved = np.asarray(head.shape(self.identity, self.expression))
-        marks = head.landmark_points(moved, "68")[self._known].astype(np.float64)
-        n, v = normals[found], vertices[found]
-        planes = np.concatenate([_motion(v, n), np.einsum("md,kmd->mk", n, self._basis[:, found])], axis=1)
-        places = np.concatenate([_motions(marks), self._mark_basis], axis=2).reshape(3 * len(marks), -1)
-        missing = (n * (points - v)).sum(1), (self.similarity.inverse(self._landmarks) - marks).ravel()
-        rows = np.concatenate([planes / SURFACE_MM, places / LANDMARK_MM])
-        wanted = np.concatenate([missing[0] / SURFACE_MM, missing[1] / LANDMARK_MM])
-        prior = np.concatenate([np.zeros(7), 1 / self._spread**2])
-        now = np.concatenate([np.zeros(7), self.identity, self.expression])
-        normal = rows.T @ rows + np.diag(prior + 1e-9)
-        self._move(np.linalg.solve(normal, rows.T @ wanted - prior * now))
+        matched, points, _ = self._target.match(self.similarity, vertices, normals, gate_mm)
+        n, v = normals[matched], vertices[matched]
+        by_similarity = icp.point_to_plane_jacobian(v, n)
+        by_coefficients = np.einsum("md,kmd->mk", n, self._basis[:, matched])
+        return np.concatenate([by_similarity, by_coefficients], axis=1), (n * (points - v)).sum(1)
 
-    def _move(self, step: np.ndarray) -> None:
-        turn, shift, growth = step[:3], step[3:6], step[6]
-        old, count = self.similarity, 7 + len(self.identity)
-        rotation = old.rotation @ scipy.spatial.transform.Rotation.from_rotvec(turn).as_matrix()
-        translation = old.translation + old.scale * old.rotation @ shift
-        self.similarity = Similarity(old.scale * float(np.exp(growth)), rotation, translation)
-        self.identity = self.identity + step[7:count]
-        self.expression = np.clip(self.expression + step[count:], *self._limits)
+    def _landmark_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Jacobian (3K,7+I+E) and residuals (3K,) of K landmarks."""
+        head = self._closed.head
+        skin = np.asarray(head.shape(self.identity, self.expression))
+        points = head.landmark_points(skin, "68")[self._valid].astype(np.float64)
+        axes = np.broadcast_to(np.eye(3), (len(points), 3, 3))
+        by_similarity = [icp.point_to_plane_jacobian(points, axes[:, axis]) for axis in range(3)]
+        jacobian = np.concatenate([np.stack(by_similarity, axis=1), self._landmark_basis], axis=2)
+        residual = self.similarity.inverse(self._landmarks) - points
+        return jacobian.reshape(3 * len(points), -1), residual.ravel()
 
-
-def _motion(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """How turn, shift and growth (M,7) move points (M,3) along normals (M,3)."""
-    return np.concatenate([np.cross(points, normals), normals, (points * normals).sum(1, keepdims=True)], axis=1)
+    def _update(self, step: np.ndarray) -> None:
+        """Applies a step (7+I+E,): rotation vector, translation, log scale, coefficients."""
+        motion = Similarity(float(np.exp(step[6])), icp.rotation_from_vector(step[:3]), step[3:6])
+        self.similarity = icp.compose(self.similarity, motion)
+        identity_end = 7 + len(self.identity)
+        self.identity = self.identity + step[7:identity_end]
+        self.expression = np.clip(self.expression + step[identity_end:], *self._limits)
 
 
-def _motions(points: np.ndarray) -> np.ndarray:
-    """How turn, shift and growth move points (M,3) along each axis: (M,3,7)."""
-    axes = np.broadcast_to(np.eye(3), (len(points), 3, 3))
-    return np.stack([_motion(points, axes[:, axis]) for axis in range(3)], axis=1)
+def _face_vertices(closed: ClosedHead) -> np.ndarray:
+    """At most MAX_VERTICES random vertices of the face that lie on the skin.
+
+    The skin comes first among the closed head's vertices and is linear in the coefficients.
+    """
+    on_face = np.zeros(len(closed.skin), bool)
+    on_face[np.unique(closed.triangles[closed.face & (closed.triangles < len(closed.skin)).all(1)])] = True
+    return np.random.default_rng(0).permutation(np.flatnonzero(on_face))[:MAX_VERTICES]
 
 
-def _refined(vertices: np.ndarray, triangles: np.ndarray, scan: _Scan, similarity: Similarity) -> np.ndarray:
-    """Vertices (V,3) mm pulled onto the scan along its normals, as rigidly as possible where it has no points."""
-    shape, current = Arap(vertices, triangles), vertices
-    for gate in REFINE_GATES_MM:
+def _refine(vertices: np.ndarray, triangles: np.ndarray, target: _Target, similarity: Similarity) -> np.ndarray:
+    """Non-rigid ICP: moves vertices (V,3) mm onto the scan along its normals, regularised by ARAP."""
+    arap, current = Arap(vertices, triangles), vertices
+    for gate_mm in REFINE_GATES_MM:
         normals = sampling.vertex_normals(current, triangles).astype(np.float64)
-        rows, points, towards = scan.matches(similarity, current, normals, gate)
+        rows, points, target_normals = target.match(similarity, current, normals, gate_mm)
         targets, weights = current.copy(), np.zeros(len(current))
-        away = ((points - current[rows]) * towards).sum(1, keepdims=True)
-        targets[rows] = current[rows] + away * towards
-        weights[rows] = PULL
-        # Nothing may drift where nothing is known.
-        weights += 1e-6
-        current = shape.pulled(current, targets, weights)
+        distance = ((points - current[rows]) * target_normals).sum(1, keepdims=True)
+        targets[rows] = current[rows] + distance * target_normals
+        weights[rows] = TARGET_WEIGHT
+        weights += HOLD_WEIGHT
+        current = arap.pulled(current, targets, weights)
     return current

@@ -1,111 +1,127 @@
-"""The 68 points on a scan: it is photographed from the front, a detector looks, and what it finds is put back.
+"""The 68 landmarks of a scan: a 2D detector on a frontal rendering, and back-projection to the surface.
 
-After the registration of NPHM (Giebenhain et al., CVPR 2023, §3.1), whose code was never released.
+Follows the registration of NPHM (Giebenhain et al., CVPR 2023, §3.1), whose code was not released.
 """
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxface.errors import UserError
-from jaxface.geometry import views
+from jaxface.geometry import icp, views
 from jaxface.meshes import Mesh
 
-# A picture (S,S,3) uint8 in, (points (68,2) px, confidence) out, None where no face is seen.
+# Maps an image (S,S,3) uint8 to (landmarks (68,2) px, confidence), or None if it finds no face.
 Detector = Callable[[np.ndarray], tuple[np.ndarray, float] | None]
 
 SIZE = (512, 512)
-# The camera stands so many radii away; the face fills so much of the second picture.
-AWAY, CLOSE_UP = 6.0, 1.1
+# Distance of the camera in bounding radii, and bounding radius of the close-up in extents of the landmarks.
+CAMERA_DISTANCE, CLOSE_UP = 6.0, 1.1
+# Direction to the light in an upright head's frame, and share of ambient light.
 LIGHT = np.array([0.25, 0.45, 0.86])
 AMBIENT = 0.25
-# Landmarks look for the surface within so many pixels.
-REACH_PX = 3
-LEAST_FOUND = 30
+# Grey values: black to white of the surface, and the background.
+DARKEST, RANGE, BACKGROUND = 40, 200, 90
+# Landmarks are back-projected to the closest surface pixel within this distance.
+SEARCH_RADIUS_PX = 3
+MIN_LANDMARKS = 30
 
 
 class Camera(NamedTuple):
-    """eye (3,), rotation (3,3) of `views.looking`, focal length in pixels."""
+    """A pinhole camera.
+
+    Attributes:
+        eye: position (3,).
+        rotation: (3,3), as from `views.looking`.
+        focal_px: focal length.
+    """
 
     eye: np.ndarray
     rotation: np.ndarray
     focal_px: float
 
 
-def frontal(center: np.ndarray, radius: float, turn: np.ndarray) -> Camera:
-    """The camera that sees a ball from +z of a frame whose axes, in the scan's, are the rows of `turn` (3,3)."""
-    eye = center + AWAY * radius * turn[2]
-    forward, right = -turn[2], turn[0]
+def frontal_camera(center: np.ndarray, radius: float, axes: np.ndarray) -> Camera:
+    """The camera that views a sphere along the third axis of a head whose axes, in the scan's frame, are rows (3,3)."""
+    eye = center + CAMERA_DISTANCE * radius * axes[2]
+    forward, right = -axes[2], axes[0]
     rotation = np.stack([right, np.cross(forward, right), forward])
-    return Camera(eye, rotation, 0.5 * SIZE[0] * AWAY)
+    return Camera(eye, rotation, 0.5 * SIZE[0] * CAMERA_DISTANCE)
 
 
-def orientations() -> list[np.ndarray]:
-    """The 24 ways to name a scan's axes x, y, z as rotations (3,3), the upright one first."""
-    made = []
-    for order, signs in itertools.product(itertools.permutations(range(3)), itertools.product((1.0, -1.0), repeat=3)):
-        turn = np.eye(3)[list(order)] * np.array(signs)[:, None]
-        if np.linalg.det(turn) > 0:
-            made.append(turn)
-    return made
+def render(scan: Mesh, camera: Camera) -> tuple[np.ndarray, views.View]:
+    """Untextured Lambertian rendering.
 
-
-def photograph(scan: Mesh, camera: Camera) -> tuple[np.ndarray, views.View]:
-    """A picture (S,S,3) uint8 of the scan as a statue of plaster, and what its pixels see."""
+    Returns:
+        (image (S,S,3) uint8, surface points and normals of its pixels).
+    """
     view = views.see(scan.vertices, scan.triangles, camera.eye, camera.rotation, camera.focal_px, SIZE)
-    # Scans are often wound either way: what is seen faces the camera.
-    towards = (view.normals * (camera.eye - view.points)).sum(-1, keepdims=True)
-    normals = view.normals * np.where(towards < 0, -1.0, 1.0)
+    # The winding of scans is not reliable: visible normals are turned to the camera.
+    facing = (view.normals * (camera.eye - view.points)).sum(-1, keepdims=True)
+    normals = view.normals * np.where(facing < 0, -1.0, 1.0)
     light = camera.rotation.T @ (LIGHT * [1, -1, -1] / np.linalg.norm(LIGHT))
-    shade = AMBIENT + (1 - AMBIENT) * np.maximum(normals @ light, 0)
-    grey = np.where(view.hit, 40 + 200 * shade, 90)
+    shading = AMBIENT + (1 - AMBIENT) * np.maximum(normals @ light, 0)
+    grey = np.where(view.hit, DARKEST + RANGE * shading, BACKGROUND)
     return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8), view
 
 
-def find(scan: Mesh, detect: Detector) -> np.ndarray:
-    """The 68 points (68,3) of a scan in its own frame and unit, NaN where the picture shows no surface.
+def detect_landmarks(scan: Mesh, detector: Detector) -> np.ndarray:
+    """The 68 landmarks (68,3) of a scan in its own frame and unit, NaN where the rendering shows no surface.
 
-    The scan should stand upright and look along +z; where no face is seen so, all other axes are tried. UserError: the
-    scan has no faces to photograph, or no face is seen.
+    The scan is expected upright and facing +z; if no face is found, the other 23 orientations are tried. A second
+    rendering, a close-up of the landmarks, gives the result.
+
+    Raises:
+        UserError: the scan has no faces to render, or no face is found.
     """
     if not len(scan.triangles):
-        raise UserError("the scan is a cloud of points: give its landmarks, or a mesh with faces to find them on")
+        raise UserError("the scan is a point cloud; use a mesh with faces, or provide landmarks")
     low, high = scan.vertices.min(0), scan.vertices.max(0)
     center, radius = (low + high) / 2, float(np.linalg.norm(high - low) / 2)
-    upright, *others = orientations()
-    found = _found(scan, detect, frontal(center, radius, upright))
-    turn = upright
-    if found is None:
-        seen = [(_found(scan, detect, frontal(center, radius, turn)), turn) for turn in others]
-        seen = [(one, turn) for one, turn in seen if one is not None]
-        if not seen:
-            raise UserError("no face is seen on the scan: turn it upright to look along +z, or give its landmarks")
-        found, turn = max(seen, key=lambda one: one[0][1])
-    points = found[0]
-    own = points[np.isfinite(points).all(1)]
-    middle = (own.min(0) + own.max(0)) / 2
-    closer = _found(scan, detect, frontal(middle, CLOSE_UP * float(np.ptp(own, axis=0).max()), turn))
-    return points if closer is None else closer[0]
+    points, axes = _search_orientations(scan, detector, center, radius)
+    valid = points[np.isfinite(points).all(1)]
+    center = (valid.min(0) + valid.max(0)) / 2
+    radius = CLOSE_UP * float(np.ptp(valid, axis=0).max())
+    close_up = _detect_in_view(scan, detector, frontal_camera(center, radius, axes))
+    return points if close_up is None else close_up[0]
 
 
-def _found(scan: Mesh, detect: Detector, camera: Camera) -> tuple[np.ndarray, float] | None:
-    """The points (68,3) that one camera gives, with the detector's confidence."""
-    picture, view = photograph(scan, camera)
-    answer = detect(picture)
-    if answer is None:
+def _search_orientations(
+    scan: Mesh, detector: Detector, center: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(landmarks (68,3), the head's axes (3,3)): upright if a face is found, else the most confident orientation."""
+    upright, *others = icp.axis_rotations()
+    detection = _detect_in_view(scan, detector, frontal_camera(center, radius, upright))
+    if detection is not None:
+        return detection[0], upright
+    candidates = []
+    for axes in others:
+        detection = _detect_in_view(scan, detector, frontal_camera(center, radius, axes))
+        if detection is not None:
+            candidates.append((*detection, axes))
+    if not candidates:
+        raise UserError("no face is found on the scan; rotate it upright and facing +z, or provide landmarks")
+    points, _, axes = max(candidates, key=lambda candidate: candidate[1])
+    return points, axes
+
+
+def _detect_in_view(scan: Mesh, detector: Detector, camera: Camera) -> tuple[np.ndarray, float] | None:
+    """(landmarks (68,3), confidence) of one view; None if there is no face or too few landmarks lie on the surface."""
+    image, view = render(scan, camera)
+    detection = detector(image)
+    if detection is None:
         return None
-    pixels, confidence = answer
-    points = np.stack([_surface_at(view, pixel) for pixel in pixels])
-    return (points, confidence) if np.isfinite(points).all(1).sum() >= LEAST_FOUND else None
+    pixels, confidence = detection
+    points = np.stack([_back_project(view, pixel) for pixel in pixels])
+    return (points, confidence) if np.isfinite(points).all(1).sum() >= MIN_LANDMARKS else None
 
 
-def _surface_at(view: views.View, pixel: np.ndarray) -> np.ndarray:
-    """The surface point (3,) nearest to a pixel (2,), NaN where there is none around."""
+def _back_project(view: views.View, pixel: np.ndarray) -> np.ndarray:
+    """Surface point (3,) of the closest surface pixel to a position (2,) px, NaN if there is none nearby."""
     column, row = np.round(pixel).astype(int)
-    rows = slice(max(row - REACH_PX, 0), max(row + REACH_PX + 1, 0))
-    columns = slice(max(column - REACH_PX, 0), max(column + REACH_PX + 1, 0))
+    rows = slice(max(row - SEARCH_RADIUS_PX, 0), max(row + SEARCH_RADIUS_PX + 1, 0))
+    columns = slice(max(column - SEARCH_RADIUS_PX, 0), max(column + SEARCH_RADIUS_PX + 1, 0))
     hit = view.hit[rows, columns]
     if not hit.any():
         return np.full(3, np.nan)

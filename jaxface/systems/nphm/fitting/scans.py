@@ -1,134 +1,154 @@
-"""Scans as they come: which unit they are in, how they lie, and the map between their frame and the model's.
+"""Scans as point clouds: points of a file, their unit, and the similarity from the scan's frame to the model's.
 
-The model's frame has x to the subject's left, y up, z out of the face and units of 250 mm (NPHM: FLAME's metres x 4).
+The model's frame has x to the subject's left, y up, z out of the face, and units of 250 mm (FLAME's metres times 4).
 """
 
+import functools
 import itertools
 
 import numpy as np
 import scipy.spatial
 
 from jaxface.errors import UserError
-from jaxface.geometry import alignment, sampling
+from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.meshes import Mesh
 
-# Model units in one unit of a scan.
+# Model units per unit of a scan.
 UNITS = {"mm": 1 / 250, "cm": 10 / 250, "m": 1000 / 250, "nphm": 1.0}
-# A head's or face's extent in model units; each unit is ten times the next one, but for nphm.
-SMALLEST, LARGEST = 0.3, 2.8
-FEWEST, MOST = 100, 20_000
-# Share of the points that an alignment must explain: hair and shoulders are none of the model's.
-TRUSTED = 0.8
-ROUGH_POINTS, ROUGH_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
-# Another orientation than the given one must be so much better to be believed.
-BELIEVED = 0.75
+# Plausible extents of a head or a face, in model units.
+MIN_EXTENT, MAX_EXTENT = 0.3, 2.8
+# Largest extent of a scan in each unit, in order of preference. A head of 250 mm is 0.25 in m but 1.0 in model units;
+# the face alone has half of that.
+UNIT_MAX_EXTENTS = (("m", 0.45), ("nphm", MAX_EXTENT), ("cm", 70.0), ("mm", 700.0))
+MIN_POINTS, MAX_POINTS = 100, 20_000
+# Trimmed ICP: share of the points that counts; the model has neither hair nor shoulders.
+TRIMMED_SHARE = 0.8
+# ICP from every orientation uses few points and steps; the best result is refined with more.
+COARSE_POINTS, COARSE_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
+# The error of the scan's own orientation is multiplied by this, so that another one must be clearly better.
+UPRIGHT_PREFERENCE = 0.75
+# Vertices of the head above this percentile of z are its face.
+FACE_PERCENTILE = 70
 
 
-def points_of(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
-    """At most 20,000 points (N,3) of a scan: of its surface where it has faces, else of its vertices.
+def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
+    """At most MAX_POINTS points (N,3) of a scan: surface samples if it has faces, else vertices.
 
-    UserError, with the scan's `name`, where there are too few, or all at one place.
+    UserError, starting with the scan's `name`, if there are too few points or the scan has no extent.
     """
     rng = np.random.default_rng(seed)
-    if len(mesh.vertices) < FEWEST:
-        raise UserError(f"{name}: {len(mesh.vertices)} points are too few for a head; give at least {FEWEST}")
+    if len(mesh.vertices) < MIN_POINTS:
+        raise UserError(f"{name}: {len(mesh.vertices)} points are too few; a scan needs at least {MIN_POINTS}")
     if len(mesh.triangles):
         try:
-            found = sampling.sample(mesh.vertices, mesh.triangles, MOST, rng)
+            samples = sampling.sample(mesh.vertices, mesh.triangles, MAX_POINTS, rng)
         except ValueError as error:
-            raise UserError(f"{name}: its faces have no area; give a scan of a head") from error
-        return found.on(mesh.vertices, mesh.triangles)
+            raise UserError(f"{name}: its faces have no area; use a scan of a head") from error
+        return samples.on(mesh.vertices, mesh.triangles)
     points = mesh.vertices
-    if len(points) > MOST:
-        points = points[rng.choice(len(points), MOST, replace=False)]
+    if len(points) > MAX_POINTS:
+        points = points[rng.choice(len(points), MAX_POINTS, replace=False)]
     if np.ptp(points, axis=0).max() <= 0:
-        raise UserError(f"{name}: all its points lie at one place")
+        raise UserError(f"{name}: all points are at the same position; use a scan of a head")
     return points
 
 
-def unit_of(points: np.ndarray, name: str, stated: str | None = None) -> str:
-    """The unit of a scan from its size: "mm", "cm", "m" or "nphm"; or `stated`, if a head in it can have that size.
+def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
+    """The unit of a scan, "mm", "cm", "m" or "nphm", inferred from its extent.
 
-    UserError where it is no head in any of them, or not in the stated one.
+    Args:
+        points: (N,3).
+        name: the scan in messages.
+        stated: a unit given by the user; it is only checked.
+
+    Raises:
+        UserError: no unit, or not the stated one, gives a plausible head size.
     """
     low, high = np.percentile(points, [1, 99], axis=0)
     extent = (high - low).max()
     if stated:
-        if SMALLEST <= extent * UNITS[stated] <= LARGEST:
+        if MIN_EXTENT <= extent * UNITS[stated] <= MAX_EXTENT:
             return stated
-        raise UserError(f"{name}: it measures {extent:.3g}, which is no head in {stated}; say another --units")
-    # A head of 250 mm is 0.25 m, but 1 in the model's unit; faces alone are half of that.
-    for unit, largest in (("m", 0.45), ("nphm", LARGEST), ("cm", 70.0), ("mm", 700.0)):
-        if extent <= largest and extent * UNITS[unit] >= SMALLEST:
+        raise UserError(f"{name}: extent {extent:.3g} {stated} is not a plausible head size; pass a different --units")
+    for unit, max_extent in UNIT_MAX_EXTENTS:
+        if extent <= max_extent and extent * UNITS[unit] >= MIN_EXTENT:
             return unit
-    raise UserError(f"{name}: it measures {extent:.3g}, which is no head in mm, cm, m or nphm; scale it to one of them")
+    raise UserError(f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm; rescale the scan")
 
 
-def given(path: str, mean_anchors: np.ndarray) -> Similarity:
-    """The similarity of a file: .npy or text of a (4,4) matrix to the model's units, or of anchors (A,3) in the scan.
+def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
+    """Reads the similarity from a scan to the model from a file (.npy or text).
 
-    Anchors may have rows of NaN; three or more must be there. UserError for anything else.
+    Args:
+        path: a (4,4) matrix from scan coordinates to model units, or anchors (A,3) in the scan's frame, with NaN rows
+            for unknown ones; at least three must be known.
+        mean_anchors: the model's mean anchors (A,3).
+
+    Raises:
+        UserError: the file holds anything else.
     """
     try:
         values = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--align: {path} cannot be read as numbers ({error}); give auto, none or a file") from error
+        raise UserError(f"--align: {path} cannot be read as numbers ({error}); pass auto, none or a file") from error
     if values.shape == (4, 4):
         scale = np.cbrt(np.linalg.det(values[:3, :3]))
         if not np.isfinite(values).all() or scale <= 0:
-            raise UserError(f"--align: the matrix in {path} is no similarity without reflection")
+            raise UserError(f"--align: the matrix in {path} is not a similarity without reflection")
         return Similarity(float(scale), values[:3, :3] / scale, values[:3, 3])
-    known = np.isfinite(values).all(-1) if values.shape == mean_anchors.shape else np.zeros(0, bool)
-    if known.sum() < 3:
+    valid = np.isfinite(values).all(-1) if values.shape == mean_anchors.shape else np.zeros(0, bool)
+    if valid.sum() < 3:
         raise UserError(
-            f"--align: {path} holds {values.shape}; it must be a (4,4) matrix to the model's units, or "
-            f"{mean_anchors.shape} anchors in the scan's frame with NaN for those that are not known"
+            f"--align: {path} holds an array {values.shape}; it must be a (4,4) matrix to model units, or "
+            f"{mean_anchors.shape} anchors in the scan's frame with NaN for unknown ones"
         )
-    scale, rotation, translation = alignment.similarity(values[known], mean_anchors[known].astype(np.float64))
-    return Similarity(float(scale), rotation, translation)
+    return icp.procrustes(values[valid], mean_anchors[valid].astype(np.float64))
 
 
-def found(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
-    """The rigid map that lays a scan (N,3) of known unit onto the mean head (M,3), whatever its axes and origin.
+def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
+    """Rigid alignment of a scan, in any orientation, to the mean head by trimmed point-to-point ICP.
 
-    Robust point-to-point ICP from the 24 axis-parallel orientations; the scan may be a part of a head. The size is
-    that of the unit: a cloud that may shrink fits any surface.
+    ICP starts from the 24 axis-aligned orientations, with the scan's median at that of the head or of its face, since a
+    scan may cover a part of a head only. The scale is that of the unit: a scan that may shrink fits any surface.
+
+    Args:
+        points: the scan (N,3).
+        unit: its unit.
+        head: points (M,3) of the mean head in model units.
+
+    Returns:
+        The similarity from the scan to the model.
     """
     rng, tree = np.random.default_rng(0), scipy.spatial.cKDTree(head)
-    own = (UNITS[unit] * points).astype(np.float64)
-    rough, fine = (own[rng.permutation(len(own))[:count]] for count in (ROUGH_POINTS, FINE_POINTS))
-    front = head[head[:, 2] > np.percentile(head[:, 2], 70)]
-    middle = np.median(rough, axis=0)
-    tried = []
-    for rotation, target in itertools.product(_orientations(), (np.median(head, axis=0), np.median(front, axis=0))):
-        start = rotation, target - rotation @ middle
-        rotation, translation, error = _icp(tree, rough, *start, ROUGH_STEPS)
-        tried.append((error * (BELIEVED if np.allclose(start[0], np.eye(3)) else 1.0), rotation, translation))
-    tried.sort(key=lambda one: one[0])
-    rotation, translation, _ = _icp(tree, fine, *tried[0][1:], FINE_STEPS)
-    return Similarity(UNITS[unit], rotation, translation)
+    scaled = (UNITS[unit] * points).astype(np.float64)
+    coarse, fine = (scaled[rng.permutation(len(scaled))[:count]] for count in (COARSE_POINTS, FINE_POINTS))
+    face = head[head[:, 2] > np.percentile(head[:, 2], FACE_PERCENTILE)]
+    center = np.median(coarse, axis=0)
+    targets = np.median(head, axis=0), np.median(face, axis=0)
+    candidates = []
+    for rotation, target in itertools.product(icp.axis_rotations(), targets):
+        start = Similarity(1.0, rotation, target - rotation @ center)
+        pose, error = _trimmed_icp(tree, coarse, start, COARSE_STEPS)
+        upright = np.allclose(rotation, np.eye(3))
+        candidates.append((error * (UPRIGHT_PREFERENCE if upright else 1.0), pose))
+    best = min(candidates, key=lambda candidate: candidate[0])[1]
+    pose, _ = _trimmed_icp(tree, fine, best, FINE_STEPS)
+    return Similarity(UNITS[unit], pose.rotation, pose.translation)
 
 
-def _icp(tree: scipy.spatial.cKDTree, points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, steps: int):
-    """(rotation, translation, mean distance of the trusted points) after `steps` of rigid ICP."""
-    trusted = max(int(TRUSTED * len(points)), 3)
-    for _ in range(steps):
-        distance, index = tree.query(points @ rotation.T + translation)
-        kept = np.argpartition(distance, trusted - 1)[:trusted]
-        target = tree.data[index[kept]]
-        _, rotation, _ = alignment.similarity(points[kept], target)
-        translation = target.mean(0) - rotation @ points[kept].mean(0)
-    distance, _ = tree.query(points @ rotation.T + translation)
-    return rotation, translation, np.sort(distance)[:trusted].mean()
+def _trimmed_icp(
+    tree: scipy.spatial.cKDTree, points: np.ndarray, start: Similarity, steps: int
+) -> tuple[Similarity, float]:
+    """Rigid point-to-point ICP of points (N,3) to those of `tree`: (pose, mean distance of the TRIMMED_SHARE)."""
+    count = max(int(TRIMMED_SHARE * len(points)), 3)
 
+    def match(pose: Similarity) -> tuple[np.ndarray, np.ndarray]:
+        moved = pose(points)
+        distance, index = tree.query(moved)
+        kept = np.argpartition(distance, count - 1)[:count]
+        return moved[kept], tree.data[index[kept]]
 
-def _orientations() -> list[np.ndarray]:
-    """The 24 rotations that map axes onto axes, the identity first."""
-    made = []
-    for order, signs in itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)):
-        matrix = np.zeros((3, 3))
-        matrix[range(3), order] = signs
-        if np.linalg.det(matrix) > 0:
-            made.append(matrix)
-    return made
+    pose = icp.icp(start, match, functools.partial(icp.procrustes, scale=False), steps)
+    distance, _ = tree.query(pose(points))
+    return pose, float(np.sort(distance)[:count].mean())

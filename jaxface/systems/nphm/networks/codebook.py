@@ -1,6 +1,6 @@
-"""Codes of an auto-decoder: one row per subject or scan, of which a step touches those in its batch.
+"""Codebook of an auto-decoder: one latent code per subject or scan, with sparse updates.
 
-Semantics of PyTorch's `Embedding(max_norm=…, sparse=True)` under `SparseAdam`, which the reference trains with.
+Reproduces PyTorch's `Embedding(max_norm=…, sparse=True)` under `SparseAdam`, with which the official code trains.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,15 @@ from jaxface import optim
 from jaxface.system import Tree
 
 MAX_NORM = 1.0
+# Added to norms by torch.nn.Embedding and torch.nn.utils.clip_grad_norm_.
 NORM_EPSILON = 1e-7
 CLIP_EPSILON = 1e-6
 BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
 
 
-class RowsState(NamedTuple):
-    """Number of updates, and Adam's two moments of every table."""
+class SparseAdamState(NamedTuple):
+    """Number of updates, and Adam's first and second moments of every table."""
 
     count: jax.Array
     first: Tree
@@ -29,48 +30,50 @@ class RowsState(NamedTuple):
 
 
 def look_up(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """The codes (B,D) of `rows` (B,) int, none longer than `MAX_NORM`.
+    """Codes (B,D) of `rows` (B,) int of a table (R,D), with norms limited to `MAX_NORM`.
 
-    A row is cut before the loss and the cut is no part of the gradient; `rows_adam` makes it last.
+    The renormalisation is not differentiated (straight-through), as in PyTorch; `sparse_adam` writes it to the table.
     """
     chosen = table[rows]
-    return chosen + jax.lax.stop_gradient(_cut(chosen) - chosen)
+    return chosen + jax.lax.stop_gradient(_limit_norm(chosen) - chosen)
 
 
-def rows_adam(learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Adam on the rows that have a gradient; the others keep value and moments. The bias correction counts all steps.
+def sparse_adam(learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Adam on the rows that have a gradient; other rows keep value and moments. Bias correction counts all steps.
 
-    Touched rows are first cut to `MAX_NORM`, as the look-up saw them. A row is touched where its gradient is not
-    exactly zero: that holds after the mean over devices as well.
+    Rows with a gradient are first limited to `MAX_NORM`, as the look-up saw them. A row has a gradient if it is not
+    exactly zero, which still holds after averaging over devices. The epsilon is added before the bias correction
+    (torch.optim.SparseAdam).
     """
 
-    def init(tables: Tree) -> RowsState:
-        return RowsState(jnp.zeros((), jnp.int32), *(jax.tree.map(jnp.zeros_like, tables) for _ in range(2)))
+    def init(tables: Tree) -> SparseAdamState:
+        zeros = [jax.tree.map(jnp.zeros_like, tables) for _ in range(2)]
+        return SparseAdamState(jnp.zeros((), jnp.int32), *zeros)
 
-    def update(gradients: Tree, state: RowsState, tables: Tree) -> tuple[Tree, RowsState]:
+    def update(gradients: Tree, state: SparseAdamState, tables: Tree) -> tuple[Tree, SparseAdamState]:
         count = state.count + 1
-        touched = jax.tree.map(lambda gradient: (gradient != 0).any(-1, keepdims=True), gradients)
+        active = jax.tree.map(lambda gradient: (gradient != 0).any(-1, keepdims=True), gradients)
 
-        def moment(beta: float, kept: Tree, new: Tree) -> Tree:
-            mix = lambda touched, old, new: jnp.where(touched, beta * old + (1 - beta) * new, old)  # noqa: E731
-            return jax.tree.map(mix, touched, kept, new)
+        def moment(beta: float, previous: Tree, values: Tree) -> Tree:
+            mix = lambda active, old, new: jnp.where(active, beta * old + (1 - beta) * new, old)  # noqa: E731
+            return jax.tree.map(mix, active, previous, values)
 
         first = moment(BETAS[0], state.first, gradients)
         second = moment(BETAS[1], state.second, jax.tree.map(jnp.square, gradients))
         corrections = [1 - beta ** count.astype(jnp.float32) for beta in BETAS]
         size = learning_rate(state.count) * jnp.sqrt(corrections[1]) / corrections[0]
 
-        def moved(touched: jax.Array, table: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-            change = _cut(table) - table - size * first / (jnp.sqrt(second) + ADAM_EPSILON)
-            return jnp.where(touched, change, 0.0)
+        def change(active: jax.Array, table: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+            step = _limit_norm(table) - table - size * first / (jnp.sqrt(second) + ADAM_EPSILON)
+            return jnp.where(active, step, 0.0)
 
-        return jax.tree.map(moved, touched, tables, first, second), RowsState(count, first, second)
+        return jax.tree.map(change, active, tables, first, second), SparseAdamState(count, first, second)
 
     return optax.GradientTransformation(init, update)
 
 
 def clip_norm(limit: float) -> optax.GradientTransformation:
-    """Gradients scaled to a global norm of at most `limit`, as PyTorch does it (1e-6 is added to the norm)."""
+    """Clips the global gradient norm to `limit` as torch.nn.utils.clip_grad_norm_ does (1e-6 is added to the norm)."""
 
     def update(gradients: Tree, state: optax.EmptyState, params: Tree | None = None) -> tuple[Tree, optax.EmptyState]:
         del params
@@ -81,10 +84,10 @@ def clip_norm(limit: float) -> optax.GradientTransformation:
 
 
 def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
-    """AdamW for the networks, `rows_adam` for the entry "codes", each with its gradients clipped by themselves.
+    """AdamW for the networks and `sparse_adam` for the entry "codes", each with its own gradient clipping.
 
-    Keys of `config.optim`: `lr`, `code_lr`, `weight_decay`, `clip`, and those of the schedule that both follow
-    (`jaxface.optim.schedule`).
+    Keys of `config` (`config.optim`): `lr`, `code_lr`, `weight_decay`, `clip`, and those of the learning-rate schedule
+    that both follow (`jaxface.optim.schedule`).
     """
     schedule = optim.schedule(config, steps)
     networks = optax.chain(
@@ -93,7 +96,7 @@ def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTr
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
-    codes = optax.chain(clip_norm(config.clip), rows_adam(lambda step: schedule(step) * (config.code_lr / config.lr)))
+    codes = optax.chain(clip_norm(config.clip), sparse_adam(lambda step: schedule(step) * (config.code_lr / config.lr)))
 
     def group(params: Tree) -> dict[str, str]:
         return {name: "codes" if name == "codes" else "networks" for name in params}
@@ -101,6 +104,6 @@ def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTr
     return optax.multi_transform({"networks": networks, "codes": codes}, group)
 
 
-def _cut(rows: jax.Array) -> jax.Array:
+def _limit_norm(rows: jax.Array) -> jax.Array:
     norm = jnp.linalg.norm(rows, axis=-1, keepdims=True)
     return rows * jnp.where(norm > MAX_NORM, MAX_NORM / (norm + NORM_EPSILON), 1.0)

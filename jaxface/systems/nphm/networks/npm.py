@@ -1,4 +1,4 @@
-"""The baseline NPM (Palafox et al., ICCV 2021) in NPHM's release: one large network on position and code."""
+"""The identity model of the baseline NPM (Palafox et al., ICCV 2021) in NPHM's release: one global DeepSDF network."""
 
 import dataclasses
 import math
@@ -6,47 +6,60 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxface.systems.nphm.networks.ensemble import Ensemble
 from jaxface.systems.nphm.networks.skip_mlp import Params, SkipMLP
 
-LAST_SPREAD = 1e-5
+LAST_KERNEL_STD = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Single:
-    """An identity model without anchors; the interface is that of `ensemble.Ensemble`."""
+class NPM:
+    """An identity model with one network and no anchors; it has the methods of `ensemble.Ensemble`.
 
-    code: int
+    Attributes:
+        code_dim: length of an identity code.
+        width, layers, narrow_skip: architecture of the network, see `SkipMLP`.
+        anchor_count: always 0.
+    """
+
+    code_dim: int
     width: int
     layers: int
-    narrow: bool = True
+    narrow_skip: bool = True
     anchor_count: int = 0
 
     @property
     def mlp(self) -> SkipMLP:
-        """The one network."""
-        return SkipMLP(self.code, 1, self.width, self.layers, self.narrow)
+        """The network."""
+        return SkipMLP(self.code_dim, 1, self.width, self.layers, self.narrow_skip)
 
     def init(self, key: jax.Array) -> Params:
-        """PyTorch's start, except that the last layer begins as the distance to a ball (Atzmon & Lipman, CVPR 2020)."""
+        """Layers initialised as in PyTorch, the last one geometrically.
+
+        With the geometric initialisation (Atzmon & Lipman, CVPR 2020) the network starts near the distance to a sphere.
+        """
         params = self.mlp.init(key)
         last = params[f"layer{self.layers}"]
-        kernel = math.sqrt(math.pi / self.width) + LAST_SPREAD * jax.random.normal(key, last["kernel"].shape)
+        kernel = math.sqrt(math.pi / self.width) + LAST_KERNEL_STD * jax.random.normal(key, last["kernel"].shape)
         return {**params, f"layer{self.layers}": {"kernel": kernel, "bias": jnp.full_like(last["bias"], -1.0)}}
 
     def anchors(self, params: Params, codes: jax.Array) -> jax.Array:
-        """None: (B,0,3)."""
+        """An empty array (B,0,3)."""
         del params
         return jnp.zeros((codes.shape[0], 0, 3), codes.dtype)
 
     def sdf(self, params: Params, codes: jax.Array, points: jax.Array) -> jax.Array:
-        """Signed distances (B,N) of codes (B,code) at points (B,N,3); positive outside."""
+        """Signed distances (B,N) of codes (B,code_dim) at points (B,N,3); positive outside."""
         return self.mlp(params, codes[:, None], points)[..., 0]
 
     def sdf_and_gradient(
-        self, params: Params, codes: jax.Array, points: jax.Array, last_is_one: bool = False
+        self, params: Params, codes: jax.Array, points: jax.Array, replicate_last_point_bug: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """(sdf (B,N), its gradient (B,N,3)); the reference's fault at the last point is none of this network."""
-        del last_is_one
+        """(sdf (B,N), its spatial gradient (B,N,3)). This network is not affected by the official evaluation bug."""
+        del replicate_last_point_bug
         weights, biases = self.mlp.weights(params), self.mlp.biases(params, codes[:, None])
         values, pull = jax.vjp(lambda points: self.mlp.apply(weights, biases, points)[..., 0], points)
         return values, pull(jnp.ones_like(values))[0]
+
+
+IdentityModel = Ensemble | NPM

@@ -1,7 +1,8 @@
-"""The MLP of DeepSDF (Park et al., CVPR 2019) as NPHM uses it: softplus, and the input once more half way.
+"""MLP with an input skip connection (DeepSDF, Park et al., CVPR 2019), as NPHM uses it.
 
-Position and latent code enter together, and a code is the same for many points: its share of a layer is folded into
-that layer's bias. Official file: models/EnsembledDeepSDF.py and models/deepSDF.py of SimonGiebenhain/NPHM.
+The network sees [position | latent code]. A code is shared by many points, so its contribution to a layer is computed
+once and folded into that layer's bias. Official files: models/EnsembledDeepSDF.py and models/deepSDF.py of
+SimonGiebenhain/NPHM.
 """
 
 import dataclasses
@@ -16,74 +17,94 @@ from jaxface.systems.nphm.networks import safe_norm
 
 Params = dict[str, dict[str, jax.Array]]
 Weights = tuple[tuple[jax.Array, ...], ...]
-HALF = 1 / math.sqrt(2)
+# The skip layer takes [hidden | input] / sqrt(2).
+SKIP_SCALE = 1 / math.sqrt(2)
 
 
 @dataclasses.dataclass(frozen=True)
 class SkipMLP:
-    """Shape of the network: [xyz 3 | code] -> `layers` hidden of `width` -> `out`.
+    """Architecture of the MLP: [xyz 3 | code] -> `layers` hidden layers with softplus -> output.
 
-    Layer layers // 2 takes [hidden | input] / sqrt(2). With `narrow` the layer before it gives up the input's width,
-    as in the reference; else it keeps its own.
+    Attributes:
+        code_dim: length of the latent code.
+        out_dim: number of outputs.
+        width: units of the hidden layers.
+        layers: number of hidden layers; layer `layers // 2` takes the input again.
+        narrow_skip: the layer before the skip is narrowed by the input's width, as in the official code, so that
+            [hidden | input] has `width` entries. Otherwise it keeps its width.
     """
 
-    code: int
-    out: int
+    code_dim: int
+    out_dim: int
     width: int
     layers: int
-    narrow: bool = True
+    narrow_skip: bool = True
 
     def __post_init__(self):
-        if self.narrow and self.width <= 3 + self.code:
+        if self.narrow_skip and self.width <= self.in_dim:
             raise UserError(
-                f"config.model: width {self.width} leaves nothing before the skip connection, whose input has "
-                f"{3 + self.code}; make it wider, the codes shorter, or set narrow_skip to False"
+                f"config.model.width: {self.width} leaves no units before the skip connection, whose input has "
+                f"{self.in_dim}; use a larger width, shorter codes or narrow_skip=False"
             )
 
     @property
+    def in_dim(self) -> int:
+        """Length of the network's input [xyz | code]."""
+        return 3 + self.code_dim
+
+    @property
     def skip(self) -> int:
-        """The layer that sees the input again."""
+        """Index of the layer that takes the input again."""
         return self.layers // 2
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of each layer, the last included."""
-        inside = 3 + self.code
-        outs = [self.width] * self.layers + [self.out]
-        if self.narrow:
-            outs[self.skip - 1] -= inside
-        ins = [inside, *outs[:-1]]
-        ins[self.skip] += inside
-        return list(zip(ins, outs, strict=True))
+    def layer_shapes(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every layer, including the output layer."""
+        outputs = [self.width] * self.layers + [self.out_dim]
+        if self.narrow_skip:
+            outputs[self.skip - 1] -= self.in_dim
+        inputs = [self.in_dim, *outputs[:-1]]
+        inputs[self.skip] += self.in_dim
+        return list(zip(inputs, outputs, strict=True))
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters as PyTorch's Linear starts: kernel (in,out) and bias uniform within 1/sqrt(in)."""
+        """Randomly initialised layers "layer0", "layer1", …, each by `uniform_linear`."""
         params = {}
-        for index, (inputs, outputs) in enumerate(self.shapes()):
+        for index, (inputs, outputs) in enumerate(self.layer_shapes()):
             keys = jax.random.split(jax.random.fold_in(key, index))
             params[f"layer{index}"] = uniform_linear(*keys, inputs, outputs)
         return params
 
     def weights(self, params: Params) -> Weights:
-        """What multiplies hidden values and positions: (kernel,), at the skip (hidden kernel, position kernel)."""
-        made: list[tuple[jax.Array, ...]] = []
+        """Kernels without the rows of the code: (kernel,) per layer, (hidden kernel, position kernel) at the skip."""
+        weights: list[tuple[jax.Array, ...]] = []
         for index in range(self.layers + 1):
             kernel = params[f"layer{index}"]["kernel"]
             if index == self.skip:
-                hidden, position, _ = self._parts(kernel)
-                made.append((HALF * hidden, HALF * position))
+                hidden, position, _ = self._split_skip_kernel(kernel)
+                weights.append((SKIP_SCALE * hidden, SKIP_SCALE * position))
             else:
-                made.append((kernel[:3],) if index == 0 else (kernel,))
-        return tuple(made)
+                weights.append((kernel[:3],) if index == 0 else (kernel,))
+        return tuple(weights)
 
     def biases(self, params: Params, code: jax.Array) -> tuple[jax.Array, ...]:
-        """Biases per layer with the share of `code` (…,code) folded in: (…,width) at the input and the skip."""
-        made = [params[f"layer{index}"]["bias"] for index in range(self.layers + 1)]
-        made[0] = made[0] + code @ params["layer0"]["kernel"][3:]
-        made[self.skip] = made[self.skip] + HALF * (code @ self._parts(params[f"layer{self.skip}"]["kernel"])[2])
-        return tuple(made)
+        """Biases with the contribution of `code` (…,code_dim) folded in: (…,width) at the input and skip layers."""
+        biases = [params[f"layer{index}"]["bias"] for index in range(self.layers + 1)]
+        code_kernel = self._split_skip_kernel(params[f"layer{self.skip}"]["kernel"])[2]
+        biases[0] = biases[0] + code @ params["layer0"]["kernel"][3:]
+        biases[self.skip] = biases[self.skip] + SKIP_SCALE * (code @ code_kernel)
+        return tuple(biases)
 
     def apply(self, weights: Weights, biases: tuple[jax.Array, ...], points: jax.Array) -> jax.Array:
-        """Values (…,N,out) at `points` (…,N,3); folded biases broadcast over the points, so they are (…,1,width)."""
+        """Evaluates the network with folded codes.
+
+        Args:
+            weights: as returned by `weights`.
+            biases: as returned by `biases`; folded ones broadcast over the points, (…,1,width).
+            points: (…,N,3).
+
+        Returns:
+            (…,N,out_dim).
+        """
         hidden = points
         for index, (kernels, bias) in enumerate(zip(weights, biases, strict=True)):
             value = hidden @ kernels[0] + bias
@@ -93,17 +114,17 @@ class SkipMLP:
         return hidden
 
     def __call__(self, params: Params, code: jax.Array, points: jax.Array) -> jax.Array:
-        """Values (…,N,out) at `points` (…,N,3) for codes that broadcast against them, (…,1,code) or (…,N,code)."""
+        """Outputs (…,N,out_dim) at points (…,N,3) for codes (…,1,code_dim), or (…,N,code_dim) with one per point."""
         return self.apply(self.weights(params), self.biases(params, code), points)
 
-    def _parts(self, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The rows of the skip layer's kernel for hidden values, position and code."""
-        start = kernel.shape[0] - 3 - self.code
+    def _split_skip_kernel(self, kernel: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rows of the skip layer's kernel for the hidden values, the position and the code."""
+        start = kernel.shape[0] - self.in_dim
         return kernel[:start], kernel[start : start + 3], kernel[start + 3 :]
 
 
 def uniform_linear(kernel_key: jax.Array, bias_key: jax.Array, inputs: int, outputs: int) -> dict[str, Any]:
-    """A layer as PyTorch's Linear starts it."""
+    """A linear layer initialised as PyTorch's nn.Linear: kernel (in,out) and bias uniform within ±1/sqrt(in)."""
     bound = 1 / math.sqrt(inputs)
     return {
         "kernel": jax.random.uniform(kernel_key, (inputs, outputs), jnp.float32, -bound, bound),

@@ -1,61 +1,68 @@
-"""Heads out of a trained model's codes: leading directions, random people, in-betweens, borrowed expressions."""
+"""Exploration of the latent space: principal directions, random identities, interpolation, expression transfer."""
 
 import colorsys
 import dataclasses
 import functools
 
-import jax
-import ml_collections
 import numpy as np
 import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.meshes import Mesh
-from jaxface.system import Tree
-from jaxface.systems.nphm import model
-from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.networks.npm import Single
-from jaxface.systems.nphm.surface import extract
+from jaxface.systems.nphm.surface.head_model import HeadModel
 
-# Random people are drawn a little closer to the mean than the training codes lie (official sampling code).
-SAMPLE_SPREAD = 0.85
-SKIN = (0.80, 0.66, 0.58)
-GOLDEN = 0.618
+# Random identities have this share of the standard deviation of the training codes (official sampling code).
+SAMPLE_STD = 0.85
+SKIN_COLOR = (0.80, 0.66, 0.58)
+# Hues a golden ratio apart (mod 1) are well separated for any number of regions.
+GOLDEN_RATIO = 0.618
+SATURATION, VALUE = 0.45, 0.9
 
 
 @dataclasses.dataclass(frozen=True)
-class Codes:
-    """Training codes (N,D) as mean (D,) and leading directions (K,D), each as long as its standard deviation."""
+class LatentSpace:
+    """Statistics of training codes (N,D)."""
 
-    table: np.ndarray
+    codes: np.ndarray
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
         """The mean code (D,)."""
-        return self.table.mean(0)
+        return self.codes.mean(0)
 
     @functools.cached_property
     def directions(self) -> np.ndarray:
-        """Directions (K,D), the longest first, K at most N - 1."""
-        _, spread, axes = np.linalg.svd(self.table - self.mean, full_matrices=False)
-        return (axes * (spread / max(len(self.table) - 1, 1) ** 0.5)[:, None])[: max(len(self.table) - 1, 1)]
+        """Principal directions (K,D), each as long as its standard deviation, the longest first; K is at most N - 1."""
+        _, singular_values, axes = np.linalg.svd(self.codes - self.mean, full_matrices=False)
+        count = max(len(self.codes) - 1, 1)
+        return (axes * (singular_values / count**0.5)[:, None])[:count]
 
     def moved(self, code: np.ndarray, amounts: tuple[float, ...]) -> np.ndarray:
-        """`code` (D,) moved along the leading directions, in standard deviations."""
+        """`code` (D,) moved along the first principal directions by `amounts`, in standard deviations."""
         return code + np.float32(amounts) @ self.directions[: len(amounts)]
 
     def sample(self, seed: int) -> np.ndarray:
-        """A random code (D,): each number with the mean and SAMPLE_SPREAD of the deviation of the training codes."""
-        draw = np.random.default_rng(seed).standard_normal(self.table.shape[1])
-        return (self.mean + SAMPLE_SPREAD * self.table.std(0) * draw).astype(np.float32)
+        """A random code (D,): independent Gaussians with the training codes' mean and SAMPLE_STD of their deviation."""
+        noise = np.random.default_rng(seed).standard_normal(self.codes.shape[1])
+        return (self.mean + SAMPLE_STD * self.codes.std(0) * noise).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
-    """A head to show. person and other: rows of the identity codes, -1 for the mean; between: from the one (0) to the
-    other (1); sample: a seed of a random person instead, -1 for none; scan: row of the expression codes, -1 at rest;
-    identity and expression: steps along the leading directions; regions: coloured by whose anchor is nearest."""
+class ViewState:
+    """The head to show.
+
+    Attributes:
+        person: row of the identity codes, -1 for the mean.
+        other: row of a second identity code, -1 for the mean.
+        between: interpolation from `person` (0) to `other` (1).
+        sample: seed of a random identity that replaces `person`, -1 for none.
+        identity: steps along the principal directions of the identity codes, in standard deviations.
+        scan: row of the expression codes, -1 for the neutral expression.
+        expression: steps along the principal directions of the expression codes.
+        regions: whether to colour vertices by their closest anchor.
+        resolution: grid points along each side of the extraction box.
+    """
 
     person: int = -1
     other: int = -1
@@ -69,83 +76,50 @@ class Wish:
 
 
 class Explorer:
-    """A trained head: networks, their parameters by phase, and the codes of people and scans (None without)."""
+    """Meshes of a trained head for view states. UserError if the head has no training codes."""
 
-    def __init__(
-        self,
-        identity: Ensemble | Single,
-        deformation: Deformation | None,
-        params: Tree,
-        people: Codes,
-        scans: Codes | None,
-    ):
-        self.identity, self.deformation, self.params = identity, deformation, params
-        self.people, self.scans = people, scans
-        self._rest: tuple[tuple, Mesh] | None = None
+    def __init__(self, head: HeadModel):
+        if head.identity_codes is None:
+            raise UserError("the model has no training codes, which people and directions are made of; use another one")
+        self.head = head
+        self.people = LatentSpace(head.identity_codes)
+        self.scans = None if head.expression_codes is None else LatentSpace(head.expression_codes)
+        self._neutral: tuple[tuple, Mesh] | None = None
 
-    def code(self, wish: Wish) -> np.ndarray:
-        """The identity code (D,) of a wish."""
-        rows = [self.people.mean if row < 0 else self.people.table[row] for row in (wish.person, wish.other)]
-        first = rows[0] if wish.sample < 0 else self.people.sample(wish.sample)
-        return self.people.moved((1 - wish.between) * first + wish.between * rows[1], wish.identity)
+    def identity_code(self, view: ViewState) -> np.ndarray:
+        """The identity code (D,) of a view state."""
+        person, other = (self.people.mean if row < 0 else self.people.codes[row] for row in (view.person, view.other))
+        if view.sample >= 0:
+            person = self.people.sample(view.sample)
+        return self.people.moved((1 - view.between) * person + view.between * other, view.identity)
 
-    def anchors(self, wish: Wish) -> np.ndarray:
-        """The anchors (A,3) of a wish's identity, at rest, in units."""
-        return np.asarray(_anchors(self.identity, self.params["identity"], self.code(wish)[None]))[0]
+    def anchors(self, view: ViewState) -> np.ndarray:
+        """The anchors (A,3) of a view state's identity in canonical space, in model units."""
+        return self.head.anchors(self.identity_code(view))
 
-    def show(self, wish: Wish) -> Mesh:
-        """The mesh of a wish, in units; only a new identity is extracted anew."""
-        code = self.code(wish)
-        key = (code.tobytes(), wish.resolution)
-        if self._rest is None or self._rest[0] != key:
-            self._rest = key, extract.mesh(self.identity, self.params["identity"], code, wish.resolution)
-        rest = self._rest[1]
-        colors = self._colors(rest, wish)
-        if self.deformation is None or self.scans is None or (wish.scan < 0 and not any(wish.expression)):
-            return dataclasses.replace(rest, colors=colors)
-        start = np.zeros_like(self.scans.mean) if wish.scan < 0 else self.scans.table[wish.scan]
-        expression = self.scans.moved(start, wish.expression)
-        networks, phase = (self.identity, self.deformation), (self.params["identity"], self.params["expression"])
-        condition = _condition(networks, *phase, code[None])[0]
-        posed = extract.pose(self.deformation, self.params["expression"], condition, expression, rest)
+    def mesh(self, view: ViewState) -> Mesh:
+        """The mesh of a view state in model units. The last neutral mesh is cached: a new expression only deforms."""
+        code = self.identity_code(view)
+        key = (code.tobytes(), view.resolution)
+        if self._neutral is None or self._neutral[0] != key:
+            self._neutral = key, self.head.neutral_mesh(code, view.resolution)
+        neutral = self._neutral[1]
+        colors = self._colors(neutral, view)
+        if self.scans is None or (view.scan < 0 and not any(view.expression)):
+            return dataclasses.replace(neutral, colors=colors)
+        start = np.zeros_like(self.scans.mean) if view.scan < 0 else self.scans.codes[view.scan]
+        posed = self.head.pose(neutral, code, self.scans.moved(start, view.expression))
         return dataclasses.replace(posed, colors=colors)
 
-    def _colors(self, rest: Mesh, wish: Wish) -> np.ndarray:
-        if not wish.regions or not self.identity.anchor_count:
-            return np.broadcast_to(np.float32(SKIN), rest.vertices.shape)
-        nearest = scipy.spatial.cKDTree(self.anchors(wish)).query(rest.vertices)[1]
-        return palette(self.identity)[nearest]
+    def _colors(self, neutral: Mesh, view: ViewState) -> np.ndarray:
+        if not view.regions or not self.head.identity.anchor_count:
+            return np.broadcast_to(np.float32(SKIN_COLOR), neutral.vertices.shape)
+        closest = scipy.spatial.cKDTree(self.anchors(view)).query(neutral.vertices)[1]
+        return palette(self.head.identity)[closest]
 
 
 def palette(identity: Ensemble) -> np.ndarray:
-    """A colour (A,3) for each anchor; mirrored ones share theirs."""
-    number = np.arange(identity.anchor_count)
-    number = np.where(number < 2 * identity.pairs, number // 2, number)
-    return np.float32([colorsys.hsv_to_rgb(GOLDEN * own % 1, 0.45, 0.9) for own in number])
-
-
-def load(config: ml_collections.ConfigDict, params: Tree) -> Explorer:
-    """The explorer of a trained workdir of either phase: its configuration and parameters.
-
-    UserError where the workdir holds no codes of training, as people and directions come from them.
-    """
-    if config.phase == "identity":
-        return Explorer(model.identity_model(config), None, params, _codes(params), None)
-    earlier = model.earlier_config(config)
-    identity, before = model.identity_model(earlier), model.earlier_params(config, earlier)
-    both = {"identity": before["identity"], "expression": params["expression"]}
-    return Explorer(identity, model.expression_model(config, identity), both, _codes(before), _codes(params))
-
-
-def _codes(params: Tree) -> Codes:
-    if "codes" not in params:
-        raise UserError("this model came without the codes of its training, which people and directions come from")
-    return Codes(np.asarray(params["codes"]))
-
-
-_anchors = jax.jit(lambda model, *arguments: model.anchors(*arguments), static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _condition(networks: tuple, identity: Tree, expression: Tree, code: jax.Array) -> jax.Array:
-    return networks[1].condition(expression, code, networks[0].anchors(identity, code))
+    """A colour (A,3) for each anchor; mirrored anchors share theirs."""
+    index = np.arange(identity.anchor_count)
+    region = np.where(index < 2 * identity.pairs, index // 2, index)
+    return np.float32([colorsys.hsv_to_rgb(GOLDEN_RATIO * number % 1, SATURATION, VALUE) for number in region])

@@ -1,8 +1,8 @@
-"""Distances to scans whose answers are known: exact nearest points, motions found again, offsets measured."""
+"""MICC and NoW protocols on scans with known answers: recovered motions, measured offsets, excluded regions."""
 
 import numpy as np
 import pytest
-import scipy.spatial
+from scipy.spatial.transform import Rotation
 
 from jaxface.errors import UserError
 from jaxface.geometry.alignment import Similarity
@@ -24,7 +24,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def scan(head):
-    """Random points of the face (N,3) and its normals there: another tessellation than the head's."""
+    """Random surface points (N,3) of the face with normals; they do not coincide with the head's vertices."""
     vertices, triangles, _ = head
     rng = np.random.default_rng(0)
     corners = vertices[triangles[rng.integers(0, len(triangles), 1500)]]
@@ -33,48 +33,30 @@ def scan(head):
     return points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
-def moved(points, scale=1.2, turn=(0.2, -0.3, 0.1), shift=(10.0, -20.0, 5.0)):
-    rotation = scipy.spatial.transform.Rotation.from_rotvec(turn).as_matrix()
+def transformed(points, scale=1.2, turn=(0.2, -0.3, 0.1), shift=(10.0, -20.0, 5.0)):
+    rotation = Rotation.from_rotvec(turn).as_matrix()
     return Similarity(scale, rotation, np.array(shift))(points)
 
 
-def test_nearest_points_are_exact():
-    rng = np.random.default_rng(1)
-    vertices, triangles = rng.normal(size=(60, 3)), rng.integers(0, 60, (150, 3))
-    vertices[0] *= 30  # one huge triangle: its middle tells nothing of where it is
-    points = rng.normal(size=(80, 3)) * 2
-    places, normals = protocols.Surface(vertices, triangles).nearest(points)
-    fine = rng.dirichlet(np.full(3, 0.6), 300) @ vertices[triangles]
-    sampled = np.linalg.norm(fine.reshape(-1, 3)[None] - points[:, None], axis=-1).min(1)
-    exact = np.linalg.norm(places - points, axis=1)
-    assert (exact <= sampled + 1e-9).all() and np.median(sampled - exact) < 0.1
-    plane = protocols.Surface(
-        np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]]), np.array([[0, 1, 2], [0, 2, 3]])
-    )
-    places, normals = plane.nearest(np.array([[0.3, 0.6, 0.5], [2, 0.5, 1], [-3, -4, 0]]))
-    np.testing.assert_allclose(places, [[0.3, 0.6, 0], [1, 0.5, 0], [0, 0, 0]], atol=1e-12)
-    np.testing.assert_allclose(normals, [[0, 0, 1]] * 3)
-
-
 @pytest.mark.parametrize("start_error", [0.0, 0.08])
-def test_a_moved_head_has_no_error(head, scan, start_error):
+def test_a_transformed_head_has_no_error(head, scan, start_error):
     vertices, triangles, landmarks = head
-    start = protocols.by_landmarks(moved(landmarks[SEVEN]), landmarks[SEVEN])
-    off = scipy.spatial.transform.Rotation.from_rotvec([start_error, -start_error, start_error]).as_matrix()
+    start = protocols.align_landmarks(transformed(landmarks[SEVEN]), landmarks[SEVEN])
+    off = Rotation.from_rotvec([start_error, -start_error, start_error]).as_matrix()
     start = Similarity(start.scale * (1 + start_error), off @ start.rotation, start.translation + 50 * start_error)
-    fitted = protocols.fit_surface(scan[0], moved(vertices), triangles, start)
-    np.testing.assert_allclose(fitted(moved(vertices)), vertices, atol=1e-3)
-    error = protocols.micc_error(scan[0], landmarks[30], UP, moved(vertices), triangles, start)
+    fitted = protocols.align_surface(scan[0], transformed(vertices), triangles, start)
+    np.testing.assert_allclose(fitted(transformed(vertices)), vertices, atol=1e-3)
+    error = protocols.micc_error(scan[0], landmarks[30], UP, transformed(vertices), triangles, start)
     assert error < 1e-3
 
 
-def test_micc_measures_what_was_added(head, scan):
-    """Points that lie 1 mm outside and 1 mm inside in turn, with no motion that could take it away."""
+def test_micc_measures_an_added_offset(head, scan):
+    """Points alternate 1 mm outside and inside of the surface, an offset that no similarity removes."""
     vertices, triangles, landmarks = head
     points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 1.0, -1.0)[:, None]
-    start = protocols.by_landmarks(moved(landmarks), landmarks)
-    error = protocols.micc_error(points, landmarks[30], UP, moved(vertices), triangles, start)
-    # Another part of the surface may be nearer, and the fit takes a little away: never more than was added.
+    start = protocols.align_landmarks(transformed(landmarks), landmarks)
+    error = protocols.micc_error(points, landmarks[30], UP, transformed(vertices), triangles, start)
+    # Another part of the surface may be closer, and ICP removes a little: the error is at most the offset.
     assert 0.95 < error <= 1.0
     far = np.concatenate([points, points + [0, 0, 300], points + [0, 60, 0]])
     region = protocols.micc_region(far, landmarks[30], UP)
@@ -84,13 +66,13 @@ def test_micc_measures_what_was_added(head, scan):
         protocols.micc_error(points, landmarks[30] + 900, UP, vertices, triangles, start)
 
 
-def test_now_measures_masked_points_only(head, scan):
+def test_now_measures_only_masked_points(head, scan):
     vertices, triangles, landmarks = head
     points = scan[0] + scan[1] * np.where(np.arange(1500) % 2, 0.5, -0.5)[:, None]
     mask = points[:, 2] > 60
-    points[~mask] += 40  # what is not in the mask may lie anywhere
+    points[~mask] += 40  # points outside the mask have no influence
     distances = protocols.now_distances(
-        points, mask, landmarks[SEVEN], moved(vertices), triangles, moved(landmarks)[SEVEN]
+        points, mask, landmarks[SEVEN], transformed(vertices), triangles, transformed(landmarks)[SEVEN]
     )
     assert len(distances) == mask.sum()
     summary = protocols.now_summary([distances, distances])
@@ -98,7 +80,7 @@ def test_now_measures_masked_points_only(head, scan):
     assert summary["mean"] == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_metric_protocol_does_not_fit_the_size(head, scan):
+def test_the_metric_protocol_keeps_the_size(head, scan):
     vertices, triangles, landmarks = head
     larger = 1.05 * vertices
     seven = landmarks[SEVEN]
@@ -111,14 +93,12 @@ def test_the_metric_protocol_does_not_fit_the_size(head, scan):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda v, t, p: protocols.by_landmarks(p[:2], p[:2]), "at least 3 points"),
-        (lambda v, t, p: protocols.by_landmarks(p[:7], p[:6]), "the same on both"),
-        (lambda v, t, p: protocols.by_landmarks(p[:7] * np.nan, p[:7]), "finite"),
-        (lambda v, t, p: protocols.Surface(v, t[:0]), "needs triangles"),
-        (lambda v, t, p: protocols.Surface(v * np.inf, t), "finite"),
+        (lambda v, t, p: protocols.align_landmarks(p[:2], p[:2]), "at least 3 points"),
+        (lambda v, t, p: protocols.align_landmarks(p[:7], p[:6]), "the same on both"),
+        (lambda v, t, p: protocols.align_landmarks(p[:7] * np.nan, p[:7]), "finite"),
         (lambda v, t, p: protocols.now_distances(v, np.zeros(len(v), bool), p, v, t, p), "mask of the scan is empty"),
     ],
 )
-def test_wrong_input_is_one_line(head, call, message):
+def test_malformed_input_is_a_user_error(head, call, message):
     with pytest.raises(UserError, match=message):
         call(*head)

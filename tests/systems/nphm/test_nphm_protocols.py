@@ -1,4 +1,4 @@
-"""The evaluation protocol on spheres, planes and boxes, where every number is known."""
+"""The published evaluation protocol on spheres and planes, whose errors are known."""
 
 import numpy as np
 import pytest
@@ -17,36 +17,36 @@ def ball(radius: float, center: tuple = (0, 0, 0)) -> Mesh:
     return Mesh(np.float32(made.vertices + center), np.int32(made.faces))
 
 
-def plane(height: float, normal: float = 1.0) -> protocols.Surface:
+def plane(height: float, normal: float = 1.0) -> protocols.OrientedPoints:
     x, y = np.meshgrid(np.linspace(0, 200, 81), np.linspace(0, 200, 81))
     points = np.stack([x, y, np.full_like(x, height)], -1).reshape(-1, 3)
-    return protocols.Surface(points, np.broadcast_to([0, 0, normal], points.shape))
+    return protocols.OrientedPoints(points, np.broadcast_to([0, 0, normal], points.shape))
 
 
 @pytest.fixture(scope="module")
-def seen() -> protocols.Surface:
+def visible() -> protocols.OrientedPoints:
     return protocols.visible_surface(ball(90.0), SIZE)
 
 
-def test_points_of_views_lie_on_the_ball(seen):
-    np.testing.assert_allclose(np.linalg.norm(seen.points, axis=1), 90, atol=0.4)
-    assert ((seen.points / 90 * seen.normals).sum(1) > 0.99).all()
+def test_visible_points_cover_the_ball(visible):
+    np.testing.assert_allclose(np.linalg.norm(visible.points, axis=1), 90, atol=0.4)
+    assert ((visible.points / 90 * visible.normals).sum(1) > 0.99).all()
     directions = views.fibonacci(500)
-    cosine = (seen.points / 90) @ directions.T
-    assert cosine.max(0).min() > 0.97, "ten views see all of it"
+    cosine = (visible.points / 90) @ directions.T
+    assert cosine.max(0).min() > 0.97, "ten views cover the ball"
 
 
-def test_what_is_inside_is_not_seen():
+def test_inner_surfaces_and_back_faces_are_invisible():
     outer, inner = ball(90.0), ball(50.0)
     triangles = np.concatenate([outer.triangles, inner.triangles + len(outer.vertices)])
     both = Mesh(np.concatenate([outer.vertices, inner.vertices]), triangles)
     assert np.linalg.norm(protocols.visible_surface(both, SIZE).points, axis=1).min() > 89
     inverted = Mesh(outer.vertices, outer.triangles[:, ::-1])
-    with pytest.raises(UserError, match="nothing of the mesh is seen"):
+    with pytest.raises(UserError, match="nothing of the mesh is visible"):
         protocols.visible_surface(inverted, SIZE)
 
 
-def test_a_camera_projects_what_it_sees():
+def test_projection_and_back_projection_agree():
     eye = np.array([300.0, 200.0, 480.0])
     rotation = views.looking(eye, np.zeros(3))
     mesh = ball(80.0, (10, -5, 3))
@@ -56,7 +56,7 @@ def test_a_camera_projects_what_it_sees():
     np.testing.assert_allclose(pixels, np.stack([columns, rows], 1), atol=0.02)
     assert depth.min() > 400 and view.hit.mean() > 0.1
     top = views.project(np.array([[10, 75, 3.0]]), eye, rotation, 300.0, SIZE)[0]
-    assert top[0, 1] < rows.mean(), "up is up"
+    assert top[0, 1] < rows.mean(), "the image's rows run downwards"
 
 
 @pytest.mark.parametrize(("height", "f_scores"), [(3.0, (0, 1, 1, 1)), (0.5, (1, 1, 1, 1)), (12.0, (0, 0, 0, 1))])
@@ -67,7 +67,7 @@ def test_parallel_planes(height, f_scores):
     assert tuple(errors[f"f_score_{t}"] for t in (1, 5, 10, 20)) == pytest.approx(f_scores)
 
 
-def test_missing_parts_count_one_way():
+def test_missing_parts_count_in_one_direction():
     whole = plane(0.0)
     half = whole[whole.points[:, 0] <= 100]
     errors = protocols.compare(half, whole)
@@ -83,15 +83,15 @@ def test_face_and_throat():
     np.testing.assert_array_equal(chosen, away < 40)
     assert not protocols.on_face(whole.points + [0, 0, 25], face).any()
     cut = np.float32([[0, 50, 0], [0, 50, 1], [1, 50, 0]])
-    np.testing.assert_array_equal(protocols.above(whole.points, cut), whole.points[:, 1] > 50)
+    np.testing.assert_array_equal(protocols.above_throat(whole.points, cut), whole.points[:, 1] > 50)
 
 
-def test_evaluate_is_the_whole_protocol():
-    made, scan = ball(90.0), ball(100.0)
-    face = protocols.face_of(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
+def test_evaluate_of_two_balls():
+    reconstruction, scan = ball(90.0), ball(100.0)
+    face = protocols.face_vertices(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
     throat = np.float32([[0, -40, 0], [0, -40, 1], [1, -40, 0]])
-    errors = protocols.evaluate(made, scan, face, throat, samples=4000, size=SIZE)
-    # A little more than 10 mm: points lie a few millimetres apart.
+    errors = protocols.evaluate(reconstruction, scan, face, throat, samples=4000, size=SIZE)
+    # A little more than 10 mm: sampled points are a few millimetres apart.
     for part in ("", "face_"):
         assert errors[f"{part}chamfer_l1"] == pytest.approx(10.2, abs=0.3) and errors[f"{part}normals"] > 0.98
         assert errors[f"{part}f_score_5"] == 0 and errors[f"{part}f_score_20"] == 1

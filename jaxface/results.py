@@ -1,0 +1,245 @@
+"""Result types of the public API: frozen dataclasses that know their JSON form and how a notebook shows them.
+
+Coordinates are pixels of the full image as displayed: x right, y down, pixel centres at integers. Importing this module
+loads neither JAX nor OpenCV.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxface.geometry.alignment import Similarity
+    from jaxface.meshes import Mesh
+    from jaxface.photo import Photo
+
+# Decimals of pixel coordinates in JSON files.
+DECIMALS = 3
+
+
+class LazyFiles(Mapping):
+    """Files by ending, each encoded when it is asked for. Pickling encodes all of them.
+
+    encoders: `{ending: () -> bytes}`.
+    """
+
+    def __init__(self, encoders: Mapping[str, Callable[[], bytes]]):
+        self._encoders = encoders
+
+    def __getitem__(self, ending: str) -> bytes:
+        return self._encoders[ending]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._encoders)
+
+    def __len__(self) -> int:
+        return len(self._encoders)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class FaceLandmarks:
+    """The landmarks of one face. N points.
+
+    Attributes:
+        box: (4,) px, x0, y0, x1, y1: the box that was given, otherwise `extent`.
+        extent: (4,) px, from hairline to chin and from side to side, computed from the face's own landmarks.
+        layout: name of the landmark layout; "custom" for template points of the caller.
+        points: (N,2) px.
+        sigma: (N,) px, the uncertainty of each point; each system documents its own definition.
+        visible: (N,) in [0,1] or bool, None if the system does not estimate it.
+        points_3d: (N,3) px: `points` and the depth towards the viewer, None if the system does not estimate it.
+        scores: (N,) raw network scores (pipnet), otherwise None.
+        confidence: (N,) in [0,1] (pipnet with `config.model.confidence`), otherwise None.
+        track: number of the face in a video, None in single images.
+        layer: RGBA image (h,w,4) uint8 that the overlay shows below the points, and the pixel (x, y) of `photo.pixels`
+            at which its upper left pixel lies; None if there is none.
+        files: `{ending: bytes}` of further output files, encoded when they are asked for.
+        photo: the image in which the face was found, decoded and upright.
+    """
+
+    box: np.ndarray
+    extent: np.ndarray
+    layout: str
+    points: np.ndarray
+    sigma: np.ndarray
+    visible: np.ndarray | None = None
+    points_3d: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    track: int | None = None
+    layer: tuple[np.ndarray, tuple[int, int]] | None = None
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    photo: "Photo | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the face in the JSON output; fields that are None are left out.
+
+        Coordinates are rounded to DECIMALS.
+        """
+        names = ("track", "box", "extent", "layout", "points", "sigma", "visible", "points_3d", "scores", "confidence")
+        present = {name: getattr(self, name) for name in names}
+        return {name: _rounded(value) for name, value in present.items() if value is not None}
+
+    def in_full_image(self, photo: "Photo") -> "FaceLandmarks":
+        """The face in pixels of the full image of `photo`, given in those of `photo.pixels`."""
+        points_3d = self.points_3d
+        if points_3d is not None:
+            plane, depth = np.split(np.asarray(points_3d), [2], axis=-1)
+            points_3d = np.concatenate([photo.to_full(plane), depth * photo.step], -1)
+        return dataclasses.replace(
+            self,
+            box=photo.to_full(self.box),
+            extent=photo.to_full(self.extent),
+            points=photo.to_full(self.points),
+            sigma=np.asarray(self.sigma) * photo.step,
+            points_3d=points_3d,
+            photo=photo,
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The overlay as PNG: what a notebook shows."""
+        if self.photo is None:
+            return None
+        from jaxface import overlay
+
+        return overlay.encode_png(overlay.draw_overlay(self.photo.pixels, [self], self.photo.step))
+
+    def __repr__(self) -> str:
+        box = np.round(self.box, 1).tolist()
+        return f"{type(self).__name__}(layout={self.layout!r}, box={box}, points={np.shape(self.points)})"
+
+    def __getitem__(self, name: str) -> Any:
+        """`face["points"]`, the form of earlier versions; deprecated."""
+        _warn_of_mapping_access(name)
+        if name not in self:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """`face.get("points")`, the form of earlier versions; deprecated."""
+        _warn_of_mapping_access(name)
+        return getattr(self, name) if name in self else default
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the face has a field `name` that is not None."""
+        return name in {field.name for field in dataclasses.fields(self)} and getattr(self, name) is not None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera: a mesh vertex v in mm projects to the image from diag(1, -1, -1) @ rotation @ v + translation.
+
+    Attributes:
+        focal_px: (2,), focal length along x and y.
+        center_px: (2,), principal point.
+        rotation: (3,3), of the head.
+        translation_mm: (3,), of the head's origin: x right, y down, z away from the camera.
+    """
+
+    focal_px: np.ndarray
+    center_px: np.ndarray
+    rotation: np.ndarray
+    translation_mm: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """Full precision lists by field name."""
+        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class FaceReconstruction(FaceLandmarks):
+    """A face reconstructed as the mesh of a morphable head; `points` are the landmarks of the projected mesh.
+
+    Attributes:
+        coefficients: `{group: (n,) float32}`, coefficients of the morphable model by group.
+        camera: the camera of the full image.
+        crop: the crop that the network saw, in `photo.pixels`: the original's `trans_params` (width, height, scale, tx,
+            ty), and `size`, `left` and `top` of the crop in the image resized by `scale`.
+        mesh: the head in mm before posing, with the model's albedo as vertex colours.
+        depth_step_mm: depth in mm of one step of the file `_depth.png`.
+    """
+
+    coefficients: Mapping[str, np.ndarray]
+    camera: Camera
+    crop: Mapping[str, Any]
+    mesh: "Mesh"
+    depth_step_mm: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As for landmarks, and coefficients, camera and crop in full precision."""
+        return {
+            **super().to_json(),
+            "coefficients": {name: np.asarray(value).tolist() for name, value in self.coefficients.items()},
+            "camera": self.camera.to_json(),
+            "crop": dict(self.crop),
+            "depth_step_mm": self.depth_step_mm,
+        }
+
+    def in_full_image(self, photo: "Photo") -> "FaceReconstruction":
+        """As for landmarks; the camera becomes that of the full image."""
+        moved = super().in_full_image(photo)
+        focal_px, center_px = self.camera.focal_px * photo.step, photo.to_full(self.camera.center_px)
+        return dataclasses.replace(
+            moved, camera=dataclasses.replace(self.camera, focal_px=focal_px, center_px=center_px)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class HeadFit:
+    """A neural head model fitted to one scan. Scans of one person share `identity`.
+
+    Attributes:
+        mesh: the fitted head in the frame and unit of the scan.
+        identity: (D,), identity code.
+        expression: (E,), expression code; (0,) if the model has none.
+        similarity: the map from the frame of the scan to that of the model.
+        unit: the unit of the scan, "mm", "cm", "m" or "nphm"; None if a file gave the similarity.
+        errors_mm: distances from scan points to the fitted surface: `mean`, `median`, `p90`, and the share `counted` of
+            points that took part.
+        scan: (N,3), the points of the scan.
+        draw: returns the comparison of scan and head, (H,W,3) uint8.
+    """
+
+    mesh: "Mesh"
+    identity: np.ndarray
+    expression: np.ndarray
+    similarity: "Similarity"
+    unit: str | None
+    errors_mm: Mapping[str, float]
+    scan: np.ndarray
+    draw: Callable[[], np.ndarray]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the scan in fit.json, without the path of its file."""
+        return {
+            "points": len(self.scan),
+            "matrix": self.similarity.matrix().tolist(),
+            "errors_mm": dict(self.errors_mm),
+        }
+
+    def _repr_png_(self) -> bytes:
+        """The comparison of scan and head as PNG: what a notebook shows."""
+        from jaxface import overlay
+
+        return overlay.encode_png(self.draw())
+
+    def __repr__(self) -> str:
+        return f"HeadFit(vertices={len(self.mesh.vertices)}, scan={len(self.scan)} points, errors_mm={self.errors_mm})"
+
+
+def _rounded(value: Any) -> Any:
+    """Arrays as lists rounded to DECIMALS; other values unchanged."""
+    if isinstance(value, np.ndarray | np.floating):
+        return np.asarray(value, np.float64).round(DECIMALS).tolist()
+    return value
+
+
+def _warn_of_mapping_access(name: str) -> None:
+    message = f'face["{name}"] is deprecated and will be removed in the next release; use face.{name}'
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
