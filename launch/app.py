@@ -1,6 +1,7 @@
 """What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import ctypes
+import functools
 import logging as std_logging
 import os
 import pathlib
@@ -57,28 +58,29 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
     A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2.
     """
-
-    def guarded(argv: list[str]) -> int | None:
-        silence_orbax()
-        if not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unknown argument {argv[1]!r}; see --help")
-            return main(argv)
-        except UserError as error:
-            return fail(str(error))
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in EXTRAS:
-                raise
-            return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
-
     if any(argument in HELP for argument in sys.argv[1:]):
         print(help_text(sys.modules[main.__module__].__doc__ or ""))
         sys.exit(0)
     sys.argv[1:] = resolve_config_paths(sys.argv[1:])
-    app.run(guarded, flags_parser=_parse)
+    app.run(functools.partial(call, main), flags_parser=_parse)
+
+
+def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """The exit status of `main(argv)`; 2 after a user's mistake or a missing optional package, which it prints."""
+    silence_orbax()
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}; see --help")
+        return main(argv)
+    except UserError as error:
+        return fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
 
 
 def silence_orbax() -> None:

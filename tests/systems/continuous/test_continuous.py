@@ -40,7 +40,8 @@ def test_batches_are_a_function_of_the_step(prepared):
     assert batches[5].keys() == resumed.keys()
     for name, array in resumed.items():
         np.testing.assert_array_equal(array, batches[5][name])
-    assert np.abs(batches[0]["image"] - batches[4]["image"]).max() > 0  # an epoch is 16 pictures: seen again, but anew
+    # An epoch is 16 images: the same examples again, but with another augmentation.
+    assert np.abs(batches[0]["image"] - batches[4]["image"]).max() > 0
 
 
 @pytest.mark.parametrize("endless", [False, True])
@@ -61,7 +62,7 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
-def test_endless_batches_have_their_share_of_every_head(prepared, monkeypatch):
+def test_endless_batches_contain_every_head(prepared, monkeypatch):
     def drawn(head, key, size, dense):
         return {"key": jax.random.key_data(key), "head": head}
 

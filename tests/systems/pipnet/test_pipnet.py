@@ -1,4 +1,4 @@
-"""The whole system on its smoke variant: trained, resumed, scored; every variant builds; its loss falls."""
+"""The whole system on its smoke variant: training, resuming, scoring; every variant builds; the loss falls."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_every_variant_builds(variant):
 def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
     config = get_config("cofw_resnet18")
     config.data.dir = str(tmp_path)
-    with pytest.raises(UserError, match="there is no mean face: .* cofw is not prepared"):
+    with pytest.raises(UserError, match="config.model.meanface is empty, and .* has no mean face of cofw"):
         pipnet.build(config)
     for version in ("1.0.0", "1.10.0"):
         (tmp_path / "cofw" / version).mkdir(parents=True)
