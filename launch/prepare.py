@@ -101,8 +101,8 @@ def detect_landmarks(photo: Photo, box: np.ndarray | None = None) -> np.ndarray 
     face = next(iter(detector()(photo, boxes=box)), None)
     if face is None:
         return None
-    side = np.subtract(face["box"][2:], face["box"][:2]).mean()
-    return face["points"] if np.median(face["sigma"]) < MAX_RELATIVE_SIGMA * side else None
+    side = np.subtract(face.box[2:], face.box[:2]).mean()
+    return face.points if np.median(face.sigma) < MAX_RELATIVE_SIGMA * side else None
 
 
 if __name__ == "__main__":

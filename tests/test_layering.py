@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
-    1: ("parallel", "checkpoint", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
+    1: ("parallel", "checkpoint", "config_file", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
     + ("photo", "overlay", "pretrained", "meshes", "video", "heads")
     + ("results", "detection", "crops", "landmark_metrics", "prepared_data"),
     2: ("data",),

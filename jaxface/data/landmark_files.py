@@ -8,13 +8,11 @@ import pathlib
 
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
-
-# The hairline, where a face box begins, is above the brows by this fraction of the distance from brows to chin.
-FOREHEAD = 0.3
 
 
 def read_landmarks(image: pathlib.Path, height: int, width: int) -> np.ndarray | None:
@@ -54,9 +52,7 @@ def face_box(five: np.ndarray) -> np.ndarray:
     """Box (4,) px of a face with five points (5,2), y down: the extent of the template face aligned to them."""
     template = canonical.queries("68")[:, :2] * [1, -1]
     scale, rotation, offset = alignment.similarity(LAYOUT_68.five_points(template), five)
-    brows, chin = template[17:27], template[7:10].mean(0)
-    hairline = brows + FOREHEAD * (brows.mean(0) - chin)
-    outline = np.concatenate([template, hairline]) @ rotation.T * scale + offset
+    outline = np.concatenate([template, crops.hairline(template)]) @ rotation.T * scale + offset
     return np.concatenate([outline.min(0), outline.max(0)])
 
 

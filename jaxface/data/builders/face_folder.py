@@ -166,7 +166,7 @@ def _photos(folder: pathlib.Path) -> list[pathlib.Path]:
     def is_photo(path: pathlib.Path) -> bool:
         parts = path.relative_to(folder).parts
         excluded = any(part.startswith(".") or part == MASKS for part in parts)
-        return path.suffix.lower() in photo.PICTURES and not excluded and path.is_file()
+        return path.suffix.lower() in photo.IMAGE_SUFFIXES and not excluded and path.is_file()
 
     found = [path for path in folder.rglob("*") if is_photo(path)]
     if not found:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import landmark_metrics, photo
+from jaxface import crops, landmark_metrics
 from jaxface.data import augment, datasets
 from jaxface.geometry import alignment, crop_jitter
 from jaxface.heads import canonical
@@ -42,7 +42,7 @@ def preprocess_train(
     rng = np.random.default_rng(seed)
     center, side, angle = crop_jitter.sample(rng, example["box"])
     matrix = alignment.crop_matrix(center, side, size, angle)
-    image = photo.cut(example["image"], center, side, angle, size)
+    image = crops.cut(example["image"], center, side, angle, size)
     chosen = rng.choice(len(example["dense"]), num_surface_samples, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
     queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
@@ -76,7 +76,7 @@ def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.n
     )
     rotation = example["rotation"]
     return {
-        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
+        "image": crops.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _normalise(alignment.apply_affine(matrix, example["landmarks"]), size),
         "visible": example["visible"],
         "eye_distance": np.float32(2 * eyes_px / side),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import photo
+from jaxface import crops as face_crops
 from jaxface.data import augment, datasets
 from jaxface.geometry import alignment
 from jaxface.layouts import LAYOUT_68
@@ -162,7 +162,7 @@ def _augment_clean(
     center, side = alignment.square_crop(np.float64(annotated.box))
     center, side = center + side * rng.uniform(-settings.shift, settings.shift, 2), side * factor
     angle, valid = np.deg2rad(rotation), annotated.valid
-    crop = photo.cut(annotated.image, center, side, angle, size)
+    crop = face_crops.cut(annotated.image, center, side, angle, size)
     coordinates = transforms.encode(annotated.points, center, side, size, angle)
     if flip:
         crop, coordinates = crop[:, ::-1], transforms.mirrored(coordinates, size - 1)
@@ -194,7 +194,7 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
         coordinates = transforms.encode_reference(annotated.points, center, np.float64(scale), size, size)
     else:
         center, side = alignment.square_crop(np.float64(annotated.box))
-        crop = photo.cut(annotated.image, center, side, 0.0, size) / 255.0
+        crop = face_crops.cut(annotated.image, center, side, 0.0, size) / 255.0
         coordinates = transforms.encode(annotated.points, center, side, size)
     return {
         **_arrays(crop, coordinates, annotated.valid, with_center_flags(annotated.valid), points),

@@ -11,7 +11,7 @@ import cv2
 import ml_collections
 import numpy as np
 
-from jaxface import landmark_metrics, layouts, photo
+from jaxface import crops, landmark_metrics, layouts
 from jaxface.data import augment, datasets
 from jaxface.errors import UserError
 from jaxface.geometry import alignment, crop_jitter
@@ -88,7 +88,7 @@ def _augment_rendered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A jittered crop of a rendered head with photometric augmentation, mirrored with probability 0.5."""
     center, side, angle = crop_jitter.sample(rng, example["box"])
-    image = photo.cut(example["image"], center, side, angle, size)
+    image = crops.cut(example["image"], center, side, angle, size)
     points = _crop_units(example["landmarks"], center, side, size, angle)
     if rng.random() < 0.5:
         image, points = np.ascontiguousarray(image[:, ::-1]), points[flip] * [-1, 1] + [1, 0]
@@ -107,7 +107,7 @@ def _eval_rendered(example: Example, size: int, eye_corners: tuple[int, ...]) ->
     center, side = alignment.square_crop(example["box"])
     eyes_px = landmark_metrics.projected_interocular_px(example["landmarks_mm"], example["focal_px"], eye_corners)
     return {
-        "image": photo.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
+        "image": crops.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
         "landmarks": _crop_units(example["landmarks"], center, side, size).astype(np.float32),
         "crop_px": np.full(2, side, np.float32),
         "norm_crop": np.float32(eyes_px / side),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import parallel, photo, prepared_data
+from jaxface import crops, parallel, prepared_data
 from jaxface.data import datasets, pseudo_labels, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
@@ -36,7 +36,7 @@ def preprocess_unlabelled(example: Example, size: int) -> Example:
     else:
         center, side = alignment.square_crop(example["box"])
         corner, extent = center - side / 2, np.full(2, side)
-        image = photo.cut(example["image"], center, side, 0.0, size)
+        image = crops.cut(example["image"], center, side, 0.0, size)
     return {
         "image": image.astype(np.float32) / 255,
         "corner": corner.astype(np.float32),

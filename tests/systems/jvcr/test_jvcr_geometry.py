@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxface import meshes, photo
+from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
@@ -118,9 +118,9 @@ def test_points_come_back_to_the_picture(mode):
         return np.stack(answers)
 
     (face,) = predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth))
-    assert face["points_3d"].shape == (68, 3) and face["sigma"].shape == (68,)
-    assert np.abs(face["points_3d"] - truth).max() < 0.6
-    assert (face["points"] == face["points_3d"][:, :2]).all() and face["layout"] == "68"
+    assert face.points_3d.shape == (68, 3) and face.sigma.shape == (68,)
+    assert np.abs(face.points_3d - truth).max() < 0.6
+    assert (face.points == face.points_3d[:, :2]).all() and face.layout == "68"
     with pytest.raises(UserError, match="68"):
         predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth), layout="98")
     with pytest.raises(UserError, match="not finite"):
@@ -136,9 +136,3 @@ def test_what_is_written_beside_the_overlay(tmp_path):
     strip = np.asarray(Image.open(io.BytesIO(made["_turntable.png"])))
     assert strip.shape == (240, 7 * 240, 3)
     assert all((view < 255).any() for view in np.split(strip, 7, axis=1))
-
-
-def test_huge_pictures_scale_all_three_axes():
-    kept = photo.Photo(np.zeros((4, 4, 3), np.uint8), 8, 8, step=2)
-    face = {"box": np.zeros(4), "points": np.zeros((1, 2)), "points_3d": np.ones((1, 3)), "sigma": np.ones(1)}
-    assert kept.face_to_full(face)["points_3d"].tolist() == [[2.5, 2.5, 2.0]]
