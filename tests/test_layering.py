@@ -11,7 +11,7 @@ LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
     1: ("parallel", "checkpoint", "config_file", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
     + ("photo", "overlay", "pretrained", "meshes", "video", "heads")
-    + ("results", "detection", "crops", "landmark_metrics"),
+    + ("results", "detection", "crops", "landmark_metrics", "prepared_data"),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),

@@ -97,7 +97,9 @@ def test_batches_of_both_phases(folder):
     assert sum(int(b["mask"].sum()) for b in data.expression_eval(config, NAME)) == 12
 
 
-@pytest.mark.parametrize(("variant", "options"), [("flame", {}), ("bfm", {}), ("", {"examples": 0}), ("", {"size": 9})])
+@pytest.mark.parametrize(
+    ("variant", "options"), [("/flame", {}), ("/bfm", {}), ("", {"examples": 0}), ("", {"size": 9})]
+)
 def test_bad_options_are_refused(variant, options, tmp_path):
     with pytest.raises(UserError):
-        head_sdf.make(variant, str(tmp_path), **options)
+        prepare(f"head_sdf{variant}", str(tmp_path), **options)

@@ -66,7 +66,7 @@ def _set_from_data(config: ml_collections.ConfigDict) -> None:
     if config.data.build_examples:
         from jaxface.systems.nphm import data
 
-        data.open_set(config)
+        data.open_dataset(config)
     try:
         metadata = dataset_metadata(config.data.dataset, config.data.dir)
     except UserError:
