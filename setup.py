@@ -1,4 +1,4 @@
-"""The packages of the wheel: `configs/` and `launch/` of the checkout become parts of `jaxface`. All else: setup.cfg."""
+"""The wheel's packages: `configs/` and `launch/` of the checkout become parts of `jaxface`. The rest is in setup.cfg."""
 
 from setuptools import find_packages, setup
 

@@ -1,11 +1,14 @@
 """What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import ctypes
+import functools
+import logging as std_logging
 import os
 import pathlib
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 
 # TensorFlow, XLA and gRPC read these when they are loaded; what a user set wins.
@@ -55,27 +58,41 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
     A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2.
     """
-
-    def guarded(argv: list[str]) -> int | None:
-        if not FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unknown argument {argv[1]!r}; see --help")
-            return main(argv)
-        except UserError as error:
-            return fail(str(error))
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in EXTRAS:
-                raise
-            return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
-
     if any(argument in HELP for argument in sys.argv[1:]):
         print(help_text(sys.modules[main.__module__].__doc__ or ""))
         sys.exit(0)
     sys.argv[1:] = resolve_config_paths(sys.argv[1:])
-    app.run(guarded, flags_parser=_parse)
+    app.run(functools.partial(call, main), flags_parser=_parse)
+
+
+def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """The exit status of `main(argv)`; 2 after a user's mistake or a missing optional package, which it prints."""
+    silence_orbax()
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unknown argument {argv[1]!r}; see --help")
+        return main(argv)
+    except UserError as error:
+        return fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
+
+
+def silence_orbax() -> None:
+    """Hides what Orbax logs and warns about failed saves and restores; jaxface raises the same errors in one line."""
+    for name in ("absl", "asyncio"):
+        std_logging.getLogger(name).addFilter(_is_not_orbax)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
+def _is_not_orbax(record: std_logging.LogRecord) -> bool:
+    in_task = record.name == "asyncio" and "orbax" in record.getMessage()
+    return not in_task and "orbax" not in pathlib.Path(record.pathname).parts
 
 
 def fail(message: str) -> int:

@@ -21,7 +21,7 @@ def get_config(variant="small"):
     [
         (["--config=X:small", "--config.data.sise=3"], "--config.data.sise: the configuration has no such key"),
         (["--config=X:large"], "flag --config=X:large: unknown variant 'large'; choose small; see --help"),
-        (["--config=missing.py"], "--config: missing.py is no readable configuration; give configs/NAME.py:variant"),
+        (["--config=missing.py"], "--config: missing.py is not a readable configuration; give a file or one of continuous, deep3d"),
         (
             ["--config=X:small", "--workdir=W", "--num_processes=2"],
             "--num_processes and --process_id need --coordinator",

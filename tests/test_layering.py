@@ -9,9 +9,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
-    1: ("parallel", "checkpoint", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
+    1: ("parallel", "checkpoint", "config_file", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
     + ("photo", "overlay", "pretrained", "meshes", "video", "heads")
-    + ("results", "detection", "crops"),
+    + ("results", "detection", "crops", "landmark_metrics"),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),

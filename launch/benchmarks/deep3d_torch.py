@@ -131,7 +131,7 @@ def _harmonics(normals: torch.Tensor) -> torch.Tensor:
 
 
 def _rasterise(vertices: torch.Tensor, colors: torch.Tensor, triangles: torch.Tensor) -> torch.Tensor:
-    """Z-buffer image (S,S,3): each triangle covers pixels of a `WINDOW`² window, the nearest wins. Colours have gradients."""
+    """Z-buffer image (S,S,3): a triangle covers at most `WINDOW`² pixels, the nearest wins; colours have gradients."""
     points = vertices[:, :2] * torch.tensor([1.0, -1.0]) * FOCAL_PX / vertices[:, 2:] + CENTER_PX - 0.5
     with torch.no_grad():
         corners, depth = points[triangles], vertices[triangles, 2]
@@ -207,12 +207,10 @@ class Baselines:
 
     def rasterise(self, vertices: np.ndarray, colors: np.ndarray, gradient: bool) -> Runs:
         """Images of B faces, vertices and colors (B,V,3), one after another; with `gradient` also their gradients."""
-        all_vertices, all_colors = (
-            torch.from_numpy(np.array(array)).requires_grad_(gradient) for array in (vertices, colors)
-        )
+        tensors = [torch.from_numpy(np.array(array)).requires_grad_(gradient) for array in (vertices, colors)]
 
         def run() -> None:
-            for face_vertices, face_colors in zip(all_vertices, all_colors, strict=True):
+            for face_vertices, face_colors in zip(*tensors, strict=True):
                 image = _rasterise(face_vertices, face_colors, self._face.triangles)
                 if gradient:
                     image.square().sum().backward()

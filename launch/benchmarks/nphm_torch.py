@@ -1,4 +1,4 @@
-"""NPHM's identity model as the original runs it in PyTorch: 40 members, codes concatenated to every point. Needs torch."""
+"""NPHM's identity model as the original runs it in PyTorch: 40 members, codes joined to every point. Needs torch."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jaxface.systems.nphm.networks.ensemble import (
 
 
 class Unfolded(nn.Module):
-    """Our ensemble's parameters in the original's form: each member reads [local coordinates | global code | local code]."""
+    """Our ensemble in the original's form: every member reads [local coordinates | global code | local code]."""
 
     def __init__(self, model: Ensemble, params: dict):
         super().__init__()
@@ -93,7 +93,7 @@ def runs(model: Ensemble, params: dict, code: np.ndarray, points: np.ndarray) ->
 
 
 def train_step(model: Ensemble, params: dict, codes: np.ndarray, batch: dict, weights: dict) -> Callable[[], None]:
-    """A training step of the identity model as in the original: forward and gradient for each of the four point sets."""
+    """A training step of the identity model: forward and gradient for each of the original's four point sets."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     net, codes = Unfolded(model, params).to(device), nn.Parameter(torch.tensor(codes, device=device))
     data = {name: torch.tensor(value, device=device) for name, value in batch.items()}

@@ -1,5 +1,5 @@
-"""PIPNet on ResNet-18 in stock eager PyTorch, the baseline of `launch.bench`: torchvision's layers, the original's heads,
-loss and merging of votes, for a whole batch at once. Needs torch."""
+"""PIPNet on ResNet-18 in stock eager PyTorch, the baseline of `launch.bench`: torchvision's layers, the original's
+heads, loss and merging of votes, for a whole batch at once. Needs torch."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The bench measures what it says, and its PyTorch peer is the network that it stands for."""
+"""launch.bench: the JSON line, the protocol of the PyTorch process, and the baseline of continuous."""
 
 import io
 import json
@@ -9,43 +9,43 @@ import types
 import jax
 import numpy as np
 import pytest
-from launch.benchmarks.work import Work, measure
 
 from configs import continuous as configs
 from jaxface.nn.convnext import SIZES
 from jaxface.systems.continuous import model as continuous
-from launch.benchmarks import peer
+from launch.benchmarks import baseline_process
+from launch.benchmarks.benchmark import Benchmark, measure
 from tests import weights
 
 
-def test_lines_hold_medians_and_the_better_peer():
+def test_line_holds_medians_and_the_faster_baseline():
     sleep = lambda seconds: lambda: time.sleep(seconds)  # noqa: E731
-    work = Work("x", "forward", 4, sleep(0.02))
-    line = measure(work, {"contiguous": lambda: 40.0, "channels_last": lambda: 10.0}, seconds=0.1)
+    benchmark = Benchmark("x", "forward", 4, sleep(0.02))
+    line = measure(benchmark, {"contiguous": lambda: 40.0, "channels_last": lambda: 10.0}, seconds=0.1)
     assert line["peer"] == "torch, channels_last" and line["runs"] >= 5
     assert line["peers_ms"] == {"contiguous": 40, "channels_last": 10} and line["peer_ms"] == 10
     assert (
         20 <= line["ms"] < 40 and 2 <= line["ratio"] < 4 and line["per_s"] == pytest.approx(4000 / line["ms"], rel=0.01)
     )
-    alone = measure(Work("x", "render", 1, sleep(0.001)), {}, seconds=0)
+    alone = measure(Benchmark("x", "render", 1, sleep(0.001)), {}, seconds=0)
     assert alone["peer"] is None and alone["peer_ms"] is None and alone["ratio"] is None
 
 
-def test_the_peers_process_answers_line_by_line(monkeypatch, capsys):
+def test_baseline_process_answers_each_line(monkeypatch, capsys):
     ran = []
-    works = [
-        Work("x", "forward", 1, None, lambda: {"plain": lambda: ran.append(1)}),
-        Work("x", "render", 1, None),  # has no peer and is passed over
-        Work("x", "train_step", 1, None, lambda: {"other": lambda: None}),
+    made = [
+        Benchmark("x", "forward", 1, None, lambda: {"plain": lambda: ran.append(1)}),
+        Benchmark("x", "render", 1, None),  # skipped: it has no baseline
+        Benchmark("x", "train_step", 1, None, lambda: {"other": lambda: None}),
     ]
-    monkeypatch.setitem(sys.modules, "launch.benchmarks.made", types.SimpleNamespace(works=lambda: iter(works)))
+    monkeypatch.setitem(sys.modules, "launch.benchmarks.made", types.SimpleNamespace(benchmarks=lambda: iter(made)))
     monkeypatch.setattr(sys, "stdin", io.StringIO("next\nplain\nplain\nnext\n"))
-    peer.main("made")
+    baseline_process.serve("made")
     names, first, second, others = map(json.loads, capsys.readouterr().out.splitlines())
     assert names == ["plain"] and others == ["other"] and ran == [1, 1] and min(first, second) >= 0
 
 
-def test_peer_is_convnext_tiny_with_its_head():
+def test_baseline_is_convnext_tiny_with_the_mlp_predictor():
     torch = pytest.importorskip("torch")
     from launch.benchmarks import continuous_torch
 

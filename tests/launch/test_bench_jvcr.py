@@ -1,4 +1,4 @@
-"""The PyTorch peer of JVCR is the network that it stands for."""
+"""The PyTorch baseline of JVCR is the original network."""
 
 import json
 
@@ -9,7 +9,7 @@ from configs.jvcr import get_config
 from tests import weights
 
 
-def test_peer_is_the_original_network():
+def test_baseline_is_the_original_network():
     torch = pytest.importorskip("torch")
     from launch.benchmarks import jvcr_torch
 

@@ -1,18 +1,18 @@
-"""The unfolded network that NPHM is timed against gives our numbers, and takes as long as it says."""
+"""The unfolded PyTorch baseline of NPHM computes our numbers; the time of a partial run is scaled up."""
 
 import time
 
 import jax
 import numpy as np
 import pytest
-from launch.benchmarks.work import Work, measure
 
 from jaxface.systems.nphm.networks.ensemble import Ensemble
 from launch.benchmarks import nphm
+from launch.benchmarks.benchmark import Benchmark, measure
 from tests import weights
 
 
-def test_unfolded_peer_is_the_same_network():
+def test_unfolded_baseline_is_the_same_network():
     pytest.importorskip("torch")
     from launch.benchmarks import nphm_torch
 
@@ -26,7 +26,7 @@ def test_unfolded_peer_is_the_same_network():
     np.testing.assert_allclose(runs["gradient"]().numpy(), gradient, atol=1e-4)
 
 
-def test_a_peer_that_does_a_part_is_scaled_up():
-    work = Work("nphm", "extract", 8, lambda: time.sleep(0.02), peer_share=0.1)
-    line = measure(work, {"unfolded": lambda: 10.0}, seconds=0)
+def test_partial_baseline_is_scaled_up():
+    benchmark = Benchmark("nphm", "extract", 8, lambda: time.sleep(0.02), baseline_share=0.1)
+    line = measure(benchmark, {"unfolded": lambda: 10.0}, seconds=0)
     assert line["peer_ms"] == pytest.approx(100) and line["ratio"] < 0.3

@@ -1,4 +1,4 @@
-"""The bench's PyTorch peer of PIPNet is the official network, and its loss and merge are ours."""
+"""The PyTorch baseline of PIPNet is the official network with our loss and merging of votes."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests import weights
 NAMES = ("cls", "x", "y", "nb_x", "nb_y")
 
 
-def test_peer_is_pipnet_on_resnet18():
+def test_baseline_is_pipnet_on_resnet18():
     torch = pytest.importorskip("torch")
     from launch.benchmarks import pipnet_torch
 
@@ -36,7 +36,7 @@ def test_peer_is_pipnet_on_resnet18():
         maps = {name: value.numpy().transpose(0, 2, 3, 1) for name, value in net(pixels).items()}
 
     def scores_loss(bias):
-        wanted = losses.targets(points, table, 8)["cls"]
-        return 10 * ((maps["cls"] + bias - wanted) ** 2).mean()
+        target = losses.targets(points, table, 8)["cls"]
+        return 10 * ((maps["cls"] + bias - target) ** 2).mean()
 
     np.testing.assert_allclose(gradient, jax.grad(scores_loss)(np.zeros(98, np.float32)), rtol=1e-3, atol=1e-6)
