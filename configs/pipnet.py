@@ -16,10 +16,12 @@ python -m launch.self_train --config configs/pipnet.py:rendered_gssl --workdir w
     --config.init=work/pipnet --rounds std,cls3,std
 
 python -m launch.prepare --dataset landmark_folder --manual_dir FOLDER --data_dir data
-python -m launch.train --config configs/pipnet.py:own --workdir work/own --config.init=BACKBONE
+python -m launch.convert --system pipnet --config configs/pipnet.py:own --torch resnet18-5c106cde.pth \\
+    --workdir work/resnet18
+python -m launch.train --config configs/pipnet.py:own --workdir work/own --config.init=work/resnet18
 
-The original starts from ImageNet weights: convert a torchvision checkpoint with `launch.convert` and train with
---config.init=WORKDIR. To train from scratch as the original does, add --config.optim.weight_decay=5e-4.
+The original starts from ImageNet weights, here torchvision's. To train from scratch, leave --config.init out as well
+as the conversion, and add the weight decay that the original then uses: --config.optim.weight_decay=5e-4.
 """
 
 import functools

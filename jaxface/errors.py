@@ -1,5 +1,37 @@
-"""The one exception for a user's mistake: launchers print its message as a single line and exit with status 2."""
+"""Errors that a user can mend: launchers print their message as a single line and exit with status 2."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class UserError(ValueError):
     """Bad input, with a message that says what is wrong and what to do about it."""
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the error of a full, read-only or forbidden disk inside the body into a UserError about `path`."""
+    try:
+        yield
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"cannot write to {path}: {reason}; what was saved before is intact; "
+            "make room and run the same command again"
+        ) from error
+
+
+def _disk_reason(error: BaseException | None) -> str | None:
+    """The operating system's reason, from the chain of causes or, if a library kept only the text, from the message."""
+    while error is not None:
+        for code in DISK_ERRORS:
+            if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+                return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None

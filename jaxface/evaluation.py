@@ -10,8 +10,8 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, parallel
-from jaxface.errors import UserError
+from jaxface import checkpoint, config_file, parallel
+from jaxface.errors import UserError, disk_errors
 from jaxface.system import Evaluator, System, Tree
 
 # The example images of an evaluation that are written to TensorBoard.
@@ -79,12 +79,12 @@ def evaluate(
         if name not in system.evaluators:
             known = ", ".join(system.evaluators)
             raise UserError(f"{config.system} is not evaluated on {name!r}; choose from {known}")
-    checkpoint.check_system(workdir, config.system)
+    config_file.check_system(workdir, config.system)
     params, model_state = checkpoint.load_params(workdir)
     model = [parallel.replicate(tree, config.backend) for tree in (params, model_state, system.constants())]
     results = {name: compile_score(system.evaluators[name], config.backend)(*model)[0] for name in chosen}
     if jax.process_index() == 0:
-        with checkpoint.disk_errors(workdir):
+        with disk_errors(workdir):
             (pathlib.Path(workdir) / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n")
     return results
 

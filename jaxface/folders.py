@@ -1,4 +1,7 @@
-"""Files in, files out: pictures and clips of a folder to JSON and overlays. One bad file costs that file only."""
+"""The one writer of output files: photos and videos of a folder to JSON, overlays and meshes; arrays to arrays.
+
+A file that fails does not end the run.
+"""
 
 import dataclasses
 import functools
@@ -7,32 +10,38 @@ import os
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import flax.errors
 import numpy as np
 
-from jaxface import overlay, photo, video
+from jaxface import detection, overlay, photo, video
 from jaxface.errors import UserError
+from jaxface.results import DECIMALS, FaceLandmarks
 
-VIDEOS = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
-OVERLAYS = ("_overlay.png", "_overlay.mp4")
-RECORDS = (".json", ".jsonl")
-# What an earlier run left beside the pictures it read: <stem>, the number of a further face, what it shows.
-RESULT = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
-NOT_TOLD = ("files", "layer")
-DECIMALS = 3
-NAMED = 5
+VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
+OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
+JSON_ENDINGS = (".json", ".jsonl")
+# Image and video files that an earlier run wrote: <stem>, the number of a further face, the content.
+OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
+# Names that a summary lists before it says how many more there are.
+MAX_LISTED = 5
 
 Path = pathlib.Path
-Predict = Callable[..., list[dict[str, Any]]]
+Predict = Callable[..., list[FaceLandmarks]]
+OnFailure = Callable[[str], None]
 
 
 @dataclasses.dataclass
 class Summary:
-    """What was done: how many of what, and by file name why it failed; `ignored`: what is neither picture nor video."""
+    """The outcome of a run.
+
+    Attributes:
+        counts: numbers of photos, faces, videos and frames.
+        failed: reason by file name.
+        ignored: names of files that are neither photos nor videos.
+    """
 
     counts: Counter = dataclasses.field(default_factory=Counter)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -41,41 +50,42 @@ class Summary:
     def __str__(self) -> str:
         parts = [f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in self.counts.items()]
         if self.failed:
-            parts.append(_some("failed", [f"{name} ({reason})" for name, reason in self.failed.items()]))
+            parts.append(_listed("failed", [f"{name} ({reason})" for name, reason in self.failed.items()]))
         if self.ignored:
-            parts.append(_some("ignored", self.ignored))
+            parts.append(_listed("ignored", self.ignored))
         return ", ".join(parts)
 
 
-def _some(what: str, names: list[str]) -> str:
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return f"{len(names)} {what}: {', '.join(names[:NAMED] + more)}"
+def _listed(label: str, names: list[str]) -> str:
+    more = [f"and {len(names) - MAX_LISTED} more"] if len(names) > MAX_LISTED else []
+    return f"{len(names)} {label}: {', '.join(names[:MAX_LISTED] + more)}"
 
 
 def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
-    """File name -> box (4,) float32 of a boxes.json: {"file name": [x0, y0, x1, y1]}; see `photo.detect_faces`.
+    """Boxes (4,) float32 by file name from a boxes.json: {"file name": [x0, y0, x1, y1]}; see `detection`.
 
-    One file may serve several folders: names of no file in `folder` are left out. UserError: no such file, not JSON,
-    not such an object, a malformed box, or not one name of a file in `folder`.
+    One file may serve several folders: names of files that are not in `folder` are left out. Raises UserError if the
+    file is missing or malformed, or names no file in `folder`.
     """
     try:
-        listed = json.loads(Path(path).read_text("utf-8"))
+        entries = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(listed, dict):
-        raise UserError(f'{path} must be an object {{"file name": [x0, y0, x1, y1]}}')
+    if not isinstance(entries, dict):
+        raise UserError(f'{path}: not an object; write {{"file name": [x0, y0, x1, y1]}}')
     boxes = {}
-    for name, value in listed.items():
+    for name, value in entries.items():
         try:
-            boxes[name] = photo.as_boxes(value).reshape(4)
+            boxes[name] = detection.as_boxes(value).reshape(4)
         except ValueError as error:
-            raise UserError(f"{path}, {name!r}: a box is four numbers x0 < x1 and y0 < y1, not {value}") from error
-    here = {name: box for name, box in boxes.items() if (folder / name).is_file()}
-    if boxes and not here:
-        raise UserError(f"{path} names {next(iter(boxes))!r}, and no file of {folder} either")
-    return here
+            message = f"{path}: the box of {name!r} is {value}; give four numbers x0, y0, x1, y1 with x0 < x1, y0 < y1"
+            raise UserError(message) from error
+    in_folder = {name: box for name, box in boxes.items() if (folder / name).is_file()}
+    if boxes and not in_folder:
+        raise UserError(f"{path}: none of its names is a file in {folder}, for example {next(iter(boxes))!r}")
+    return in_folder
 
 
 def infer_files(
@@ -84,199 +94,247 @@ def infer_files(
     output: str | os.PathLike,
     boxes_path: str | os.PathLike | None,
     smooth: bool,
-    options: dict[str, Any],
-    on_failure: Callable[[str], None],
+    options: Mapping[str, Any],
+    on_failure: OnFailure,
 ) -> Summary:
-    """Writes <stem>.json and <stem>_overlay.png for every picture, .jsonl and .mp4 for every clip, into `output`.
+    """Writes <stem>.json and <stem>_overlay.png for every photo, .jsonl and .mp4 for every video, into `output`.
 
-    source: a file or a folder, whose files are taken in order of name, subfolders not. Two inputs of one stem keep
-    their full names; an input is never overwritten. Clips are followed by `video.track`, smoothed where `smooth` says
-    so. A face has box, extent (hairline to chin and side to side by its own landmarks), layout, points, sigma, what
-    else the system adds, and in clips track, its number. Its `files` {ending: bytes} become <stem><ending>, those of a
-    second face <stem>_2<ending>, of pictures only. `options` go to `predictor`; an option that it refuses ends the run
-    before the first file, as a UserError. Any other failure costs its file and is told to `on_failure`.
+    Two inputs of one stem keep their full names; an input is never overwritten. JSON holds `FaceLandmarks.to_json`. The
+    `files` of a photo's face become <stem><ending>, those of the second face <stem>_2<ending>.
+
+    Args:
+        predictor: `(photo, boxes=..., **options) -> faces`.
+        source: a file, or a folder whose files are taken in order of name, without subfolders.
+        output: the folder of the results.
+        boxes_path: boxes.json or None; see `read_boxes`.
+        smooth: smooth the points of videos over time.
+        options: keyword arguments of `predictor`.
+        on_failure: called with one line for each file that fails.
+
+    Raises:
+        UserError: nothing to read, nowhere to write, or options that the predictor rejects.
     """
     source, output = Path(source), Path(output)
     files, ignored = _inputs(source, output)
     boxes = {} if boxes_path is None else read_boxes(boxes_path, source if source.is_dir() else source.parent)
     predict = functools.partial(predictor, **options)
-    predict(np.zeros((1, 1, 3), np.uint8))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output} cannot be made a folder: {error.strerror}") from error
-    protected = {path.resolve() for path in files} | ({Path(boxes_path).resolve()} if boxes_path else set())
-    summary = Summary(Counter(picture=0, face=0), {}, ignored)
+    predict(np.zeros((1, 1, 3), np.uint8))  # rejects wrong options before anything is written
+    _make_folder(output)
+    protected = _protected(files, boxes_path)
+    summary = Summary(Counter(photo=0, face=0), {}, ignored)
     for path, target in output_names(files, output, protected).items():
         try:
             if protected & _outputs(target):
                 raise UserError("its result would overwrite an input; choose another --output")
-            if path.suffix.lower() in VIDEOS:
-                done = _clip(predict, path, target, boxes.get(path.name), smooth)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                counts = _infer_video(predict, path, target, boxes.get(path.name), smooth)
             else:
-                done = _picture(predict, path, target, boxes.get(path.name), protected)
-            summary.counts.update(done)
+                loaded = photo.load(path)
+                faces = predict(loaded, boxes=boxes.get(path.name))
+                counts = write_result(loaded, faces, path, target, protected)
+            summary.counts.update(counts)
         except (UserError, OSError) as error:
-            _failed(summary, path, error, on_failure)
+            _record_failure(summary, path, error, on_failure)
     return summary
 
 
-def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
-    """The files to work on, and the names of the others; results of an earlier run in the same folder are left out."""
-    if not source.is_dir():
-        if not source.is_file():
-            raise UserError(f"{source}: there is no such file or folder")
-        return [source], []
-    there = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    if source.resolve() == output.resolve():
-        there = [path for path in there if not _is_result(path)]
-    files = [path for path in there if path.is_file() and path.suffix.lower() in photo.PICTURES | VIDEOS]
-    if not files:
-        raise UserError(f"there is no picture and no video in {source}")
-    return files, [path.name for path in there if path not in files]
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a run before this one wrote it: a record lies beside it."""
-    if not (match := RESULT.fullmatch(path.name)):
-        return False
-    stems = (match["stem"], match["stem"] + (match["face"] or ""))
-    return any(path.with_name(stem + record).is_file() for stem in stems for record in RECORDS)
-
-
-def _outputs(target: Path) -> set[Path]:
-    return {_ending(target, ending).resolve() for ending in (*RECORDS, *OVERLAYS)}
-
-
-def _ending(target: Path, ending: str) -> Path:
-    return target.with_name(target.name + ending)
-
-
-def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[Path, Path]:
-    """Where the results of each file go, without the endings: its stem, or its full name where the stem is not free."""
-    names = {path: path.stem for path in files}
-    while True:
-        times = Counter(names.values())
-        taken = [path for path, name in names.items() if times[name] > 1 or protected & _outputs(output / name)]
-        taken = [path for path in taken if names[path] != path.name]
-        if not taken:
-            return {path: output / name for path, name in names.items()}
-        names.update((path, path.name) for path in taken)
-
-
-def infer_set(
-    person: Callable[..., list[list[dict[str, Any]]]],
+def infer_multiview(
+    person: Callable[..., Sequence[Sequence[FaceLandmarks]]],
     source: str | os.PathLike,
     output: str | os.PathLike,
     boxes_path: str | os.PathLike | None,
-    options: dict[str, Any],
-    on_failure: Callable[[str], None],
+    options: Mapping[str, Any],
+    on_failure: OnFailure,
 ) -> Summary:
-    """As `infer_files`, of a folder whose pictures all show one person: `person(photos, boxes)` sees them together.
+    """As `infer_files`, for a folder whose photos all show one person.
 
-    A picture that cannot be read is left out, told to `on_failure`; clips are ignored. UserError also where `source` is
-    not a folder or not one of its pictures can be read.
+    A photo that cannot be read is left out and reported; videos are ignored.
+
+    Args:
+        person: `(photos, boxes=..., **options) -> faces of each photo`.
+        source: the folder.
+        output: the folder of the results.
+        boxes_path: boxes.json or None; see `read_boxes`.
+        options: keyword arguments of `person`.
+        on_failure: called with one line for each file that fails.
+
+    Raises:
+        UserError: as in `infer_files`; also if `source` is not a folder or none of its photos can be read.
     """
     source, output = Path(source), Path(output)
     if not source.is_dir():
-        raise UserError(f"{source} is not a folder; --set takes one, with pictures of one person")
+        raise UserError(f"{source}: not a folder; --multiview takes a folder with photos of one person")
     files, ignored = _inputs(source, output)
-    clips = [path for path in files if path.suffix.lower() in VIDEOS]
-    files = [path for path in files if path not in clips]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    photos = [path for path in files if path not in videos]
     boxes = {} if boxes_path is None else read_boxes(boxes_path, source)
-    summary = Summary(Counter(picture=0, face=0), {}, ignored + [path.name for path in clips])
-    loaded = {}
-    for path in files:
-        try:
-            loaded[path] = photo.load(path)
-            if path.name in boxes:
-                photo.check_boxes(boxes[path.name], loaded[path].width, loaded[path].height)
-        except UserError as error:
-            loaded.pop(path, None)
-            _failed(summary, path, error, on_failure)
+    summary = Summary(Counter(photo=0, face=0), {}, ignored + [path.name for path in videos])
+    loaded = _load_photos(photos, boxes, summary, on_failure)
     if not loaded:
-        raise UserError(f"not one picture in {source} can be read")
+        raise UserError(f"{source}: none of its photos can be read")
     found = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
-    output.mkdir(parents=True, exist_ok=True)
-    protected = {path.resolve() for path in files} | ({Path(boxes_path).resolve()} if boxes_path else set())
+    _make_folder(output)
+    protected = _protected(photos, boxes_path)
     targets = output_names(list(loaded), output, protected)
     for (path, one), faces in zip(loaded.items(), found, strict=True):
         try:
-            summary.counts.update(_tell(one, faces, path, targets[path], protected))
+            summary.counts.update(write_result(one, faces, path, targets[path], protected))
         except (UserError, OSError) as error:
-            _failed(summary, path, error, on_failure)
+            _record_failure(summary, path, error, on_failure)
     return summary
 
 
-def _failed(summary: Summary, path: Path, error: Exception, on_failure: Callable[[str], None]) -> None:
+def _load_photos(
+    paths: Sequence[Path], boxes: Mapping[str, np.ndarray], summary: Summary, on_failure: OnFailure
+) -> dict[Path, photo.Photo]:
+    """The photos that can be read and whose boxes lie in them; the others are recorded as failures."""
+    photos = {}
+    for path in paths:
+        try:
+            loaded = photo.load(path)
+            if path.name in boxes:
+                detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+            photos[path] = loaded
+        except UserError as error:
+            _record_failure(summary, path, error, on_failure)
+    return photos
+
+
+def _record_failure(summary: Summary, path: Path, error: Exception, on_failure: OnFailure) -> None:
     summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
     on_failure(f"{path.name}: {summary.failed[path.name]}")
 
 
-def _picture(predict: Predict, path: Path, target: Path, box: np.ndarray | None, protected: set[Path]) -> Counter:
-    loaded = photo.load(path)
-    return _tell(loaded, predict(loaded, boxes=box), path, target, protected)
+def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """The photos and videos, and the names of ignored files; outputs of an earlier run in `source` are left out."""
+    if not source.is_dir():
+        if not source.is_file():
+            raise UserError(f"{source}: there is no such file or folder")
+        return [source], []
+    entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    if source.resolve() == output.resolve():
+        entries = [path for path in entries if not _is_output(path)]
+    readable = photo.IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    files = [path for path in entries if path.is_file() and path.suffix.lower() in readable]
+    if not files:
+        raise UserError(f"{source}: there is no photo and no video in this folder")
+    return files, [path.name for path in entries if path not in files]
 
 
-def _tell(loaded: photo.Photo, faces: list[dict[str, Any]], path: Path, target: Path, protected: set[Path]) -> Counter:
-    """Writes what was found in a picture."""
-    _, png = cv2.imencode(".png", overlay.draw_overlay(loaded.pixels, faces, loaded.step)[..., ::-1])
-    _write(_ending(target, OVERLAYS[0]), png.tobytes())
+def _is_output(path: Path) -> bool:
+    """Whether an earlier run wrote the file: its JSON lies in the same folder."""
+    match = OUTPUT_NAME.fullmatch(path.name)
+    if not match:
+        return False
+    stems = (match["stem"], match["stem"] + (match["face"] or ""))
+    return any(path.with_name(stem + ending).is_file() for stem in stems for ending in JSON_ENDINGS)
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: the folder cannot be created: {error.strerror}") from error
+
+
+def _protected(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> set[Path]:
+    """Files that no output may overwrite."""
+    boxes = [] if boxes_path is None else [Path(boxes_path)]
+    return {path.resolve() for path in (*inputs, *boxes)}
+
+
+def _outputs(target: Path) -> set[Path]:
+    return {_with_ending(target, ending).resolve() for ending in (*JSON_ENDINGS, *OVERLAY_ENDINGS)}
+
+
+def _with_ending(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)
+
+
+def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[Path, Path]:
+    """Output path of each file without ending: its stem, or its full name where stems collide with others or inputs."""
+    names = {path: path.stem for path in files}
+    while True:
+        uses = Counter(names.values())
+        colliding = [path for path, name in names.items() if uses[name] > 1 or protected & _outputs(output / name)]
+        colliding = [path for path in colliding if names[path] != path.name]
+        if not colliding:
+            return {path: output / name for path, name in names.items()}
+        names.update((path, path.name) for path in colliding)
+
+
+def write_result(
+    loaded: photo.Photo, faces: Sequence[FaceLandmarks], path: Path, target: Path, protected: set[Path]
+) -> Counter:
+    """Writes the overlay, the faces' files and the JSON of one photo.
+
+    Args:
+        loaded: the photo.
+        faces: in pixels of the full photo.
+        path: the input file.
+        target: output path without ending; see `output_names`.
+        protected: files that must not be overwritten.
+
+    Returns:
+        The counts for the summary.
+
+    Raises:
+        UserError: a file of a face would overwrite an input.
+        OSError: a file cannot be written.
+    """
+    drawn = overlay.draw_overlay(loaded.pixels, faces, loaded.step)
+    _write(_with_ending(target, OVERLAY_ENDINGS[0]), overlay.encode_png(drawn))
     for number, face in enumerate(faces, start=1):
-        for ending, data in face.get("files", {}).items():
-            own = _ending(target, f"_{number}{ending}" if number > 1 else ending)
-            if own.resolve() in protected:
-                raise UserError(f"{own.name} would overwrite an input; choose another --output")
-            _write(own, data)
-    record = {"image": path.name, "width": loaded.width, "height": loaded.height, "faces": _told(faces)}
-    _write(_ending(target, RECORDS[0]), _line(record))
-    return Counter(picture=1, face=len(faces))
+        for ending, data in face.files.items():
+            file = _with_ending(target, f"_{number}{ending}" if number > 1 else ending)
+            if file.resolve() in protected:
+                raise UserError(f"{file.name} would overwrite an input; choose another --output")
+            _write(file, data)
+    entry = {"image": path.name, "width": loaded.width, "height": loaded.height, "faces": serialised(faces)}
+    _write(_with_ending(target, JSON_ENDINGS[0]), _json_line(entry))
+    return Counter(photo=1, face=len(faces))
 
 
-def _clip(predict: Predict, path: Path, target: Path, box: np.ndarray | None, smooth: bool) -> Counter:
+def _infer_video(predict: Predict, path: Path, target: Path, box: np.ndarray | None, smooth: bool) -> Counter:
+    """Writes the overlay video and the JSON lines of one video."""
     clip = video.open_clip(path)
     if box is not None:
-        photo.check_boxes(box, clip.width, clip.height)
+        detection.check_boxes(box, clip.width, clip.height)
     tracked = video.track(clip.frames(), predict, box)
     if smooth:
         tracked = video.smooth(tracked, clip.rate)
-    partial, lines = _ending(target, ".partial.mp4"), []
+    partial, lines = _with_ending(target, ".partial.mp4"), []
     try:
         with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as writer:
             for index, (frame, faces) in enumerate(tracked):
                 writer.write(overlay.draw_overlay(frame, faces))
-                when = {"frame": index, "time": round(index / clip.rate, DECIMALS)}
-                size = {"width": clip.width, "height": clip.height}
-                lines.append(_line({"image": path.name, **when, **size, "faces": _told(faces)}))
-        partial.replace(_ending(target, OVERLAYS[1]))
+                entry = {
+                    "image": path.name,
+                    "frame": index,
+                    "time": round(index / clip.rate, DECIMALS),
+                    "width": clip.width,
+                    "height": clip.height,
+                    "faces": serialised(faces),
+                }
+                lines.append(_json_line(entry))
+        partial.replace(_with_ending(target, OVERLAY_ENDINGS[1]))
     finally:
         partial.unlink(missing_ok=True)
-    _write(_ending(target, RECORDS[1]), b"".join(lines))
+    _write(_with_ending(target, JSON_ENDINGS[1]), b"".join(lines))
     return Counter(video=1, frame=len(lines))
 
 
-def _told(faces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What of the faces goes into the record: all but what is drawn or has files of its own."""
-    return plain([{name: value for name, value in face.items() if name not in NOT_TOLD} for face in faces])
+def serialised(faces: Sequence[FaceLandmarks]) -> list[dict[str, Any]]:
+    """The entry "faces" of the JSON output."""
+    return [face.to_json() for face in faces]
 
 
-def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, allow_nan=False) + "\n").encode()
-
-
-def plain(value: Any) -> Any:
-    """Arrays as rounded lists, throughout dicts and lists: what JSON takes."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.floating):
-        return np.asarray(value, np.float64).round(DECIMALS).tolist()
-    return value
+def _json_line(entry: dict[str, Any]) -> bytes:
+    return (json.dumps(entry, allow_nan=False) + "\n").encode()
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically: completely or not at all."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(data)
@@ -289,13 +347,16 @@ def _write(path: Path, data: bytes) -> None:
 def infer_arrays(
     raw: Callable[..., dict[str, np.ndarray]], source: str | os.PathLike, target: str | os.PathLike
 ) -> None:
-    """The arrays of one .npz through `raw` into another. UserError: not such a file, arrays that do not fit."""
+    """Applies `raw` to the arrays of the .npz file `source` and writes its outputs to the .npz file `target`.
+
+    Raises UserError if the file is not an .npz file, its arrays do not fit the network, or `target` cannot be written.
+    """
     try:
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror or 'not an .npz file'}") from error
-    except Exception as error:  # a damaged or foreign file fails in many ways
+    except Exception as error:  # numpy raises any exception for damaged and foreign files
         raise UserError(f"{source} is not an .npz file of plain arrays ({error})") from error
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):

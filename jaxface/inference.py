@@ -1,130 +1,235 @@
-"""A trained system, called on photographs or arrays. Never loads TensorFlow."""
+"""A trained system applied to photos, scans or arrays. Never loads TensorFlow."""
 
 import dataclasses
 import functools
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image
 
-from jaxface import checkpoint, photo, pretrained
+from jaxface import checkpoint, config_file, detection, meshes, photo, pretrained
 from jaxface.errors import UserError
+from jaxface.results import FaceLandmarks, HeadFit
 from jaxface.system import System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
-Face = dict[str, Any]
+# What a photo is given as; see `photo.load`.
+Source: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | photo.Photo
+# (4,) or (F,4) numbers x0, y0, x1, y1 px.
+Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
-    """A system with its parameters: `predictor("photo.jpg")` gives the faces in it.
+    """A system with its parameters: `predictor("photo.jpg")` returns the faces in the photo.
 
-    config: the configuration it was trained with. params, model_state: see `jaxface.system.System`.
+    Predictors can be pickled, and called from several threads.
+
+    Attributes:
+        config: the configuration that the model was trained with.
+        system: see `jaxface.system.System`.
+        params: parameters of the model.
+        model_state: its further variables, such as batch statistics.
+        source: where the model comes from.
     """
 
     config: ml_collections.ConfigDict
     system: System
     params: Tree
     model_state: Tree
+    source: str = ""
 
     @classmethod
     def pretrained(cls, name: str = "continuous") -> "Predictor":
-        """The model that ships with the package. UserError names those there are."""
-        names = sorted(path.parent.name for path in ASSETS.glob(f"*/{pretrained.PARAMS_FILE}"))
-        if name not in names:
-            there = f"those that do: {', '.join(names)}" if names else "none does; train one"
-            raise UserError(f"no model ships for {name!r} ({there}); give the workdir of a training run")
-        return cls._checked(*pretrained.load_asset(ASSETS / name), f"the shipped model {name!r}")
+        """The pretrained model of a system that is part of the package. Raises UserError if there is none."""
+        available = sorted(path.parent.name for path in ASSETS.glob(f"*/{pretrained.PARAMS_FILE}"))
+        if name not in available:
+            listed = f"available: {', '.join(available)}" if available else "none is available"
+            raise UserError(f"{name}: there is no pretrained model ({listed}); give the workdir of a training run")
+        return cls._checked(*pretrained.load_asset(ASSETS / name), f"pretrained model {name}")
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
-        """The model of a training run or of a converted checkpoint. UserError: no workdir, nothing saved in it."""
-        config = checkpoint.load_config(workdir)
+        """The model of a training run or a converted checkpoint. Raises UserError if the workdir holds none."""
+        config = config_file.load(workdir)
         return cls._checked(config, *checkpoint.load_params(workdir), str(workdir))
 
     @classmethod
-    def _checked(cls, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, where: str) -> "Predictor":
-        system = build(config, where)
+    def _checked(cls, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, source: str) -> "Predictor":
+        """Raises UserError if the shapes of the parameters are not those of the configured model."""
+        system = build(config, source)
         expected = _shapes(jax.eval_shape(system.init, jax.random.key(0))[0])
         found = _shapes(params)
         if expected != found:
-            differing = sorted(name for name, _ in expected.items() ^ found.items())
-            raise UserError(f"the parameters of {where} do not fit its config.json; the first of them: {differing[0]}")
-        return cls(config, system, params, model_state)
+            first, *_ = sorted(name for name, _ in expected.items() ^ found.items())
+            raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}")
+        return cls(config, system, params, model_state, source)
 
-    def __call__(self, photos: Any, boxes: Any = None, **options: Any) -> Any:
-        """The faces of one photo, or for a list of photos the list of theirs, each face as a dict.
+    @overload
+    def __call__(
+        self,
+        photos: list[Source] | tuple[Source, ...],
+        boxes: Sequence[Boxes | None] | None = None,
+        *,
+        layout: str | np.ndarray | None = None,
+    ) -> list[list[FaceLandmarks]]: ...
 
-        photos: a path, a PIL picture or an array, see `photo.load`; or a list of these.
-        boxes: (4,) or (F,4) x0, y0, x1, y1 from hairline to chin and from side to side, used instead of the detector;
-        for a list of photos a list of these or of None. `options` go to the system; continuous: layout="68", "98",
-        "dense", a region name or template points (N,3).
-        A face has at least box [4], layout, points (N,2) and sigma (N,), in pixels of the full picture as displayed
-        with pixel centres at integers. UserError says what is wrong with a picture, a box or an option.
+    @overload
+    def __call__(
+        self, photos: Source, boxes: Boxes | None = None, *, layout: str | np.ndarray | None = None
+    ) -> list[FaceLandmarks]: ...
+
+    def __call__(self, photos: Any, boxes: Any = None, *, layout: str | np.ndarray | None = None) -> Any:
+        """The faces in one photo; for a list of photos a list of such lists.
+
+        Args:
+            photos: a path, a PIL image or an array, see `photo.load`; or a list of these.
+            boxes: (4,) or (F,4) px, x0, y0, x1, y1 from hairline to chin and from side to side, used instead of the
+                detector. For a list of photos a list of these or of None.
+            layout: name of the landmark layout; None takes the system's own. The system "continuous" accepts "68",
+                "98", "dense", region names and template points (N,3) in units of 100 mm.
+
+        Returns:
+            `FaceLandmarks`, or `FaceReconstruction` from systems that reconstruct heads, in pixels of the full photo.
+
+        Raises:
+            UserError: a photo cannot be decoded, a box or the layout is invalid, or the system does not take photos.
         """
-        if not isinstance(photos, (list, tuple)):
-            return self._faces(photos, boxes, options)
-        listed = [None] * len(photos) if boxes is None else boxes
-        if not isinstance(listed, Sequence | np.ndarray) or len(listed) != len(photos):
-            raise UserError(f"for a list of {len(photos)} photos boxes is a list as long, or None")
-        return [self._faces(one, its_boxes, options) for one, its_boxes in zip(photos, listed, strict=True)]
+        if isinstance(photos, (list, tuple)):
+            pairs = zip(photos, _one_each(photos, boxes), strict=True)
+            return [self._faces(source, own_boxes, layout) for source, own_boxes in pairs]
+        return self._faces(photos, boxes, layout)
 
-    def person(self, photos: Sequence[Any], boxes: Sequence[Any] | None = None, **options: Any) -> list[list[Face]]:
-        """Of each of several `photos` of one person the face, with one identity for all, or nothing: deep3d.
+    def person(
+        self,
+        photos: Sequence[Source],
+        boxes: Sequence[Boxes | None] | None = None,
+        *,
+        layout: str | np.ndarray | None = None,
+    ) -> list[list[FaceLandmarks]]:
+        """The faces of one person in several photos, reconstructed with one identity.
 
-        boxes: a list of (4,) or None, as long. UserError: a system that takes one photo at a time, as in `__call__`.
+        Args:
+            photos: see `__call__`.
+            boxes: for each photo (4,) or None.
+            layout: see `__call__`.
+
+        Returns:
+            For each photo a list with one face, empty if none was found.
+
+        Raises:
+            UserError: as in `__call__`, or if the system takes one photo at a time.
         """
         if self.system.predict_multiview is None:
-            raise UserError(f"the system {self.config.system} takes every photo by itself, not several of one person")
+            raise UserError(f"{self.config.system}: this system takes one photo at a time, not several of one person")
         loaded = [photo.load(source) for source in photos]
-        boxes = [None] * len(loaded) if boxes is None else boxes
-        if len(boxes) != len(loaded):
-            raise UserError(f"for {len(loaded)} photos of a person boxes is a list as long, or None")
-        kept = [_kept_boxes(one, box) for one, box in zip(loaded, boxes, strict=True)]
-        pixels = [one.pixels for one in loaded]
-        options = {"boxes": kept, **self._tools(), **options}
-        found = self.system.predict_multiview(self.params, self.model_state, pixels, **options)
-        return [[one.face_to_full(face) for face in faces] for one, faces in zip(loaded, found, strict=True)]
+        pairs = zip(loaded, _one_each(photos, boxes), strict=True)
+        kept = [_kept_boxes(one, own_boxes) for one, own_boxes in pairs]
+        images = [one.pixels for one in loaded]
+        options = {"boxes": kept, **self._options(layout)}
+        found = self.system.predict_multiview(self.params, self.model_state, images, **options)
+        return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, found, strict=True)]
 
-    def _faces(self, source: Any, boxes: Any, options: dict[str, Any]) -> list[Face]:
-        loaded = photo.load(source)
-        options = {"boxes": _kept_boxes(loaded, boxes), **self._tools(), **options}
-        faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
-        return [loaded.face_to_full(face) for face in faces]
+    def fit(
+        self, scans: Sequence[np.ndarray | meshes.Mesh], *, units: str | None = None, align: str = "auto"
+    ) -> list[HeadFit]:
+        """The head model fitted to scans of one person, each in its own expression.
 
-    def _tools(self) -> dict[str, Any]:
-        """The functions that the system takes from outside; see `System.tools`."""
-        return {name: TOOLS[name] for name in self.system.tools}
+        Args:
+            scans: points (N,3) or meshes.
+            units: "mm", "cm", "m" or "nphm"; None derives the unit from the size of each scan.
+            align: "auto", "none" if the scans are in the model's frame, or the path of a file with the alignment.
+
+        Returns:
+            One fit for each scan.
+
+        Raises:
+            UserError: the system does not take scans, or a scan cannot be aligned.
+        """
+        if self._takes_photos:
+            raise UserError(f"{self.config.system}: this system takes photos, not scans")
+        return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The network on prepared arrays, every output under its name; nothing is cropped, stretched or clipped.
+        """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.
 
-        GPUs and TPUs multiply in full float32 here, not in their faster, shorter formats.
+        Matrix products are float32 on GPUs and TPUs too, instead of their faster formats of lower precision.
         """
         with jax.default_matmul_precision("highest"):
             return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
 
+    @property
+    def _takes_photos(self) -> bool:
+        return "image" in self.system.inputs
+
+    def _faces(self, source: Source, boxes: Boxes | None, layout: str | np.ndarray | None) -> list[FaceLandmarks]:
+        if not self._takes_photos:
+            raise UserError(f"{self.config.system}: this system fits scans, not photos; use launch.fit --scan FILE")
+        loaded = photo.load(source)
+        options = {"boxes": _kept_boxes(loaded, boxes), **self._options(layout)}
+        faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
+        return [face.in_full_image(loaded) for face in faces]
+
+    def _options(self, layout: str | np.ndarray | None) -> dict[str, Any]:
+        """Keyword arguments of `System.predict`: the layout if one is given, and the functions of `System.tools`."""
+        options = {name: TOOLS[name] for name in self.system.tools}
+        return options if layout is None else {"layout": layout, **options}
+
+    def __repr__(self) -> str:
+        count = sum(int(np.prod(shape)) for shape in _shapes(self.params).values())
+        return f"Predictor(system={self.config.system!r}, parameters={_short(count)}, source={self.source!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the configuration and the parameters; the system is built again from them."""
+        trees = jax.device_get((self.params, self.model_state))
+        return _restored, (self.config.to_dict(), *trees, self.source)
+
+
+def _restored(config: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:
+    restored = ml_collections.ConfigDict(config)
+    return Predictor(restored, build(restored, source), params, model_state, source)
+
+
+def _short(count: int) -> str:
+    """A count with two significant digits: 2.4M, 850k, 12."""
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f}{name}"
+    return str(count)
+
+
+def _one_each(photos: Sequence[Any], boxes: Any) -> list[Any]:
+    """The boxes of each photo. Raises UserError if they are not as many."""
+    if boxes is None:
+        return [None] * len(photos)
+    if not isinstance(boxes, Sequence | np.ndarray) or len(boxes) != len(photos):
+        raise UserError(f"boxes: for a list of {len(photos)} photos give a list as long, or None")
+    return list(boxes)
+
 
 def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
-    """Boxes of the full picture in pixels of those that are kept, checked."""
-    return None if boxes is None else loaded.to_kept(photo.check_boxes(boxes, loaded.width, loaded.height))
+    """Boxes of the full photo, checked, in pixels of `loaded.pixels`."""
+    if boxes is None:
+        return None
+    return loaded.to_kept(detection.check_boxes(boxes, loaded.width, loaded.height))
 
 
 @functools.cache
 def detector() -> Predictor:
-    """The landmark detector that ships, loaded once."""
+    """The pretrained landmark detector, loaded once."""
     return Predictor.pretrained("continuous")
 
 
-def _detect(pixels: np.ndarray, boxes: Any = None) -> list[Face]:
-    """The faces of a picture (H,W,3) with their 68 points, by the detector that ships; see `System.tools`."""
+def _detect(image: np.ndarray, boxes: Any = None) -> list[FaceLandmarks]:
+    """The faces in an image (H,W,3) with 68 landmarks from the pretrained detector; see `System.tools`."""
     own = detector()
-    return own.system.predict(own.params, own.model_state, pixels, boxes=boxes)
+    return own.system.predict(own.params, own.model_state, image, boxes=boxes)
 
 
 TOOLS = {"detect": _detect}

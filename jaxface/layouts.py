@@ -1,7 +1,7 @@
-"""Landmark layouts: how many points, which is which after mirroring, where the eyes are, and conversions.
+"""Landmark layouts: numbers of points, flip maps, eye corners, and the conversion from 98 to 68 points.
 
-Sources: iBUG 300-W (68), WFLW (98), COFW (29), AFLW (19), LaPa (106); flip maps, eye corners and the 98 -> 68 rule as
-in the PIPNet repository.
+Sources: iBUG 300-W (68), WFLW (98), COFW (29), AFLW (19), LaPa (106). Flip maps, eye corners and the 98 -> 68 rule are
+those of the PIPNet repository.
 """
 
 import dataclasses
@@ -11,10 +11,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A layout of K points. `flip` (K,) int: point i of a mirrored picture was point flip[i].
+    """A layout of K points.
 
-    `eye_corners`: outer corners, image left and right; None for AFLW, whose errors are given in box sizes. `five`: the
-    points whose means are image-left eye, image-right eye, nose tip, image-left and image-right mouth corner.
+    Attributes:
+        name: name of the layout.
+        flip: (K,) int; point i of a mirrored image is point flip[i] of the original.
+        eye_corners: indices of the outer corners of the image-left and image-right eye; None for AFLW, whose errors are
+            normalised by box size.
+        five: for the image-left eye, image-right eye, nose tip, image-left and image-right mouth corner, the points
+            whose mean it is.
     """
 
     name: str
@@ -28,12 +33,12 @@ class Layout:
         return len(self.flip)
 
     def five_points(self, points: np.ndarray) -> np.ndarray:
-        """Eyes, nose tip and mouth corners (…,5,D) of points (…,K,D)."""
+        """Eyes, nose tip and mouth corners (...,5,D) of points (...,K,D)."""
         return np.stack([points[..., list(group), :].mean(-2) for group in self.five], axis=-2)
 
 
 def _flip(count: int, reversed_runs: list[tuple[int, int]], swapped: list[tuple[int, int]]) -> np.ndarray:
-    """Flip map of `count` points: runs [first, last] reverse in place, pairs swap, the rest stay."""
+    """The flip map of `count` points: runs [first, last] are reversed, pairs swapped, others stay in place."""
     flip = np.arange(count)
     for first, last in reversed_runs:
         flip[first : last + 1] = np.arange(last, first - 1, -1)
@@ -107,33 +112,35 @@ LAYOUT_106 = Layout(
 LAYOUTS = {layout.name: layout for layout in (LAYOUT_68, LAYOUT_98, LAYOUT_29, LAYOUT_19, LAYOUT_106)}
 
 
+# Weighted means of two points of WFLW's eye, offsets from its first point: (2 a + b) / 3 for each point of iBUG's eye.
+EYE_PAIRS = ((0, 0), (1, 2), (3, 2), (4, 4), (5, 6), (7, 6))
+
+
 def wflw_to_ibug(points: np.ndarray) -> np.ndarray:
-    """68 points (…,68,2) of 98 points (…,98,2), by PIPNet's rule.
+    """68 points (...,68,2) from 98 points (...,98,2), by PIPNet's rule.
 
-    Every second jaw point; brows are the upper line with y averaged over both lines; two points of each eye are
-    moved a third of the way; nose and mouth are taken as they are.
+    Every second point of the jaw; brows have x of the upper line and the mean y of both lines; two points of each lid
+    are moved by a third; nose and mouth are unchanged.
     """
-    p = points
+    parts = [
+        points[..., 0:33:2, :],
+        points[..., 33:34, :],
+        _brow(points, range(34, 38), range(41, 37, -1)),
+        _brow(points, range(42, 46), range(50, 46, -1)),
+        points[..., 46:47, :],
+        points[..., 51:60, :],
+        _eye(points, 60),
+        _eye(points, 68),
+        points[..., 76:96, :],
+    ]
+    return np.concatenate(parts, axis=-2)
 
-    def brow(upper: range, lower: range) -> np.ndarray:
-        top, bottom = p[..., list(upper), :], p[..., list(lower), :]
-        return np.stack([top[..., 0], (top[..., 1] + bottom[..., 1]) / 2], axis=-1)
 
-    def eye(first: int) -> np.ndarray:
-        mixed = [(0, 0), (1, 2), (3, 2), (4, 4), (5, 6), (7, 6)]
-        return np.stack([(2 * p[..., first + a, :] + p[..., first + b, :]) / 3 for a, b in mixed], axis=-2)
+def _brow(points: np.ndarray, upper: range, lower: range) -> np.ndarray:
+    top, bottom = points[..., list(upper), :], points[..., list(lower), :]
+    return np.stack([top[..., 0], (top[..., 1] + bottom[..., 1]) / 2], axis=-1)
 
-    return np.concatenate(
-        [
-            p[..., 0:33:2, :],
-            p[..., 33:34, :],
-            brow(range(34, 38), range(41, 37, -1)),
-            brow(range(42, 46), range(50, 46, -1)),
-            p[..., 46:47, :],
-            p[..., 51:60, :],
-            eye(60),
-            eye(68),
-            p[..., 76:96, :],
-        ],
-        axis=-2,
-    )
+
+def _eye(points: np.ndarray, first: int) -> np.ndarray:
+    mixed = [(2 * points[..., first + a, :] + points[..., first + b, :]) / 3 for a, b in EYE_PAIRS]
+    return np.stack(mixed, axis=-2)

@@ -1,4 +1,4 @@
-"""Mesh files in and out: OBJ, PLY, GLB and STL through trimesh. Pictures are in `photo`, clips in `video`."""
+"""Reading and encoding mesh files (OBJ, PLY, GLB, STL, OFF) with trimesh."""
 
 import dataclasses
 import os
@@ -17,10 +17,15 @@ ENCODED = (".glb", ".obj", ".ply")
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """A surface, or a cloud of points where there are no triangles.
+    """A triangle mesh, or a point cloud if it has no triangles.
 
-    vertices (V,3) float32; triangles (T,3) int32, T may be 0; normals (V,3) float32; colors (V,3) float32 sRGB in
-    [0,1]; uv (V,2) float32, v upwards, into texture (H,W,3) uint8. What a file does not have is None.
+    Attributes:
+        vertices: (V,3) float32.
+        triangles: (T,3) int32, T may be 0.
+        normals: (V,3) float32 or None.
+        colors: (V,3) float32 sRGB in [0,1] or None.
+        uv: (V,2) float32 with v upwards, or None.
+        texture: (H,W,3) uint8 or None.
     """
 
     vertices: np.ndarray
@@ -32,36 +37,37 @@ class Mesh:
 
 
 def read(path: str | os.PathLike) -> Mesh:
-    """The mesh in a file, its vertices in the order of the file; parts of a scene are joined, textures left out.
+    """The mesh in a file, with the vertices in the order of the file.
 
-    UserError in one line: no such file, an unknown ending, damaged, no vertices, NaN or infinite vertices.
+    Parts of a scene are joined; textures are ignored. Raises UserError if the file is missing, of an unknown type,
+    damaged or empty, or has vertices that are NaN or infinite.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     if path.suffix.lower() not in READABLE:
-        raise UserError(f"{path.name}: not a mesh that can be read ({', '.join(READABLE)})")
+        raise UserError(f"{path.name}: not a readable mesh file ({', '.join(READABLE)})")
     linear = path.suffix.lower() in (".glb", ".gltf")
     options = {"skip_materials": True, "maintain_order": True} if path.suffix.lower() == ".obj" else {}
     try:
         loaded = trimesh.load(path, process=False, **options)
         mesh = _joined([_part(geometry, transform, linear) for geometry, transform in _placed(loaded)])
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise UserError(f"{path.name}: damaged or cut short ({str(error) or type(error).__name__})") from error
+    except Exception as error:  # readers raise any exception for damaged files
+        raise UserError(f"{path.name}: damaged or truncated ({str(error) or type(error).__name__})") from error
     if len(mesh.vertices) == 0:
-        raise UserError(f"{path.name}: there are no vertices in it")
+        raise UserError(f"{path.name}: the file has no vertices")
     if bad := int((~np.isfinite(mesh.vertices)).any(axis=1).sum()):
         raise UserError(f"{path.name}: {bad} of {len(mesh.vertices)} vertices are NaN or infinite; remove them")
     if mesh.triangles.size and not (0 <= mesh.triangles.min() and mesh.triangles.max() < len(mesh.vertices)):
-        raise UserError(f"{path.name}: its faces name vertices that are not in it")
+        raise UserError(f"{path.name}: its triangles have vertex indices out of range")
     return mesh
 
 
 def encode(mesh: Mesh, ending: str) -> bytes:
-    """The bytes of a ".glb", ".obj" or ".ply" file. ValueError: another ending, or an OBJ without triangles.
+    """The content of a mesh file with the ending ".glb", ".obj" or ".ply".
 
-    GLB holds the texture where there is one, else the vertex colours, and a material that is not metallic; OBJ and PLY
-    hold vertex colours.
+    GLB contains the texture, otherwise vertex colours, and a non-metallic material; OBJ and PLY contain vertex colours.
+    Raises ValueError for another ending, or for an OBJ without triangles.
     """
     if ending not in ENCODED or (ending == ".obj" and len(mesh.triangles) == 0):
         raise ValueError(f"{len(mesh.triangles)} triangles cannot be written as {ending}")
@@ -70,21 +76,21 @@ def encode(mesh: Mesh, ending: str) -> bytes:
         colors = _to_linear(np.clip(colors, 0, 1))
     rgba = None if colors is None else _rgba(colors)
     if len(mesh.triangles):
-        made = trimesh.Trimesh(
+        exported = trimesh.Trimesh(
             mesh.vertices, mesh.triangles, vertex_normals=mesh.normals, vertex_colors=rgba, process=False
         )
     else:
-        made = trimesh.PointCloud(mesh.vertices, colors=rgba)
+        exported = trimesh.PointCloud(mesh.vertices, colors=rgba)
     if ending == ".glb":
         if mesh.texture is not None:
-            made.visual = trimesh.visual.TextureVisuals(mesh.uv, material=_material(mesh.texture))
-        return trimesh.Scene([made]).export(file_type="glb", tree_postprocessor=_matt)
-    data = made.export(file_type=ending[1:])
+            exported.visual = trimesh.visual.TextureVisuals(mesh.uv, material=_material(mesh.texture))
+        return trimesh.Scene([exported]).export(file_type="glb", tree_postprocessor=_make_matt)
+    data = exported.export(file_type=ending[1:])
     return data.encode() if isinstance(data, str) else data
 
 
 def _placed(loaded: Any) -> list[tuple[Any, np.ndarray]]:
-    """The parts of what trimesh loaded, each with the 4x4 transform that puts it in place."""
+    """The geometries that trimesh loaded, each with its (4,4) transform."""
     if not isinstance(loaded, trimesh.Scene):
         return [(loaded, np.eye(4))]
     nodes = [loaded.graph[node] for node in loaded.graph.nodes_geometry]
@@ -92,10 +98,10 @@ def _placed(loaded: Any) -> list[tuple[Any, np.ndarray]]:
 
 
 def _part(geometry: Any, transform: np.ndarray, linear: bool) -> Mesh:
-    """`linear`: whether its colours are linear light."""
+    """One geometry, transformed. `linear`: its colours are linear and become sRGB."""
     vertices = np.asarray(geometry.vertices, np.float64).reshape(-1, 3) @ transform[:3, :3].T + transform[:3, 3]
     triangles = np.asarray(getattr(geometry, "faces", ()), np.int32).reshape(-1, 3)
-    normals = geometry._cache.cache.get("vertex_normals")  # the file's own; the property would compute others
+    normals = geometry._cache.cache.get("vertex_normals")  # those of the file; the public property would compute them
     if normals is not None:
         normals = normals @ np.linalg.inv(transform[:3, :3])
         normals = (normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)).astype(np.float32)
@@ -106,7 +112,7 @@ def _part(geometry: Any, transform: np.ndarray, linear: bool) -> Mesh:
 
 
 def _stored_colors(geometry: Any) -> np.ndarray | None:
-    """Vertex colours (V,3) in [0,1] as the file has them."""
+    """Vertex colours (V,3) in [0,1] as stored in the file."""
     if isinstance(geometry, trimesh.PointCloud):
         stored = geometry.colors if len(geometry.colors) else None
     elif geometry.visual.kind == "texture":
@@ -120,7 +126,7 @@ def _stored_colors(geometry: Any) -> np.ndarray | None:
 
 
 def _joined(parts: list[Mesh]) -> Mesh:
-    """One mesh of several; normals and colours only where all have them."""
+    """Concatenates meshes; normals and colours only if all of them have these."""
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
 
     def all_of(name: str) -> np.ndarray | None:
@@ -141,7 +147,7 @@ def _rgba(colors: np.ndarray) -> np.ndarray:
 
 
 def _to_linear(srgb: np.ndarray) -> np.ndarray:
-    """glTF takes vertex colours as linear light; everything else here is sRGB."""
+    """sRGB to linear: glTF stores vertex colours linearly, all other formats here as sRGB."""
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
@@ -154,8 +160,8 @@ def _material(texture: np.ndarray) -> Any:
     return trimesh.visual.material.PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.9)
 
 
-def _matt(tree: dict) -> None:
-    """Gives primitives without a material a matt one: glTF's own default is a metal, nearly black in viewers."""
+def _make_matt(tree: dict) -> None:
+    """Adds a matt material to primitives without one: glTF's default is metallic, nearly black in viewers."""
     for part in (primitive for mesh in tree["meshes"] for primitive in mesh["primitives"]):
         if "material" not in part:
             materials = tree.setdefault("materials", [])

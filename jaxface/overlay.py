@@ -1,4 +1,4 @@
-"""What was found, drawn over the picture."""
+"""Overlays: landmarks, boxes and rendered layers drawn on an image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Runs of points that are joined by a line: first, last, closed.
+from jaxface.results import FaceLandmarks
+
+# Runs of points that a line connects, by layout: first, last, closed.
 CONTOURS = {
     "68": ((0, 16, 0), (17, 21, 0), (22, 26, 0), (27, 30, 0), (31, 35, 0), (36, 41, 1), (42, 47, 1), (48, 59, 1))
     + ((60, 67, 1),),
@@ -14,37 +16,48 @@ CONTOURS = {
     + ((88, 95, 1),),
 }
 BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
-SURE_COLOR, UNSURE_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
-# The sigma, in mean sides of the face box, at which a point is drawn in UNSURE_COLOR.
-UNSURE = 0.08
+CERTAIN_COLOR, UNCERTAIN_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
+# The sigma, in mean sides of the face box, at which a point has UNCERTAIN_COLOR.
+UNCERTAIN_SIGMA = 0.08
+# More points than this are drawn smaller.
+MANY_POINTS = 200
 SUBPIXEL_BITS = 4
 
 
-def draw_overlay(pixels: np.ndarray, faces: Sequence[dict[str, Any]], step: int = 1) -> np.ndarray:
-    """A copy of (h,w,3) uint8 RGB with boxes, points (green: sure, red: unsure), their contours and sigmas (circles).
+def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 1) -> np.ndarray:
+    """A copy of an image (h,w,3) uint8 RGB with boxes, points (green to red by sigma), contours and sigmas (circles).
 
-    `faces`: dicts with box (4,), layout, points (N,2) and sigma (N,) in pixels of the full picture, of which each pixel
-    here covers `step` x `step`. A face may have a `layer`, drawn first: an RGBA picture (h',w',4) uint8 and the pixel
-    (x, y) of `pixels` on which its upper left one falls; it may reach beyond the edges.
+    Layers are drawn below all of these and may reach beyond the border.
+
+    Args:
+        image: (h,w,3) uint8 RGB.
+        faces: in pixels of the full image.
+        step: a pixel of `image` covers step x step pixels of the full image; see `photo.Photo`.
     """
-    canvas = np.ascontiguousarray(pixels).copy()
+    canvas = np.ascontiguousarray(image).copy()
     for face in faces:
-        if "layer" in face:
-            _lay(canvas, *face["layer"])
+        if face.layer is not None:
+            _blend(canvas, *face.layer)
     for face in faces:
-        box, points = ((np.asarray(face[key]) + 0.5) / step - 0.5 for key in ("box", "points"))
-        _draw_face(canvas, box, points, np.asarray(face["sigma"]) / step, face["layout"])
+        box, points = ((np.asarray(place) + 0.5) / step - 0.5 for place in (face.box, face.points))
+        _draw_face(canvas, box, points, np.asarray(face.sigma) / step, face.layout)
     return canvas
 
 
-def _lay(canvas: np.ndarray, layer: np.ndarray, corner: tuple[int, int]) -> None:
-    """Blends an RGBA picture into the canvas."""
+def encode_png(image: np.ndarray) -> bytes:
+    """The PNG file of an image (H,W,3) uint8 RGB."""
+    _, encoded = cv2.imencode(".png", image[..., ::-1])
+    return encoded.tobytes()
+
+
+def _blend(canvas: np.ndarray, layer: np.ndarray, corner: tuple[int, int]) -> None:
+    """Alpha-blends an RGBA layer into the canvas, in place."""
     x, y = corner
     height, width = canvas.shape[:2]
-    part = layer[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
+    visible = layer[max(0, -y) : max(0, height - y), max(0, -x) : max(0, width - x)]
     below = canvas[max(0, y) : max(0, y + len(layer)), max(0, x) : max(0, x + layer.shape[1])]
-    alpha = part[..., 3:].astype(np.float32) / 255
-    below[:] = (below + alpha * (part[..., :3].astype(np.float32) - below) + 0.5).astype(np.uint8)
+    alpha = visible[..., 3:].astype(np.float32) / 255
+    below[:] = (below + alpha * (visible[..., :3].astype(np.float32) - below) + 0.5).astype(np.uint8)
 
 
 def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
@@ -54,29 +67,24 @@ def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: n
     _draw_line(canvas, corners, True, BOX_COLOR, thickness)
     for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
-    radius = side / (100 if len(points) < 200 else 250)
+    radius = side / (100 if len(points) < MANY_POINTS else 250)
     for point, spread in zip(points, sigma, strict=True):
-        share = min(1.0, spread / side / UNSURE)
-        color = tuple(int(value) for value in SURE_COLOR * (1 - share) + UNSURE_COLOR * share)
+        share = min(1.0, spread / side / UNCERTAIN_SIGMA)
+        color = tuple(int(value) for value in CERTAIN_COLOR * (1 - share) + UNCERTAIN_COLOR * share)
         _draw_circle(canvas, point, radius, color, cv2.FILLED)
         if spread > radius and layout in CONTOURS:
             _draw_circle(canvas, point, spread, color, thickness)
 
 
-def _fixed(values: Any) -> np.ndarray:
-    """Numbers as OpenCV's fixed-point integers; far outside the picture they are held where these do not overflow."""
+def _fixed_point(values: Any) -> np.ndarray:
+    """OpenCV's fixed-point integers; places far outside the image are clipped so that they do not overflow."""
     return np.rint(np.clip(values, -1e6, 1e6) * 2**SUBPIXEL_BITS).astype(np.int32)
 
 
 def _draw_line(canvas: np.ndarray, points: Any, closed: bool, color: tuple[int, ...], thickness: int) -> None:
-    cv2.polylines(canvas, [_fixed(np.array(points))], closed, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    cv2.polylines(canvas, [_fixed_point(np.array(points))], closed, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _draw_circle(canvas: np.ndarray, point: np.ndarray, radius: float, color: tuple[int, ...], thickness: int) -> None:
-    cv2.circle(canvas, _fixed(point).tolist(), int(_fixed(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """The PNG file of an image (H,W,3) uint8 RGB."""
-    _, encoded = cv2.imencode(".png", image[..., ::-1])
-    return encoded.tobytes()
+    center = _fixed_point(point).tolist()
+    cv2.circle(canvas, center, int(_fixed_point(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)

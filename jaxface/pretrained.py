@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxface import checkpoint, compat, system
+from jaxface import checkpoint, compat, config_file, system
 from jaxface.errors import UserError
 from jaxface.system import TrainState, Tree
 
@@ -28,7 +28,7 @@ def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, par
     """
     config = config.copy_and_resolve_references()
     for key in system.dependencies(config):
-        copy = pathlib.Path(folder) / checkpoint.DEPENDENCIES / key
+        copy = pathlib.Path(folder) / config_file.DEPENDENCIES / key
         save_asset(copy, *load(config[key]))
         config[key] = str(copy)
     config.update({name: "" for name in ("init", "resume") if name in config})
@@ -36,7 +36,7 @@ def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, par
         config.data.dir = SHIPPED_DATA_DIR
     arrays = {name: _to_half(name, value) for name, value in flat(params).items()}
     arrays |= {MODEL_STATE_PREFIX + name: np.asarray(value, np.float32) for name, value in flat(model_state).items()}
-    checkpoint.write_config(folder, config)
+    config_file.write(folder, config)
     safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
 
 
@@ -60,14 +60,14 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
         target = model_state if is_state else params
         target[name.removeprefix(MODEL_STATE_PREFIX)] = value.astype(np.float32)
     unflatten = traverse_util.unflatten_dict
-    return checkpoint.load_config(folder), unflatten(params, sep="/"), unflatten(model_state, sep="/")
+    return config_file.load(folder), unflatten(params, sep="/"), unflatten(model_state, sep="/")
 
 
 def load(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
     """config, params and model_state of a workdir or of a folder that `save_asset` wrote."""
     if (pathlib.Path(folder) / PARAMS_FILE).is_file():
         return load_asset(folder)
-    return checkpoint.load_config(folder), *checkpoint.load_params(folder)
+    return config_file.load(folder), *checkpoint.load_params(folder)
 
 
 def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -81,7 +81,7 @@ def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigD
         copy = _dependency_folder(pathlib.Path(workdir), key)
         if not checkpoint.steps(copy):
             source, params, model_state = load(config[key])
-            checkpoint.write_config(copy, source)
+            config_file.write(copy, source)
             with checkpoint.Checkpoints(copy, keep=1) as checkpoints:
                 checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, model_state, {}, {}))
         config[key] = str(copy)
@@ -90,7 +90,7 @@ def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigD
 
 def _dependency_folder(workdir: pathlib.Path, key: str) -> pathlib.Path:
     """Where `workdir` has its copy of the dependency `key`, or where it will have it."""
-    current = workdir / checkpoint.DEPENDENCIES / key
+    current = workdir / config_file.DEPENDENCIES / key
     earlier = [workdir / name / key for name in compat.EARLIER_DEPENDENCIES]
     return next((folder for folder in (current, *earlier) if folder.is_dir()), current)
 

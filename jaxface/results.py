@@ -7,7 +7,7 @@ loads neither JAX nor OpenCV.
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class FaceLandmarks:
         present = {name: getattr(self, name) for name in names}
         return {name: _rounded(value) for name, value in present.items() if value is not None}
 
-    def in_full_image(self, photo: "Photo") -> "FaceLandmarks":
+    def in_full_image(self, photo: "Photo") -> Self:
         """The face in pixels of the full image of `photo`, given in those of `photo.pixels`."""
         points_3d = self.points_3d
         if points_3d is not None:
@@ -181,7 +181,7 @@ class FaceReconstruction(FaceLandmarks):
             "depth_step_mm": self.depth_step_mm,
         }
 
-    def in_full_image(self, photo: "Photo") -> "FaceReconstruction":
+    def in_full_image(self, photo: "Photo") -> Self:
         """As for landmarks; the camera becomes that of the full image."""
         moved = super().in_full_image(photo)
         focal_px, center_px = self.camera.focal_px * photo.step, photo.to_full(self.camera.center_px)

@@ -212,6 +212,6 @@ def _call(function: str, config: ml_collections.ConfigDict, where: str) -> Any:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
         # The message of ml_collections starts with the key and may go on with a guess at what was meant.
-        key = re.search(r"\w+", str(error)).group()
+        key, *_ = re.findall(r"\w+", str(error))
         hint = "add it as the configs/ of this version have it"
         raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error

@@ -20,9 +20,9 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, evaluation, parallel, pretrained
+from jaxface import checkpoint, config_file, evaluation, parallel, pretrained
 from jaxface.checkpoint import Checkpoints
-from jaxface.errors import UserError
+from jaxface.errors import UserError, disk_errors
 from jaxface.metric_writer import MetricWriter
 from jaxface.system import Batch, System, TrainState, Tree
 
@@ -103,13 +103,13 @@ def starting_state(
     if state is not None:
         return state, f"resumed at step {state.step} from {workdir}"
     if config.resume:
-        checkpoint.check_system(config.resume, config.system)
+        config_file.check_system(config.resume, config.system)
         state = checkpoint.restore(config.resume, like, set_aside=False)
         if state is None:
             raise UserError(f"config.resume: {config.resume} has no checkpoint; give a workdir that was trained")
         return state, f"resumed at step {state.step} from {config.resume}"
     if config.init:
-        checkpoint.check_system(config.init, config.system)
+        config_file.check_system(config.init, config.system)
         _, params, model_state = pretrained.load(config.init)
         params, model_state = system.warm_start(params, model_state)
         _check_shapes((params, model_state), (like.params, like.model_state), config.init)
@@ -145,10 +145,10 @@ def fit(
     parallel.local_batch_size(config.batch_size)
     compiled = parallel.compile_step(make_step(system, config.seed, config.ema), backend)
     if (workdir / "config.json").is_file():
-        checkpoint.check_system(workdir, config.system)
+        config_file.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
-    checkpoint.write_config(workdir, pretrained.copy_dependencies(workdir, config))
+    config_file.write(workdir, pretrained.copy_dependencies(workdir, config))
     _log(f"{origin}; {config.steps} steps in all, workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps:
@@ -272,7 +272,7 @@ class _Reporter:
     def _stop(self, step: int, values: dict[str, np.ndarray]) -> None:
         host = jax.process_index()
         path = self._workdir / (f"nonfinite_{step}_host{host}.npz" if host else f"nonfinite_{step}.npz")
-        with checkpoint.disk_errors(self._workdir):
+        with disk_errors(self._workdir):
             np.savez(path, **next(self._system.train_data(step)))
         raise UserError(
             f"not finite at step {step} (loss {values['loss']:g}, gradient norm {values['grad_norm']:g}); its batch "

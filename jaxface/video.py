@@ -1,4 +1,4 @@
-"""Clips in and out, faces followed from frame to frame, and a filter against jitter."""
+"""Video files in and out, tracking of faces from frame to frame, and smoothing of landmarks over time."""
 
 import dataclasses
 import math
@@ -11,20 +11,22 @@ import cv2
 import numpy as np
 
 from jaxface.errors import UserError
+from jaxface.results import FaceLandmarks
 
-Face = dict[str, Any]
-
-# A followed face is looked for anew where its median sigma is above this part of its size.
+# A tracked face is lost if its median sigma is a larger fraction of its size.
 LOST_SIGMA = 0.06
-# New faces are looked for in every so many frames; boxes that overlap by more are the same face.
+# Frames between two searches for new faces.
 DETECT_EVERY = 15
-SAME_FACE = 0.3
-UNKNOWN_RATE = 25.0
+# Boxes with a larger intersection over union are the same face.
+SAME_FACE_IOU = 0.3
+# Frames per second of a file that does not say.
+DEFAULT_RATE = 25.0
+HIGHEST_RATE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A video file that can be read: `rate` frames per second, `width` and `height` as displayed."""
+    """A readable video file: `rate` in frames per second, `width` and `height` in pixels as displayed."""
 
     path: str
     rate: float
@@ -32,17 +34,17 @@ class Clip:
     height: int
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Its frames (H,W,3) uint8 RGB, one after the other."""
+        """Yields its frames (H,W,3) uint8 RGB."""
         capture = cv2.VideoCapture(self.path)
         try:
-            while (answer := capture.read())[0]:
-                yield np.ascontiguousarray(answer[1][..., ::-1])
+            while (result := capture.read())[0]:
+                yield np.ascontiguousarray(result[1][..., ::-1])
         finally:
             capture.release()
 
 
 def open_clip(path: str | os.PathLike) -> Clip:
-    """The clip in a file. UserError: missing, empty, or nothing that OpenCV can decode."""
+    """The clip in a file. Raises UserError if it is missing, empty or cannot be decoded by OpenCV."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
@@ -51,17 +53,18 @@ def open_clip(path: str | os.PathLike) -> Clip:
     readable, frame = capture.read()
     capture.release()
     if not readable:
-        raise UserError(f"{path.name}: not a video that can be read, or it is empty or damaged")
-    return Clip(str(path), rate if 0 < rate < 1000 else UNKNOWN_RATE, frame.shape[1], frame.shape[0])
+        raise UserError(f"{path.name}: not a readable video file, empty or damaged")
+    known_rate = rate if 0 < rate < HIGHEST_RATE else DEFAULT_RATE
+    return Clip(str(path), known_rate, frame.shape[1], frame.shape[0])
 
 
 class ClipWriter:
-    """Writes frames (H,W,3) uint8 RGB of one size to an .mp4 file; a context manager. OSError where it cannot."""
+    """Context manager that writes frames (H,W,3) uint8 RGB of one size to an .mp4 file. Raises OSError on failure."""
 
     def __init__(self, path: str | os.PathLike, rate: float, width: int, height: int):
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
         if not self._writer.isOpened():
-            raise OSError(f"cannot write the clip {path}")
+            raise OSError(f"{path}: the video cannot be written")
 
     def write(self, frame: np.ndarray) -> None:
         """Appends one frame."""
@@ -75,55 +78,66 @@ class ClipWriter:
 
 
 def track(
-    frames: Iterable[np.ndarray], predict: Callable[..., list[Face]], box: Any = None
-) -> Iterator[tuple[np.ndarray, list[Face]]]:
-    """Frames with their faces, each followed from the frame before: its crop starts from where it last was.
+    frames: Iterable[np.ndarray], predict: Callable[..., list[FaceLandmarks]], box: Any = None
+) -> Iterator[tuple[np.ndarray, list[FaceLandmarks]]]:
+    """Yields frames with their faces, tracked by starting each crop from the extent in the previous frame.
 
-    predict(frame, boxes=…) gives faces with box, extent and sigma. Faces get a number, `track`. With `box` (4,) just
-    this face is followed and nothing is detected; otherwise lost faces are dropped, and new ones looked for at times.
+    Faces carry the number of their track. Lost faces are dropped, and new ones searched for every DETECT_EVERY frames
+    and whenever there is none.
+
+    Args:
+        frames: (H,W,3) uint8 RGB.
+        predict: `(frame, boxes=...) -> faces`.
+        box: (4,) px; if given, only this face is tracked and no face is detected.
     """
     boxes = {} if box is None else {0: np.asarray(box)}
     count = len(boxes)
     for index, frame in enumerate(frames):
         faces = predict(frame, boxes=np.stack(list(boxes.values()))) if boxes else []
-        faces = [{"track": number, **face} for number, face in zip(boxes, faces, strict=True)]
+        faces = [dataclasses.replace(face, track=number) for number, face in zip(boxes, faces, strict=True)]
         if box is None:
-            faces = _distinct([face for face in faces if _followed(face, frame)])
+            faces = _distinct([face for face in faces if _is_tracked(face, frame)])
             if not faces or index % DETECT_EVERY == 0:
-                found = [{"track": count + number, **face} for number, face in enumerate(predict(frame, boxes=None))]
-                count += len(found)
-                faces = _distinct([*faces, *found])
+                detected = predict(frame, boxes=None)
+                new = [dataclasses.replace(face, track=number) for number, face in enumerate(detected, count)]
+                count += len(new)
+                faces = _distinct([*faces, *new])
         yield frame, faces
-        boxes = {face["track"]: face["extent" if _followed(face, frame) else "box"] for face in faces}
+        boxes = {face.track: face.extent if _is_tracked(face, frame) else face.box for face in faces}
 
 
-def _followed(face: Face, frame: np.ndarray) -> bool:
-    x0, y0, x1, y1 = face["extent"]
+def _is_tracked(face: FaceLandmarks, frame: np.ndarray) -> bool:
+    """Whether the face touches the frame and its landmarks are certain enough."""
+    x0, y0, x1, y1 = face.extent
     inside = x1 > 0 and y1 > 0 and x0 < frame.shape[1] - 1 and y0 < frame.shape[0] - 1
-    return inside and np.median(face["sigma"]) < LOST_SIGMA * (x1 - x0 + y1 - y0) / 2
+    return inside and np.median(face.sigma) < LOST_SIGMA * (x1 - x0 + y1 - y0) / 2
 
 
-def _distinct(faces: list[Face]) -> list[Face]:
-    kept: list[Face] = []
+def _distinct(faces: list[FaceLandmarks]) -> list[FaceLandmarks]:
+    """Faces without those that overlap an earlier one."""
+    kept: list[FaceLandmarks] = []
     for face in faces:
-        if all(_overlap(face["extent"], other["extent"]) < SAME_FACE for other in kept):
+        if all(_iou(face.extent, other.extent) < SAME_FACE_IOU for other in kept):
             kept.append(face)
     return kept
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes (4,)."""
     sides = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    both = sides.prod()
-    return both / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - both)
+    intersection = sides.prod()
+    return intersection / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - intersection)
 
 
 @dataclasses.dataclass
 class OneEuro:
-    """The One-Euro filter: calm points are smoothed much, fast ones little. Casiez et al., CHI 2012.
+    """The One-Euro filter: strong smoothing at rest, little lag in motion. Casiez et al., CHI 2012.
 
-    `cutoff_hz` at rest; `beta` more per unit of speed; `speed_cutoff_hz` for the speed. Called with one (N,D) after the
-    other at `rate` per second, and with the `unit` in which speed is measured.
+    Attributes:
+        rate: samples per second.
+        cutoff_hz: cutoff frequency at rest.
+        beta: increase of the cutoff frequency per unit of speed.
+        speed_cutoff_hz: cutoff frequency of the speed estimate.
     """
 
     rate: float
@@ -134,28 +148,33 @@ class OneEuro:
     _speed: np.ndarray | float = 0.0
 
     def __call__(self, value: np.ndarray, unit: float = 1.0) -> np.ndarray:
-        """The filtered `value`."""
+        """The filtered (N,D) sample; speed is measured in `unit` per second."""
         if self._value is None:
             self._value = value
             return value
         speed = (value - self._value) * self.rate
-        self._speed = self._speed + self._share(self.speed_cutoff_hz) * (speed - self._speed)
+        self._speed = self._speed + self._gain(self.speed_cutoff_hz) * (speed - self._speed)
         cutoff = self.cutoff_hz + self.beta * np.linalg.norm(self._speed, axis=-1, keepdims=True) / unit
-        self._value = self._value + self._share(cutoff) * (value - self._value)
+        self._value = self._value + self._gain(cutoff) * (value - self._value)
         return self._value
 
-    def _share(self, cutoff_hz: Any) -> Any:
-        """How much of the new value comes in."""
+    def _gain(self, cutoff_hz: Any) -> Any:
+        """Weight of the new sample in the exponential smoothing."""
         return 1 / (1 + self.rate / (2 * math.pi * cutoff_hz))
 
 
-def smooth(tracked: Iterable[tuple[np.ndarray, list[Face]]], rate: float) -> Iterator[tuple[np.ndarray, list[Face]]]:
-    """The frames and faces of `track`, points smoothed over time; speed is in sizes of the face per second."""
-    filters: dict[int, OneEuro] = {}
+def smooth(
+    tracked: Iterable[tuple[np.ndarray, list[FaceLandmarks]]], rate: float
+) -> Iterator[tuple[np.ndarray, list[FaceLandmarks]]]:
+    """Yields the frames and faces of `track` with points smoothed over time, at `rate` frames per second.
+
+    Speed is measured in face sizes per second.
+    """
+    filters: dict[int | None, OneEuro] = {}
     for frame, faces in tracked:
-        filters = {face["track"]: filters.get(face["track"], OneEuro(rate)) for face in faces}
-        calm = []
+        filters = {face.track: filters.get(face.track, OneEuro(rate)) for face in faces}
+        smoothed = []
         for face in faces:
-            side = np.mean(face["extent"][2:] - face["extent"][:2])
-            calm.append({**face, "points": filters[face["track"]](face["points"], side)})
-        yield frame, calm
+            side = np.mean(face.extent[2:] - face.extent[:2])
+            smoothed.append(dataclasses.replace(face, points=filters[face.track](face.points, side)))
+        yield frame, smoothed

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from absl import flags
 
-from jaxface import checkpoint, parallel, pretrained, system, torch_weights, training
+from jaxface import checkpoint, config_file, parallel, pretrained, system, torch_weights, training
 from jaxface.errors import UserError
 
 from . import app
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     converted = built.from_torch(tensors, *built.init(jax.random.key(config.seed)))
     config.update(converted.config)
     state = training.initial_state(built, converted.params, converted.model_state, config.ema)
-    checkpoint.write_config(WORKDIR.value, config)
+    config_file.write(WORKDIR.value, config)
     with checkpoint.Checkpoints(WORKDIR.value, config.keep) as checkpoints:
         checkpoints.save(parallel.replicate(state, config.backend))
     for note in converted.notes:

@@ -8,7 +8,7 @@ import json
 import jax
 from absl import flags
 
-from jaxface import checkpoint, evaluation, parallel, system
+from jaxface import config_file, evaluation, parallel, system
 from jaxface.errors import UserError
 
 from . import app
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     del argv
     if not WORKDIR.value:
         raise UserError("needs --workdir W")
-    config = checkpoint.load_config(WORKDIR.value)
+    config = config_file.load(WORKDIR.value)
     if BACKEND.value:
         config.backend = BACKEND.value
     if flags.FLAGS.coordinator:

@@ -17,8 +17,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxface import checkpoint, meshes
-from jaxface.errors import UserError
+from jaxface import config_file, meshes
+from jaxface.errors import UserError, disk_errors
 from jaxface.inference import Predictor
 from jaxface.results import HeadFit
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 def _predictor() -> Predictor:
     if WORKDIR.value is None:
         return Predictor.pretrained("nphm")
-    checkpoint.check_system(WORKDIR.value, "nphm")
+    config_file.check_system(WORKDIR.value, "nphm")
     return Predictor.from_workdir(WORKDIR.value)
 
 
@@ -106,7 +106,7 @@ def write(
         codes[f"{prefix}identity"] = person[0].identity
         codes[f"{prefix}expressions"] = np.stack([fit.expression for fit in person])
     summary = {name: {"scan": str(paths[name]), **fit.to_json()} for name, fit in fits.items()}
-    with checkpoint.disk_errors(folder):
+    with disk_errors(folder):
         for name, fit in fits.items():
             target = folder / f"{name}.ply"
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxface import checkpoint, inference, meshes
-from jaxface.errors import UserError
+from jaxface import inference, meshes
+from jaxface.errors import UserError, disk_errors
 from jaxface.heads import sources
 from jaxface.heads.closed import ClosedHead, close
 from jaxface.systems.nphm.fitting import register, scan_landmarks
@@ -51,7 +51,7 @@ def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str,
     """
     closed, detect, summary = close(sources.load_head(head, head_path)), detector(), {}
     folder = pathlib.Path(output)
-    with checkpoint.disk_errors(folder):
+    with disk_errors(folder):
         for name, paths in people.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
             for path in paths:

@@ -76,8 +76,8 @@ def detect(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
     face = next(iter(detector()(photo, boxes=box)), None)
     if face is None:
         return None
-    side = np.subtract(face["box"][2:], face["box"][:2]).mean()
-    return face["points"] if np.median(face["sigma"]) < UNSURE * side else None
+    side = np.subtract(face.box[2:], face.box[:2]).mean()
+    return face.points if np.median(face.sigma) < UNSURE * side else None
 
 
 if __name__ == "__main__":

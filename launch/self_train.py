@@ -5,6 +5,8 @@ config.data.unlabelled. Prints the errors of each round on the test sets and wri
 same command again resumes. With --round0 an already trained model replaces the first round.
 """
 
+import logging
+
 import jax
 from absl import flags
 
@@ -28,10 +30,12 @@ def main(argv: list[str]) -> None:
     del argv
     config = app.config(CONFIG)
     if not WORKDIR.value:
-        raise UserError("needs --workdir W")
+        raise UserError("--workdir is missing; name the folder of the rounds")
     if config.system != "pipnet":
         raise UserError(f"--config: self-training needs the system pipnet, not {config.system}")
     app.join_cluster()
+    # The errors of each round are logged as it ends.
+    logging.getLogger(self_training.__name__).setLevel(logging.INFO)
     results = self_training.run(
         config, WORKDIR.value, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value
     )

@@ -28,14 +28,14 @@ def detector_workdir(tmp_path_factory) -> pathlib.Path:
     import jax.numpy as jnp
 
     from configs.continuous import get_config
-    from jaxface import checkpoint
+    from jaxface import checkpoint, config_file
     from jaxface.system import TrainState
     from jaxface.systems import continuous
 
     workdir = tmp_path_factory.mktemp("detector")
     config = get_config("smoke")
     params, model_state = continuous.build(config).init(jax.random.key(0))
-    checkpoint.write_config(workdir, config)
+    config_file.write(workdir, config)
     with checkpoint.Checkpoints(workdir, keep=1) as saved:
         saved.save(TrainState(jnp.zeros((), jnp.int32), params, model_state, {}, {}))
     return workdir

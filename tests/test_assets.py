@@ -36,5 +36,5 @@ def test_reconstruction_of_a_photograph_lies_on_it():
     data = pytest.importorskip("skimage.data")
     (face,) = Predictor.pretrained("deep3d")(data.astronaut())
     by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
-    assert np.linalg.norm(LAYOUT_68.five_points(face["points"]) - by_hand, axis=1).max() < 14
-    assert any(name.endswith(".glb") for name in face["files"])
+    assert np.linalg.norm(LAYOUT_68.five_points(face.points) - by_hand, axis=1).max() < 14
+    assert any(name.endswith(".glb") for name in face.files)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from jaxface import checkpoint, training
+from jaxface import checkpoint, config_file, training
 from jaxface.errors import UserError
 
 CONFIG = toy.config()
@@ -23,7 +23,7 @@ def state(step: int, ema: float = 0.9):
 
 
 def save(workdir: pathlib.Path, steps: dict[int, float | None], keep: int = 3) -> None:
-    checkpoint.write_config(workdir, CONFIG)
+    config_file.write(workdir, CONFIG)
     with checkpoint.Checkpoints(workdir, keep) as checkpoints:
         for step, metric in steps.items():
             checkpoints.save(state(step), metric)
@@ -63,7 +63,7 @@ def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage
     np.testing.assert_array_equal(kernel, restored.ema["weights"]["kernel"])
     assert checkpoint.steps(tmp_path) == [1]
     assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
-    assert "checkpoint passed over, step 2: " in caplog.text
+    assert "checkpoint skipped, step 2: " in caplog.text
     assert ("wrong checksum of ['model_state']['mean']" in caplog.text) == (damage is flip)
     save(tmp_path, {2: None})
     assert checkpoint.restore(tmp_path, state(0)).step == 2
@@ -73,7 +73,7 @@ def test_nothing_is_touched_where_none_can_be_read(tmp_path):
     save(tmp_path, {1: None, 2: None})
     before = sorted(tmp_path.rglob("*"))
     other = state(0).replace(params={"weights": {"kernel": np.zeros((3, 1), np.float32)}})
-    with pytest.raises(UserError, match="does the configuration differ"):
+    with pytest.raises(UserError, match="use the configuration that"):
         checkpoint.restore(tmp_path, other)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -85,25 +85,25 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert checkpoint.steps(tmp_path) == [8, 7, 2]
     kernel = state(8).params["weights"]["kernel"]
     np.testing.assert_array_equal(checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], kernel)
-    checkpoint.write_config(tmp_path, toy.config({"best": "held_out/error"}))
+    config_file.write(tmp_path, toy.config({"best": "held_out/error"}))
     kernel = state(2).params["weights"]["kernel"]
     np.testing.assert_array_equal(checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], kernel)
 
 
 def test_what_is_no_workdir_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no folder"):
-        checkpoint.load_config(tmp_path / "nowhere")
+        config_file.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no config.json"):
         checkpoint.load_params(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        checkpoint.load_config(tmp_path)
-    checkpoint.write_config(tmp_path, CONFIG)
+        config_file.load(tmp_path)
+    config_file.write(tmp_path, CONFIG)
     with pytest.raises(UserError, match="no readable checkpoint .*train first"):
         checkpoint.load_params(tmp_path)
     with pytest.raises(UserError, match="of the system 'toy', not 'pipnet'"):
-        checkpoint.check_system(tmp_path, "pipnet")
-    assert checkpoint.load_config(tmp_path).to_dict() == CONFIG.to_dict()
+        config_file.check_system(tmp_path, "pipnet")
+    assert config_file.load(tmp_path).to_dict() == CONFIG.to_dict()
 
 
 FULL_DISK = """
@@ -132,3 +132,27 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path):
     assert done.stdout.startswith(f"error: cannot write to {tmp_path / 'checkpoints'}: File too large;"), done.stderr
     assert done.stdout.count("\n") == 1
     assert checkpoint.restore(tmp_path, state(0)).step == 1
+
+
+LOGGING_STATE = """
+import logging, os, warnings
+import flax.linen, jax, ml_collections, optax, safetensors.numpy, scipy, trimesh, cv2, PIL.Image
+from orbax.checkpoint import v1
+
+def state():
+    loggers = [logging.getLogger(name) for name in (None, "absl", "asyncio", "jax", "orbax")]
+    settings = [(one.level, list(one.filters), list(one.handlers), one.disabled) for one in loggers]
+    return settings, list(warnings.filters), dict(os.environ)
+
+before = state()
+import jaxface
+from jaxface.inference import Predictor
+Predictor.pretrained("continuous")
+assert state() == before
+"""
+
+
+def test_importing_and_loading_changes_no_logger_warning_filter_or_environment():
+    command = [sys.executable, "-c", LOGGING_STATE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=pathlib.Path(__file__).parents[1])
+    assert done.returncode == 0 and not done.stdout, done.stderr

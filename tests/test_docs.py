@@ -31,12 +31,16 @@ def blocks(page: pathlib.Path, language: str) -> list[str]:
 
 
 def command_lines() -> list[tuple[str, list[str]]]:
-    """(page, words) of every shell command of the pages, without comments."""
+    """(file, words) of every shell command of the pages and of the docstrings of configs/, without comments."""
+    texts = {page: "\n".join(blocks(page, "bash")) for page in PAGES}
+    for path in (ROOT / "configs").glob("[!_]*.py"):
+        paragraphs = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")
+        texts[path] = "\n".join(text for text in paragraphs if text.startswith("python -m"))
     found = []
-    for page in PAGES:
-        for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+    for path, text in texts.items():
+        for line in text.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
-                found.append((page.relative_to(ROOT).as_posix(), words))
+                found.append((path.relative_to(ROOT).as_posix(), words))
     return found
 
 
@@ -120,7 +124,8 @@ def test_messages_of_the_troubleshooting_page_exist():
     messages = re.findall(r"^\| `([^`\"]+)` \|", (DOCS / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
     assert len(messages) > 25
     parts = [part.strip() for message in messages for part in message.split("…")]
-    assert not [part for part in parts if part not in code]
+    absent = [part for part in parts if part not in code]
+    assert not absent, absent
 
 
 def test_commands_without_data_run(tmp_path):

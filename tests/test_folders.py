@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -5,26 +6,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxface import folders, photo, video
+from jaxface import detection, folders, photo, video
 from jaxface.errors import UserError
+from jaxface.results import FaceLandmarks
 
 
 def predict(source, boxes=None, layout="68"):
-    """Finds a face wherever it is told to, or none."""
+    """Finds a face in each box that is given, and none otherwise."""
     if layout != "68":
         raise UserError(f"unknown layout {layout!r}")
     loaded = photo.load(source)
-    boxes = [] if boxes is None else photo.check_boxes(boxes, loaded.width, loaded.height)
+    boxes = [] if boxes is None else detection.check_boxes(boxes, loaded.width, loaded.height)
     points = np.full((68, 2), 1 / 3)
-    return [{"box": box, "extent": box, "layout": "68", "points": points, "sigma": np.ones(68)} for box in boxes]
+    return [FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68)) for box in boxes]
 
 
 def infer(source, output, boxes=None, smooth=False, **options):
-    told = []
+    failures = []
     if boxes is not None:
         (source / "b.json").write_text(json.dumps(boxes))
     listed = None if boxes is None else source / "b.json"
-    return folders.infer_files(predict, source, output, listed, smooth, options, told.append), told
+    return folders.infer_files(predict, source, output, listed, smooth, options, failures.append), failures
 
 
 @pytest.fixture
@@ -45,10 +47,10 @@ def test_one_bad_file_costs_that_file_only(source, tmp_path):
     (source / "notes.txt").write_text("")
     (source / ".hidden.png").write_text("")
     boxes = {"a.png": [5, 5, 30, 35], "b.jpg": [500, 5, 530, 35]}
-    summary, told = infer(source, tmp_path / "out", boxes)
-    assert sorted(summary.failed) == ["b.jpg", "bad.jpg"] and len(told) == 2
-    assert "outside the picture" in summary.failed["b.jpg"]
-    assert str(summary).startswith("3 pictures, 1 face, 2 failed: b.jpg (") and "notes.txt" in str(summary)
+    summary, failures = infer(source, tmp_path / "out", boxes)
+    assert sorted(summary.failed) == ["b.jpg", "bad.jpg"] and len(failures) == 2
+    assert "outside the image" in summary.failed["b.jpg"]
+    assert str(summary).startswith("3 photos, 1 face, 2 failed: b.jpg (") and "notes.txt" in str(summary)
     assert "\n" not in str(summary)
     assert names(tmp_path / "out") == {
         name + end for name in ("a", "c.png", "c.bmp") for end in (".json", "_overlay.png")
@@ -76,7 +78,8 @@ def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
 
     def with_files(picture, boxes=None):
         faces = predict(picture, np.array([[0, 0, 30, 35], [0, 0, 25, 30]]))
-        return [{**face, "files": {".obj": b"v", "_depth.png": b"p"}, "layer": (red, (-5, 30))} for face in faces]
+        files = {".obj": b"v", "_depth.png": b"p"}
+        return [dataclasses.replace(face, files=files, layer=(red, (-5, 30))) for face in faces]
 
     def run(output):
         return folders.infer_files(with_files, source, output, None, False, {}, print)
@@ -86,8 +89,8 @@ def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
     assert written < names(tmp_path / "out")
     drawn = np.asarray(Image.open(tmp_path / "out" / "a_overlay.png"))
     assert (drawn[38, 2] == [255, 0, 0]).all() and not (drawn[38, 6] == [255, 0, 0]).all()
-    told = json.loads((tmp_path / "out" / "a.json").read_text())["faces"][1]
-    assert told.keys() == {"box", "extent", "layout", "points", "sigma"}
+    entry = json.loads((tmp_path / "out" / "a.json").read_text())["faces"][1]
+    assert entry.keys() == {"box", "extent", "layout", "points", "sigma"}
     assert run(source).counts == run(source).counts  # what the first run left beside its inputs is no input
     Image.new("RGB", (60, 40)).save(source / "c_depth.png")
     (source / "c.bmp").unlink()
@@ -117,11 +120,11 @@ def test_a_clip_gives_a_line_for_every_frame_and_a_clip(source, tmp_path, smooth
 def test_mistakes_that_end_the_run(source, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         infer(tmp_path / "none", tmp_path / "out")
-    with pytest.raises(UserError, match="no picture and no video"):
+    with pytest.raises(UserError, match="no photo and no video"):
         infer(tmp_path, tmp_path / "out")
     with pytest.raises(UserError, match="unknown layout"):
         infer(source, tmp_path / "out", layout="70")
-    with pytest.raises(UserError, match="cannot be made a folder"):
+    with pytest.raises(UserError, match="folder cannot be created"):
         infer(source, source / "a.png")
     assert not (tmp_path / "out").exists()
 
@@ -156,25 +159,27 @@ def test_other_arrays_cost_one_line(tmp_path, content):
 
 
 def person(photos, boxes, layout="68"):
-    """One face in every picture that has a box, numbered so that the order shows."""
+    """A face in every photo that has a box; its track is the number of the photo, so that the order shows."""
     found = [predict(one, box, layout) for one, box in zip(photos, boxes, strict=True)]
-    return [[{**face, "number": number} for face in faces] for number, faces in enumerate(found)]
+    return [[dataclasses.replace(face, track=number) for face in faces] for number, faces in enumerate(found)]
 
 
-def test_pictures_of_one_person_are_seen_together(source, tmp_path):
+def test_photos_of_one_person_are_passed_together(source, tmp_path):
     (source / "bad.jpg").write_bytes(b"no picture")
     (source / "film.mp4").write_bytes(b"")
-    listed, told = tmp_path / "b.json", []
+    listed, failures = tmp_path / "b.json", []
     listed.write_text(json.dumps({"a.png": [5, 5, 30, 35], "c.png": [5, 5, 40, 35]}))
-    summary = folders.infer_set(person, source, tmp_path / "out", listed, {}, told.append)
-    assert summary.counts == {"picture": 4, "face": 2} and list(summary.failed) == ["bad.jpg"] == [told[0][:7]]
+    summary = folders.infer_multiview(person, source, tmp_path / "out", listed, {}, failures.append)
+    assert summary.counts == {"photo": 4, "face": 2} and list(summary.failed) == ["bad.jpg"] == [failures[0][:7]]
     assert summary.ignored == ["film.mp4"]
-    records = {
-        name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("a", "b", "c.bmp", "c.png")
-    }
-    assert [records[name]["faces"][0]["number"] for name in ("a", "c.png")] == [0, 3] and records["b"]["faces"] == []
-    for wrong, message in ((source / "a.png", "not a folder"), (tmp_path / "out", "no picture|not one")):
-        for path in (tmp_path / "out").glob("*.png"):
-            path.unlink()
+    names = ("a", "b", "c.bmp", "c.png")
+    faces = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["faces"] for name in names}
+    assert [faces[name][0]["track"] for name in ("a", "c.png")] == [0, 3] and faces["b"] == []
+
+
+def test_one_person_needs_a_folder_with_readable_photos(source, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "bad.jpg").write_bytes(b"no picture")
+    for wrong, message in ((source / "a.png", "not a folder"), (tmp_path / "bad", "none of its photos")):
         with pytest.raises(UserError, match=message):
-            folders.infer_set(person, wrong, tmp_path / "out2", None, {}, told.append)
+            folders.infer_multiview(person, wrong, tmp_path / "out", None, {}, print)

@@ -1,4 +1,6 @@
+import concurrent.futures
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import continuous
-from jaxface import checkpoint, inference, pretrained, system
+from jaxface import config_file, inference, pretrained, system
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -21,37 +23,66 @@ def predictor(detector_workdir) -> Predictor:
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
 
 
-def test_every_form_of_a_photo_gives_the_same(predictor, picture, tmp_path):
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), picture, Image.fromarray(picture)]
+def test_every_form_of_a_photo_gives_the_same(predictor, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), image, Image.fromarray(image)]
     (first,), *others = predictor(sources, boxes=[BOX] * 4, layout="98")
-    assert first["points"].shape == (98, 2) and first["sigma"].shape == (98,) and first["layout"] == "98"
+    assert first.points.shape == (98, 2) and first.sigma.shape == (98,) and first.layout == "98"
     for (face,) in others:
-        assert np.array_equal(face["points"], first["points"])
-    assert np.array_equal(predictor(picture, boxes=BOX, layout="98")[0]["points"], first["points"])
+        assert np.array_equal(face.points, first.points)
+    assert np.array_equal(predictor(image, boxes=BOX, layout="98")[0].points, first.points)
 
 
-def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, picture):
+def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, image):
     boxes = [BOX, [0.0, 0.0, 30.0, 40.0]]
-    assert np.array_equal([face["box"] for face in predictor(picture, boxes=boxes)], boxes)
-    assert predictor([picture, picture], boxes=[None, boxes])[0] == predictor(picture, boxes=[]) == []
+    assert np.array_equal([face.box for face in predictor(image, boxes=boxes)], boxes)
+    assert predictor([image, image], boxes=[None, boxes])[0] == predictor(image, boxes=[]) == []
     with pytest.raises(UserError, match="a list as long"):
-        predictor([picture, picture], boxes=[BOX])
+        predictor([image, image], boxes=[BOX])
 
 
-def test_a_huge_file_is_answered_in_pixels_of_the_full_picture(predictor, tmp_path):
+def test_repr_is_one_line(predictor, detector_workdir):
+    start, end = "Predictor(system='continuous', parameters=", f"k, source={str(detector_workdir)!r})"
+    assert repr(predictor).startswith(start) and repr(predictor).endswith(end)
+
+
+def test_a_predictor_can_be_pickled(predictor, image):
+    restored = pickle.loads(pickle.dumps(predictor))
+    assert repr(restored) == repr(predictor) and restored.config.to_dict() == predictor.config.to_dict()
+    (expected,), (found,) = (one(image, boxes=BOX) for one in (predictor, restored))
+    assert np.array_equal(found.points, expected.points) and np.array_equal(found.sigma, expected.sigma)
+
+
+def test_threads_get_the_same_results(predictor):
+    astronaut = pytest.importorskip("skimage.data").astronaut()
+    images = [np.ascontiguousarray(astronaut[:, shift : shift + 400]) for shift in range(0, 96, 12)]
+    expected = [predictor(one) for one in images]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(predictor, images))
+    for faces, own in zip(expected, found, strict=True):
+        assert len(faces) == len(own) == 1 and np.array_equal(faces[0].points, own[0].points)
+
+
+def test_scans_need_a_system_that_takes_them(predictor, image):
+    with pytest.raises(UserError, match="takes photos, not scans"):
+        predictor.fit([np.zeros((100, 3))])
+    with pytest.raises(UserError, match="not several of one person"):
+        predictor.person([image])
+
+
+def test_a_huge_file_is_answered_in_pixels_of_the_full_image(predictor, tmp_path):
     full = Image.new("L", (9000, 8000), 90)
     full.paste(200, (3000, 3000, 4000, 4500))
     full.save(tmp_path / "a.png")
     box = [3000.0, 2800.0, 4200.0, 4400.0]
     (face,) = predictor(tmp_path / "a.png", boxes=box)
     (exact,) = predictor(np.asarray(full), boxes=box)
-    assert np.allclose(face["box"], box) and np.allclose(face["points"], exact["points"], atol=10)
-    assert np.allclose(face["sigma"], exact["sigma"], rtol=0.02)
+    assert np.allclose(face.box, box) and np.allclose(face.points, exact.points, atol=10)
+    assert np.allclose(face.sigma, exact.sigma, rtol=0.02)
 
 
 def test_raw_is_the_network_alone(predictor):
@@ -60,7 +91,7 @@ def test_raw_is_the_network_alone(predictor):
     assert outputs["points"].shape == (2, 5, 2) and outputs["sigma"].shape == (2, 5)
 
 
-def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypatch):
+def test_the_form_in_which_a_model_ships(predictor, image, tmp_path, monkeypatch):
     model_state = {"batch_stats": {"mean": np.float32([1e-6])}}
     trained = predictor.config.copy_and_resolve_references()
     trained.init = "/home/somebody/earlier"
@@ -70,7 +101,7 @@ def test_the_form_in_which_a_model_ships(predictor, picture, tmp_path, monkeypat
     assert config.to_dict() == {**trained.to_dict(), **portable} and read["batch_stats"]["mean"] == np.float32(1e-6)
     monkeypatch.setattr(inference, "ASSETS", tmp_path)
     mine = Predictor.pretrained("mine")
-    ours, theirs = (one(picture, boxes=BOX)[0]["points"] for one in (mine, predictor))
+    ours, theirs = (one(image, boxes=BOX)[0].points for one in (mine, predictor))
     assert np.abs(ours - theirs).max() < 0.5
     with pytest.raises(UserError, match="mine"):
         Predictor.pretrained("other")
@@ -90,7 +121,7 @@ def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
     with pytest.raises(UserError, match="no readable checkpoint"):
         Predictor.from_workdir(tmp_path)
     shutil.copytree(detector_workdir / "checkpoints", tmp_path / "checkpoints")
-    config = checkpoint.load_config(detector_workdir)
+    config = config_file.load(detector_workdir)
     for changes, words in (({"model": {"width": 48}}, "do not fit"), ({"system": "unheard"}, "unknown system")):
         (tmp_path / "config.json").write_text(json.dumps(merged(config.to_dict(), changes)))
         with pytest.raises(UserError, match=words):

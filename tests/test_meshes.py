@@ -19,7 +19,7 @@ def tetrahedron():
 
 
 @pytest.mark.parametrize("ending", meshes.ENCODED)
-def test_what_is_written_is_read(tetrahedron, ending, tmp_path):
+def test_written_meshes_are_read_back(tetrahedron, ending, tmp_path):
     (path := tmp_path / f"mesh{ending}").write_bytes(meshes.encode(tetrahedron, ending))
     found = meshes.read(path)
     np.testing.assert_allclose(found.vertices, tetrahedron.vertices, atol=1e-6)
@@ -57,11 +57,11 @@ def _obj(*lines):
 @pytest.mark.parametrize(
     "name, data, message",
     [
-        ("a.ply", b"", "damaged|no vertices"),
-        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 3\n", "damaged|no vertices"),
+        ("a.ply", b"", "damaged|has no vertices"),
+        ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 3\n", "damaged|has no vertices"),
         ("a.obj", _obj("v 0 0 nan", "v 1 0 0", "v 0 1 0", "f 1 2 3"), "1 of 3 vertices are NaN"),
-        ("a.obj", _obj("# nothing"), "damaged|no vertices"),
-        ("a.obj", _obj("v 0 0 0", "v 1 0 0", "v 0 1 0", "f 1 2 9"), "damaged|name vertices"),
+        ("a.obj", _obj("# nothing"), "damaged|has no vertices"),
+        ("a.obj", _obj("v 0 0 0", "v 1 0 0", "v 0 1 0", "f 1 2 9"), "damaged|out of range"),
         ("a.txt", b"0 0 0", "not a mesh"),
     ],
 )

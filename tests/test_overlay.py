@@ -2,23 +2,25 @@ import numpy as np
 import pytest
 
 from jaxface import overlay
+from jaxface.results import FaceLandmarks
 
 
-def face(points, sigma: float, layout: str) -> dict:
-    return {"box": np.array([4.0, 4, 60, 60]), "layout": layout, "points": points, "sigma": np.full(len(points), sigma)}
+def face(points: np.ndarray, sigma: float, layout: str, **fields) -> FaceLandmarks:
+    box, spread = np.array([4.0, 4, 60, 60]), np.full(len(points), sigma)
+    return FaceLandmarks(box=box, extent=box, layout=layout, points=points, sigma=spread, **fields)
 
 
-def test_points_are_drawn_where_they_are_and_the_picture_stays():
-    picture = np.full((100, 80, 3), 50, np.uint8)
-    drawn = overlay.draw_overlay(picture, [face(np.array([[40.0, 30.0]]), 0.1, "custom")])
-    assert (picture == 50).all() and drawn.shape == picture.shape
+def test_points_are_drawn_where_they_are_and_the_image_is_unchanged():
+    image = np.full((100, 80, 3), 50, np.uint8)
+    drawn = overlay.draw_overlay(image, [face(np.array([[40.0, 30.0]]), 0.1, "custom")])
+    assert (image == 50).all() and drawn.shape == image.shape
     red, green, _ = drawn[30, 40].astype(int)
     assert green > red + 50 and (drawn[30, 20] == 50).all()
-    unsure = overlay.draw_overlay(picture, [face(np.array([[40.0, 30.0]]), 20.0, "custom")])
+    unsure = overlay.draw_overlay(image, [face(np.array([[40.0, 30.0]]), 20.0, "custom")])
     assert unsure[30, 40, 0] > unsure[30, 40, 1] + 50
 
 
-def test_a_picture_kept_at_half_size_is_drawn_on_in_half_the_pixels():
+def test_a_image_kept_at_half_size_is_drawn_on_in_half_the_pixels():
     point = np.array([[60.5, 40.5]])
     drawn = overlay.draw_overlay(np.zeros((50, 40, 3), np.uint8), [face(point, 0.1, "custom")], step=2)
     assert drawn[20, 30, 1] > 100 and drawn[40, 36].sum() == 0
@@ -34,9 +36,8 @@ def test_every_size_and_far_away_points_can_be_drawn(layout, count, shape):
 @pytest.mark.parametrize("corner", [(-3, -3), (38, 48), (100, 0), (0, -100)])
 def test_a_layer_may_reach_beyond_the_edges(corner):
     layer = np.full((6, 6, 4), [200, 0, 0, 255], np.uint8)
-    drawn = overlay.draw_overlay(
-        np.zeros((50, 40, 3), np.uint8), [{**face(np.zeros((0, 2)), 0.1, "custom"), "layer": (layer, corner)}]
-    )
+    with_layer = face(np.zeros((0, 2)), 0.1, "custom", layer=(layer, corner))
+    drawn = overlay.draw_overlay(np.zeros((50, 40, 3), np.uint8), [with_layer])
     y, x = np.nonzero(drawn[..., 0] == 200)
     inside = [(a, b) for a in range(corner[1], corner[1] + 6) for b in range(corner[0], corner[0] + 6)]
     assert set(zip(y, x, strict=True)) == {(a, b) for a, b in inside if 0 <= a < 50 and 0 <= b < 40}

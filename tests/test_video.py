@@ -3,6 +3,7 @@ import pytest
 
 from jaxface import video
 from jaxface.errors import UserError
+from jaxface.results import FaceLandmarks
 
 SIZE = np.array([-20.0, -30, 20, 30])
 
@@ -13,6 +14,12 @@ def moving_face(index: int) -> np.ndarray:
     if index >= 0:
         frame[60, 40 + 5 * index] = 255
     return frame
+
+
+def landmarks(points: np.ndarray, extent: np.ndarray, **fields) -> FaceLandmarks:
+    return FaceLandmarks(
+        points=points, extent=extent, **{"box": extent, "layout": "one", "sigma": np.ones(1), **fields}
+    )
 
 
 class Finder:
@@ -30,15 +37,15 @@ class Finder:
 
     def face(self, center, box, sigma):
         extent = np.concatenate([center, center]) + SIZE
-        return {"box": box, "extent": extent, "points": center[None], "sigma": np.array([sigma])}
+        return landmarks(center[None], box=box, extent=extent, sigma=np.array([sigma]))
 
 
 def test_a_face_is_followed_lost_and_found():
     find = Finder()
     frames = [moving_face(index) for index in (0, 1, 2, -1, 3, 4)]
     tracked = [faces for _, faces in video.track(frames, find)]
-    assert [[face["track"] for face in faces] for faces in tracked] == [[0], [0], [0], [], [1], [1]]
-    assert np.array_equal(tracked[1][0]["box"], tracked[0][0]["extent"])
+    assert [[face.track for face in faces] for faces in tracked] == [[0], [0], [0], [], [1], [1]]
+    assert np.array_equal(tracked[1][0].box, tracked[0][0].extent)
     assert find.detections == 3
 
 
@@ -46,7 +53,7 @@ def test_a_given_box_is_followed_without_a_detector():
     find = Finder()
     tracked = [faces for _, faces in video.track([moving_face(i) for i in (0, -1, 1)], find, [20, 30, 60, 90])]
     assert find.detections == 0 and [len(faces) for faces in tracked] == [1, 1, 1]
-    assert np.array_equal(tracked[2][0]["box"], tracked[1][0]["box"])
+    assert np.array_equal(tracked[2][0].box, tracked[1][0].box)
 
 
 def test_one_euro_calms_rest_and_follows_motion():
@@ -61,9 +68,9 @@ def test_one_euro_calms_rest_and_follows_motion():
 
 
 def test_smoothing_keeps_faces_apart():
-    faces = [(moving_face(0), [{"track": k, "extent": SIZE, "points": np.full((1, 2), 50.0 * k)} for k in (0, 1)])] * 3
-    for _, smoothed in video.smooth(faces, 25.0):
-        assert [face["points"][0, 0] for face in smoothed] == [0.0, 50.0]
+    faces = [landmarks(np.full((1, 2), 50.0 * k), SIZE, track=k) for k in (0, 1)]
+    for _, smoothed in video.smooth([(moving_face(0), faces)] * 3, 25.0):
+        assert [face.points[0, 0] for face in smoothed] == [0.0, 50.0]
 
 
 def test_clips_come_back(tmp_path):
@@ -77,7 +84,7 @@ def test_clips_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no clip", None])
-def test_what_is_no_clip_costs_one_line(tmp_path, data):
+def test_a_file_that_is_not_a_video_costs_one_line(tmp_path, data):
     if data is not None:
         (tmp_path / "a.mp4").write_bytes(data)
     with pytest.raises(UserError, match="a.mp4"):

@@ -1,44 +1,48 @@
-"""Host-side augmentation of uint8 RGB pictures with OpenCV: each function draws from the generator it is given."""
+"""Photometric augmentation of uint8 RGB crops on the host with OpenCV; every draw comes from the given generator."""
 
 import cv2
 import numpy as np
 
-cv2.setNumThreads(0)
-
 Rng = np.random.Generator
+
+GREY_PROBABILITY = CUTOUT_PROBABILITY = 1 / 6
+DEGRADE_PROBABILITY = 0.2
 
 
 def color(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Random gain and gamma per channel, and grey for one picture in six."""
+    """Random gain per channel and common gamma; one image in six becomes grey."""
     gain = np.exp(rng.normal(0, 0.1) + rng.normal(0, 0.05, 3))
     gamma = np.exp(rng.normal(0, 0.12))
     ramp = (np.arange(256)[:, None] / 255.0) ** gamma * gain
     image = cv2.LUT(image, np.clip(255 * ramp, 0, 255).astype(np.uint8)[None])
-    if rng.random() < 1 / 6:
+    if rng.random() < GREY_PROBABILITY:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return image
 
 
 def degrade(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Blur, coarser resolution, JPEG and noise, each for some pictures."""
+    """Gaussian blur, lower resolution, JPEG compression and Gaussian noise, each with probability 0.2."""
     size = image.shape[1::-1]
-    if rng.random() < 0.2:
+    if rng.random() < DEGRADE_PROBABILITY:
         image = cv2.GaussianBlur(image, (5, 5), rng.uniform(0.3, 1.5))
-    if rng.random() < 0.2:
+    if rng.random() < DEGRADE_PROBABILITY:
         small = [max(2, int(n * rng.uniform(0.35, 0.9))) for n in size]
         image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), size)
-    if rng.random() < 0.2:
+    if rng.random() < DEGRADE_PROBABILITY:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
-    if rng.random() < 0.2:
+    if rng.random() < DEGRADE_PROBABILITY:
         noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(1, 10)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     return image
 
 
 def cutout(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """For one picture in six, a rectangle of one colour or of noise over up to a sixth of it."""
-    if rng.random() >= 1 / 6:
+    """Cutout (DeVries and Taylor, 2017): a rectangle of one colour or of noise, in one image in six.
+
+    Its sides are 8 to 40 % of the image's.
+    """
+    if rng.random() >= CUTOUT_PROBABILITY:
         return image
     height, width = image.shape[:2]
     h, w = (int(n * rng.uniform(0.08, 0.4)) for n in (height, width))

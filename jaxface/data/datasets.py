@@ -1,51 +1,90 @@
-"""The data sets that a configuration names: opened, or made where they are tiny, and several of them in one batch."""
+"""The data sets "NAME[/variant][:SPLIT]" of a configuration: opened, built if tiny, mixed into batches, evaluated."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from jaxface import parallel
+from jaxface import parallel, prepared_data
 from jaxface.data import stream
-from jaxface.data.prepare import is_prepared, prepare
+from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 
 
-def open_set(data: ml_collections.ConfigDict, name: str, size: int) -> stream.Builder:
-    """The prepared data set `name` of `config.data`: its keys `dir` and `build_examples`.
+class Split(NamedTuple):
+    """A split of a prepared data set."""
 
-    Where build_examples is not 0 and the set is not there, the first host makes one of so many examples of `size`.
-    Raises UserError where it is not prepared.
+    builder: stream.Builder
+    name: str
+
+
+def open_dataset(data: ml_collections.ConfigDict, dataset: str, size: int) -> stream.Builder:
+    """The prepared data set "NAME[/variant]" of `config.data`.
+
+    If `data.build_examples` is not 0 and the data set is missing, the first host builds it with so many examples.
+
+    Args:
+        data: the configuration's section with the keys `dir` and `build_examples`.
+        dataset: "NAME[/variant]".
+        size: size of the examples that are built, as `--size` of launch.prepare.
+
+    Raises:
+        UserError: the data set is not prepared.
     """
     if data.build_examples:
-        _make(name, data.dir, data.build_examples, size)
-    return stream.open_dataset(name, data.dir)
+        _build(dataset, data.dir, data.build_examples, size)
+    return stream.open_dataset(dataset, data.dir)
+
+
+def open_split(data: ml_collections.ConfigDict, name: str, size: int, default: str) -> Split:
+    """The split of "NAME[/variant][:SPLIT]", `default` if none is named; arguments and errors as in `open_dataset`."""
+    dataset, split = prepared_data.parse_name(name, default)
+    return Split(open_dataset(data, dataset, size), split)
 
 
 @functools.cache
-def _make(name: str, folder: str, examples: int, size: int) -> None:
-    with parallel.process_zero_first(f"prepare {name}"):
-        if not is_prepared(name, folder):
-            prepare(name, folder, examples=examples, size=size)
+def _build(dataset: str, data_dir: str, examples: int, size: int) -> None:
+    with parallel.process_zero_first(f"prepare {dataset}"):
+        if prepared_data.newest_version(dataset, data_dir) is None:
+            prepare(dataset, data_dir, examples=examples, size=size)
 
 
 def train_batches(
-    builders: Sequence[stream.Builder],
     config: ml_collections.ConfigDict,
+    splits: Sequence[Split],
     step: int,
     process: Callable[[stream.Example, int], stream.Example],
 ) -> Iterator[stream.Example]:
-    """This host's training batches from `step` on, an equal share of each data set; `process` as in `train_stream`.
+    """This host's endless training batches, an equal share of each split in every batch.
 
-    Raises UserError where `config.batch_size` cannot be shared equally.
+    Args:
+        config: with `batch_size` (of all hosts together) and `seed`.
+        splits: what is mixed, in this order within a batch.
+        step: number of the first batch.
+        process: (example, seed) -> arrays of fixed shape, as in `stream.train_stream`.
+
+    Raises:
+        UserError: the batch cannot be shared equally.
     """
-    share, rest = divmod(parallel.local_batch_size(config.batch_size), len(builders))
+    local = parallel.local_batch_size(config.batch_size)
+    share, rest = divmod(local, len(splits))
     if rest:
-        raise UserError(f"a host's batch cannot be shared equally by the {len(builders)} data sets")
+        raise UserError(
+            f"config.batch_size: {local} examples per host do not divide by {len(splits)} data sets; choose a multiple"
+        )
     streams = [
-        stream.train_stream(builder, "train", share, config.seed + number, step, process)
-        for number, builder in enumerate(builders)
+        stream.train_stream(builder, split, share, config.seed + number, step, process)
+        for number, (builder, split) in enumerate(splits)
     ]
     for parts in zip(*streams, strict=True):
         yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def eval_batches(
+    config: ml_collections.ConfigDict, split: Split, process: Callable[[stream.Example], stream.Example]
+) -> Iterator[stream.Example]:
+    """This host's batches of a split, each example once, padded with `mask`; see `stream.eval_stream`."""
+    local = parallel.local_batch_size(config.batch_size)
+    return stream.eval_stream(split.builder, split.name, local, process)

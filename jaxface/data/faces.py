@@ -1,9 +1,9 @@
-"""Photographs with landmarks as TFDS records: what the builders of annotated data sets share.
+"""Annotated photos as TFDS records: what the builders of landmark data sets share.
 
-A record holds the face with its surroundings at the photograph's resolution, the landmarks in its pixels, and PIPNet's
-crop of it (jhb86253817/PIPNet, lib/preprocess.py): the rectangle and the labels in units of it, in which that system
-trains and scores. PIPNet stores the crop itself; here it is cut when it is read, so that other systems can use more of
-the picture.
+A record holds the face with its surroundings at the photo's resolution, the landmarks in its pixels, and PIPNet's crop
+of it (jhb86253817/PIPNet, lib/preprocess.py): the rectangle, and the landmarks in units of it, in which that system
+trains and scores. PIPNet stores the crop itself; here it is cut when the record is read, so that other systems can use
+more of the image.
 """
 
 import dataclasses
@@ -23,83 +23,105 @@ JPEG_QUALITY = 95
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """PIPNet's rectangle in pixels of the photograph: corners `low`, `high` (2,) float64, x before y.
+    """PIPNet's rectangle in pixels of the photo: corners `low`, `high` (2,) float64, x before y.
 
-    Labels are measured between the corners as they are; the pixels are those from the truncated `low` up to, without,
+    Landmarks are measured between the exact corners; the pixels are those from the truncated `low` up to, excluding,
     the truncated `high`.
     """
 
     low: np.ndarray
     high: np.ndarray
 
-    def units(self, points: np.ndarray) -> np.ndarray:
+    def normalise(self, points: np.ndarray) -> np.ndarray:
         """Points (L,2) px in units of the crop, 0 to 1 inside it."""
         return (points - self.low) / (self.high - self.low)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedFace:
-    """One face as its data set has it.
+    """One face of a data set.
 
-    picture: the photograph (H,W,3) uint8, BGR as OpenCV reads it. box: (4,) x0, y0, x1, y1 px, the data set's own.
-    landmarks: (L,2) px, pixel centres at integers. labels: (L,2) float64 in crop units, as PIPNet has them. Both are
-    None where there are none. more: what only this data set knows.
+    Attributes:
+        name: where the photo comes from, unique within a split.
+        image: the photo (H,W,3) uint8, BGR as OpenCV reads it.
+        crop: PIPNet's crop.
+        box: (4,) x0, y0, x1, y1 px, the data set's own face box.
+        landmarks: (L,2) px, pixel centres at integers; None if not annotated.
+        crop_landmarks: (L,2) float64 in crop units as PIPNet computes them; None if not annotated.
+        attributes: further features that only this data set has.
     """
 
     name: str
-    picture: np.ndarray
+    image: np.ndarray
     crop: Crop
     box: np.ndarray
     landmarks: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    crop_landmarks: np.ndarray | None = None
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def clamped(low: np.ndarray, high: np.ndarray, picture: np.ndarray) -> Crop:
-    """The crop between two corners (2,) px, held inside 0 … size-1 of the picture."""
-    limit = np.array(picture.shape[1::-1], np.float64) - 1
+def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
+    """The crop between two corners (2,) px, clamped to 0 … size - 1 of the image."""
+    limit = np.array(image.shape[1::-1], np.float64) - 1
     return Crop(np.maximum(low, 0.0), np.minimum(high, limit))
 
 
-def read_picture(path: pathlib.Path) -> np.ndarray:
-    """The photograph (H,W,3) uint8, BGR. Raises UserError where the file is missing or no picture."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if picture is None:
-        raise UserError(f"{path} is {'no readable picture' if path.exists() else 'missing'}")
-    return picture
+def landmark_crop(points: np.ndarray, scale: float, image: np.ndarray) -> Crop:
+    """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image."""
+    low, high = points.min(0), points.max(0)
+    margin = (high - low) * (scale - 1) / 2
+    return clamp_crop(low - margin, high + margin, image)
+
+
+def read_image(path: pathlib.Path) -> np.ndarray:
+    """The photo (H,W,3) uint8, BGR. Raises UserError if the file is missing or not an image."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise UserError(f"{path}: {'not a readable image' if path.exists() else 'missing'}")
+    return image
 
 
 def find_root(manual_dir: str | pathlib.Path, marker: str) -> pathlib.Path:
-    """The folder that holds `marker`: `manual_dir` or a folder right below it. UserError where neither does."""
+    """`manual_dir` or the folder directly below it that contains `marker`. Raises UserError if there is none."""
     folder = pathlib.Path(manual_dir)
     for candidate in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         if (candidate / marker).exists():
             return candidate
-    raise UserError(f"{folder} has no {marker}")
+    raise UserError(f"{folder}: has no {marker}")
+
+
+def float_tensor(*shape: int | None) -> tfds.features.Tensor:
+    """A float32 feature."""
+    return tfds.features.Tensor(shape=shape, dtype=np.float32)
 
 
 def info(
-    builder: tfds.core.DatasetBuilder, layout: str, count: int | None, more: dict[str, Any] | None = None
+    builder: tfds.core.DatasetBuilder,
+    layout: str,
+    count: int | None,
+    attributes: dict[str, tfds.features.FeatureConnector] | None = None,
 ) -> tfds.core.DatasetInfo:
-    """What a set with `count` landmarks of `layout` holds: 0 for none, None for as many as the files say; `more` of it.
+    """Features and metadata of an annotated data set.
 
-    image: the face and half a crop around it, RGB. landmarks (L,2), box (4,): px of `image`, pixel centres at
-    integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded; crop_landmarks (L,2): PIPNet's labels
-    in units of it. name: where the photograph came from. NaN stands for landmarks that an example does not have.
-    The metadata name the `layout` and hold the mean face: 2L floats x0, y0, x1, … in crop units, float64.
+    Features: image, the face and half a crop around it, RGB. landmarks (L,2) and box (4,), px of `image`, pixel centres
+    at integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded. crop_landmarks (L,2): PIPNet's
+    landmarks in units of it. name: where the photo comes from. NaN stands for missing landmarks. Metadata: `layout`,
+    and `meanface`, 2L float64 x0, y0, x1, … in crop units.
+
+    Args:
+        builder: the data set's builder, whose docstring is the description.
+        layout: name of the landmark layout, "" for none.
+        count: number of landmarks; 0 for none, None if it depends on the files.
+        attributes: further features.
     """
-
-    def floats(*shape: int | None) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=np.float32)
-
-    labels = {"landmarks": floats(count, 2), "crop_landmarks": floats(count, 2)} if count != 0 else {}
+    labels = {"landmarks": float_tensor(count, 2), "crop_landmarks": float_tensor(count, 2)} if count != 0 else {}
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-        "box": floats(4),
+        "box": float_tensor(4),
         "crop": tfds.features.Tensor(shape=(4,), dtype=np.int32),
         "name": tfds.features.Text(),
         **labels,
-        **(more or {}),
+        **(attributes or {}),
     }
     return tfds.core.DatasetInfo(
         builder=builder,
@@ -109,40 +131,51 @@ def info(
     )
 
 
-def records(faces: Iterable[AnnotatedFace], count: int = 0, averaged: tfds.core.DatasetInfo | None = None) -> Iterator:
-    """(number, record) of every face; where it has no landmarks, `count` times NaN.
+def records(
+    faces: Iterable[AnnotatedFace], count: int = 0, meanface_info: tfds.core.DatasetInfo | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Records of annotated faces.
 
-    With `averaged`, the mean of their labels is left in its metadata as "meanface". Raises UserError for a split
-    without faces and a face box outside its picture.
+    Args:
+        faces: the faces of a split.
+        count: number of landmarks, NaN for faces without annotation.
+        meanface_info: if given, the mean of the landmarks in crop units is written to its metadata as "meanface".
+
+    Yields:
+        (number from 1, record).
+
+    Raises:
+        UserError: the split has no face, or a face box lies outside its image.
     """
-    total, seen = 0.0, 0
+    total, number = 0.0, 0
     for face in faces:
         missing = np.full((count, 2), np.nan)
-        labels = missing if face.labels is None else face.labels
+        crop_landmarks = missing if face.crop_landmarks is None else face.crop_landmarks
         landmarks = missing if face.landmarks is None else face.landmarks
-        total, seen = total + labels, seen + 1
-        yield seen, _record(face, landmarks, labels)
-    if not seen:
-        raise UserError("a split of the data set has not a single face; is everything there?")
-    if averaged is not None:
-        averaged.metadata["meanface"] = (total / seen).ravel().tolist()
+        total, number = total + crop_landmarks, number + 1
+        yield number, _record(face, landmarks, crop_landmarks)
+    if not number:
+        raise UserError("a split of the data set has no face; check that the files are complete")
+    if meanface_info is not None:
+        meanface_info.metadata["meanface"] = (total / number).ravel().tolist()
 
 
-def _record(face: AnnotatedFace, landmarks: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    height, width = face.picture.shape[:2]
+def _record(face: AnnotatedFace, landmarks: np.ndarray, crop_landmarks: np.ndarray) -> dict[str, Any]:
+    """The features of a face: the image cut to the crop and half of its size around it, coordinates relative to it."""
+    height, width = face.image.shape[:2]
     x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
-        raise UserError(f"{face.name}: its face {face.box.tolist()} lies outside the {width} x {height} picture")
+        raise UserError(f"{face.name}: the face box {face.box.tolist()} lies outside the {width} x {height} image")
     left, top = max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)
-    region = face.picture[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2]
+    region = face.image[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2]
     encoded = cv2.imencode(".jpg", region, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     origin = np.array([left, top])
-    points = {"landmarks": landmarks - origin, "crop_landmarks": labels} if len(labels) else {}
+    labels = {"landmarks": landmarks - origin, "crop_landmarks": crop_landmarks} if len(crop_landmarks) else {}
     return {
         "image": io.BytesIO(encoded.tobytes()),
         "box": (face.box - np.tile(origin, 2)).astype(np.float32),
         "crop": np.array([x0 - left, y0 - top, x1 - left, y1 - top], np.int32),
         "name": face.name,
-        **{name: value.astype(np.float32) for name, value in points.items()},
-        **face.more,
+        **{name: value.astype(np.float32) for name, value in labels.items()},
+        **face.attributes,
     }

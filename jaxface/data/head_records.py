@@ -1,9 +1,9 @@
-"""What a record of a scanned or generated head holds, the same for every data set that neural head models read.
+"""The record of a scanned or generated head, the same for all data sets that train neural head models.
 
-Positions are in units of `jaxface.heads.head_space`, n differs from record to record. Splits `train` and `test` hold
-surfaces of neutral scans, `train_expressions` and `test_expressions` pairs of corresponding points; what a record does
-not have is empty. `subject` counts people within a split, `expression` the scans of one of them, and `scan` all scans
-of the split: the row of its code.
+Positions are in units of `jaxface.heads.head_space`; the number of points n differs from record to record. Splits
+`train` and `test` hold surfaces of neutral scans, `train_expressions` and `test_expressions` pairs of corresponding
+points; features that a record does not have are empty. `subject` numbers the people within a split, `expression` the
+scans of one person, and `scan` all scans of the split, which is the row of the scan's latent code.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ ANCHORS = 39
 
 
 def features(**more: tfds.features.FeatureConnector) -> tfds.features.FeaturesDict:
-    """POINTS (n,3) and anchors (39,3) float32, NUMBERS int32, and what a data set adds."""
+    """POINTS (n,3) and anchors (39,3) float32, NUMBERS int32, and the given features."""
     return tfds.features.FeaturesDict(
         {
             **{name: tfds.features.Tensor(shape=(None, 3), dtype=np.float32) for name in POINTS},
@@ -27,12 +27,18 @@ def features(**more: tfds.features.FeatureConnector) -> tfds.features.FeaturesDi
 
 
 def record(**values: np.ndarray | int) -> dict[str, np.ndarray | int]:
-    """A whole record: the given features, the others empty."""
+    """A complete record: the given features, the other POINTS empty and the other NUMBERS 0."""
     empty = {name: np.zeros((0, 3), np.float32) for name in POINTS}
     return {**empty, **dict.fromkeys(NUMBERS, 0), **values}
 
 
 def metadata(anchors: np.ndarray, subjects: dict[str, int], scans: dict[str, int], **more) -> dict:
-    """What `metadata.json` beside the records says: mean `anchors` (39,3) as one list, people and posed scans of the
-    splits "train" and "test"."""
+    """The data set's metadata.
+
+    Args:
+        anchors: (39,3) mean anchors, stored as one list.
+        subjects: number of people in "train" and "test".
+        scans: number of posed scans in "train" and "test".
+        more: further entries.
+    """
     return {"anchors": np.ravel(anchors).astype(float).round(6).tolist(), "subjects": subjects, "scans": scans, **more}

@@ -1,4 +1,4 @@
-"""Drawing points from one scan of the NPHM data set, as a job for a process of its own or another machine.
+"""Sampling points from one scan of the NPHM data set, as a job for a separate process or another machine.
 
 It loads no TensorFlow.
 """
@@ -16,15 +16,24 @@ from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 
 SEED = 20230618
-# Records that a scan's surface, and a pair of scans, are good for.
+# Records made from the points of one scan.
 RECORDS = {"surface": 24, "pairs": 4, "observation": 1}
 FACE_SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One scan to draw from: into `kept`, an .npz; `part` is "surface", "pairs" (with the neutral scan) or
-    "observation" (with its surface); `points` of a record."""
+    """One scan to sample.
+
+    Attributes:
+        folder: the data set.
+        subject: number of the person.
+        neutral: number of the person's neutral scan.
+        expression: number of the scan.
+        part: "surface", "pairs" (with the neutral scan) or "observation" (with the scan's surface).
+        points: points per record.
+        output: the .npz that is written.
+    """
 
     folder: str
     subject: int
@@ -32,37 +41,38 @@ class Job:
     expression: int
     part: str
     points: int
-    kept: str
+    output: str
 
     @property
     def records(self) -> int:
-        """How many records the job's points are for."""
+        """Number of records made from the job's points."""
         return RECORDS[self.part]
 
 
-def draw(job: Job) -> str:
-    """Does a job unless it is done already, and returns its file; whole files only are ever seen under its name.
+def run_job(job: Job) -> str:
+    """Runs a job unless its output exists, and returns the output's path; the output appears only when complete.
 
-    UserError names the scan that cannot be read or has no surface.
+    Raises UserError naming a scan that cannot be read or has no surface.
     """
-    kept = pathlib.Path(job.kept)
-    if kept.is_file():
-        return job.kept
+    output = pathlib.Path(job.output)
+    if output.is_file():
+        return job.output
     scan = nphm_scans.scan_folder(pathlib.Path(job.folder), job.subject, job.expression)
     try:
-        arrays = _drawn(job, scan)
+        arrays = _sample(job, scan)
     except (UserError, ValueError) as error:
         raise UserError(f"{scan}: {error}") from error
-    unfinished = kept.with_suffix(f".{uuid.uuid4().hex}.npz")  # processes of two machines may have one number
+    # A process number would not be unique: several machines may write into this folder.
+    unfinished = output.with_suffix(f".{uuid.uuid4().hex}.npz")
     np.savez(unfinished, **arrays)
-    unfinished.rename(kept)
-    return job.kept
+    unfinished.rename(output)
+    return job.output
 
 
 def beam_pipeline(options: Sequence[str]) -> Any:
     """An empty Apache Beam pipeline with Beam's own `options`, such as "--runner=DirectRunner".
 
-    UserError where Beam is not installed or refuses them.
+    Raises UserError if Beam is not installed or rejects them.
     """
     try:
         import apache_beam
@@ -73,28 +83,29 @@ def beam_pipeline(options: Sequence[str]) -> Any:
         return apache_beam.Pipeline(options=PipelineOptions(list(options)))
     except (ImportError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"--beam_options: Apache Beam refuses {' '.join(options)}: {reason}") from error
+        raise UserError(f"--beam_options: Apache Beam rejects {' '.join(options)}: {reason}") from error
 
 
-def draw_with_beam(jobs: Iterable[Job], pipeline: Any) -> None:
-    """Does jobs in a pipeline. Every worker has jaxface and sees the jobs' folders under the same names.
+def run_with_beam(jobs: Iterable[Job], pipeline: Any) -> None:
+    """Runs jobs in a pipeline whose workers have jaxface and see the jobs' folders under the same paths.
 
-    A job that cannot be done is left: `draw` says why.
+    Failed jobs are skipped; `run_job` reports the reason later.
     """
     import apache_beam as beam
 
     with pipeline:
-        # Without the shuffle a runner may give all jobs to one worker.
+        # Without the shuffle a runner may fuse the steps and give all jobs to one worker.
         pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_attempt)
 
 
 def _attempt(job: Job) -> None:
-    """Beam would try a failed job again and again, and say why in a traceback."""
+    """`run_job` without its UserError: Beam would retry the job and then print a traceback."""
     with contextlib.suppress(UserError):
-        draw(job)
+        run_job(job)
 
 
-def _drawn(job: Job, scan: pathlib.Path) -> dict[str, np.ndarray]:
+def _sample(job: Job, scan: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a job's output."""
     root, seed = pathlib.Path(job.folder), (SEED, job.subject, job.expression)
     neutral = nphm_scans.scan_folder(root, job.subject, job.neutral)
     mask, anchors = nphm_scans.face_mask(root), nphm_scans.anchors(neutral)
@@ -102,7 +113,8 @@ def _drawn(job: Job, scan: pathlib.Path) -> dict[str, np.ndarray]:
         count = job.records * (job.points // 2)
         return {"anchors": anchors, **nphm_scans.pairs(neutral, scan, mask, count, seed)}
     face = job.records * round(FACE_SHARE * job.points)
-    made = {"anchors": anchors, **nphm_scans.surface(scan, mask, face, job.records * job.points - face, seed)}
+    surface = nphm_scans.surface(scan, mask, face, job.records * job.points - face, seed)
+    arrays = {"anchors": anchors, **surface}
     if job.part == "observation":
-        made["observation"] = nphm_scans.observation(root, job.subject, job.expression, seed)
-    return made
+        arrays["observation"] = nphm_scans.observation(root, job.subject, job.expression, seed)
+    return arrays

@@ -1,8 +1,8 @@
-"""The public data set of NPHM on disk: who is in it, and points drawn from a scan. No TensorFlow, for many processes.
+"""The public NPHM data set on disk: its people and scans, and points sampled from a scan. Loads no TensorFlow.
 
 Layout: DATA/SSS/EEE/ (three digits each) with scan.ply, flame.ply and registration.ply, all in NPHM's units (FLAME's
 metres times 4, `jaxface.heads.head_space`), and DATA/neutrals_open.json (subject -> expression of the neutral scan with
-lips apart, -1 for none). What one depth camera sees of the people to test on is in SINGLE_VIEW/SSS/E/obs.npy.
+lips apart, -1 for none). Single-view depth observations of the test people are in DATA/single_view/SSS/E/obs.npy.
 Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing, src/NPHM/data/manager.py and env_paths.py.
 """
 
@@ -29,43 +29,46 @@ TREE = (
     f"code; if there, {SINGLE_VIEW}/SSS/E/{OBSERVATION} as well"
 )
 
-# Surface points belong to the face within this of a vertex of the registered face; 5 cm.
-FACE_WITHIN = 0.2
+# Surface points within this distance of a vertex of the registered face belong to the face: 5 cm in NPHM's units.
+FACE_RADIUS = 0.2
+# Standard deviations of the pairs' offsets along the normal, in units.
 OFFSETS = (0.01, 0.002)
-# The camera of single-view observations: distance, focal length, picture, points.
-EYE, FOCAL_PX, SIZE = 0.65 * 4, 1500.0, (1000, 1000)
+# The camera of single-view observations: distance from the origin in units, focal length, image size, kept points.
+CAMERA_DISTANCE, FOCAL_PX, SIZE = 0.65 * 4, 1500.0, (1000, 1000)
 OBSERVED = 2500
-# Where it may stand, as parts of a direction: z from and to, |y| below.
+# Limits of the camera's direction: LOWEST_Z < z < HIGHEST_Z and |y| < WIDEST_Y, among so many directions on a sphere.
 LOWEST_Z, HIGHEST_Z, WIDEST_Y = 0.6, 0.9, 0.55
 DIRECTIONS = 1000
+# Rounds of sampling until a scan's face has enough points; the face is a few tenths of a scan's area.
+MAX_ROUNDS = 50
 
 
 def people(folder: pathlib.Path) -> dict[str, dict[int, int]]:
-    """Subject -> expression of its neutral scan, for "train", "validation" and "test"; those without are left out.
+    """{subject: expression of the neutral scan} of "train", "validation" and "test"; people without one are left out.
 
-    UserError where the folder is not the data set's.
+    Raises UserError if the folder does not hold the data set.
     """
-    listed = folder / NEUTRALS
-    if not listed.is_file():
-        raise UserError(f"{folder} has no {NEUTRALS}; expected is {TREE}")
-    neutrals = {int(name): int(number) for name, number in json.loads(listed.read_text()).items() if int(number) >= 0}
-    split = {subject: "test" for subject in TEST} | {subject: "validation" for subject in VALIDATION}
-    made: dict[str, dict[int, int]] = {"train": {}, "validation": {}, "test": {}}
+    path = folder / NEUTRALS
+    if not path.is_file():
+        raise UserError(f"{folder}: has no {NEUTRALS}; expected {TREE}")
+    neutrals = {int(name): int(number) for name, number in json.loads(path.read_text()).items()}
+    split_of = {subject: "test" for subject in TEST} | {subject: "validation" for subject in VALIDATION}
+    splits: dict[str, dict[int, int]] = {"train": {}, "validation": {}, "test": {}}
     for subject, number in sorted(neutrals.items()):
-        if is_scan(scan_folder(folder, subject, number)):
-            made[split.get(subject, "train")][subject] = number
-    if not made["train"]:
-        raise UserError(f"{folder} holds no neutral scan of a person to train on; expected is {TREE}")
-    return made
+        if number >= 0 and is_scan(scan_folder(folder, subject, number)):
+            splits[split_of.get(subject, "train")][subject] = number
+    if not splits["train"]:
+        raise UserError(f"{folder}: has no neutral scan of a training person; expected {TREE}")
+    return splits
 
 
 def scan_folder(folder: pathlib.Path, subject: int, expression: int) -> pathlib.Path:
-    """Where a scan's files lie."""
+    """The folder of a scan's files."""
     return folder / f"{subject:03d}" / f"{expression:03d}"
 
 
 def is_scan(folder: pathlib.Path) -> bool:
-    """Whether all files of a scan are there."""
+    """Whether all files of a scan exist."""
     return all((folder / name).is_file() for name in FILES)
 
 
@@ -76,61 +79,86 @@ def expressions(folder: pathlib.Path, subject: int) -> list[int]:
 
 
 def face_mask(folder: pathlib.Path) -> np.ndarray:
-    """The registered mesh's vertices (V,) bool that are the face. UserError where there is no such file."""
+    """Mask (V,) bool of the registered mesh's face vertices. Raises UserError if the file is missing."""
     path = folder / FACE_MASK
     if not path.is_file():
-        raise UserError(f"{folder} has no {FACE_MASK}; expected is {TREE}")
+        raise UserError(f"{folder}: has no {FACE_MASK}; expected {TREE}")
     return np.load(path, allow_pickle=False).astype(bool)
 
 
 def anchors(folder: pathlib.Path) -> np.ndarray:
-    """The anchors (39,3) float32 of one scan: FLAME's numbers hold on the registered mesh."""
+    """The anchors (39,3) float32 of one scan: vertices of the registered mesh, which has FLAME's topology."""
     return meshes.read(folder / "registration.ply").vertices[list(flame.ANCHORS)]
 
 
 def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: tuple) -> dict[str, np.ndarray]:
-    """`face` points of a scan's face and `rest` others above the throat, with interpolated normals."""
+    """Points on a scan's surface above the throat, with interpolated normals.
+
+    Args:
+        folder: the scan.
+        mask: (V,) bool, face vertices of the registered mesh.
+        face: number of points on the face.
+        rest: number of points elsewhere; a scan whose surface is almost only face may give none.
+        seed: seed of the sampling.
+
+    Returns:
+        face_points, face_normals, nonface_points, nonface_normals (n,3).
+    """
     rng = np.random.default_rng(seed)
     scan, registered = meshes.read(folder / "scan.ply"), _registered(folder, mask)
-    tree, plane = scipy.spatial.cKDTree(registered.vertices[mask]), throat(folder)
+    face_tree, plane = scipy.spatial.cKDTree(registered.vertices[mask]), throat(folder)
     normals = scan.normals if scan.normals is not None else sampling.vertex_normals(scan.vertices, scan.triangles)
-    kept: dict[str, list] = {"face": [], "nonface": []}
-    # The face is a few tenths of a scan's area: drawn until there are enough.
-    for _ in range(50):
-        drawn = sampling.sample(scan.vertices, scan.triangles, 2 * (face + rest), rng)
-        points = drawn.on(scan.vertices, scan.triangles)
-        rows = sampling.unit(drawn.on(normals, scan.triangles))
-        above = (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
-        near = tree.query(points)[0] < FACE_WITHIN
-        for part, own in (("face", above & near), ("nonface", above & ~near)):
-            kept[part].append(np.stack([points[own], rows[own]], axis=1))
-        if sum(map(len, kept["face"])) >= face:
+    samples: dict[str, list] = {"face": [], "nonface": []}
+    for _ in range(MAX_ROUNDS):
+        sampled = sampling.sample(scan.vertices, scan.triangles, 2 * (face + rest), rng)
+        points = sampled.on(scan.vertices, scan.triangles)
+        rows = np.stack([points, sampling.unit(sampled.on(normals, scan.triangles))], axis=1)
+        above, near = _above(points, plane), face_tree.query(points)[0] < FACE_RADIUS
+        samples["face"].append(rows[above & near])
+        samples["nonface"].append(rows[above & ~near])
+        if sum(map(len, samples["face"])) >= face:
             break
-    made = {}
+    arrays = {}
     for part, count in (("face", face), ("nonface", rest)):
-        whole = np.concatenate(kept[part])
-        # A scan with a beardless, hairless fit may have next to nothing off the face.
-        chosen = whole[rng.integers(0, len(whole), count)] if 0 < len(whole) < count else whole[:count]
-        made |= {f"{part}_points": chosen[:, 0], f"{part}_normals": chosen[:, 1]}
-    return made
+        rows = np.concatenate(samples[part])
+        # Too few points are repeated at random; none remain none.
+        chosen = rows[rng.integers(0, len(rows), count)] if 0 < len(rows) < count else rows[:count]
+        arrays |= {f"{part}_points": chosen[:, 0], f"{part}_normals": chosen[:, 1]}
+    return arrays
 
 
 def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
     mesh = meshes.read(folder / "registration.ply")
     if len(mesh.vertices) != len(mask):
-        raise UserError(f"registration.ply has {len(mesh.vertices)} vertices, {FACE_MASK} is for {len(mask)}")
+        raise UserError(f"registration.ply: has {len(mesh.vertices)} vertices, but {FACE_MASK} is for {len(mask)}")
     return mesh
 
 
 def throat(folder: pathlib.Path) -> np.ndarray:
-    """Three points (3,3) of the plane below which a scan does not count."""
+    """Three points (3,3) of the plane below which a scan is ignored."""
     return meshes.read(folder / "flame.ply").vertices[list(flame.THROAT)]
+
+
+def _above(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Which points (N,) lie above the plane through three points (3,3)."""
+    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
 
 
 def pairs(
     neutral: pathlib.Path, posed: pathlib.Path, mask: np.ndarray, count: int, seed: tuple
 ) -> dict[str, np.ndarray]:
-    """`count` corresponding points near the registered faces of two scans of a person, half drawn on either."""
+    """Corresponding points near the registered faces of two scans of one person, half sampled on either.
+
+    Args:
+        neutral: the neutral scan.
+        posed: the scan with an expression.
+        mask: (V,) bool, face vertices of the registered mesh.
+        count: number of pairs.
+        seed: seed of the sampling.
+
+    Returns:
+        neutral, posed (count,3).
+    """
     rng = np.random.default_rng(seed)
     first, second = (_registered(folder, mask) for folder in (neutral, posed))
     triangles = first.triangles[mask[first.triangles].all(1)]
@@ -138,27 +166,34 @@ def pairs(
 
 
 def read_observation(path: pathlib.Path) -> np.ndarray:
-    """The points (N,3) float32 of an observation's file, without the rows of NaN where a full map has no hit.
+    """The finite points (N,3) float32 of an observation's file; depth maps have NaN where there is no surface.
 
-    UserError where it is no .npy of points (…,3) or all of them are NaN.
+    Raises UserError if it is not an .npy of points (…,3), or none of them is finite.
     """
     try:
         points = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path.name}: cannot be read as an .npy of points ({error})") from error
+        raise UserError(f"{path.name}: not a readable .npy file ({error})") from error
     if points.dtype.kind != "f" or points.ndim < 2 or points.shape[-1] != 3:
-        raise UserError(f"{path.name}: holds {points.dtype} {points.shape}; points are real numbers (…,3)")
+        raise UserError(f"{path.name}: {points.dtype} array of shape {points.shape}; expected real numbers (…,3)")
     points = points.reshape(-1, 3).astype(np.float32)
-    hit = np.isfinite(points).all(1)
-    if not hit.any():
-        raise UserError(f"{path.name}: none of its {len(points)} points is known")
-    return points[hit]
+    finite = np.isfinite(points).all(1)
+    if not finite.any():
+        raise UserError(f"{path.name}: none of its {len(points)} points is finite")
+    return points[finite]
 
 
 def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) -> np.ndarray:
-    """What one depth camera before the face sees of a scan: points (<= 2500,3) float32 above the throat.
+    """What a depth camera in front of the face observes of a scan: points (n,3) float32 above the throat, n <= 2500.
 
-    The published ones where they lie in the data set's folder, else others drawn as they were.
+    The published observation if the data set's folder has it, else one rendered from a random direction as the official
+    code does.
+
+    Args:
+        root: the data set.
+        subject: number of the person.
+        expression: number of the scan.
+        seed: seed of the direction and of the choice of points.
     """
     published = root / SINGLE_VIEW / f"{subject:03d}" / str(expression) / OBSERVATION
     if published.is_file():
@@ -167,16 +202,14 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
     directions = views.fibonacci(DIRECTIONS)
     y, z = directions[:, 1], directions[:, 2]
     allowed = directions[(z > LOWEST_Z) & (z < HIGHEST_Z) & (np.abs(y) < WIDEST_Y)]
-    eye = EYE * allowed[rng.integers(len(allowed))]
-    scan = meshes.read(folder / "scan.ply")
-    points = _seen(scan, eye)
-    plane = throat(folder)
-    points = points[(points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0]
+    eye = CAMERA_DISTANCE * allowed[rng.integers(len(allowed))]
+    points = _visible_points(meshes.read(folder / "scan.ply"), eye)
+    points = points[_above(points, throat(folder))]
     return points[rng.permutation(len(points))[:OBSERVED]].astype(np.float32)
 
 
-def _seen(scan: Mesh, eye: np.ndarray) -> np.ndarray:
-    """Points (N,3) in units; the renderer works in millimetres."""
+def _visible_points(scan: Mesh, eye: np.ndarray) -> np.ndarray:
+    """The points (N,3) in units that a camera at `eye` (3,) sees, looking at the origin; rendered in millimetres."""
     scale = head_space.MM_PER_UNIT
     rotation = views.looking(eye, np.zeros(3))
     view = views.see(scale * scan.vertices, scan.triangles, scale * eye, rotation, FOCAL_PX, SIZE)

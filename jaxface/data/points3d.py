@@ -1,4 +1,4 @@
-"""What the data sets of pictures with 3D points share: features, pictures, and the faces of the 3DDFA layout.
+"""What data sets of images with 3D landmarks share: features, image reading, and faces in the layout of 3DDFA.
 
 `points_3d` (N,3) px: x right and y down with pixel centres at integers, z towards the viewer in the same unit.
 """
@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface import photo
-from jaxface.data import bfm_landmarks
+from jaxface.data import annotations, bfm_landmarks
+from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 
-# Names in the .mat file of a picture, ours, and how many numbers.
+# {variable in the .mat file of an image: (our feature, length)}.
 PARAMETERS = {
     "Pose_Para": ("pose", 7),
     "Shape_Para": ("shape", 199),
@@ -26,55 +27,57 @@ Examples = Iterator[tuple[str, dict]]
 
 
 def info(builder: tfds.core.DatasetBuilder, description: str, points: int, **features) -> tfds.core.DatasetInfo:
-    """Picture, its name and `points` 3D points, and what else a data set has."""
+    """Features of a data set: image, its name, `points` 3D points, and the given ones."""
+    common = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "name": tfds.features.Text(),
+        "points_3d": float_tensor(points, 3),
+    }
     return tfds.core.DatasetInfo(
-        builder=builder,
-        description=description,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                "name": tfds.features.Text(),
-                "points_3d": floats(points, 3),
-                **features,
-            }
-        ),
+        builder=builder, description=description, features=tfds.features.FeaturesDict({**common, **features})
     )
 
 
-def floats(*shape: int | None) -> tfds.features.Tensor:
-    """A float32 feature."""
-    return tfds.features.Tensor(shape=shape, dtype=np.float32)
-
-
 def parameter_features() -> dict[str, tfds.features.Tensor]:
-    """The features of `fitted`'s parameters."""
-    return {name: floats(count) for name, count in PARAMETERS.values()}
+    """The features of the parameters that `parametric_example` reads."""
+    return {name: float_tensor(count) for name, count in PARAMETERS.values()}
 
 
-def picture(path: pathlib.Path) -> np.ndarray:
-    """The pixels (H,W,3) uint8 of a picture. UserError as of `photo.load`."""
+def read_image(path: pathlib.Path) -> np.ndarray:
+    """The pixels (H,W,3) uint8 RGB of an image file. Raises UserError as `photo.load`."""
     return photo.load(path).pixels
 
 
-def fitted(path: pathlib.Path, basis: bfm_landmarks.Basis) -> tuple[dict, dict[str, np.ndarray]]:
-    """The example of a picture with a .mat file beside it, and that file's arrays.
+def parametric_example(
+    path: pathlib.Path, basis: bfm_landmarks.Basis
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The example of an image with morphable-model parameters in a .mat file of the same name.
 
-    The example has image, all PARAMETERS and points_3d from them. UserError: a parameter missing or of another length.
+    Args:
+        path: the image.
+        basis: the model at its landmarks.
+
+    Returns:
+        the example, with image, all PARAMETERS and the points_3d computed from them; and the file's arrays.
+
+    Raises:
+        UserError: a parameter is missing or has another length.
     """
-    arrays = bfm_landmarks.read_mat(path.with_suffix(".mat"))
-    example = {"image": picture(path)}
-    for name, (ours, count) in PARAMETERS.items():
+    parameters = path.with_suffix(".mat")
+    arrays = annotations.read_mat(parameters)
+    example = {"image": read_image(path)}
+    for name, (feature, count) in PARAMETERS.items():
         if name not in arrays or arrays[name].size != count:
-            raise UserError(f"{path.with_suffix('.mat')}: {name} must hold {count} numbers; get the file again")
-        example[ours] = arrays[name].ravel().astype(np.float32)
-    given = (np.float64(example[name]) for name in ("shape", "expression", "pose"))
-    example["points_3d"] = basis.points(*given, height=len(example["image"]))
+            raise UserError(f"{parameters}: {name} must hold {count} numbers; download the file again")
+        example[feature] = arrays[name].ravel().astype(np.float32)
+    shape, expression, pose = (np.float64(example[name]) for name in ("shape", "expression", "pose"))
+    example["points_3d"] = basis.points(shape, expression, pose, height=len(example["image"]))
     return example, arrays
 
 
-def pictures_below(folder: pathlib.Path, pattern: str, expected: str) -> list[pathlib.Path]:
-    """The files of `folder` with this pattern, by name. UserError where there is none."""
+def find_files(folder: pathlib.Path, pattern: str, expected: str) -> list[pathlib.Path]:
+    """The files of `folder` that match a pattern, sorted. Raises UserError, naming what is `expected`, for none."""
     found = sorted(folder.glob(pattern))
     if not found:
-        raise UserError(f"there is no {pattern} in {folder}; expected {expected}")
+        raise UserError(f"{folder}: has no {pattern}; expected {expected}")
     return found

@@ -1,4 +1,9 @@
-"""Building a TFDS data set by name, offline, from what the user has obtained or from nothing at all."""
+"""Building a TFDS data set by name, offline, from files that the user has obtained or from nothing.
+
+A data set is a module of `jaxface.data.builders` with `make(data_dir, ...) -> DatasetBuilder`. Further arguments of
+`make` are what the builder accepts: `variant`, with the allowed names in the module's VARIANTS ("" for none; None
+allows any); options of launch.prepare such as `examples` and `size`; and tools, functions from higher levels.
+"""
 
 import importlib
 import inspect
@@ -13,19 +18,19 @@ from absl import logging
 from jaxface.data import builders
 from jaxface.errors import UserError
 
-# A data set has the name of its module, unless that is no name for a module.
+# A data set has the name of its module, except where that is not a valid module name.
 RENAMED = {"ibug300w": "300w"}
 
 
 def modules() -> dict[str, str]:
-    """{data set: module of `jaxface.data.builders`}, all there are."""
-    found = sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
-    return {RENAMED.get(module, module): module for module in found}
+    """{data set: module of `jaxface.data.builders`}, of all data sets."""
+    names = sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
+    return {RENAMED.get(name, name): name for name in names}
 
 
-def is_prepared(dataset: str, data_dir: str) -> bool:
-    """Whether some version of `dataset` lies under `data_dir`."""
-    return any((pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json"))
+def required_tools(dataset: str) -> dict[str, str]:
+    """Functions of systems that the builder of "NAME[/variant]" takes: {argument of `make`: "module:function"}."""
+    return getattr(_module(dataset.partition("/")[0]), "TOOLS", {})
 
 
 def prepare(
@@ -35,32 +40,37 @@ def prepare(
     tools: Mapping[str, Callable] = types.MappingProxyType({}),
     **options: int | Sequence[str],
 ) -> tfds.core.DatasetInfo:
-    """Builds `dataset` ("name" or "name/variant") under `data_dir` unless it is there, and returns what it holds.
+    """Builds a data set unless it is prepared already.
 
-    `options` go to the builder's `make`, and so do those of `tools`, functions from levels above, that it asks for by
-    the name of an argument. UserError: an unknown data set or variant, options for one that is there already, a
-    `manual_dir` that is missing or empty; what the builder itself refuses.
+    Args:
+        dataset: "NAME" or "NAME/variant".
+        data_dir: folder of prepared data sets.
+        manual_dir: folder of files that the user has obtained; "" for generated data sets.
+        tools: functions from higher levels by argument of `make`; the builder gets those that it takes.
+        options: further arguments of the builder's `make`.
+
+    Returns:
+        TFDS's description of the prepared data set.
+
+    Raises:
+        UserError: unknown data set, variant or option; options for a data set that is prepared already; `manual_dir`
+            is missing or empty; or whatever the builder rejects.
     """
     name, _, variant = dataset.partition("/")
-    known = modules()
-    if name not in known:
-        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(known)}")
-    if manual_dir and not pathlib.Path(manual_dir).is_dir():
-        raise UserError(f"manual_dir {manual_dir} is not a folder")
-    if manual_dir and not any(pathlib.Path(manual_dir).iterdir()):
-        raise UserError(f"manual_dir {manual_dir} is empty")
-    module = importlib.import_module(f"jaxface.data.builders.{known[name]}")
-    arguments = set(inspect.signature(module.make).parameters)
-    unknown = set(options) - arguments
+    module = _module(name)
+    _check_manual_dir(manual_dir)
+    accepted = set(inspect.signature(module.make).parameters)
+    _check_variant(name, variant, module.VARIANTS if "variant" in accepted else ("",))
+    unknown = set(options) - accepted
     if unknown:
         raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}")
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of every configuration that is not listed beforehand
-    wanted = {name: tools[name] for name in arguments & set(tools)}
-    builder = module.make(variant, data_dir, **options, **wanted)
+    logging.set_verbosity(logging.ERROR)  # TFDS warns about every configuration that is not declared in advance
+    given = {"variant": variant, **tools, **options}
+    builder = module.make(data_dir, **{key: value for key, value in given.items() if key in accepted})
     if options and builder.is_prepared():
-        raise UserError(f"{builder.data_path} is there already: remove it first, or choose another --data_dir")
+        raise UserError(f"{builder.data_path}: already prepared; remove it, or choose another --data_dir")
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
-        raise UserError(f"{dataset} needs --manual_dir: {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise UserError(f"data set {dataset} needs --manual_dir with {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
@@ -69,3 +79,26 @@ def prepare(
             raise UserError(f"{error}; expected {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
         raise
     return builder.info
+
+
+def _module(name: str) -> types.ModuleType:
+    known = modules()
+    if name not in known:
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(known)}")
+    return importlib.import_module(f"jaxface.data.builders.{known[name]}")
+
+
+def _check_manual_dir(manual_dir: str) -> None:
+    if manual_dir and not pathlib.Path(manual_dir).is_dir():
+        raise UserError(f"--manual_dir {manual_dir}: not a folder")
+    if manual_dir and not any(pathlib.Path(manual_dir).iterdir()):
+        raise UserError(f"--manual_dir {manual_dir}: the folder is empty")
+
+
+def _check_variant(name: str, variant: str, variants: Sequence[str] | None) -> None:
+    if variants is None or variant in variants:
+        return
+    choices = ", ".join(f"{name}/{allowed}" if allowed else name for allowed in variants)
+    raise UserError(f"data set {name} has no variant {variant!r}; use {choices}")
+
+

@@ -1,4 +1,4 @@
-"""Landmarks that a model found in an unlabelled data set, as a TFDS data set that is read beside it."""
+"""Pseudo-labels: landmarks predicted for an unlabelled data set, a TFDS data set read alongside it."""
 
 import pathlib
 from collections.abc import Iterator
@@ -44,6 +44,12 @@ def dataset_name(source: str) -> str:
 
 
 def write(source: str, data_dir: str | pathlib.Path, labels: dict[str, np.ndarray]) -> None:
-    """Writes `labels`, arrays (E,…) in the order of the records of `source`, to `data_dir`: all of them or none."""
+    """Writes pseudo-labels to `data_dir`, all or (if interrupted) none of them.
+
+    Args:
+        source: the data set that was labelled.
+        data_dir: folder of prepared data sets.
+        labels: arrays (E,…) in the order of the records of `source`.
+    """
     config = tfds.core.BuilderConfig(name=dataset_name(source).partition("/")[2])
     PseudoLabels(labels, data_dir=data_dir, config=config).download_and_prepare()

@@ -1,9 +1,8 @@
-"""Prepared data sets as batches: TFDS records read, ordered and batched by tf.data, without iterator files.
+"""Prepared data sets as batches: TFDS records read, ordered and batched by tf.data, without iterator checkpoints.
 
-A training batch is a function of (seed, step): epoch e of a host is the shuffle, seeded with seed + e, of its own
-part of the split; the examples before `step` are skipped while still encoded; and each example gets a seed of its own
-from (seed, host, position). So a run that is started again sees what it would have seen. Another number of hosts
-means another order.
+A training batch is a function of (seed, step). Epoch e of a host is the shuffle, seeded with seed + e, of the host's
+part of the split; the examples before `step` are skipped while still encoded; each example gets its own seed from
+(seed, host, position). A resumed run therefore sees the same batches. A different number of hosts changes the order.
 """
 
 import pathlib
@@ -15,12 +14,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from jaxface import prepared_data
 from jaxface.errors import UserError
 
 Example = dict[str, np.ndarray]
 Builder = tfds.core.DatasetBuilder
 
-# TensorFlow only reads here: it must not take the memory of the accelerators, nor OpenCV the cores of the pipeline.
+# TensorFlow only reads files: it must not allocate accelerator memory. The pipeline already uses all cores, so OpenCV
+# must not start threads of its own.
 tf.config.set_visible_devices([], "GPU")
 cv2.setNumThreads(0)
 
@@ -29,16 +30,8 @@ READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
-    """The prepared data set "NAME" or "NAME/variant" of `data_dir`, newest version. Raises UserError without it."""
-    folder = pathlib.Path(data_dir) / name
-    prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
-    versions = sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
-    if not versions:
-        raise UserError(
-            f"data set {name} is not in {data_dir}; "
-            f"run: python -m launch.prepare --dataset {name} --data_dir {data_dir}"
-        )
-    return tfds.builder_from_directory(versions[-1])
+    """The newest version of the prepared data set "NAME[/variant]". Raises UserError if it is not prepared."""
+    return tfds.builder_from_directory(prepared_data.find(name, data_dir))
 
 
 def train_stream(
@@ -48,15 +41,28 @@ def train_stream(
     seed: int,
     step: int,
     process: Callable[[Example, int], Example],
-    beside: Builder | None = None,
+    overlay: Builder | None = None,
 ) -> Iterator[Example]:
-    """Endless batches of `batch_size` examples for this host, beginning with the batch of `step`.
+    """Endless training batches of this host.
 
-    `process(example, seed)` makes fixed shapes of one decoded example, deterministically. `beside` holds more about the
-    same examples in the same order: its features are added to theirs, or replace them. Raises UserError for an unknown
-    split, one with fewer examples than hosts, and a record that cannot be read, which it names.
+    Args:
+        builder: the prepared data set.
+        split: its split.
+        batch_size: examples per batch on this host.
+        seed: seed of order and augmentation.
+        step: number of the first batch.
+        process: (decoded example, seed) -> arrays of fixed shapes, deterministically.
+        overlay: a data set with further features of the same examples in the same order, which are added to the
+            examples' features or replace them (pseudo-labels).
+
+    Raises:
+        UserError: unknown split, fewer examples than hosts, or an unreadable record, which is named.
     """
-    reader = _Reader(builder, split, lambda example, position: process(example, _example_seed(seed, position)), beside)
+
+    def process_seeded(example: Example, position: int) -> Example:
+        return process(example, _example_seed(seed, position))
+
+    reader = _Reader(builder, split, process_seeded, overlay)
     part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
     count = builder.info.splits[part].num_examples
     if count == 0:
@@ -67,50 +73,58 @@ def train_stream(
         return records.shuffle(min(count, SHUFFLE_BUFFER), seed=seed + number, reshuffle_each_iteration=False)
 
     first = step * batch_size
-    started = epoch(tf.constant(first // count, tf.int64)).skip(first % count)
-    ordered = started.concatenate(tf.data.Dataset.counter(first // count + 1).flat_map(epoch))
+    rest_of_epoch = epoch(tf.constant(first // count, tf.int64)).skip(first % count)
+    ordered = rest_of_epoch.concatenate(tf.data.Dataset.counter(first // count + 1).flat_map(epoch))
     yield from reader.batches(ordered, first, batch_size)
 
 
 def eval_stream(
     builder: Builder, split: str, batch_size: int, process: Callable[[Example], Example]
 ) -> Iterator[Example]:
-    """Every example of this host's part of the split once, in order, in batches of `batch_size` with a bool `mask`.
+    """Each example of this host's part of the split once, in order, in batches with a bool `mask` (B,).
 
-    The last batches are padded with zeros where `mask` is False, so that all hosts yield the same number.
-    `process(example)` and the errors are as in `train_stream`.
+    The last batches are padded with zeros where `mask` is False, so that all hosts yield the same number of batches.
+
+    Args:
+        builder: the prepared data set.
+        split: its split.
+        batch_size: examples per batch on this host.
+        process: decoded example -> arrays of fixed shapes.
+
+    Raises:
+        UserError: unknown split, or an unreadable record, which is named.
     """
     reader = _Reader(builder, split, lambda example, position: process(example))
     parts = tfds.even_splits(split, n=jax.process_count(), drop_remainder=False)
     counts = [builder.info.splits[part].num_examples for part in parts]
     missing = -(-max(counts) // batch_size)
-    if counts[jax.process_index()]:  # TFDS refuses to read an empty part.
+    if counts[jax.process_index()]:  # TFDS refuses to read an empty part
         records = reader.records(parts[jax.process_index()])
         for batch in reader.batches(records, 0, batch_size, drop_remainder=False):
             missing -= 1
-            yield _padded(batch, batch_size)
+            yield _pad(batch, batch_size)
     empty = {name: np.zeros((0, *array.shape), array.dtype) for name, array in reader.probe.items()}
     for _ in range(missing):
-        yield _padded(empty, batch_size)
+        yield _pad(empty, batch_size)
 
 
 class _Reader:
-    """Reads one split, and says which record it was that could not be read."""
+    """Reader of one split, whose errors name the unreadable record."""
 
     def __init__(
         self,
         builder: Builder,
         split: str,
         process: Callable[[Example, int], Example],
-        beside: Builder | None = None,
+        overlay: Builder | None = None,
     ):
         if split.split("[")[0] not in builder.info.splits or not builder.info.splits[split].num_examples:
             raise UserError(
                 f"data set {builder.info.full_name} has no split {split!r}; it has {list(builder.info.splits)}"
             )
-        if beside is not None and beside.info.splits[split].num_examples != builder.info.splits[split].num_examples:
-            raise UserError(f"{beside.data_path} was made for another {builder.info.full_name}; remove it")
-        self._builder, self._split, self._process, self._beside = builder, split, process, beside
+        if overlay is not None and overlay.info.splits[split].num_examples != builder.info.splits[split].num_examples:
+            raise UserError(f"{overlay.data_path}: made for another version of {builder.info.full_name}; remove it")
+        self._builder, self._split, self._process, self._overlay = builder, split, process, overlay
         features = builder.info.features
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]
         self._failure: Exception | None = None
@@ -119,30 +133,30 @@ class _Reader:
         self.probe = self._processed(index, 0, example)
 
     def records(self, part: str | tfds.core.ReadInstruction) -> tf.data.Dataset:
-        """(number within the part, record with its images still encoded), in the order on the disk."""
+        """(number within the part, record with its images still encoded), in the order on disk."""
         skipped = {name: tfds.decode.SkipDecoding() for name in self._images}
         records = self._builder.as_dataset(split=part, decoders=skipped, read_config=READ_IN_ORDER)
-        if self._beside is not None:
-            more = self._beside.as_dataset(split=part, read_config=READ_IN_ORDER)
-            records = tf.data.Dataset.zip((records, more)).map(lambda one, other: {**one, **other})
+        if self._overlay is not None:
+            overlay = self._overlay.as_dataset(split=part, read_config=READ_IN_ORDER)
+            records = tf.data.Dataset.zip((records, overlay)).map(lambda record, features: {**record, **features})
         return records.enumerate()
 
     def batches(
         self, records: tf.data.Dataset, first: int, batch_size: int, drop_remainder: bool = True
     ) -> Iterator[Example]:
-        """Processed examples, the first of them at position `first`, in batches."""
+        """Processed examples in batches; `first` is the position of the first example in the host's stream."""
         names = sorted(self.probe)
 
         def call(index: np.ndarray, position: np.ndarray, *leaves: np.ndarray) -> list[np.ndarray]:
             example = tf.nest.pack_sequence_as(self._structure, leaves)
             try:
-                made = self._processed(int(index), int(position), example)
+                processed = self._processed(int(index), int(position), example)
             except Exception as error:
-                self._failure = self._failure or error
+                self._failure = self._failure or error  # TensorFlow would turn it into a text
                 raise
-            return [made[name] for name in names]
+            return [processed[name] for name in names]
 
-        def mapped(position: tf.Tensor, record: tuple) -> dict[str, tf.Tensor]:
+        def process_record(position: tf.Tensor, record: tuple) -> dict[str, tf.Tensor]:
             index, example = record
             types = [tf.as_dtype(self.probe[name].dtype) for name in names]
             arrays = tf.numpy_function(call, [index, position, *tf.nest.flatten(example)], types, stateful=False)
@@ -151,20 +165,20 @@ class _Reader:
             return dict(zip(names, arrays, strict=True))
 
         numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first), records))
-        processed = numbered.map(mapped, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        processed = numbered.map(process_record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return self._guarded(processed.batch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE))
 
     def _guarded(self, dataset: tf.data.Dataset) -> Iterator:
-        """The elements as numpy; an unreadable record is a UserError that names it."""
+        """The elements as numpy. Raises UserError naming an unreadable record."""
         try:
             yield from dataset.as_numpy_iterator()
         except tf.errors.OpError as error:
             if self._failure is not None:
                 raise self._failure from None
-            raise self._unreadable(self._first_bad(), error.message.splitlines()[0]) from error
+            raise self._unreadable(self._first_unreadable(), error.message.splitlines()[0]) from error
 
-    def _first_bad(self) -> int:
-        """How many records of the split come before the first that cannot be read."""
+    def _first_unreadable(self) -> int:
+        """Number of the split's first record that cannot be read."""
         count = 0
         try:
             for _ in self.records(self._split):
@@ -180,12 +194,12 @@ class _Reader:
         return {name: np.asarray(value) for name, value in self._process(decoded, position).items()}
 
     def _decoded(self, index: int, name: str, encoded: bytes) -> np.ndarray:
-        colour = self._builder.info.features[name].shape[-1] == 3
-        flag = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if colour else cv2.IMREAD_UNCHANGED
+        is_rgb = self._builder.info.features[name].shape[-1] == 3
+        flag = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION if is_rgb else cv2.IMREAD_UNCHANGED
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if len(encoded) else None
         if image is None:
-            raise self._unreadable(index, f"feature {name!r} is no picture")
-        return image[..., ::-1] if colour else image.reshape(*image.shape[:2], -1)
+            raise self._unreadable(index, f"feature {name!r} is not an image")
+        return image[..., ::-1] if is_rgb else image.reshape(*image.shape[:2], -1)
 
     def _unreadable(self, index: int, reason: str) -> UserError:
         info = self._builder.info
@@ -196,11 +210,12 @@ class _Reader:
 
 
 def _example_seed(seed: int, position: int) -> int:
-    """A seed for the example at `position` of this host's stream."""
+    """The seed of the example at `position` of this host's stream."""
     return int(np.random.SeedSequence((seed, jax.process_index(), position)).generate_state(1, np.uint32)[0])
 
 
-def _padded(batch: Example, batch_size: int) -> Example:
+def _pad(batch: Example, batch_size: int) -> Example:
+    """The batch padded with zeros to `batch_size`, and its `mask`."""
     count = len(next(iter(batch.values())))
     widths = {name: [(0, batch_size - count)] + [(0, 0)] * (array.ndim - 1) for name, array in batch.items()}
     padded = {name: np.pad(array, widths[name]) for name, array in batch.items()}

@@ -1,4 +1,4 @@
-"""Which landmark becomes which in a mirrored picture, found from a mean face."""
+"""Flip maps found from a mean face: which landmark becomes which in a mirrored image."""
 
 from collections.abc import Sequence
 
@@ -7,28 +7,29 @@ import scipy.optimize
 
 
 def find_flip(meanface: np.ndarray) -> np.ndarray:
-    """The flip map (L,) int of a mean face (L,2): point i of a mirrored picture was point flip[i]; its own inverse.
+    """The flip map (L,) int of a mean face (L,2): point i of a mirrored image was point flip[i].
 
-    The face is mirrored at the vertical through its centroid; the map is the assignment of mirrored points to points
-    with the least sum of squared distances.
+    The face is mirrored about the vertical through its centroid; the map is the assignment of mirrored points to
+    points with the least sum of squared distances, made an involution.
     """
-    squared = _squared(meanface)
+    squared = _squared_distances(meanface)
     flip = scipy.optimize.linear_sum_assignment(squared)[1]
-    # Ties can leave a longer cycle, whose inverse is as good: its closest pairs are taken instead.
-    left = set(np.flatnonzero(flip[flip] != np.arange(len(flip))).tolist())
-    for _, a, b in sorted((squared[a, b], a, b) for a in left for b in left if a <= b):
-        if {a, b} <= left:
+    # Ties can leave cycles longer than two, which no mirroring has: their closest pairs are matched greedily instead.
+    unmatched = set(np.flatnonzero(flip[flip] != np.arange(len(flip))).tolist())
+    candidates = sorted((squared[a, b], a, b) for a in unmatched for b in unmatched if a <= b)
+    for _, a, b in candidates:
+        if {a, b} <= unmatched:
             flip[a], flip[b] = b, a
-            left -= {a, b}
+            unmatched -= {a, b}
     return flip
 
 
-def distances(meanface: np.ndarray, flip: Sequence[int]) -> np.ndarray:
-    """How far (L,) each mirrored point of a mean face (L,2) is from its partner, in widths of the face."""
-    return np.sqrt(_squared(meanface)[np.arange(len(flip)), flip]) / np.ptp(meanface[:, 0])
+def asymmetry(meanface: np.ndarray, flip: Sequence[int]) -> np.ndarray:
+    """Distance (L,) of each mirrored point of a mean face (L,2) from its partner, in widths of the face."""
+    return np.sqrt(_squared_distances(meanface)[np.arange(len(flip)), flip]) / np.ptp(meanface[:, 0])
 
 
-def _squared(meanface: np.ndarray) -> np.ndarray:
+def _squared_distances(meanface: np.ndarray) -> np.ndarray:
     """Squared distances (L,L) between mirrored points and points."""
     x = meanface[:, 0] - meanface[:, 0].mean()
     return (x[:, None] + x) ** 2 + (meanface[:, None, 1] - meanface[:, 1]) ** 2

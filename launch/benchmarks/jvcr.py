@@ -33,7 +33,7 @@ def benchmarks() -> Iterator[Benchmark]:
         yield Benchmark("jvcr", "forward", batch_size, run, baselines)
     valid = np.ones((TRAIN_BATCH, count), bool)
     points = random.uniform(0, size, (TRAIN_BATCH, count, 3)).astype(np.float32)
-    batch = {"image": images, "coordinates": points, "known": valid, "drawn": valid}
+    batch = {"image": images, "coordinates": points, "valid": valid, "in_volume": valid}
     volumes = [np.asarray(volume) for volume in system.preprocess_on_device(batch, jax.random.key(0), {})["volumes"]]
     train = training_run(system, config, params, model_state, batch)
     baselines = functools.partial(_baselines, config, images, points / (size - 1), volumes)

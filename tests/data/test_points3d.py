@@ -139,7 +139,7 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
     (example,) = read("faw3d", tmp_path, "train")
     np.testing.assert_allclose(example["points_3d"], points, rtol=1e-6)
     made = data.preprocess_eval(example, "clean", 32, 71)
-    assert np.flatnonzero(~made["known"]).tolist() == [60, 64]
+    assert np.flatnonzero(~made["valid"]).tolist() == [60, 64]
     (source / "train" / "c_lm.csv").write_text("1,2,3")
     with pytest.raises(UserError, match="has 1 lines of x, y, z, not 66"):
         prepare("faw3d", str(tmp_path / "again"), str(source))
@@ -160,7 +160,7 @@ def test_crops_for_training_carry_their_points(mode):
         inside = ((plane > 0) & (plane < 127)).all(-1)
         column, row = np.rint(plane[inside]).astype(int).T
         colors = image[row, column, :2]
-        assert image.shape == (128, 128, 3) and made["coordinates"].shape == (71, 3) and made["drawn"].all()
+        assert image.shape == (128, 128, 3) and made["coordinates"].shape == (71, 3) and made["in_volume"].all()
         # A mirrored picture's points are in the order of the mirrored face; colours follow places by an affine map.
         flip = data.LAYOUT_68.flip
         errors = [np.abs(_residual(points[order][inside, :2], colors)).max() for order in (np.arange(68), flip)]

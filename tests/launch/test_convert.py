@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from configs import continuous as configs
-from jaxface import checkpoint
+from jaxface import checkpoint, config_file
 from jaxface.systems.continuous import model, torch_weights
 from tests import weights
 
@@ -49,7 +49,7 @@ def test_backbone_becomes_a_workdir(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     assert "dropped: norm.weight, norm.bias, head.weight, head.bias" in done.stdout
     params, _ = checkpoint.load_params(tmp_path / "w")
-    assert checkpoint.load_config(tmp_path / "w").system == "continuous"
+    assert config_file.load(tmp_path / "w").system == "continuous"
     assert checkpoint.steps(tmp_path / "w") == [0]
     depthwise = params["encoder"]["stage1_block0"]["depthwise"]["kernel"]
     np.testing.assert_array_equal(depthwise[:, :, 0, 3], tensors["stages.1.0.dwconv.weight"][3, 0])

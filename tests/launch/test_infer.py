@@ -14,7 +14,7 @@ def infer(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
 
 
-def test_pictures_to_json_and_overlays(detector_workdir, tmp_path):
+def test_photos_to_json_and_overlays(detector_workdir, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)
     (tmp_path / "in").mkdir()
     Image.fromarray(noise).save(tmp_path / "in" / "a.png")
@@ -23,7 +23,7 @@ def test_pictures_to_json_and_overlays(detector_workdir, tmp_path):
     flags = ["--workdir", detector_workdir, "--input", tmp_path / "in", "--output", tmp_path / "out"]
     done = infer(*flags, "--boxes", tmp_path / "boxes.json", "--layout", "98")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "1 picture, 1 face, 1 failed: bad.png (the file is empty" in done.stdout
+    assert "1 photo, 1 face, 1 failed: bad.png (the file is empty" in done.stdout
     (face,) = json.loads((tmp_path / "out" / "a.json").read_text())["faces"]
     assert face["box"] == [10, 12, 60.5, 80] and face["layout"] == "98"
     assert np.shape(face["points"]) == (98, 2) and np.shape(face["sigma"]) == (98,)
@@ -47,3 +47,10 @@ def test_a_mistake_is_one_line(detector_workdir, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "pipnet" in line and not (tmp_path / "out").exists()
+
+
+def test_the_earlier_name_of_multiview_warns_once(detector_workdir, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    done = infer("--workdir", detector_workdir, "--input", tmp_path, "--output", tmp_path / "out", "--set")
+    assert done.returncode == 2 and "one photo at a time" in done.stderr
+    assert done.stderr.count("--set is deprecated; use --multiview") == 1

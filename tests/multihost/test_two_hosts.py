@@ -24,7 +24,7 @@ def test_two_hosts_equal_one_and_hand_over_to_each_other(tmp_path):
     data.write_bytes(b"\0" * data.stat().st_size)
     results = processes.run(two, [steps[2:]] * 2, hosts=2)
     assert [status for status, _ in results] == [0, 0]
-    assert all("checkpoint passed over, step 8" in text for _, text in results)
+    assert all("checkpoint skipped, step 8" in text for _, text in results)
     assert "resumed at step 5" in results[0][1]
     assert checkpoint.steps(two) == [12, 10, 5]
     close(processes.params(two), processes.params(one, 2))

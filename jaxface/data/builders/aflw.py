@@ -1,7 +1,7 @@
 """AFLW with 19 landmarks (Köstinger et al., 2011; Zhu et al., CVPR 2016): the Full protocol of AFLWinfo_release.mat.
 
-The first 20,000 faces of its order `ra` are to train on, the rest, if there are more, to test on. PIPNet's crop is the
-given box as it is (lib/preprocess.py). Landmarks are held inside the picture and taken as 0-based, as they stand.
+The first 20,000 faces in its order `ra` are for training, the rest for testing. PIPNet's crop is the given box
+(lib/preprocess.py). Landmarks are clamped to the image and taken as 0-based, as they are in the file.
 """
 
 import pathlib
@@ -18,10 +18,8 @@ TRAIN = 20000
 TREE = f"{FILE} and flickr/{{0,2,3}}/imageNNNNN.jpg"
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "aflw". UserError for a variant."""
-    if variant:
-        raise UserError(f"aflw has no variant {variant!r}")
+def make(data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of "aflw"."""
     return Aflw(data_dir=data_dir)
 
 
@@ -36,27 +34,31 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = faces.find_root(dl_manager.manual_dir, FILE)
-        boxes, shapes, names, order = annotations.read_mat(root / FILE, "bbox", "data", "nameList", "ra")
-        order = order.ravel().astype(int) - 1
-        names = [str(name.squeeze()) for name in names.ravel()]
+        arrays = annotations.read_mat(root / FILE, "bbox", "data", "nameList", "ra")
+        boxes, shapes = arrays["bbox"].astype(np.float64), arrays["data"].astype(np.float64)
+        names = [str(name.squeeze()) for name in arrays["nameList"].ravel()]
+        order = arrays["ra"].ravel().astype(int) - 1
         if not len(boxes) == len(shapes) == len(names) or order.max() >= len(names):
-            raise UserError(f"{root / FILE}: bbox, data, nameList and ra do not fit together")
-        parts = {"train": order[:TRAIN], "test": order[TRAIN:]}
-        known = boxes.astype(np.float64), shapes.astype(np.float64), names
-        return {split: self._generate_examples(root, split, part, *known) for split, part in parts.items() if len(part)}
+            raise UserError(f"{root / FILE}: bbox, data, nameList and ra do not have matching lengths")
+        splits = {"train": order[:TRAIN], "test": order[TRAIN:]}
+        return {
+            split: self._generate_examples(root, split, part, boxes, shapes, names)
+            for split, part in splits.items()
+            if len(part)
+        }
 
     def _generate_examples(
         self, root: pathlib.Path, split: str, order: np.ndarray, boxes: np.ndarray, shapes: np.ndarray, names: list[str]
     ) -> Iterator:
-        made = (_face(root, index, boxes[index], shapes[index], names[index]) for index in order)
-        return faces.records(made, 19, self.info if split == "train" else None)
+        annotated = (_face(root, index, boxes[index], shapes[index], names[index]) for index in order)
+        return faces.records(annotated, 19, self.info if split == "train" else None)
 
 
 def _face(root: pathlib.Path, index: int, box: np.ndarray, shape: np.ndarray, name: str) -> faces.AnnotatedFace:
-    picture = faces.read_picture(root / "flickr" / name)
+    image = faces.read_image(root / "flickr" / name)
     x0, x1, y0, y1 = box
-    points = np.clip(shape.reshape(2, 19).T, 0, picture.shape[1::-1])
+    points = np.clip(shape.reshape(2, 19).T, 0, image.shape[1::-1])
     box = np.array([x0, y0, x1, y1])
-    crop = faces.clamped(box[:2], box[2:], picture)
-    # A photograph can hold several faces.
-    return faces.AnnotatedFace(f"{name}#{index + 1}", picture, crop, box, points, crop.units(points))
+    crop = faces.clamp_crop(box[:2], box[2:], image)
+    # A photo can show several faces: the index makes the name unique.
+    return faces.AnnotatedFace(f"{name}#{index + 1}", image, crop, box, points, crop.normalise(points))

@@ -1,4 +1,4 @@
-"""AFLW2000-3D (Zhu et al., CVPR 2016): 2,000 faces to test on, all parameters, 3D points by your BFM."""
+"""AFLW2000-3D (Zhu et al., CVPR 2016): 2,000 test faces, all 3DMM parameters, 3D points by the user's BFM."""
 
 import pathlib
 
@@ -6,43 +6,36 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import bfm_landmarks, points3d
-from jaxface.errors import UserError
+from jaxface.data.faces import float_tensor
 
 TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat beside each) and " + bfm_landmarks.TREE
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "aflw2000_3d". UserError for a variant."""
-    if variant:
-        raise UserError(f"aflw2000_3d has no variant {variant!r}")
+def make(data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of "aflw2000_3d"."""
     return Aflw20003d(data_dir=data_dir)
 
 
 class Aflw20003d(tfds.core.GeneratorBasedBuilder):
-    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 where unseen; `landmarks_68` the file's own."""
+    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's own."""
 
     name = "aflw2000_3d"
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = TREE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"landmarks": points3d.floats(21, 2), "landmarks_68": points3d.floats(68, 3)}
+        features = {"landmarks": float_tensor(21, 2), "landmarks_68": float_tensor(68, 3)}
         return points3d.info(self, __doc__, 68, **features, **points3d.parameter_features())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
         basis = bfm_landmarks.load(root / "bfm")
-        return {"test": self._generate_examples(basis, points3d.pictures_below(root, "image*.jpg", TREE))}
+        return {"test": self._generate_examples(basis, points3d.find_files(root, "image*.jpg", TREE))}
 
     def _generate_examples(self, basis: bfm_landmarks.Basis, paths: list[pathlib.Path]) -> points3d.Examples:
         for path in paths:
-            example, arrays = points3d.fitted(path, basis)
-            labels = {"landmarks": arrays["pt2d"], "landmarks_68": arrays["pt3d_68"]}
-            yield (
-                path.stem,
-                {
-                    **example,
-                    "name": path.stem,
-                    **{name: value.T.astype(np.float32) for name, value in labels.items()},
-                },
-            )
+            example, arrays = points3d.parametric_example(path, basis)
+            example["name"] = path.stem
+            for feature, variable in (("landmarks", "pt2d"), ("landmarks_68", "pt3d_68")):
+                example[feature] = arrays[variable].T.astype(np.float32)
+            yield path.stem, example

@@ -1,6 +1,6 @@
-"""CelebA (Liu et al., ICCV 2015) without labels, for PIPNet's self-training: one split, train.
+"""CelebA (Liu et al., ICCV 2015) without landmarks, for PIPNet's self-training: one split, train.
 
-The pictures in the wild and the author's detected boxes, enlarged 1.2 times to the left, right and bottom while the top
+The images in the wild and the author's detected boxes, enlarged 1.2 times to the left, right and bottom while the top
 moves down by 0.15 of the height (lib/preprocess_gssl.py).
 """
 
@@ -15,13 +15,11 @@ from jaxface.errors import UserError
 
 FILE = "celeba_bboxes.txt"
 SCALE = 1.2
-TREE = f"{FILE} (NAME xmin ymin xmax ymax a line, from PIPNet's author) and img_celeba/NAME, the pictures in the wild"
+TREE = f"{FILE} (NAME xmin ymin xmax ymax a line, from PIPNet's author) and img_celeba/NAME, the images in the wild"
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "celeba". UserError for a variant."""
-    if variant:
-        raise UserError(f"celeba has no variant {variant!r}")
+def make(data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of "celeba"."""
     return Celeba(data_dir=data_dir)
 
 
@@ -47,9 +45,9 @@ def _face(root: pathlib.Path, row: list[str]) -> faces.AnnotatedFace:
         box = np.array(row[1:], np.float64)
     except ValueError as error:
         raise UserError(f"{root / FILE}: the box of {row[0]} is not four numbers") from error
-    picture = faces.read_picture(root / "img_celeba" / row[0])
+    image = faces.read_image(root / "img_celeba" / row[0])
     size = box[2:] - box[:2] + 1
-    sides = size * (SCALE - 1) / 2
+    margin = size * (SCALE - 1) / 2
     top = size[1] * (SCALE + 0.1 - 1) / 2
-    crop = faces.clamped(box[:2] + [-sides[0], top], box[2:] + sides, picture)
-    return faces.AnnotatedFace(row[0], picture, crop, box)
+    crop = faces.clamp_crop(box[:2] + [-margin[0], top], box[2:] + margin, image)
+    return faces.AnnotatedFace(row[0], image, crop, box)

@@ -1,8 +1,8 @@
 """300-W (Sagonas et al., 2013): 68 landmarks on AFW, HELEN, LFPW and iBUG, from the folders as they are released.
 
 Splits: train (AFW, HELEN and LFPW trainsets), test (HELEN and LFPW testsets, iBUG), and its parts test_common and
-test_challenge (iBUG). PIPNet's crop is the extent of the landmarks, enlarged 1.1 times, in variant `gssl` 1.3 times
-(lib/preprocess.py, lib/preprocess_gssl.py); it truncates coordinates to integers and takes them as 0-based.
+test_challenge (iBUG). PIPNet's crop is the bounding box of the landmarks, enlarged 1.1 times, in variant `gssl` 1.3
+times (lib/preprocess.py, lib/preprocess_gssl.py); it truncates coordinates to integers and takes them as 0-based.
 """
 
 import pathlib
@@ -19,22 +19,21 @@ COMMON = ("helen/testset", "lfpw/testset")
 CHALLENGE = ("ibug",)
 SPLITS = {"train": TRAIN, "test": COMMON + CHALLENGE, "test_common": COMMON, "test_challenge": CHALLENGE}
 SCALES = {"": 1.1, "gssl": 1.3}
+VARIANTS = tuple(SCALES)
 TREE = "afw/, helen/{trainset,testset}/, lfpw/{trainset,testset}/ and ibug/, each with NAME.jpg or .png and NAME.pts"
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "300w" or "300w/gssl". UserError for another variant."""
-    if variant not in SCALES:
-        raise UserError(f"300w has no variant {variant!r}; choose 300w or 300w/gssl")
+def make(data_dir: str, variant: str) -> tfds.core.DatasetBuilder:
+    """The builder of "300w" or "300w/gssl"."""
     return Ibug300w(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant) if variant else None)
 
 
-def crop_of(points: np.ndarray, scale: float, picture: np.ndarray) -> faces.Crop:
-    """PIPNet's crop of integer points (L,2): whole pixels, one pixel short of the picture's right and lower edge."""
+def integer_crop(points: np.ndarray, scale: float, image: np.ndarray) -> faces.Crop:
+    """PIPNet's crop of integer points (L,2): whole pixels, one pixel short of the image's right and lower edge."""
     low = points.min(0)
     size = points.max(0) - low
     low = np.maximum(low - ((scale - 1) / 2 * size).astype(int), 0)
-    size = np.minimum((size * scale).astype(int), np.array(picture.shape[1::-1]) - low - 1)
+    size = np.minimum((size * scale).astype(int), np.array(image.shape[1::-1]) - low - 1)
     return faces.Crop(low.astype(np.float64), (low + size).astype(np.float64))
 
 
@@ -58,25 +57,25 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
     def _faces(self, root: pathlib.Path, split: str) -> Iterator[faces.AnnotatedFace]:
         scale = SCALES[self.builder_config.name if self.builder_config else ""]
         for folder in SPLITS[split]:
-            for label, photograph in _pairs(root / folder):
+            for label, photo in _pairs(root / folder):
                 points = annotations.read_pts(label, 68)
-                picture = faces.read_picture(photograph)
-                whole = points.astype(int)
-                crop = crop_of(whole, scale, picture)
+                image = faces.read_image(photo)
+                truncated = points.astype(int)
+                crop = integer_crop(truncated, scale, image)
                 landmarks = points - 1
                 box = np.concatenate([landmarks.min(0), landmarks.max(0)])
-                name = photograph.relative_to(root).as_posix()
-                yield faces.AnnotatedFace(name, picture, crop, box, landmarks, crop.units(whole))
+                name = photo.relative_to(root).as_posix()
+                yield faces.AnnotatedFace(name, image, crop, box, landmarks, crop.normalise(truncated))
 
 
 def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(annotation, photograph) by name; one name of iBUG has a blank in it. UserError for one without the other."""
+    """(.pts file, photo) by name; one name of iBUG contains a blank. Raises UserError for one without the other."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing")
+        raise UserError(f"{folder}: missing")
     stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir())}
-    pictures = {stem[path]: path for path in stem if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
+    photos = {stem[path]: path for path in stem if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
     labels = {stem[path]: path for path in stem if path.suffix == ".pts"}
-    alone = sorted(labels.keys() ^ pictures.keys())
-    if alone:
-        raise UserError(f"{folder}: {alone[0]} has no {'picture' if alone[0] in labels else '.pts'}")
-    return [(labels[name], pictures[name]) for name in labels]
+    unpaired = sorted(labels.keys() ^ photos.keys())
+    if unpaired:
+        raise UserError(f"{folder}: {unpaired[0]} has no {'image' if unpaired[0] in labels else '.pts'}")
+    return [(labels[name], photos[name]) for name in labels]

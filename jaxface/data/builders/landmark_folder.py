@@ -1,10 +1,10 @@
-"""A folder of your own: pictures with landmarks of any number, in one text file or in `.pts` files.
+"""The user's own folder: images with any number of landmarks, in one text file or in `.pts` files.
 
-`landmark_folder/NAME` gives the data set a name of its own, so that several can lie beside each other. Splits: those of
-train.txt and test.txt, or of the folders train and test where they hold `.pts` files, else every tenth picture is to
-test on. Text counts pixels from 0, `.pts` files from 1. PIPNet's crop is that of LaPa: the smallest rectangle around
-the landmarks, enlarged 1.2 times. The metadata also hold "flip", which landmark becomes which in a mirrored picture:
-found from the mean face, unless flip.txt lists it. To read a changed folder again, remove what was prepared of it.
+`landmark_folder/NAME` gives the data set its own name, so that several can be kept. Splits: those of train.txt and
+test.txt, or of the folders train and test if they hold `.pts` files, else every tenth image is for testing. Text files
+are 0-based, `.pts` files 1-based. PIPNet's crop is that of LaPa: the bounding box of the landmarks, enlarged 1.2 times.
+The metadata also hold "flip", the flip map: found from the mean face unless flip.txt lists it. To read a changed folder
+again, remove the prepared data set.
 """
 
 import pathlib
@@ -16,26 +16,28 @@ import tensorflow_datasets as tfds
 from jaxface.data import annotations, faces, symmetry
 from jaxface.errors import UserError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Any name.
+VARIANTS = None
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LISTS = {"train.txt", "test.txt"}
 FLIP = "flip.txt"
 TEST_EVERY = 10
 SCALE = 1.2
 TREE = (
-    "a folder of pictures with one text file, a line NAME x0 y0 x1 y1 … per picture (or train.txt and test.txt), "
-    "or with NAME.pts beside each picture"
+    "a folder of images with one text file, a line NAME x0 y0 x1 y1 … per image (or train.txt and test.txt), "
+    "or with NAME.pts beside each image"
 )
 
 Labelled = list[tuple[pathlib.Path, np.ndarray]]
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def make(data_dir: str, variant: str) -> tfds.core.DatasetBuilder:
     """The builder of "landmark_folder" or "landmark_folder/NAME"."""
     return LandmarkFolder(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant) if variant else None)
 
 
 class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
-    """Your own pictures with landmarks."""
+    """The user's own images with landmarks."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = TREE
@@ -48,34 +50,37 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
         splits = _splits(root)
         counts = {len(points) for _, points in splits["train"] + splits["test"]}
         if len(counts) != 1:
-            raise UserError(f"train and test of {root} have different numbers of landmarks: {sorted(counts)}")
+            raise UserError(f"{root}: train and test have different numbers of landmarks, {sorted(counts)}")
         return {split: self._generate_examples(root, split, labelled) for split, labelled in splits.items()}
 
     def _generate_examples(self, root: pathlib.Path, split: str, labelled: Labelled) -> Iterator:
-        made = (_face(root, path, points) for path, points in labelled)
-        yield from faces.records(made, averaged=self.info if split == "train" else None)
+        annotated = (_face(root, path, points) for path, points in labelled)
+        yield from faces.records(annotated, meanface_info=self.info if split == "train" else None)
         if split == "train":
             self.info.metadata["flip"] = _flip(root, np.reshape(self.info.metadata["meanface"], (-1, 2)))
 
 
 def _splits(root: pathlib.Path) -> dict[str, Labelled]:
-    """The pictures of each split with their landmarks (L,2), pixel centres at integers."""
+    """The images of each split with their landmarks (L,2), pixel centres at integers."""
     texts = {path.name: path for path in sorted(root.glob("*.txt")) if path.name != FLIP}
     if LISTS <= texts.keys():
         return {split: _from_text(root, texts[f"{split}.txt"]) for split in ("train", "test")}
     if len(texts) > 1:
-        raise UserError(f"{root} has several text files ({', '.join(texts)})")
+        raise UserError(f"{root}: several text files ({', '.join(texts)}); keep one, or train.txt and test.txt")
     if not texts and all(any((root / split).rglob("*.pts")) for split in ("train", "test")):
         return {split: _from_pts(root / split) for split in ("train", "test")}
     labelled = _from_text(root, *texts.values()) if texts else _from_pts(root)
     if len(labelled) < 2:
-        raise UserError(f"{root} has {len(labelled)} labelled pictures, and needs at least 2")
+        raise UserError(f"{root}: {len(labelled)} labelled image; at least 2 are needed")
     test = labelled[::TEST_EVERY]
-    return {"train": [one for i, one in enumerate(labelled) if i % TEST_EVERY], "test": test}
+    return {"train": [pair for i, pair in enumerate(labelled) if i % TEST_EVERY], "test": test}
 
 
 def _from_text(root: pathlib.Path, path: pathlib.Path) -> Labelled:
-    """In the order of the lines. UserError for a line that is no name and as many pairs as the first line."""
+    """Images and landmarks in the order of the lines.
+
+    Raises UserError for a line that is not a name and as many pairs of numbers as in the first line.
+    """
     labelled: Labelled = []
     for number, (name, *values) in annotations.read_lines(path):
         try:
@@ -85,61 +90,63 @@ def _from_text(root: pathlib.Path, path: pathlib.Path) -> Labelled:
         if not values:
             raise UserError(f"{path}, line {number}: {name} has no landmarks")
         if labelled and len(points) != len(labelled[0][1]):
-            raise UserError(f"{path}, line {number}: {len(points)} landmarks where {len(labelled[0][1])} are expected")
-        labelled.append((_picture(root, name), points))
+            raise UserError(f"{path}, line {number}: {len(points)} landmarks; expected {len(labelled[0][1])}")
+        labelled.append((_image_path(root, name), points))
     if not labelled:
-        raise UserError(f"{path} is empty")
+        raise UserError(f"{path}: the file is empty")
     return labelled
 
 
 def _from_pts(root: pathlib.Path) -> Labelled:
-    """Sorted by name. UserError where there is none, or one has no picture or another number of points."""
+    """Images and landmarks sorted by name.
+
+    Raises UserError if there is no `.pts` file, or one has no image or another number of points than the first.
+    """
     labels = sorted(root.rglob("*.pts"))
     if not labels:
-        raise UserError(f"{root} has neither a text file nor .pts files")
-    first = len(annotations.read_pts(labels[0]))
+        raise UserError(f"{root}: has neither a text file nor .pts files")
+    count = len(annotations.read_pts(labels[0]))
     labelled = []
     for label in labels:
-        beside = [label.with_suffix(ending) for ending in (*PICTURES, *map(str.upper, PICTURES))]
-        found = [path for path in beside if path.is_file()]
-        if not found:
-            raise UserError(f"{label} has no picture beside it")
-        labelled.append((found[0], annotations.read_pts(label, first) - 1))
+        candidates = [label.with_suffix(ending) for ending in (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))]
+        image = next((path for path in candidates if path.is_file()), None)
+        if image is None:
+            raise UserError(f"{label}: has no image beside it")
+        labelled.append((image, annotations.read_pts(label, count) - 1))
     return labelled
 
 
-def _picture(root: pathlib.Path, name: str) -> pathlib.Path:
-    """The picture of a line: below the folder, or anywhere in it by its file name."""
+def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
+    """The image of a line: relative to the folder, or anywhere in it by its file name."""
     if (root / name).is_file():
         return root / name
     found = sorted(root.rglob(pathlib.Path(name).name))
     if not found:
-        raise UserError(f"{root / name} is missing")
+        raise UserError(f"{root / name}: missing")
     return found[0]
 
 
 def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.AnnotatedFace:
-    picture = faces.read_picture(path)
-    name, size = path.relative_to(root).as_posix(), np.array(picture.shape[1::-1])
-    wrong = np.flatnonzero(~((points >= -1) & (points <= size)).all(-1))
-    if len(wrong):
-        place = ", ".join(f"{value:g}" for value in points[wrong[0]])
-        raise UserError(f"{name}: landmark {wrong[0]} at ({place}) lies outside the {size[0]} x {size[1]} picture")
+    image = faces.read_image(path)
+    name, size = path.relative_to(root).as_posix(), np.array(image.shape[1::-1])
+    outside = np.flatnonzero(~((points >= -1) & (points <= size)).all(-1))
+    if len(outside):
+        position = ", ".join(f"{value:g}" for value in points[outside[0]])
+        raise UserError(f"{name}: landmark {outside[0]} at ({position}) lies outside the {size[0]} x {size[1]} image")
     low, high = points.min(0), points.max(0)
     if (high - low < 2).any():
-        raise UserError(f"{name}: its landmarks span {high - low} pixels; give them in pixels, at least two apart")
-    margin = (high - low) * (SCALE - 1) / 2
-    crop = faces.clamped(low - margin, high + margin, picture)
-    return faces.AnnotatedFace(name, picture, crop, np.concatenate([low, high]), points, crop.units(points))
+        raise UserError(f"{name}: the landmarks span {high - low} px, expected 2 or more; give them in pixels")
+    crop = faces.landmark_crop(points, SCALE, image)
+    return faces.AnnotatedFace(name, image, crop, np.concatenate([low, high]), points, crop.normalise(points))
 
 
 def _flip(root: pathlib.Path, meanface: np.ndarray) -> list[int]:
-    """What flip.txt lists, else what the mean face's symmetry gives. UserError where the list is no flip map."""
+    """The flip map of flip.txt, else of the mean face's symmetry. Raises UserError if the file is not a flip map."""
     path = root / FLIP
     if not path.is_file():
         return symmetry.find_flip(meanface).tolist()
     flip = annotations.read_numbers(path)
-    places = np.arange(len(meanface))
-    if sorted(flip) != places.tolist() or (flip[flip.astype(int)] != places).any():
-        raise UserError(f"{path} must list {len(places)} numbers from 0: the landmark that each becomes, in pairs")
+    indices = np.arange(len(meanface))
+    if sorted(flip) != indices.tolist() or (flip[flip.astype(int)] != indices).any():
+        raise UserError(f"{path}: not a flip map; list {len(indices)} landmark numbers from 0 that swap in pairs")
     return flip.astype(int).tolist()

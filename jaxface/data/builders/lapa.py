@@ -1,8 +1,7 @@
 """LaPa (Liu et al., AAAI 2020): 106 landmarks, from the release's folders. Splits: train, val, test.
 
-PIPNet's repository trains on it and lacks the preparation; its author gives the rule: the smallest rectangle around the
-landmarks, enlarged 1.2 times (issue 41). Here as for WFLW: margins of a tenth on each side, held inside the picture.
-Coordinates are taken as 0-based, as they stand there.
+PIPNet's repository trains on it without including the preparation; its author gives the rule: the bounding box of the
+landmarks, enlarged 1.2 times (issue 41). As for WFLW, this is a margin of a tenth on each side, clamped to the image. Coordinates are taken as 0-based, as they are in the files.
 """
 
 import pathlib
@@ -19,10 +18,8 @@ SCALE = 1.2
 TREE = "{train,val,test}/images/NAME.jpg and {train,val,test}/landmarks/NAME.txt (106, then a line x y per point)"
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "lapa". UserError for a variant."""
-    if variant:
-        raise UserError(f"lapa has no variant {variant!r}")
+def make(data_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of "lapa"."""
     return Lapa(data_dir=data_dir)
 
 
@@ -39,22 +36,20 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
         root = faces.find_root(dl_manager.manual_dir, "train/landmarks")
         for split in SPLITS:
             if not (root / split / "landmarks").is_dir():
-                raise UserError(f"{root / split / 'landmarks'} is missing")
+                raise UserError(f"{root / split / 'landmarks'}: missing")
         return {split: self._generate_examples(root / split, split) for split in SPLITS}
 
     def _generate_examples(self, folder: pathlib.Path, split: str) -> Iterator:
-        made = (_face(folder, path) for path in sorted((folder / "landmarks").glob("*.txt")))
-        return faces.records(made, 106, self.info if split == "train" else None)
+        annotated = (_face(folder, path) for path in sorted((folder / "landmarks").glob("*.txt")))
+        return faces.records(annotated, 106, self.info if split == "train" else None)
 
 
 def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:
     numbers = annotations.read_numbers(path)
     if len(numbers) != 1 + 2 * 106 or numbers[0] != 106:
-        raise UserError(f"{path} does not hold 106 and 106 points")
+        raise UserError(f"{path}: does not hold 106 and 106 points")
     points = numbers[1:].reshape(106, 2)
-    picture = faces.read_picture(folder / "images" / f"{path.stem}.jpg")
-    low, high = points.min(0), points.max(0)
-    margin = (high - low) * (SCALE - 1) / 2
-    crop = faces.clamped(low - margin, high + margin, picture)
-    box = np.concatenate([low, high])
-    return faces.AnnotatedFace(path.stem, picture, crop, box, points, crop.units(points))
+    image = faces.read_image(folder / "images" / f"{path.stem}.jpg")
+    crop = faces.landmark_crop(points, SCALE, image)
+    box = np.concatenate([points.min(0), points.max(0)])
+    return faces.AnnotatedFace(path.stem, image, crop, box, points, crop.normalise(points))

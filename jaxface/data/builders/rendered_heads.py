@@ -1,20 +1,21 @@
-"""Rendered photographs of random heads with everything known about them, as a TFDS data set.
+"""Rendered images of random heads with complete ground truth, as a TFDS data set.
 
-Variants `procedural` (embedded head, needs nothing) and `ict` (ICT-FaceKit in `manual_dir`), and `…_portraits` of both:
-less turned, nothing in front of them, not from close by. Example i of a split is a pure function of (seed, split, i):
-the same on every machine up to float rounding.
+Variants `procedural` (embedded head, no files) and `ict` (ICT-FaceKit in `manual_dir`), and `…_portraits` of both:
+smaller rotations, no occluders, no close-ups. Example i of a split is a pure function of (seed, split, i): the same on
+every machine up to float rounding.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.heads import scenes, sources
@@ -23,19 +24,26 @@ from jaxface.heads.morphable import MorphableHead
 from jaxface.layouts import LAYOUT_68
 
 SEED = 20230618
-DENSE = 256
-SMALLEST = 32
+# Random surface points per example, the features dense, dense_queries and dense_visible.
+SURFACE_POINTS = 256
+MIN_SIZE = 32
 VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
+EMBEDDED = "procedural"
 ICT_FILE = "ict_facekit.npz"
-# Heads with named expressions and whole surfaces; a cut-out face makes no photograph.
-SHOTS = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
-VARIANTS = tuple(head + shot for shot in SHOTS for head in ("procedural", "ict"))
+# Heads with named expressions and complete surfaces; a face mesh that is cut off would not look like a photo.
+CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
+VARIANTS = ("", *(head + suffix for suffix in CAPTURES for head in (EMBEDDED, "ict")))
 
 
 @dataclasses.dataclass
 class RenderedHeadsConfig(tfds.core.BuilderConfig):
-    """`size` of the square pictures in pixels; `examples` to train on, a twentieth of it (at least 8) to test on."""
+    """Size of a data set.
+
+    Attributes:
+        size: side of the square images in pixels.
+        examples: number of training examples; a twentieth of it, at least 8, for testing.
+    """
 
     size: int = 256
     examples: int = 20000
@@ -46,125 +54,152 @@ class RenderedHeadsConfig(tfds.core.BuilderConfig):
         return self.name.partition("_")[0]
 
     @property
-    def shot(self) -> scenes.CaptureConfig:
-        """How it is photographed."""
-        return SHOTS[self.name.removeprefix(self.head)]
+    def capture(self) -> scenes.CaptureConfig:
+        """The distribution of capture conditions."""
+        return CAPTURES[self.name.removeprefix(self.head)]
 
     def count(self, split: str) -> int:
-        """Examples in "train" or "test"."""
+        """Number of examples in "train" or "test"."""
         return self.examples if split == "train" else max(8, self.examples // 20)
 
 
-def make(variant: str, data_dir: str, examples: int = 20000, size: int = 256) -> tfds.core.DatasetBuilder:
-    """The builder of a variant, "procedural" where none is named. UserError for values that make no data set."""
-    variant = variant or "procedural"
-    if variant not in VARIANTS:
-        raise UserError(f"rendered_heads has no variant {variant!r}; choose one of {', '.join(VARIANTS)}")
-    if examples < 1 or size < SMALLEST:
-        raise UserError(f"rendered heads need at least 1 example and {SMALLEST} pixels, not {examples} and {size}")
-    config = RenderedHeadsConfig(name=variant, size=size, examples=examples)
-    return RenderedHeads(data_dir=data_dir, config=config)
+def make(data_dir: str, variant: str = "", examples: int = 20000, size: int = 256) -> tfds.core.DatasetBuilder:
+    """The builder of a variant.
+
+    Args:
+        data_dir: folder of prepared data sets.
+        variant: one of VARIANTS; "" is the embedded head.
+        examples: see `RenderedHeadsConfig`.
+        size: see `RenderedHeadsConfig`.
+
+    Raises:
+        UserError: no example, or images that are too small.
+    """
+    return RenderedHeads(data_dir=data_dir, config=make_config(variant, examples, size))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "shot"))
+def make_config(variant: str, examples: int, size: int) -> RenderedHeadsConfig:
+    """The configuration of a variant; arguments and errors as in `make`."""
+    if examples < 1 or size < MIN_SIZE:
+        raise UserError(f"--examples {examples} --size {size}: at least 1 example and {MIN_SIZE} px are needed")
+    return RenderedHeadsConfig(name=variant or EMBEDDED, size=size, examples=examples)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "capture"))
 def render_example(
-    head: MorphableHead, places: jax.Array, key: jax.Array, size: int, shot: scenes.CaptureConfig = scenes.UNCONSTRAINED
+    head: MorphableHead,
+    canonical_vertices: jax.Array,
+    key: jax.Array,
+    size: int,
+    capture: scenes.CaptureConfig = scenes.UNCONSTRAINED,
 ) -> dict[str, jax.Array]:
-    """One example's features, before encoding."""
-    scene_key, dense_key = jax.random.split(key)
-    scene = scenes.sample_scene(head, scene_key, size, shot)
-    picture = scenes.render(head, scene, size)
-    landmarks_px = head.landmark_points(picture.points_px, "68")
-    landmarks = head.landmark_points(picture.points, "68")
-    index, weights = scenes.surface_points(head, dense_key, DENSE)
+    """The features of one example before encoding.
 
-    def seen(points: jax.Array, points_px: jax.Array) -> jax.Array:
-        return raster.visible_points(points_px, points[:, 2], picture.depth, VISIBLE_WITHIN_MM)
+    Args:
+        head: the renderable head.
+        canonical_vertices: (V,3) its vertices in template units.
+        key: key of scene and surface points.
+        size: side of the image in pixels.
+        capture: distribution of capture conditions.
+    """
+    scene_key, points_key = jax.random.split(key)
+    scene = scenes.sample_scene(head, scene_key, size, capture)
+    rendering = scenes.render(head, scene, size)
+    landmarks_px = head.landmark_points(rendering.points_px, "68")
+    landmarks = head.landmark_points(rendering.points, "68")
+    index, weights = scenes.surface_points(head, points_key, SURFACE_POINTS)
 
-    def blend(values: jax.Array) -> jax.Array:
+    def is_visible(points: jax.Array, points_px: jax.Array) -> jax.Array:
+        return raster.visible_points(points_px, points[:, 2], rendering.depth, VISIBLE_WITHIN_MM)
+
+    def interpolate(values: jax.Array) -> jax.Array:
         return (values[index] * weights[..., None]).sum(1)
 
-    dense_px, dense_points = blend(picture.points_px), blend(picture.points)
+    surface_px, surface_points = interpolate(rendering.points_px), interpolate(rendering.points)
     return {
-        "image": (255 * picture.image + 0.5).astype(np.uint8),
+        "image": (255 * rendering.image + 0.5).astype(np.uint8),
         "landmarks": landmarks_px,
         "landmarks_mm": landmarks,
-        "visible": seen(landmarks, landmarks_px),
-        "dense_queries": blend(places),
-        "dense": dense_px,
-        "dense_visible": seen(dense_points, dense_px),
-        "box": scenes.face_box(head, picture.points_px),
+        "visible": is_visible(landmarks, landmarks_px),
+        "dense_queries": interpolate(canonical_vertices),
+        "dense": surface_px,
+        "dense_visible": is_visible(surface_points, surface_px),
+        "box": scenes.face_box(head, rendering.points_px),
         **{name: getattr(scene, name) for name in ("focal_px", "center_px", "rotation", "translation")},
         **{name: getattr(scene, name) for name in ("identity", "expression", "albedo", "gaze")},
     }
 
 
+def ict_files(head: str) -> str | None:
+    """The files that a head needs in `manual_dir`; None for the embedded head."""
+    return None if head == EMBEDDED else f"ICT-FaceKit (MIT), the contents of its FaceXModel folder, or {ICT_FILE}"
+
+
+def load_head(head: str, dl_manager: tfds.download.DownloadManager) -> MorphableHead:
+    """The embedded head, or that of the files in `manual_dir`."""
+    if head == EMBEDDED:
+        return sources.load_head(head, "")
+    folder = str(dl_manager.manual_dir)
+    packed = os.path.join(folder, ICT_FILE)
+    return sources.load_head(head, packed if os.path.exists(packed) else folder)
+
+
+def render_in_parallel(render: Callable[[int], dict], count: int) -> Iterator[tuple[int, dict]]:
+    """(number, example) of `count` examples, rendered by threads because the rasteriser's scatters use one core each."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from enumerate(pool.map(render, range(count)))
+
+
 class RenderedHeads(tfds.core.GeneratorBasedBuilder):
-    """`rendered_heads/…`, a configuration for each of `VARIANTS`."""
+    """`rendered_heads/…`, one configuration for each of `VARIANTS`."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
-        """What has to lie in `manual_dir`, None for the embedded head."""
-        if self.builder_config.head == "procedural":
-            return None
-        return f"ICT-FaceKit (MIT), the contents of its FaceXModel folder, or {ICT_FILE}"
+        """The files expected in `manual_dir`; None for the embedded head."""
+        return ict_files(self.builder_config.head)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
-
-        def floats(*shape: int | None) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=shape, dtype=np.float32)
-
+        features = {
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
+            "landmarks": float_tensor(68, 2),
+            "landmarks_mm": float_tensor(68, 3),
+            "visible": tfds.features.Tensor(shape=(68,), dtype=np.bool_),
+            "five": float_tensor(5, 2),
+            "dense_queries": float_tensor(SURFACE_POINTS, 3),
+            "dense": float_tensor(SURFACE_POINTS, 2),
+            "dense_visible": tfds.features.Tensor(shape=(SURFACE_POINTS,), dtype=np.bool_),
+            "box": float_tensor(4),
+            "focal_px": float_tensor(),
+            "center_px": float_tensor(2),
+            "rotation": float_tensor(3, 3),
+            "translation": float_tensor(3),
+            "identity": float_tensor(None),
+            "expression": float_tensor(None),
+            "albedo": float_tensor(None),
+            "gaze": float_tensor(2),
+        }
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg"),
-                    "landmarks": floats(68, 2),
-                    "landmarks_mm": floats(68, 3),
-                    "visible": tfds.features.Tensor(shape=(68,), dtype=np.bool_),
-                    "five": floats(5, 2),
-                    "dense_queries": floats(DENSE, 3),
-                    "dense": floats(DENSE, 2),
-                    "dense_visible": tfds.features.Tensor(shape=(DENSE,), dtype=np.bool_),
-                    "box": floats(4),
-                    "focal_px": floats(),
-                    "center_px": floats(2),
-                    "rotation": floats(3, 3),
-                    "translation": floats(3),
-                    "identity": floats(None),
-                    "expression": floats(None),
-                    "albedo": floats(None),
-                    "gaze": floats(2),
-                }
-            ),
+            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features)
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        head = sources.load_head(self.builder_config.head, self._head_path(dl_manager))
-        arguments = jax.device_put((scenes.renderable(head), canonical(head)))
-        return {name: self._generate_examples(arguments, name) for name in SPLITS}
+        head = load_head(self.builder_config.head, dl_manager)
+        on_device = jax.device_put((scenes.renderable(head), canonical(head)))
+        return {name: self._generate_examples(*on_device, name) for name in SPLITS}
 
-    def _head_path(self, dl_manager: tfds.download.DownloadManager) -> str:
-        if self.builder_config.head == "procedural":
-            return ""
-        folder = str(dl_manager.manual_dir)
-        packed = os.path.join(folder, ICT_FILE)
-        return packed if os.path.exists(packed) else folder
-
-    def _generate_examples(self, arguments: tuple, split: str) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(
+        self, head: MorphableHead, canonical_vertices: jax.Array, split: str
+    ) -> Iterator[tuple[int, dict]]:
         root = jax.random.fold_in(jax.random.key(SEED), SPLITS[split])
         config = self.builder_config
 
         def render(i: int) -> dict[str, np.ndarray]:
             key = jax.random.fold_in(root, i)
-            example = jax.device_get(render_example(*arguments, key, config.size, config.shot))
+            example = jax.device_get(render_example(head, canonical_vertices, key, config.size, config.capture))
             example["five"] = LAYOUT_68.five_points(example["landmarks"])
             return example
 
-        # The rasteriser's scatters run on one core each, so pictures run side by side.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from enumerate(pool.map(render, range(config.count(split))))
+        yield from render_in_parallel(render, config.count(split))

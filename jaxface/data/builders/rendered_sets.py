@@ -1,11 +1,9 @@
-"""Rendered photographs in sets: PER_SET pictures of one random person, each with its own expression, pose and light.
+"""Rendered images in sets: PER_SET images of one random person, each with its own expression, pose and light.
 
-Variants and what makes a set the same everywhere are as in `rendered_heads`; `examples` counts sets.
+Variants and reproducibility are as in `rendered_heads`; `examples` counts sets.
 """
 
-import concurrent.futures
 import functools
-import os
 from collections.abc import Iterator
 
 import jax
@@ -13,78 +11,84 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data.builders import rendered_heads
+from jaxface.data.faces import float_tensor
 from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 
 SEED = 20240117
 PER_SET = 5
-# What of a scene is the person's, and what the picture's.
-PERSON = ("identity", "albedo", "hair", "tone", "plain")
-PICTURE = ("expression", "gaze", "rotation", "translation", "focal_px", "center_px")
+VARIANTS = rendered_heads.VARIANTS
+# Fields of a scene that a person keeps, and fields stored for each image.
+PERSON = ("identity", "albedo", "hair", "tone", "fade")
+PER_IMAGE = ("expression", "gaze", "rotation", "translation", "focal_px", "center_px")
 
 
-def make(variant: str, data_dir: str, examples: int = 4000, size: int = 224) -> tfds.core.DatasetBuilder:
-    """The builder of a variant, "procedural" where none is named. UserError for values that make no data set."""
-    config = rendered_heads.make(variant, data_dir, examples, size).builder_config
-    return RenderedSets(data_dir=data_dir, config=config)
+def make(data_dir: str, variant: str = "", examples: int = 4000, size: int = 224) -> tfds.core.DatasetBuilder:
+    """The builder of a variant; arguments and errors as in `rendered_heads.make`."""
+    return RenderedSets(data_dir=data_dir, config=rendered_heads.make_config(variant, examples, size))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "shot"))
-def render_picture(
-    head: MorphableHead, person: jax.Array, key: jax.Array, size: int, shot: scenes.CaptureConfig = scenes.UNCONSTRAINED
+@functools.partial(jax.jit, static_argnames=("size", "capture"))
+def render_image(
+    head: MorphableHead,
+    person_key: jax.Array,
+    key: jax.Array,
+    size: int,
+    capture: scenes.CaptureConfig = scenes.UNCONSTRAINED,
 ) -> dict[str, jax.Array]:
-    """One picture of the person whose scene is drawn by the key `person`; what else is in it is drawn by `key`."""
-    same = scenes.sample_scene(head, person, size)
-    scene = scenes.sample_scene(head, key, size, shot).replace(**{name: getattr(same, name) for name in PERSON})
-    picture = scenes.render(head, scene, size)
+    """One image of a person.
+
+    Args:
+        head: the renderable head.
+        person_key: key of the person's appearance.
+        key: key of everything else in the image.
+        size: side of the image in pixels.
+        capture: distribution of capture conditions.
+    """
+    person = scenes.sample_scene(head, person_key, size)
+    scene = scenes.sample_scene(head, key, size, capture)
+    scene = scene.replace(**{name: getattr(person, name) for name in PERSON})
+    rendering = scenes.render(head, scene, size)
     return {
-        "image": (255 * picture.image + 0.5).astype(np.uint8),
-        "landmarks": head.landmark_points(picture.points_px, "68"),
-        **{name: getattr(scene, name) for name in ("identity", "albedo", *PICTURE)},
+        "image": (255 * rendering.image + 0.5).astype(np.uint8),
+        "landmarks": head.landmark_points(rendering.points_px, "68"),
+        **{name: getattr(scene, name) for name in ("identity", "albedo", *PER_IMAGE)},
     }
 
 
 class RenderedSets(rendered_heads.RenderedHeads):
-    """`rendered_sets/…`, a configuration for each of `rendered_heads.VARIANTS`."""
+    """`rendered_sets/…`, one configuration for each of `rendered_heads.VARIANTS`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
-
-        def floats(*shape: int | None) -> tfds.features.Tensor:
-            return tfds.features.Tensor(shape=shape, dtype=np.float32)
-
+        features = {
+            # The images of a set are stacked vertically.
+            "image": tfds.features.Image(shape=(PER_SET * size, size, 3), encoding_format="jpeg"),
+            "landmarks": float_tensor(PER_SET, 68, 2),
+            "identity": float_tensor(None),
+            "albedo": float_tensor(None),
+            "expression": float_tensor(PER_SET, None),
+            "gaze": float_tensor(PER_SET, 2),
+            "rotation": float_tensor(PER_SET, 3, 3),
+            "translation": float_tensor(PER_SET, 3),
+            "focal_px": float_tensor(PER_SET),
+            "center_px": float_tensor(PER_SET, 2),
+        }
         return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    # The pictures of a set stand one below the other.
-                    "image": tfds.features.Image(shape=(PER_SET * size, size, 3), encoding_format="jpeg"),
-                    "landmarks": floats(PER_SET, 68, 2),
-                    "identity": floats(None),
-                    "albedo": floats(None),
-                    "expression": floats(PER_SET, None),
-                    "gaze": floats(PER_SET, 2),
-                    "rotation": floats(PER_SET, 3, 3),
-                    "translation": floats(PER_SET, 3),
-                    "focal_px": floats(PER_SET),
-                    "center_px": floats(PER_SET, 2),
-                }
-            ),
+            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features)
         )
 
-    def _generate_examples(self, arguments: tuple, split: str) -> Iterator[tuple[int, dict]]:
-        head, _ = arguments
+    def _generate_examples(
+        self, head: MorphableHead, canonical_vertices: jax.Array, split: str
+    ) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         root = jax.random.fold_in(jax.random.key(SEED), rendered_heads.SPLITS[split])
 
         def render(i: int) -> dict[str, np.ndarray]:
             person, *keys = jax.random.split(jax.random.fold_in(root, i), PER_SET + 1)
-            shots = [jax.device_get(render_picture(head, person, key, config.size, config.shot)) for key in keys]
-            example = {name: np.stack([shot[name] for shot in shots]) for name in ("landmarks", *PICTURE)}
-            own = {name: shots[0][name] for name in ("identity", "albedo")}
-            return {**example, **own, "image": np.concatenate([shot["image"] for shot in shots])}
+            images = [jax.device_get(render_image(head, person, key, config.size, config.capture)) for key in keys]
+            stacked = {name: np.stack([image[name] for image in images]) for name in ("landmarks", *PER_IMAGE)}
+            shared = {name: images[0][name] for name in ("identity", "albedo")}
+            return {**stacked, **shared, "image": np.concatenate([image["image"] for image in images])}
 
-        # The rasteriser's scatters run on one core each, so sets are rendered side by side.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from enumerate(pool.map(render, range(config.count(split))))
+        yield from rendered_heads.render_in_parallel(render, config.count(split))

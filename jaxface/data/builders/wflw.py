@@ -1,8 +1,9 @@
-"""WFLW (Wu et al., CVPR 2018): 98 landmarks, six attributes, from the lists and pictures as they are released.
+"""WFLW (Wu et al., CVPR 2018): 98 landmarks, six attributes, from the lists and images as they are released.
 
 Splits: train, test and its six subsets, by the lists in list_98pt_test. PIPNet's crop is the given box, enlarged 1.2
-times. Variant `68` is that of its cross-domain protocol: 68 points made of the 98 (98 -> 68 in lib/preprocess_gssl.py),
-the top of the crop moved down instead of up. Coordinates are taken as 0-based, as they stand there.
+times. Variant `68` is that of its cross-domain protocol: 68 points computed from the 98 (98 -> 68 in
+lib/preprocess_gssl.py), the top of the crop moved down instead of up. Coordinates are taken as 0-based, as they are in
+the lists.
 """
 
 import pathlib
@@ -19,20 +20,20 @@ ATTRIBUTES = ("pose", "expression", "illumination", "makeup", "occlusion", "blur
 SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")
 LIST = "list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
 SUBSET_LIST = "list_98pt_test/list_98pt_test_{}.txt"
+# Words of a line: landmarks, box, attributes, image.
 FIELDS = 2 * 98 + 4 + len(ATTRIBUTES) + 1
 Row = tuple[int, list[str]]
 SCALE = 1.2
 COUNTS = {"": 98, "68": 68}
+VARIANTS = tuple(COUNTS)
 TREE = (
     "WFLW_images/ and WFLW_annotations/ with list_98pt_rect_attr_train_test/list_98pt_rect_attr_{train,test}.txt "
     "and list_98pt_test/list_98pt_test_{largepose,expression,illumination,makeup,occlusion,blur}.txt"
 )
 
 
-def make(variant: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of "wflw" or "wflw/68". UserError for another variant."""
-    if variant not in COUNTS:
-        raise UserError(f"wflw has no variant {variant!r}; choose wflw or wflw/68")
+def make(data_dir: str, variant: str) -> tfds.core.DatasetBuilder:
+    """The builder of "wflw" or "wflw/68"."""
     return Wflw(data_dir=data_dir, config=tfds.core.BuilderConfig(name=variant) if variant else None)
 
 
@@ -53,45 +54,45 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = faces.find_root(dl_manager.manual_dir, "WFLW_annotations")
         lists = {split: _rows(root, LIST.format(split)) for split in ("train", "test")}
-        known = {_key(row): (number, row) for number, row in lists["test"]}
+        test_rows = {_key(row): (number, row) for number, row in lists["test"]}
         for subset in SUBSETS:
             rows = [row for _, row in _rows(root, SUBSET_LIST.format(subset))]
-            strangers = [row for row in rows if _key(row) not in known]
-            if strangers:
-                raise UserError(f"WFLW's list of {subset} has {strangers[0][-1]}, which is not in its test list")
-            lists[f"test_{subset}"] = [known[_key(row)] for row in rows]
+            unlisted = [row for row in rows if _key(row) not in test_rows]
+            if unlisted:
+                raise UserError(f"WFLW's list of {subset} has {unlisted[0][-1]}, which is not in its test list")
+            lists[f"test_{subset}"] = [test_rows[_key(row)] for row in rows]
         return {split: self._generate_examples(root, split, rows) for split, rows in lists.items()}
 
     def _generate_examples(self, root: pathlib.Path, split: str, rows: list[Row]) -> Iterator:
-        made = (self._face(root, number, row) for number, row in rows)
-        return faces.records(made, self._count, self.info if split == "train" else None)
+        annotated = (self._face(root, number, row) for number, row in rows)
+        return faces.records(annotated, self._count, self.info if split == "train" else None)
 
     def _face(self, root: pathlib.Path, number: int, row: list[str]) -> faces.AnnotatedFace:
         try:
             values = np.array(row[:-1], np.float64)
         except ValueError as error:
-            raise UserError(f"WFLW's line of {row[-1]} holds something that is not a number ({error})") from error
-        picture = faces.read_picture(root / "WFLW_images" / row[-1])
+            raise UserError(f"WFLW's line of {row[-1]}: not only numbers ({error})") from error
+        image = faces.read_image(root / "WFLW_images" / row[-1])
         points, box = values[:196].reshape(98, 2), values[196:200]
-        points = np.clip(points, 0, picture.shape[1::-1])
+        points = np.clip(points, 0, image.shape[1::-1])
         margin = (box[2:] - box[:2]) * (SCALE - 1) / 2
-        upper = margin * (1, -1) if self._count == 68 else margin
-        crop = faces.clamped(box[:2] - upper, box[2:] + margin, picture)
-        labels = crop.units(points)
+        upper_margin = margin * (1, -1) if self._count == 68 else margin
+        crop = faces.clamp_crop(box[:2] - upper_margin, box[2:] + margin, image)
+        crop_landmarks = crop.normalise(points)
         if self._count == 68:
-            points, labels = wflw_to_ibug(points), ibug_labels(labels)
+            points, crop_landmarks = wflw_to_ibug(points), ibug_landmarks(crop_landmarks)
         attributes = dict(zip(ATTRIBUTES, values[200:] != 0, strict=True))
-        # A photograph can hold several faces.
-        return faces.AnnotatedFace(f"{row[-1]}#{number}", picture, crop, box, points, labels, attributes)
+        # A photo can show several faces: the line number makes the name unique.
+        return faces.AnnotatedFace(f"{row[-1]}#{number}", image, crop, box, points, crop_landmarks, attributes)
 
 
-def ibug_labels(labels: np.ndarray) -> np.ndarray:
-    """68 labels (68,2) of 98 (98,2) as PIPNet scores on: its weights 0.666 and 0.333 leave out a thousandth."""
-    made = wflw_to_ibug(labels)
+def ibug_landmarks(points: np.ndarray) -> np.ndarray:
+    """68 landmarks (68,2) of 98 (98,2) with PIPNet's eye weights 0.666 and 0.333, which lack a thousandth."""
+    converted = wflw_to_ibug(points)
     for target, source in ((36, 60), (42, 68)):
         for place, a, b in ((1, 1, 2), (2, 3, 2), (4, 5, 6), (5, 7, 6)):
-            made[target + place] = 0.666 * labels[source + a] + 0.333 * labels[source + b]
-    return made
+            converted[target + place] = 0.666 * points[source + a] + 0.333 * points[source + b]
+    return converted
 
 
 def _rows(root: pathlib.Path, name: str) -> list[Row]:
@@ -99,5 +100,5 @@ def _rows(root: pathlib.Path, name: str) -> list[Row]:
 
 
 def _key(row: list[str]) -> str:
-    """By this PIPNet finds the rows of a subset again: the first coordinate and the picture."""
+    """What identifies a row across lists, as in PIPNet: the first coordinate and the image."""
     return f"{row[0]}_{row[-1]}"

@@ -1,13 +1,15 @@
-"""Losses of the continuous landmark detector: pure functions, every reduction in the open."""
+"""Losses of the continuous landmark detector: pure functions with explicit reductions."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
-from jaxface.systems.continuous.model import Continuous, cell_centers
+from jaxface.systems.continuous.model import MAP_STRIDE, Continuous, cell_centers
 
+# Fixed sigma of the points' likelihood during the warm-up, in crop units ([-1,1]).
 WARMUP_SIGMA = 0.05
 
 
@@ -20,41 +22,57 @@ def gaussian_nll(points: jax.Array, sigma: jax.Array, target: jax.Array) -> jax.
 
 
 def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean over the valid queries of each picture, then over pictures: () of values (B,Q) and valid (B,Q) bool.
+    """Mean over the valid queries of each image, then over images: () of values (B,Q) and valid (B,Q) bool.
 
-    So a picture of a thousand queries weighs no more than one of sixty-eight; a picture without any counts as 0.
+    Every image has the same weight, whether it has 68 queries or a thousand. An image without valid queries counts
+    as 0.
     """
     weight = valid.astype(values.dtype)
-    per_picture = (values * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)
-    return per_picture.mean()
-
-
-def attention_cross_entropy(log_attention: jax.Array, centers: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy (…) of where queries look, log_attention (…,T) over cells at centers (T,2), with their place.
-
-    The place (…,2) is a Gaussian over the cells, one cell wide; as a heat map it teaches attention much faster than the
-    gradient through its mean. Ours; after integral regression (Sun et al., ECCV 2018).
-    """
-    width = 2 / len(centers) ** 0.5
-    squared = ((target[..., None, :] - centers) ** 2).sum(-1)
-    wanted = jax.nn.softmax(-squared / (2 * width**2))
-    return -(wanted * log_attention).sum(-1)
+    per_image = (values * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)
+    return per_image.mean()
 
 
 def detector_loss(
     points: jax.Array, sigma: jax.Array, target: jax.Array, valid: jax.Array, step: jax.Array, warmup: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Scalar loss and metrics of predictions points (B,Q,2), sigma (B,Q) against target (B,Q,2) in [-1,1] of the crop.
+    """Gaussian negative log-likelihood of the targets, with a warm-up that decouples points and sigma.
 
-    For the first `warmup` steps the points are trained at a fixed sigma and sigma beside them, so that places are
-    learned before confidence; after it both follow the likelihood.
+    For the first `warmup` steps the points are trained with a fixed sigma, and sigma with fixed points, so that
+    positions are learned before confidence; afterwards both follow the joint likelihood.
+
+    Args:
+        points: (B,Q,2) predicted, in [-1,1] of the crop.
+        sigma: (B,Q) predicted standard deviation, in the same unit.
+        target: (B,Q,2).
+        valid: (B,Q) bool; False marks padding.
+        step: int32 scalar.
+        warmup: number of warm-up steps.
+
+    Returns:
+        The scalar loss, and the metrics `distance` and `sigma`, means in crop units.
     """
-    fixed = gaussian_nll(points, jnp.full_like(sigma, WARMUP_SIGMA), target)
-    beside = gaussian_nll(jax.lax.stop_gradient(points), sigma, target)
-    per_query = jnp.where(step < warmup, fixed + beside, gaussian_nll(points, sigma, target))
+    points_nll = gaussian_nll(points, jnp.full_like(sigma, WARMUP_SIGMA), target)
+    sigma_nll = gaussian_nll(jax.lax.stop_gradient(points), sigma, target)
+    per_query = jnp.where(step < warmup, points_nll + sigma_nll, gaussian_nll(points, sigma, target))
     distance = jnp.sqrt(((points - target) ** 2).sum(-1) + 1e-12)
     metrics = {"distance": masked_mean(distance, valid), "sigma": masked_mean(sigma, valid)}
     return masked_mean(per_query, valid), metrics
+
+
+def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Heat-map loss () of a soft-argmax predictor: cross-entropy with a Gaussian one cell wide. Ours.
+
+    Args:
+        log_attention: (B,Q,T) over the T cells of the map.
+        target: (B,Q,2) in [-1,1] of the crop; targets outside the crop are ignored.
+        valid: (B,Q) bool; False marks padding.
+        size: height and width of the image in pixels.
+    """
+    height, width = (side // MAP_STRIDE for side in size)
+    cell_width = 2 / (height * width) ** 0.5
+    per_query = soft_argmax.cross_entropy(log_attention, cell_centers(height, width), target, cell_width)
+    inside_crop = (abs(target) < 1).all(-1)
+    return masked_mean(per_query, valid & inside_crop)
 
 
 def training_loss(
@@ -67,13 +85,23 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss` of a network: `detector_loss`, and `settings.attention` times the attention's where it has one.
+    """`System.loss`: `detector_loss`, plus `attention_loss` if the predictor has an attention.
 
-    `settings` is config.loss; `batch` is of `data.preprocess_train`'s form. The attention is taught where the place
-    lies in the crop.
+    Args:
+        net: the network.
+        settings: `config.loss`: `warmup` steps and the weight of the `attention` loss.
+        params: parameters.
+        model_state: batch statistics.
+        batch: as `data.preprocess_train` makes it: image (B,S,S,3), queries (B,Q,3), valid (B,Q), points (B,Q,2).
+        key: random key of the dropout.
+        step: int32 scalar.
+        constants: unused.
+
+    Returns:
+        The scalar loss, and (updated model_state, metrics).
     """
     del constants
-    (points, sigma), changed = net.apply(
+    (points, sigma), updated = net.apply(
         {"params": params, **model_state},
         *(batch[name] for name in ("image", "queries", "valid")),
         train=True,
@@ -81,12 +109,10 @@ def training_loss(
         mutable=[*model_state, "intermediates"],
     )
     target, valid = batch["points"], batch["valid"]
-    loss, measured = detector_loss(points, sigma, target, valid, step, settings.warmup)
-    seen = changed.pop("intermediates", {})
-    if seen:
-        (log_attention,) = seen["predictor"]["log_attention"]
-        height, width = (side // 8 for side in batch["image"].shape[1:3])
-        looked = attention_cross_entropy(log_attention, cell_centers(height, width), target)
-        measured["attention"] = masked_mean(looked, valid & (abs(target) < 1).all(-1))
-        loss += settings.attention * measured["attention"]
-    return loss, (changed, measured)
+    loss, metrics = detector_loss(points, sigma, target, valid, step, settings.warmup)
+    intermediates = updated.pop("intermediates", {})
+    if intermediates:
+        (log_attention,) = intermediates["predictor"]["log_attention"]
+        metrics["attention"] = attention_loss(log_attention, target, valid, batch["image"].shape[1:3])
+        loss += settings.attention * metrics["attention"]
+    return loss, (updated, metrics)

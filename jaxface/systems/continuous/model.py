@@ -1,8 +1,9 @@
-"""Continuous landmark detection with 3D queries (Chandran et al., CVPR 2023): any point of a template, found in 2D.
+"""Continuous landmark detection with 3D queries (Chandran et al., CVPR 2023): 2D positions of any template points.
 
-One feature vector per image (ConvNeXt), a code per query (MLP on its template position), and a predictor that turns
-both into a place in the crop with its uncertainty. The paper leaves sizes open: where they follow the unofficial
-PyTorch rebuild florisdf/continuous_landmarks or are our own, it is said below.
+A ConvNeXt encodes the image into features, an MLP encodes each query (a 3D point of the template) into a code, and a
+predictor regresses the query's position in the crop and its standard deviation from both. The paper leaves sizes open:
+comments mark what follows the unofficial PyTorch reimplementation florisdf/continuous_landmarks ("unofficial") and
+what is our own ("ours").
 """
 
 import functools
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from jaxface import crops
 from jaxface.errors import UserError
+from jaxface.nn import soft_argmax
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
 from jaxface.nn.init import initialize
 from jaxface.nn.mlp import MLP, gelu
@@ -22,11 +25,17 @@ from jaxface.parallel import AXIS
 
 GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
-SIGMA_FLOOR = 1e-3  # 0.11 px of a 224 px crop: without a floor the likelihood is unbounded.
+# In crop units; 0.11 px of a 224 px crop. Without a floor the likelihood is unbounded.
+SIGMA_FLOOR = 1e-3
+# Stride of the finest map that `MapPool` keeps.
+MAP_STRIDE = 8
 
 
 class GridPool(nn.Module):
-    """Ours, for small nets: the last map (B,h,w,C) kept in place: norm, 1x1 convolution, flattened, Dense, GELU."""
+    """Flattens the last map instead of averaging it: LayerNorm, 1x1 convolution, flatten, Dense, GELU. (B,width).
+
+    Ours, for small encoders: it keeps the position of features, and fixes the image size.
+    """
 
     width: int
 
@@ -38,7 +47,10 @@ class GridPool(nn.Module):
 
 
 class MapPool(nn.Module):
-    """Ours: no pooling. The stages' maps from stride 8 on, coarse added to fine, and one block: (B,H/8,W/8,width)."""
+    """Feature pyramid (B,H/8,W/8,width) of the encoder's maps from stride 8 on, without pooling (ours).
+
+    Coarse maps are upsampled and added to finer ones; one ConvNeXt block and a LayerNorm follow.
+    """
 
     width: int
 
@@ -53,7 +65,10 @@ class MapPool(nn.Module):
 
 
 class QueryEncoder(nn.Module):
-    """Template position (…,3) to code (…,width): two layers with GELU, after `fourier_bands` octaves of waves."""
+    """Encodes template positions (…,3) as codes (…,width) with a two-layer MLP.
+
+    The input is extended by `fourier_bands` octaves of sines and cosines (ours; the paper has none).
+    """
 
     width: int
     fourier_bands: int = 0
@@ -61,12 +76,15 @@ class QueryEncoder(nn.Module):
     @nn.compact
     def __call__(self, queries: jax.Array) -> jax.Array:
         angles = queries[..., None] * (jnp.pi * 2.0 ** jnp.arange(self.fourier_bands))
-        waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*queries.shape[:-1], -1)
-        return MLP((self.width, self.width), name="mlp")(jnp.concatenate([queries, waves], -1))
+        fourier = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*queries.shape[:-1], -1)
+        return MLP((self.width, self.width), name="mlp")(jnp.concatenate([queries, fourier], -1))
 
 
-class Conditioned(nn.Module):
-    """One linear layer on (code, features), split so that the features (B,F) are multiplied once, not per query."""
+class ConditionedDense(nn.Module):
+    """Linear layer (B,N,width) on concatenated codes (B,N,Q) and image features (B,F).
+
+    Its matrix is split in two, so the features are multiplied once per image instead of once per query.
+    """
 
     width: int
 
@@ -77,7 +95,7 @@ class Conditioned(nn.Module):
 
 
 class PointwisePredictor(nn.Module):
-    """The MLP: `layers` layers with GELU, then 3 numbers per query. A query's answer does not depend on the others."""
+    """MLP of `layers` layers with GELU and 3 outputs per query (paper). Each query is independent of the others."""
 
     width: int
     layers: int
@@ -85,21 +103,16 @@ class PointwisePredictor(nn.Module):
     @nn.compact
     def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
         del valid, train
-        x = gelu(Conditioned(self.width, name="first")(code, features))
+        x = gelu(ConditionedDense(self.width, name="first")(code, features))
         return MLP((self.width,) * (self.layers - 1), 3, name="mlp")(x)
 
 
-def cell_centers(height: int, width: int) -> jax.Array:
-    """Where the cells of a map lie in the crop: (height * width, 2) as x, y in [-1,1], row by row."""
-    y, x = jnp.meshgrid(*((2 * jnp.arange(n) + 1) / n - 1 for n in (height, width)), indexing="ij")
-    return jnp.stack([x.ravel(), y.ravel()], -1)
+class SoftArgmaxPredictor(nn.Module):
+    """Soft-argmax over a feature map (B,h,w,C), refined by an MLP on the attended features (ours).
 
-
-class LocatingPredictor(nn.Module):
-    """Ours, on a map (B,h,w,C): the query looks for its place (attention's mean position) and reads what is there.
-
-    A regression from one vector must learn where everything is; here a query only learns what its place looks like,
-    which takes far fewer examples. Queries do not see each other. Sows "log_attention" (B,N,h*w) for the loss.
+    Regression from one vector has to learn the position of every template point. Here a query only has to learn what
+    its surroundings look like, which takes far fewer examples. Each query is independent of the others. Sows
+    "log_attention" (B,N,h*w), which `losses.training_loss` supervises as a heat map.
     """
 
     width: int
@@ -109,19 +122,28 @@ class LocatingPredictor(nn.Module):
     def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
         del valid, train
         batch, height, width, channels = features.shape
-        tokens = features.reshape(batch, height * width, channels)
-        sought = MLP((self.width,), channels, name="seek")(code)
-        logits = jnp.einsum("bnc,btc->bnt", sought, tokens) / channels**0.5
+        cells = features.reshape(batch, height * width, channels)
+        query = MLP((self.width,), channels, name="seek")(code)
+        logits = jnp.einsum("bnc,btc->bnt", query, cells) / channels**0.5
         self.sow("intermediates", "log_attention", nn.log_softmax(logits))
         attention = nn.softmax(logits)
-        place = attention @ cell_centers(height, width)
-        seen = jnp.concatenate([code, attention @ tokens, place], -1)
-        out = MLP((self.width,) * self.layers, 3, name="mlp")(seen)
-        return out.at[..., :2].add(place)
+        position = soft_argmax.expectation(attention, cell_centers(height, width))
+        attended = jnp.concatenate([code, soft_argmax.expectation(attention, cells), position], -1)
+        out = MLP((self.width,) * self.layers, 3, name="mlp")(attended)
+        return out.at[..., :2].add(position)
 
 
-class SetPredictor(nn.Module):
-    """A transformer over the queries, which see each other; `kind`: "transformer" (unofficial), "xca" or "mhsa"."""
+def cell_centers(height: int, width: int) -> jax.Array:
+    """Centres (height * width, 2) of a map's cells, row by row, as x, y in [-1,1] of the crop."""
+    return soft_argmax.cell_centers(height, width, extent=2.0) - 1
+
+
+class TransformerPredictor(nn.Module):
+    """Transformer over the queries of an image, so an output depends on the whole query set.
+
+    `kind`: "transformer" (unofficial; cross-covariance attention with batch norm), "xca" (the same without batch norm)
+    or "mhsa" (ours; pre-norm self-attention).
+    """
 
     kind: str
     width: int
@@ -130,7 +152,7 @@ class SetPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
-        x = Conditioned(self.width, name="first")(code, features)
+        x = ConditionedDense(self.width, name="first")(code, features)
         for index in range(self.layers):
             x = self._block(f"block{index}")(x, valid, train)
         if self.kind == "mhsa":
@@ -144,12 +166,19 @@ class SetPredictor(nn.Module):
 
 
 class Continuous(nn.Module):
-    """The whole network. B images, N queries; parameters and everything behind the features are float32.
+    """The whole network: encoder, query encoder and predictor. B images, N queries.
 
-    `encode(image (B,H,W,3) RGB in [0,1]) -> features (B,C)`, with `MapPool` (B,h,w,C);
-    `query(features, queries (B,N,3) in template units, valid (B,N) bool) -> points (B,N,2) in [-1,1], sigma (B,N)`.
-    Padded queries (`valid` false) change no other answer. `log_sigma`: the third output is log sigma, clamped, with a
-    floor (ours); otherwise it is the logarithm of the variance (unofficial).
+    An image is encoded once, and any number of query sets can be predicted from its features. Parameters, and all
+    computation after the encoder, are float32.
+
+    Attributes:
+        encoder: backbone.
+        predictor: code and features to position and uncertainty.
+        query_encoder: template position to code.
+        mean: (3,) of RGB in [0,1], subtracted from the image.
+        std: (3,) of RGB in [0,1], by which the image is divided.
+        pool: replaces the encoder's global mean; None keeps it (paper).
+        log_sigma: the third output is log sigma, clamped, with a floor (ours); otherwise log variance (unofficial).
     """
 
     encoder: ConvNeXt
@@ -161,13 +190,23 @@ class Continuous(nn.Module):
     log_sigma: bool = True
 
     def encode(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """The features of each image, as fed to the predictor."""
+        """Features (B,C), or with `MapPool` (B,h,w,C), of images (B,H,W,3) RGB in [0,1], as fed to the predictor."""
         normalised = (image - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         pooled, maps = self.encoder(normalised, train)
         return pooled if self.pool is None else self.pool(maps)
 
     def query(self, features, queries, valid=None, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Where each query is in the crop, and how sure: one sigma for x and y, in crop units."""
+        """Position and standard deviation of each query.
+
+        Args:
+            features: of `encode`.
+            queries: (B,N,3) template units.
+            valid: (B,N) bool; False marks padding, which does not influence other queries. None: all are valid.
+            train: whether dropout and the batch's statistics are used.
+
+        Returns:
+            Points (B,N,2) in [-1,1] of the crop, and sigma (B,N), isotropic, in the same unit.
+        """
         out = self.predictor(self.query_encoder(queries), features, valid, train)
         if self.log_sigma:
             sigma = jnp.exp(jnp.clip(out[..., 2], *LOG_SIGMA_RANGE)) + SIGMA_FLOOR
@@ -183,17 +222,17 @@ POOLS = {"grid": GridPool, "map": MapPool}
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
-    """The network of `config.model`. Raises UserError for an unknown name or widths that do not fit. Its keys:
+    """The network of `config.model`. Raises UserError for unknown names and inconsistent widths. Keys:
 
     encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
     image_size: int, side of the crop in pixels (read by `init`).
     dtype: "float32" or "bfloat16", of the encoder's computation only.
-    layer_scale: initial weight of a block of V1 (1e-6 as published; a short training of a shallow net wants 1).
-    final_norm: LayerNorm after the mean (unofficial: False). drop_path: rate of the last block.
+    layer_scale: initial layer scale of a V1 block (1e-6 as published; short trainings of shallow nets need 1).
+    final_norm: LayerNorm after the mean (unofficial: False). drop_path: stochastic depth rate of the last block.
     pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "soft_argmax").
     feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
-    query_width: of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
-    predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (the same without), "mhsa" (ours),
+    query_width: width of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
+    predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (without batch norm), "mhsa" (ours),
         "soft_argmax" (ours; needs pool "map").
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
@@ -204,9 +243,9 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     if config.predictor == "mlp":
         predictor = PointwisePredictor(config.width, config.layers)
     elif config.predictor == "soft_argmax":
-        predictor = LocatingPredictor(config.width, config.layers)
+        predictor = SoftArgmaxPredictor(config.width, config.layers)
     else:
-        predictor = SetPredictor(config.predictor, config.width, config.layers, config.heads)
+        predictor = TransformerPredictor(config.predictor, config.width, config.layers, config.heads)
     return Continuous(
         encoder=encoder,
         predictor=predictor,
@@ -226,7 +265,9 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
         depths, dims = SIZES[size]
     else:
         sizes = ", ".join(SIZES)
-        raise UserError(f"config.model.encoder is {config.encoder!r}; use custom, convnext_ or convnextv2_ and {sizes}")
+        raise UserError(
+            f"config.model.encoder is {config.encoder!r}; use custom, or convnext_ or convnextv2_ followed by {sizes}"
+        )
     return ConvNeXt(
         depths=tuple(depths),
         dims=tuple(dims),
@@ -248,36 +289,48 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
         if config[key] not in allowed:
             raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.pool == "mean" and config.feature_width != encoder_width:
-        raise UserError(f'config.model.feature_width is {config.feature_width}; with pool "mean" it is {encoder_width}')
+        raise UserError(
+            f'config.model.feature_width is {config.feature_width}; with pool "mean" it must be the encoder\'s width, '
+            f"{encoder_width}"
+        )
     if (config.pool == "map") != (config.predictor == "soft_argmax"):
-        raise UserError('config.model.pool "map" and config.model.predictor "soft_argmax" go together')
+        raise UserError(
+            f'config.model: pool is "{config.pool}" and predictor is "{config.predictor}"; "map" and "soft_argmax" '
+            "require each other"
+        )
     if config.predictor in ("transformer", "xca", "mhsa") and config.width % config.heads:
         raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
 
 
 def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:
-    """Fresh (params, model_state); `model_state` is `{}` or {"batch_stats": …} (predictor "transformer")."""
+    """Randomly initialised (params, model_state); the latter is `{}`, or {"batch_stats": …} of "transformer"."""
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)), jnp.zeros((1, 1, 3)))
 
 
 def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
-    """The network on prepared arrays: `image` (B,H,W,3), and `queries` (B,N,3) or none.
+    """`System.raw`: the network on prepared arrays.
 
-    Returns `features` (B,C), a map row by row, and with queries `points` (B,N,2) in [-1,1] of the crop and `sigma`
-    (B,N). Raises UserError where `image` is missing or a shape does not fit.
+    Args:
+        model: the network.
+        params: its parameters.
+        model_state: its batch statistics.
+        arrays: `image` (B,H,W,3) RGB in [0,1], and optionally `queries` (B,N,3) in template units.
+
+    Returns:
+        `features` (B,C) as fed to the predictor (a map is flattened row by row), and with queries `points` (B,N,2) in
+        [-1,1] of the crop and `sigma` (B,N).
+
+    Raises:
+        UserError: `image` is missing, or a shape does not fit.
     """
-    if "image" not in arrays:
-        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
     variables = {"params": params, **model_state}
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
+    image = crops.image_input(arrays)
     features = _apply(model, "encode", variables, image)
     outputs = {"features": features.reshape(image.shape[0], -1)}
     if "queries" in arrays:
         queries = jnp.asarray(arrays["queries"], jnp.float32)
         if queries.ndim != 3 or queries.shape[::2] != (image.shape[0], 3):
-            raise UserError(f"queries has shape {queries.shape}; it must be ({image.shape[0]},N,3)")
+            raise UserError(f"queries: the shape is {queries.shape}; it must be ({image.shape[0]},N,3)")
         outputs["points"], outputs["sigma"] = _apply(model, "query", variables, features, queries)
     return outputs
 

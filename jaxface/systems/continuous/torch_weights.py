@@ -1,4 +1,4 @@
-"""Checkpoints for the continuous detector: ImageNet ConvNeXt backbones, and the whole unofficial PyTorch rebuild.
+"""PyTorch checkpoints for the continuous detector: ImageNet ConvNeXt backbones and the unofficial reimplementation.
 
 Names: facebookresearch/ConvNeXt and ConvNeXt-V2, timm, torchvision, and florisdf/continuous_landmarks.
 """
@@ -15,96 +15,124 @@ from jaxface.systems.continuous.model import Continuous, PointwisePredictor
 from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, unwrap, vector
 
 Sources = dict[str, tuple[str, Transform]]
+# Prefix of the encoder's entries in the unofficial reimplementation.
 UNOFFICIAL_ENCODER = "FeatureExtractor.model."
 
 
 @dataclasses.dataclass(frozen=True)
-class Flavour:
-    """How one library names a ConvNeXt; `reduce`, `block`, `stem` are templates of stage s, block b, part p (0, 1)."""
+class NamingScheme:
+    """How one library names the entries of a ConvNeXt.
+
+    `downsample`, `block` and `stem` are templates of the stage s (also s2 = 2s, s3 = 2s + 1), the block b and the
+    layer p (0 or 1).
+
+    Attributes:
+        name: the library.
+        downsample: the two layers between stages.
+        block: prefix of a block.
+        layers: names in a block of the depthwise convolution, norm, expansion and projection.
+        scale: layer scale of a V1 block.
+        response_norm: scale and bias of a V2 block's global response normalisation.
+        norm: the final norm.
+        classifier: the ImageNet classifier.
+        stem: the two layers of the stem, if named unlike `downsample`.
+    """
 
     name: str
-    reduce: str
+    downsample: str
     block: str
-    layers: tuple[str, str, str, str]  # depthwise, norm, expand, project
+    layers: tuple[str, str, str, str]
     scale: str
-    response: tuple[str, str]  # V2's scale and bias
+    response_norm: tuple[str, str]
     norm: str
     classifier: str
-    stem: str = ""  # template of the stem where it differs from the downsamplings
+    stem: str = ""
 
-    def reduction(self, stage: int, part: int) -> str:
-        """Name of a stage's two first layers: the stem (convolution, norm) or a downsampling (norm, convolution)."""
-        template = self.stem if self.stem and stage == 0 else self.reduce
-        return template.format(s=stage, s2=2 * stage, p=part)
+    def downsample_layer(self, stage: int, layer: int) -> str:
+        """Name of one of a stage's first two layers: stem (convolution, norm) or downsampling (norm, convolution)."""
+        template = self.stem if self.stem and stage == 0 else self.downsample
+        return template.format(s=stage, s2=2 * stage, p=layer)
 
 
-FACEBOOK = Flavour(
+FACEBOOK = NamingScheme(
     name="Facebook",
-    reduce="downsample_layers.{s}.{p}",
+    downsample="downsample_layers.{s}.{p}",
     block="stages.{s}.{b}.",
     layers=("dwconv", "norm", "pwconv1", "pwconv2"),
     scale="gamma",
-    response=("grn.gamma", "grn.beta"),
+    response_norm=("grn.gamma", "grn.beta"),
     norm="norm",
     classifier="head",
 )
-TIMM = Flavour(
+TIMM = NamingScheme(
     name="timm",
     stem="stem.{p}",
-    reduce="stages.{s}.downsample.{p}",
+    downsample="stages.{s}.downsample.{p}",
     block="stages.{s}.blocks.{b}.",
     layers=("conv_dw", "norm", "mlp.fc1", "mlp.fc2"),
     scale="gamma",
-    response=("mlp.grn.weight", "mlp.grn.bias"),
+    response_norm=("mlp.grn.weight", "mlp.grn.bias"),
     norm="head.norm",
     classifier="head.fc",
 )
-TORCHVISION = Flavour(
+TORCHVISION = NamingScheme(
     name="torchvision",
-    reduce="features.{s2}.{p}",
+    downsample="features.{s2}.{p}",
     block="features.{s3}.{b}.",
     layers=("block.0", "block.2", "block.3", "block.5"),
     scale="layer_scale",
-    response=("", ""),
+    response_norm=("", ""),
     norm="classifier.0",
     classifier="classifier.2",
 )
 
 
 def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> Converted:
-    """The parameters of a checkpoint.
+    """Parameters and model state from a PyTorch checkpoint.
 
-    An ImageNet backbone (recognised by its names) fills the encoder only: its classifier, and its last norm if the
-    model has none, are dropped, and the rest of the model stays randomly initialised. The unofficial reimplementation's
-    state dict fills everything. Raises UserError naming every missing, left-over or misshaped entry.
+    An ImageNet backbone, recognised by its names, fills the encoder only: its classifier, and its final norm if the
+    model has none, are dropped, and the rest stays randomly initialised, as a note says. A state dict of the
+    unofficial reimplementation fills the whole network.
+
+    Args:
+        model: the network.
+        tensors: entries of the checkpoint by name.
+        params: randomly initialised parameters.
+        model_state: initial batch statistics.
+
+    Returns:
+        The checkpoint's values.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names them all.
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
         return Converted(*_from_unofficial(model, tensors, params, model_state))
-    flavour = _recognise(tensors)
-    dropped = _dropped(flavour, model.encoder, tensors)
+    scheme = _recognise(tensors)
+    dropped = _unused_entries(scheme, model.encoder, tensors)
     kept = {name: value for name, value in tensors.items() if name not in dropped}
-    encoder = rename(kept, encoder_sources(flavour, model.encoder), params["encoder"])
+    encoder = rename(kept, encoder_sources(scheme, model.encoder), params["encoder"])
     note = (
-        f"The backbone is filled from a {flavour.name} checkpoint; dropped: {', '.join(dropped) or 'nothing'}. "
-        "Everything behind it is randomly initialised."
+        f"Only the encoder is loaded, from a {scheme.name} checkpoint (dropped entries: {', '.join(dropped) or 'none'})"
+        "; all other layers are randomly initialised."
     )
     return Converted({**params, "encoder": encoder}, model_state, notes=(note,))
 
 
-def _recognise(tensors: Tensors) -> Flavour:
-    for flavour in (FACEBOOK, TIMM, TORCHVISION):
-        if f"{flavour.reduction(0, 0)}.weight" in tensors:
-            return flavour
-    some = ", ".join(list(tensors)[:5])
+def _recognise(tensors: Tensors) -> NamingScheme:
+    for scheme in (FACEBOOK, TIMM, TORCHVISION):
+        if f"{scheme.downsample_layer(stage=0, layer=0)}.weight" in tensors:
+            return scheme
+    first_names = ", ".join(list(tensors)[:5])
     raise UserError(
-        "the checkpoint is neither a ConvNeXt (Facebook, timm or torchvision names) nor the unofficial detector; "
-        f"it begins with {some}"
+        "checkpoint: neither a ConvNeXt (Facebook, timm or torchvision names) nor a state dict of "
+        f"florisdf/continuous_landmarks; its first entries are {first_names}"
     )
 
 
-def _dropped(flavour: Flavour, encoder: ConvNeXt, tensors: Tensors) -> list[str]:
-    layers = [flavour.classifier] if encoder.final_norm else [flavour.norm, flavour.classifier]
+def _unused_entries(scheme: NamingScheme, encoder: ConvNeXt, tensors: Tensors) -> list[str]:
+    layers = [scheme.classifier] if encoder.final_norm else [scheme.norm, scheme.classifier]
     names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
     return [name for name in names if name in tensors]
 
@@ -113,36 +141,39 @@ def _affine(path: str, name: str, transform: Transform, kernel: str = "kernel") 
     return {f"{path}/{kernel}": (f"{name}.weight", transform), f"{path}/bias": (f"{name}.bias", vector)}
 
 
-def encoder_sources(flavour: Flavour, encoder: ConvNeXt) -> Sources:
-    """The name map of a ConvNeXt as `jaxface.torch_weights.rename` takes it; paths are those inside the encoder."""
+def encoder_sources(scheme: NamingScheme, encoder: ConvNeXt) -> Sources:
+    """Name map of a ConvNeXt for `jaxface.torch_weights.rename`: path in the encoder to entry and transform."""
     sources: Sources = {}
     for stage, depth in enumerate(encoder.depths):
         norm, patches = (0, 1) if stage else (1, 0)
         paths = (f"stage{stage}_norm", f"stage{stage}_downsample") if stage else ("stem_norm", "stem")
-        sources |= _affine(paths[0], flavour.reduction(stage, norm), vector, "scale")
-        sources |= _affine(paths[1], flavour.reduction(stage, patches), convolution)
+        sources |= _affine(paths[0], scheme.downsample_layer(stage, norm), vector, "scale")
+        sources |= _affine(paths[1], scheme.downsample_layer(stage, patches), convolution)
         for block in range(depth):
-            prefix = flavour.block.format(s=stage, s3=2 * stage + 1, b=block)
-            sources |= _block_sources(flavour, f"stage{stage}_block{block}", prefix, encoder.version)
+            prefix = scheme.block.format(s=stage, s3=2 * stage + 1, b=block)
+            sources |= _block_sources(scheme, f"stage{stage}_block{block}", prefix, encoder.version)
     if encoder.final_norm:
-        sources |= _affine("norm", flavour.norm, vector, "scale")
+        sources |= _affine("norm", scheme.norm, vector, "scale")
     return sources
 
 
-def _block_sources(flavour: Flavour, path: str, prefix: str, version: int) -> Sources:
-    depthwise, norm, expand, project = (prefix + layer for layer in flavour.layers)
+def _block_sources(scheme: NamingScheme, path: str, prefix: str, version: int) -> Sources:
+    depthwise, norm, expand, project = (prefix + layer for layer in scheme.layers)
     sources = _affine(f"{path}/depthwise", depthwise, convolution) | _affine(f"{path}/norm", norm, vector, "scale")
     sources |= _affine(f"{path}/expand", expand, linear) | _affine(f"{path}/project", project, linear)
     if version == 1:
-        return sources | {f"{path}/scale": (prefix + flavour.scale, vector)}
-    scale, bias = (prefix + name for name in flavour.response)
+        return sources | {f"{path}/scale": (prefix + scheme.scale, vector)}
+    scale, bias = (prefix + name for name in scheme.response_norm)
     return sources | {f"{path}/response/scale": (scale, vector), f"{path}/response/bias": (bias, vector)}
 
 
 def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, model_state: Any) -> tuple[Any, Any]:
     pointwise = isinstance(model.predictor, PointwisePredictor)
     if model.pool is not None or not (pointwise or model.predictor.kind == "transformer"):
-        raise UserError('the unofficial checkpoint needs pool "mean" and predictor "mlp" or "transformer"')
+        raise UserError(
+            "checkpoint: florisdf/continuous_landmarks needs config.model.pool mean and config.model.predictor mlp or "
+            "transformer"
+        )
     kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     sources = {
         f"encoder/{path}": (UNOFFICIAL_ENCODER + name, transform)
@@ -159,16 +190,17 @@ def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, model_sta
 
 
 def _first_layer(name: str, query_width: int) -> Sources:
-    """The layer on (code, features): one matrix there, two here."""
+    """`ConditionedDense`, whose two matrices are one in the checkpoint, for concatenated (code, features)."""
 
-    def code(weight: np.ndarray) -> np.ndarray:
+    def code_part(weight: np.ndarray) -> np.ndarray:
         return linear(weight[:, :query_width])
 
-    def features(weight: np.ndarray) -> np.ndarray:
+    def features_part(weight: np.ndarray) -> np.ndarray:
         return linear(weight[:, query_width:])
 
-    return _affine("predictor/first/features", name, features) | {
-        "predictor/first/code/kernel": (f"{name}.weight", code)
+    return {
+        "predictor/first/code/kernel": (f"{name}.weight", code_part),
+        **_affine("predictor/first/features", name, features_part),
     }
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface.systems.deep3d.networks.map_fit import cell_places
+from jaxface.systems.deep3d.networks.map_fit import cell_centers_px
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients
 
 LANDMARKS = 68
@@ -77,7 +77,7 @@ def heat_map_loss(log_attention: jax.Array, target: jax.Array) -> jax.Array:
         target: (B,K,2) points, y up; NaN where unknown.
     """
     side = math.isqrt(log_attention.shape[1])
-    centers = cell_places(side).reshape(side, side, 2)
+    centers = cell_centers_px(side).reshape(side, side, 2)
     columns, rows = centers[0, :, 0], centers[:, 0, 1]
     std_px = HEAT_MAP_STD_CELLS * (columns[1] - columns[0])
     valid, target = _valid_targets(target)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn.init import initialize
 from jaxface.nn.resnet import SIZES, ResNet
@@ -74,11 +75,12 @@ class RNet(nn.Module):
 
     def _fit_landmarks(self, maps: list[jax.Array], train: bool) -> dict[str, jax.Array]:
         """The outputs of the heads, those in FITTED_HEADS replaced by their MAP estimate given predicted landmarks."""
-        predict_landmarks = map_fit.Reader(LANDMARKS + self.num_dense_points, self.backbone.axis_name, name="reader")
+        count = LANDMARKS + self.num_dense_points
+        predict_landmarks = map_fit.SoftArgmaxHead(count, self.backbone.axis_name, name="reader")
         features, points, covariance = predict_landmarks(maps, train)
         outputs = self._heads(features)
         prior_mean = jnp.concatenate([outputs[name] for name in FITTED_HEADS], -1)
-        estimate = map_fit.Fit(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
+        estimate = map_fit.MAPFitLayer(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
         ends = np.cumsum([outputs[name].shape[-1] for name in FITTED_HEADS])
         fitted = jnp.split(estimate, ends[:-1], axis=-1)
         return outputs | dict(zip(FITTED_HEADS, fitted, strict=True))
@@ -110,7 +112,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         regressor: "linear", as published: linear heads on the pooled feature; "map_fit" (ours): the face is fitted to
             landmarks that the network predicts.
         num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks; even.
-        refine: number of steps of `refine.refine` (ours) after "map_fit" at inference; 0: none.
+        refine: number of steps of `refine.refine` (ours) after "map_fit"; 0: none. R-Net itself trains without them.
         identity, expression, albedo: numbers of coefficients; 80, 64, 80 as published.
         white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
             per colour channel, as in both public codes (257).
@@ -180,7 +182,7 @@ def warm_start(
 def regress_and_refine(
     model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`RNet.regress` at inference, followed by photometric refinement if `model.refine` is positive.
+    """`RNet.regress` with the running statistics, then photometric refinement if `model.refine` is positive.
 
     Args:
         model: the network.
@@ -275,7 +277,4 @@ def _raw_coefficients(model: RNet, variables: Any, arrays: dict[str, Any]) -> ja
         return coefficients
     if "image" not in arrays:
         raise UserError(f"the arrays are {sorted(arrays)}; give image or coefficients")
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    return regress(model.clone(refine=0), variables, image)
+    return regress(model.clone(refine=0), variables, crops.image_input(arrays))

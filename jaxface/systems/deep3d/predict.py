@@ -1,40 +1,38 @@
-"""From photographs to heads: find the face, align it by five points, regress, decode, and tell what was found.
+"""Reconstruction of the faces in images: align by five points, regress coefficients, decode, make results.
 
-The points come from outside, by a function that is passed in: the original leaves them to MTCNN, the launchers pass the
-detector that ships. Several pictures of one person share the shape (Deng et al., CVPRW 2019, §5).
+Landmarks come from a function that the caller passes in: the original uses MTCNN, `Predictor` the shipped detector.
+Several images of one person share the identity (Deng et al., CVPRW 2019, §5).
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
-from jaxface.systems.deep3d import results
+from jaxface.results import FaceLandmarks, FaceReconstruction
+from jaxface.systems.deep3d import reconstruction
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.preprocessing import alignment
 from jaxface.systems.deep3d.preprocessing.alignment import Crop
+from jaxface.systems.deep3d.reconstruction import LAYOUT
 from jaxface.systems.deep3d.rendering import image_formation, texture
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
-LAYOUT = "68"
-# Pictures go through the network in batches of a power of two up to this.
 MAX_BATCH = 16
 
-Face = dict[str, Any]
-Detect = Callable[[np.ndarray, Any], list[Face]]
-
+Detect = Callable[[np.ndarray, Any], list[FaceLandmarks]]
 Regress = Callable[[Any, np.ndarray, FaceModel], jax.Array]
 Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The head that coefficients are of, on the device, and its atlas, made when a texture is asked for."""
+    """The morphable head on the device, and its texture atlas, which is made when it is first needed."""
 
     face: FaceModel
     atlas: Callable[[], texture.Atlas]
@@ -42,13 +40,22 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What predicting needs of a model; see `network`."""
+    """The parts of a model that prediction needs; see `network`."""
 
     regress: Regress
     head: Callable[[], Head]
     sizes: Sizes
     image_size: int
     combine: Combine | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignedFace:
+    """A detected face in its image, and the crop that aligns it."""
+
+    image: np.ndarray
+    landmarks: FaceLandmarks
+    crop: Crop
 
 
 def network(
@@ -58,11 +65,15 @@ def network(
     image_size: int,
     combine: Combine | None = None,
 ) -> Network:
-    """A model as `predict` and `predict_multiview` want it.
+    """The model as `predict` and `predict_multiview` take it.
 
-    regress(variables, images (B,S,S,3) in [0,1], face) -> coefficients (B,sizes.total), compiled. load_face() -> the
-    head, a UserError where its file is missing; called once, when it is needed. combine(variables, images (N,S,S,3),
-    coefficients (N,sizes.total)) -> the identity (I,) of the person that all N pictures show; None takes the mean.
+    Args:
+        regress: `(variables, images (B,S,S,3) in [0,1], face) -> coefficients (B,sizes.total)`, compiled.
+        load_face: returns the morphable head or raises UserError if its file is missing; called once.
+        sizes: numbers of coefficients.
+        image_size: S px.
+        combine: `(variables, images (N,S,S,3), coefficients (N,sizes.total)) -> identity (I,)` of the person that all N
+            images show; None takes the mean.
     """
 
     @functools.cache
@@ -77,112 +88,118 @@ def predict(
     network: Network,
     params: Any,
     model_state: Any,
-    pixels: np.ndarray,
+    image: np.ndarray,
     boxes: Any = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
-) -> list[Face]:
-    """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
+) -> list[FaceReconstruction]:
+    """Reconstructions of the faces in an image.
 
-    detect(pixels, boxes or None) gives the faces to reconstruct as dicts of box [4], extent [4], points (68,2) and
-    sigma (68,) px. A face is a dict of these, where points are those of the reconstructed head and sigma says how far
-    they lie from the detector's, and of what `results.describe` adds. Faces too small to align are left out, unless
-    they are in `boxes`.
-    UserError: another layout than "68", no `detect`, a network that gives no numbers.
+    Detected faces that are too small to align are left out.
+
+    Args:
+        network: the model.
+        params: parameters of the network.
+        model_state: its further variables.
+        image: (H,W,3) uint8 RGB.
+        boxes: (4,) or (F,4) px; None detects faces.
+        layout: "68".
+        detect: `(image, boxes) -> faces` with 68 landmarks.
+
+    Returns:
+        Faces in the order of `boxes`, or the largest first.
+
+    Raises:
+        UserError: another layout, no `detect`, a face in `boxes` that is too small, or a network whose output is not
+            finite.
     """
-    found = _located(network, pixels, boxes, layout, detect)
-    if not found:
+    faces = _aligned_faces(network, image, boxes, layout, detect)
+    if not faces:
         return []
-    images = np.stack([crop.cut(pixels) for _, crop in found]).astype(np.float32) / 255
-    vectors = _regressed(network, {"params": params, **model_state}, images)
-    return _told(network, vectors, found, [pixels] * len(found))
+    vectors = _regress(network, {"params": params, **model_state}, _cut(faces))
+    return _results(network, vectors, faces)
 
 
 def predict_multiview(
     network: Network,
     params: Any,
     model_state: Any,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     boxes: Sequence[Any] | None = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
-) -> list[list[Face]]:
-    """As `predict`, of several `pictures` of one person: of each the largest face, or that in its box, or none.
+) -> list[list[FaceReconstruction]]:
+    """As `predict`, for several images of one person, who gets one identity in all of them.
 
-    All of them get the same identity: the network's own combination, or the mean.
+    The identity is the network's own combination, or the mean. Returns for each image a list with the largest face or
+    that in its box, empty if there is none.
     """
-    boxes = [None] * len(pictures) if boxes is None else boxes
-    located = [_located(network, *one, layout, detect)[:1] for one in zip(pictures, boxes, strict=True)]
-    found = [face for faces in located for face in faces]
-    if not found:
-        return [[] for _ in pictures]
-    shown = [pixels for pixels, faces in zip(pictures, located, strict=True) if faces]
-    images = np.stack([crop.cut(pixels) for pixels, (_, crop) in zip(shown, found, strict=True)])
-    images, variables = images.astype(np.float32) / 255, {"params": params, **model_state}
-    vectors = _regressed(network, variables, images)
+    boxes = [None] * len(images) if boxes is None else boxes
+    largest = [
+        _aligned_faces(network, image, box, layout, detect)[:1] for image, box in zip(images, boxes, strict=True)
+    ]
+    faces = [face for per_image in largest for face in per_image]
+    if not faces:
+        return [[] for _ in images]
+    cut, variables = _cut(faces), {"params": params, **model_state}
+    vectors = _regress(network, variables, cut)
     own = vectors[:, : network.sizes.identity]
-    combined = own.mean(0) if network.combine is None else network.combine(variables, images, vectors)
+    combined = own.mean(0) if network.combine is None else network.combine(variables, cut, vectors)
     vectors = np.concatenate([np.broadcast_to(combined, own.shape), vectors[:, network.sizes.identity :]], axis=1)
-    told = iter(_told(network, vectors, found, shown))
-    return [[next(told)] if faces else [] for faces in located]
+    remaining = iter(_results(network, vectors, faces))
+    return [[next(remaining)] if per_image else [] for per_image in largest]
 
 
-def _located(network: Network, pixels: np.ndarray, boxes: Any, layout: str, detect: Detect | None) -> list:
+def _aligned_faces(
+    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None
+) -> list[AlignedFace]:
     """The detector's faces with their crops."""
     if layout != LAYOUT:
-        raise UserError(f"deep3d gives the layout {LAYOUT!r}, not {layout!r}")
+        raise UserError(f"layout: deep3d has the layout {LAYOUT!r} only, not {layout!r}")
     if detect is None:
-        raise UserError(
-            "deep3d needs a function that finds 68 points, as detect=...; Predictor passes the one that ships"
-        )
-    located = []
-    for face in detect(pixels, boxes):
+        raise UserError("detect: deep3d needs a detector of 68 landmarks; pass detect=..., as Predictor does")
+    aligned = []
+    for landmarks in detect(image, boxes):
         try:
-            crop = alignment.align(face["points"], pixels.shape[1], pixels.shape[0], network.image_size)
+            crop = alignment.align(landmarks.points, image.shape[1], image.shape[0], network.image_size)
         except UserError:
             if boxes is not None:
                 raise
             continue
-        located.append((face, crop))
-    return located
+        aligned.append(AlignedFace(image, landmarks, crop))
+    return aligned
 
 
-def _regressed(network: Network, variables: Any, images: np.ndarray) -> np.ndarray:
+def _cut(faces: Sequence[AlignedFace]) -> np.ndarray:
+    """Crops (B,S,S,3) in [0,1]."""
+    return np.stack([face.crop.cut(face.image) for face in faces]).astype(np.float32) / 255
+
+
+def _regress(network: Network, variables: Any, images: np.ndarray) -> np.ndarray:
     """Coefficients (B,n) float32 of images (B,S,S,3)."""
-    face, parts = network.head().face, []
-    for chunk in np.split(images, range(MAX_BATCH, len(images), MAX_BATCH)):
-        padding = 2 ** math.ceil(math.log2(len(chunk))) - len(chunk)
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], padding, axis=0)])
-        parts.append(np.asarray(network.regress(variables, padded, face), np.float32)[: len(chunk)])
-    vectors = np.concatenate(parts)
-    if not np.isfinite(vectors).all():
-        raise UserError("the network gives numbers that are not finite: its parameters are damaged")
+    face = network.head().face
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        return np.asarray(network.regress(variables, batch, face), np.float32)
+
+    vectors = crops.run_in_batches(run, images, MAX_BATCH)
+    crops.check_finite(vectors)
     return vectors
 
 
-def _told(network: Network, vectors: np.ndarray, found: list, pictures: list[np.ndarray]) -> list[Face]:
-    head, faces = network.head(), []
-    for vector, (face, crop), pixels in zip(vectors, found, pictures, strict=True):
-        made = reconstruct(head.face, network.sizes, vector, crop)
-        points = made.points_px
-        sigma = np.hypot(np.linalg.norm(points - face["points"], axis=1), face["sigma"])
-        faces.append(
-            {
-                **{key: face[key] for key in ("box", "extent") if key in face},
-                "layout": LAYOUT,
-                "points": points,
-                "sigma": sigma,
-                **results.describe(made, pixels, head.atlas),
-            }
-        )
-    return faces
+def _results(network: Network, vectors: np.ndarray, faces: Sequence[AlignedFace]) -> list[FaceReconstruction]:
+    head, results = network.head(), []
+    for vector, face in zip(vectors, faces, strict=True):
+        decoded = reconstruct(head.face, network.sizes, vector, face.crop)
+        results.append(reconstruction.to_result(decoded, face.landmarks, face.image, head.atlas))
+    return results
 
 
-def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -> results.Reconstruction:
-    """The head of one coefficient vector (sizes.total,), seen through `crop`."""
+def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -> reconstruction.Reconstruction:
+    """The decoded head of one coefficient vector (sizes.total,), seen through `crop`."""
     shape, rotation, decoded = jax.device_get(_decode(face, sizes, vector[None]))
-    return results.Reconstruction(
-        coefficients=results.split_coefficients(vector, sizes),
+    return reconstruction.Reconstruction(
+        coefficients=reconstruction.split_coefficients(vector, sizes),
         crop=crop,
         shape=shape[0],
         vertices=decoded.vertices[0],

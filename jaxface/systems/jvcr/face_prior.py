@@ -1,7 +1,7 @@
-"""A learned linear face, fitted to points that were read one by one, so that together they make a face. Ours.
+"""Learned linear face prior (ours): MAP estimate of shape and pose from independently predicted 3D points.
 
-The paper's encoder learns from examples how landmarks hang together when a head turns. Here the turning is known: the
-shape is a mean and learned modes under a similarity, found by Gauss-Newton as the most probable one given the points.
+The paper's encoder learns from examples how landmarks move together when a head turns. Here that geometry is known: the
+shape is a mean plus learned modes under a similarity transform, estimated by Gauss-Newton.
 """
 
 import flax.linen as nn
@@ -14,52 +14,65 @@ from jaxface.geometry.map_estimate import Observation, map_shape_and_pose
 from jaxface.heads import canonical
 from jaxface.systems.jvcr import transforms
 
+# Pose: rotation vector (3), log scale (1), translation (3).
 MODES, POSE = 48, 7
 UNKNOWNS = MODES + POSE
-STEPS = 3
-# Crops reach over about 220 mm, and the template's unit is 100 mm.
-UNIT = 0.45
+GAUSS_NEWTON_STEPS = 3
+# Crop units ([0,1]) per template unit: crops cover about 220 mm, and the template's unit is 100 mm.
+TEMPLATE_SCALE = 0.45
+# Centre of the crop on every axis.
 CENTER = 0.5
-# First deviations: of what was read in x, y and z, of a mode's points, and of rotation, scale and place.
-READ, MODE, LOOSE = (0.02, 0.02, 0.06), 0.01, 0.1
-# How much of what the face cannot explain is believed at first: logit.
-BELIEVED = -2.0
+# Initial standard deviations: noise of the observed x, y, z in crop units; initial entries of the modes; pose prior.
+READ_STD, MODE_STD, POSE_PRIOR_STD = (0.02, 0.02, 0.06), 0.01, 0.1
+# Initial logit of the share of the residual that is added back.
+RESIDUAL_LOGIT = -2.0
 
 
 class FacePrior(nn.Module):
-    """Points (B,N,3) of the crop, in [0,1] and z away from the viewer, and a guess (B,UNKNOWNS), to better points.
+    """Corrects points (B,N,3) by the MAP estimate of a linear face under a similarity transform.
 
-    The unknowns are the weights of the modes, a rotation vector, the logarithm of a scale and a shift. Mean and modes,
-    and how much each coordinate and each guess is trusted, are learned.
+    The unknowns are mode weights, a rotation vector, a log scale and a translation. Mean, modes, the noise of each
+    coordinate and the precision of the prior are learned. A learned share of the residual, which the linear face cannot
+    represent, is added back.
     """
 
     points: int
 
     @nn.compact
-    def __call__(self, read: jax.Array, guess: jax.Array) -> jax.Array:
-        mean = self.param("mean", lambda key: jnp.asarray(mean_face()[: self.points]))
-        modes = self.param("modes", nn.initializers.normal(MODE), (MODES, self.points, 3))
-        deviation = self.param("log_deviation", lambda key: jnp.tile(jnp.log(jnp.array(READ)), (self.points, 1)))
-        first = np.repeat([1.0, LOOSE], [MODES, POSE])
-        precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(first)))
-        believed = self.param("believed", nn.initializers.constant(BELIEVED), (self.points, 3))
+    def __call__(self, points: jax.Array, prior_mean: jax.Array) -> jax.Array:
+        """The corrected points.
 
-        def fitted(read: jax.Array, guess: jax.Array) -> jax.Array:
-            observation = Observation(guess, jnp.exp(precision), read, jnp.exp(-deviation)[..., None] * jnp.eye(3))
-            return map_shape_and_pose(_posed, mean - CENTER, modes, observation, STEPS)[1]
+        Args:
+            points: (B,N,3) in crop units ([0,1]), z away from the viewer.
+            prior_mean: (B,UNKNOWNS); Gauss-Newton starts there.
+
+        Returns:
+            (B,N,3) in crop units.
+        """
+        mean = self.param("mean", lambda key: jnp.asarray(mean_face()[: self.points]))
+        modes = self.param("modes", nn.initializers.normal(MODE_STD), (MODES, self.points, 3))
+        log_std = self.param("log_deviation", lambda key: jnp.tile(jnp.log(jnp.array(READ_STD)), (self.points, 1)))
+        prior_std = np.repeat([1.0, POSE_PRIOR_STD], [MODES, POSE])
+        log_precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(prior_std)))
+        residual_logit = self.param("believed", nn.initializers.constant(RESIDUAL_LOGIT), (self.points, 3))
+
+        def fit(points: jax.Array, prior_mean: jax.Array) -> jax.Array:
+            whitening = jnp.exp(-log_std)[..., None] * jnp.eye(3)
+            observation = Observation(prior_mean, jnp.exp(log_precision), points, whitening)
+            return map_shape_and_pose(_apply_pose, mean - CENTER, modes, observation, GAUSS_NEWTON_STEPS)[1]
 
         with jax.default_matmul_precision("highest"):
-            face = jax.vmap(fitted)(read, guess)
-        return face + nn.sigmoid(believed) * (read - face)
+            face = jax.vmap(fit)(points, prior_mean)
+        return face + nn.sigmoid(residual_logit) * (points - face)
 
 
 def mean_face() -> np.ndarray:
-    """The canonical face (71,3) in the middle of a crop, looking at the viewer."""
-    face = UNIT * canonical.queries("68") * np.array([1, -1, -1])
+    """The canonical face (71,3) in crop units, frontal, centred in the crop."""
+    face = TEMPLATE_SCALE * canonical.queries("68") * np.array([1, -1, -1])
     return transforms.with_centers(face - face.mean(0) + CENTER).astype(np.float32)
 
 
-def _posed(pose: jax.Array, point: jax.Array) -> jax.Array:
-    """Where a point (3,) of the face is in the crop under a pose (POSE,)."""
-    turn, size, shift = jnp.split(pose, [3, 4])
-    return jnp.exp(size) * jaxlie.SO3.exp(turn).as_matrix() @ point + shift + CENTER
+def _apply_pose(pose: jax.Array, point: jax.Array) -> jax.Array:
+    """Position (3,) in the crop of a face point (3,) under a pose (POSE,)."""
+    rotation, log_scale, translation = jnp.split(pose, [3, 4])
+    return jnp.exp(log_scale) * jaxlie.SO3.exp(rotation).as_matrix() @ point + translation + CENTER

@@ -1,4 +1,4 @@
-"""Losses of joint voxel and coordinate regression: each half by itself, then both together, by the step's number."""
+"""Losses of joint voxel and coordinate regression: each network by itself, then both jointly, depending on the step."""
 
 import math
 from typing import Any
@@ -8,49 +8,56 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxface.errors import UserError
+from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
 from jaxface.systems.jvcr.model import JVCR, cell_centers
 
 DISTANCES = ("squared", "plain")
-# Points nearer than this part of the crop are pulled less by plain distances.
-ROUND = 0.005
+# Scale of the pseudo-Huber loss in crop units ([0,1]): smaller distances have smaller gradients.
+HUBER_DELTA = 0.005
 
 
 def check(settings: Any) -> None:
-    """UserError for a distance, of config.loss, that does not exist."""
+    """Raises UserError if `distance` of `config.loss` is unknown."""
     if settings.distance not in DISTANCES:
         raise UserError(f"config.loss.distance is {settings.distance!r}; use one of {', '.join(DISTANCES)}")
 
 
 def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array:
-    """The sum over stacks of the mean squared difference; volumes and targets (B,y,x,D)."""
+    """Sum over stacks of the mean squared error; volumes and targets (B,y,x,D)."""
     return sum(jnp.mean((volume - target) ** 2) for volume, target in zip(volumes, targets, strict=True))
 
 
-def coordinate_loss(coordinates: jax.Array, target: jax.Array, known: jax.Array, kind: str = "squared") -> jax.Array:
-    """Mean squared difference of coordinates (B,N,3) over the points that are `known` (B,N) bool.
+def coordinate_loss(coordinates: jax.Array, target: jax.Array, valid: jax.Array, kind: str = "squared") -> jax.Array:
+    """Coordinate error () over the valid points.
 
-    `kind` "plain" (ours): the mean distance, in which the worst points do not decide.
+    Args:
+        coordinates: (B,N,3) predicted.
+        target: (B,N,3).
+        valid: (B,N) bool.
+        kind: "squared", the mean squared error of the paper; or "plain" (ours), the mean pseudo-Huber distance, which
+            is less dominated by the worst points.
     """
-    weight = known.astype(coordinates.dtype)
+    weight = valid.astype(coordinates.dtype)
     squared = ((coordinates - target) ** 2).sum(-1)
     count = jnp.maximum(weight.sum(), 1.0)
     if kind == "plain":
-        return (weight * jnp.sqrt(squared + ROUND**2)).sum() / count
+        return (weight * jnp.sqrt(squared + HUBER_DELTA**2)).sum() / count
     return (weight * squared).sum() / (3 * count)
 
 
-def attention_loss(log_attention: jax.Array, target: jax.Array, known: jax.Array) -> jax.Array:
-    """Mean cross-entropy of where landmarks look, log_attention (B,n*n,N), with their place target (B,N,2+) in [0,1].
+def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Heat-map loss (): mean cross-entropy of the attention with a Gaussian one cell wide. Ours.
 
-    The place is a Gaussian over the cells, one cell wide; it teaches attention much faster than the coordinates' loss.
+    Args:
+        log_attention: (B,n*n,N).
+        target: (B,N,2+) positions in [0,1] of the crop.
+        valid: (B,N) bool; other points are ignored.
     """
-    centers = cell_centers(math.isqrt(log_attention.shape[1]))
-    cell = centers[0, 0] * 2
-    squared = ((centers[:, None] - target[:, None, :, :2]) ** 2).sum(-1)
-    wanted = jax.nn.softmax(-squared / (2 * cell**2), axis=1)
-    weight = known.astype(wanted.dtype)
-    return -((wanted * log_attention).sum(1) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+    side = math.isqrt(log_attention.shape[1])
+    per_point = soft_argmax.cross_entropy(log_attention, cell_centers(side), target[..., :2], std=1 / side, axis=1)
+    weight = valid.astype(per_point.dtype)
+    return (per_point * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def training_loss(
@@ -64,43 +71,57 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss` of a network for crops of `size` px: one graph for both phases, chosen by the step.
+    """`System.loss`: one graph for both training phases, selected by the step; as train.py of the original.
 
-    For the first `settings.pretrain` steps the two halves learn apart: the volumes of the image, and the coordinates of
-    the true volume. After them the coordinates of the predicted volume, plus `settings.voxel` times the volumes' loss;
-    as the original's train.py. `settings.attention` times the attention's loss is added where there is one.
-    `settings.both_volumes`: the original's side effect, by which in the first phase vox2coord's batch statistics are
-    updated by the predicted volume before they are by the true one.
+    For the first `settings.pretrain` steps the two networks are trained separately: the volumes from the image, and the
+    coordinates from the true volume. Afterwards the coordinates are computed from the predicted volume, and the volume
+    loss is weighted by `settings.voxel`.
+
+    Args:
+        net: the network.
+        settings: `config.loss`. `attention` weights the heat-map loss of the soft-argmax regressor. `both_volumes`
+            reproduces a side effect of the original: in the first phase, vox2coord's batch statistics are updated with
+            the predicted volume before the true one.
+        size: side of the crop in pixels.
+        params: parameters.
+        model_state: batch statistics.
+        batch: image (B,S,S,3), coordinates (B,N,3) px, valid (B,N) bool, and the target volumes.
+        key: unused.
+        step: int32 scalar.
+        constants: unused.
+
+    Returns:
+        The scalar loss, and (updated model_state, metrics).
     """
     del key, constants
     pretraining = step < settings.pretrain
 
     def regress(model_state: Tree, volume: jax.Array, features: jax.Array) -> tuple[jax.Array, Tree]:
-        variables, changing = {"params": params, **model_state}, [*model_state, "intermediates"]
-        return net.apply(variables, volume, features, True, method="regress", mutable=changing)
+        variables, mutable = {"params": params, **model_state}, [*model_state, "intermediates"]
+        return net.apply(variables, volume, features, True, method="regress", mutable=mutable)
 
     (volumes, features), model_state = net.apply(
         {"params": params, **model_state}, batch["image"], True, method="voxels", mutable=[*model_state]
     )
     predicted, targets = volumes[-1], batch["volumes"]
     if settings.both_volumes:
-        seen = lax.stop_gradient((predicted, features))
+        inputs = lax.stop_gradient((predicted, features))
         model_state = lax.cond(
             pretraining,
-            lambda model_state: regress(model_state, *seen)[1],
+            lambda model_state: regress(model_state, *inputs)[1],
             lambda model_state: model_state,
             model_state,
         )
     coordinates, model_state = regress(model_state, jnp.where(pretraining, targets[-1], predicted), features)
-    looked = model_state.pop("intermediates", {})
+    intermediates = model_state.pop("intermediates", {})
     voxel = volume_loss(volumes, targets)
     target = batch["coordinates"] / (size - 1)
-    coordinate = coordinate_loss(coordinates, target, batch["known"], settings.distance)
+    coordinate = coordinate_loss(coordinates, target, batch["valid"], settings.distance)
     loss = jnp.where(pretraining, 1.0, settings.voxel) * voxel + coordinate
     distance = jnp.sqrt(((coordinates - target) ** 2).sum(-1) + 1e-12).mean()
-    measured = {"voxel": voxel, "coordinate": coordinate, "distance": distance}
-    if looked:
-        (log_attention,) = looked["vox2coord"]["log_attention"]
-        measured["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["known"])
-        loss += settings.attention * measured["attention"]
-    return loss, (model_state, measured)
+    metrics = {"voxel": voxel, "coordinate": coordinate, "distance": distance}
+    if intermediates:
+        (log_attention,) = intermediates["vox2coord"]["log_attention"]
+        metrics["attention"] = attention_loss(log_attention, (batch["coordinates"] + 0.5) / size, batch["valid"])
+        loss += settings.attention * metrics["attention"]
+    return loss, (model_state, metrics)

@@ -1,124 +1,126 @@
-"""From a photograph to 3D landmarks: crop, ask the crop and its mirror image, map back.
+"""3D landmarks of the faces in an image: crop, run the network on the crop and its mirror image, map back.
 
-The original's demo crops by given landmarks or takes the middle of the picture; here a box of the face does it.
+The original's demo crops by given landmarks or takes the centre of the image; here a face box defines the crop.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxface import photo
+from jaxface import crops as face_crops
+from jaxface import detection
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.results import FaceLandmarks
 from jaxface.system import Tree
 from jaxface.systems.jvcr import crops, transforms, visualize
 
-Ask = Callable[[Tree, np.ndarray], np.ndarray]
+RunNetwork = Callable[[Tree, np.ndarray], np.ndarray]
 
-# A detector's rough box is replaced by that of the first answer, unless it would move or resize more than so.
-LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
-MAX_BATCH = 32
-# The least standard deviation of a point, in pixels of the crop: a cell of the volume is four.
-LEAST_SIGMA = 0.5
+# Lower bound of sigma, in pixels of the crop; a cell of the volume is four wide.
+MIN_SIGMA_PX = 0.5
 
 
-def bind(model: Any, mode: str, size: int) -> Callable[..., list[dict[str, Any]]]:
+def bind(model: Any, mode: str, size: int) -> Callable[..., list[FaceLandmarks]]:
     """`System.predict` of a network; see `predict`."""
 
     @jax.jit
-    def ask(variables: Tree, images: jax.Array) -> jax.Array:
+    def run_network(variables: Tree, images: jax.Array) -> jax.Array:
         return (size - 1) * model.apply(variables, images)[1][:, : transforms.LANDMARKS]
 
-    return functools.partial(predict, ask, mode, size)
+    return functools.partial(predict, run_network, mode, size)
 
 
 def predict(
-    ask: Ask,
+    run_network: RunNetwork,
     mode: str,
     size: int,
     params: Tree,
     model_state: Tree,
-    pixels: np.ndarray,
+    image: np.ndarray,
     boxes: Any = None,
     layout: str = "68",
-) -> list[dict[str, Any]]:
-    """The faces in `pixels` (H,W,3) uint8 RGB, the largest first, or those in `boxes` (4,) or (F,4), in their order.
+) -> list[FaceLandmarks]:
+    """3D landmarks of the faces in an image.
 
-    A face is a dict of box [4] (given or found), extent [4] (hairline to chin and side to side, by its own landmarks),
-    layout, points (68,2) and sigma (68,) px, and points_3d (68,3): x and y as in `points`, z towards the viewer in the
-    same pixels, of mean 0; files: a turntable as PNG and the points as GLB. sigma is half of what the crop and its
-    mirror image disagree by. In mode "reference" the answer is the crop's alone, as the original's, else the mean of
-    both. UserError: another layout than "68", bad boxes, a network that gives no numbers.
+    `points_3d` (68,3) has x and y of `points`, and z towards the viewer in the same pixels with mean 0. `sigma` is half
+    the distance between the outputs of the crop and of its mirror image. `files`: a turntable PNG, the points as GLB.
+
+    Args:
+        run_network: `(variables, images (B,S,S,3)) -> (B,68,3)` px of the crop.
+        mode: "reference" takes the output of the crop alone, as the original does; otherwise the mean of both.
+        size: S px.
+        params: parameters of the network.
+        model_state: its further variables.
+        image: (H,W,3) uint8 RGB.
+        boxes: (4,) or (F,4) px; None detects faces.
+        layout: "68".
+
+    Returns:
+        Faces in the order of `boxes`, or the largest first.
+
+    Raises:
+        UserError: another layout, malformed boxes, or a network whose output is not finite.
     """
     if layout != "68":
-        raise UserError(f"jvcr finds the layout 68, not {layout!r}")
-    given = boxes is not None
-    boxes = photo.check_boxes(boxes, pixels.shape[1], pixels.shape[0]) if given else photo.detect_faces(pixels)
-    if len(boxes) == 0:
+        raise UserError(f"layout: jvcr has the layout '68' only, not {layout!r}")
+    start = detection.given_or_detected(boxes, image)
+    if len(start) == 0:
         return []
     variables = {"params": params, **model_state}
-    frames = boxes
-    for _ in range(0 if given else 1):
-        points, _ = _answer(ask, mode, size, variables, pixels, frames)
-        frames = realigned(frames, points)
-    points, sigma = _answer(ask, mode, size, variables, pixels, frames)
-    extents = np.stack([crops.face_box(one) for one in points])
+    frames = start
+    if boxes is None:
+        rough, _ = _landmarks(run_network, mode, size, variables, image, frames)
+        frames = realign(frames, rough)
+    points, sigma = _landmarks(run_network, mode, size, variables, image, frames)
+    extents = np.stack([crops.face_box(face_points) for face_points in points])
+    face_boxes = extents if boxes is None else start
     return [
-        {
-            "box": box,
-            "extent": extent,
-            "layout": "68",
-            "points": one[:, :2],
-            "sigma": spread,
-            "points_3d": one,
-            "files": visualize.files(one),
-        }
-        for box, extent, one, spread in zip(boxes if given else extents, extents, points, sigma, strict=True)
+        FaceLandmarks(
+            box=face_boxes[i],
+            extent=extents[i],
+            layout="68",
+            points=points[i, :, :2],
+            sigma=sigma[i],
+            points_3d=points[i],
+            files=visualize.files(points[i]),
+        )
+        for i in range(len(points))
     ]
 
 
-def realigned(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The boxes (F,4) of the points (F,68,3) found in `boxes`; where one would move or resize too much, it stays."""
-    own = np.stack([crops.face_box(one) for one in points])
-    (center, side), (before, side_before) = alignment.square_crop(own), alignment.square_crop(boxes)
-    shift = np.linalg.norm(center - before, axis=1) / side_before
-    resize = np.abs(np.log(np.maximum(side, 1e-6) / side_before))
-    trusted = (shift < LARGEST_SHIFT) & (resize < math.log(LARGEST_RESIZE))
-    return np.where(trusted[:, None], own, boxes)
+def realign(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The boxes (F,4) of the points (F,68,3) found in `boxes`; a box that would move too far is kept."""
+    own = np.stack([crops.face_box(face_points) for face_points in points])
+    accepted = face_crops.is_plausible_move(*alignment.square_crop(own), *alignment.square_crop(boxes))
+    return np.where(accepted[:, None], own, boxes)
 
 
-def _answer(
-    ask: Ask, mode: str, size: int, variables: Tree, pixels: np.ndarray, boxes: np.ndarray
+def _landmarks(
+    run_network: RunNetwork, mode: str, size: int, variables: Tree, image: np.ndarray, boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """points (F,68,3) in the picture, z towards the viewer, and sigma (F,68) px."""
+    """points (F,68,3) px of the image, z towards the viewer, and sigma (F,68) px."""
     if mode == "reference":
         frames = [crops.landmark_frame(crops.landmark_box(box).reshape(2, 2)) for box in boxes]
-        images = [crops.reference_crop(pixels, center, scale, size) for center, scale in frames]
+        cut = [crops.reference_crop(image, center, scale, size) for center, scale in frames]
         frames = [(center, scale * transforms.SCALE_PX) for center, scale in frames]
     else:
         frames = [alignment.square_crop(np.float64(box)) for box in boxes]
-        images = [photo.cut(pixels, center, side, 0.0, size).astype(np.float32) / 255 for center, side in frames]
-    images = np.stack(images)
-    points, mirrored = (_asked(ask, variables, batch) for batch in (images, images[:, :, ::-1]))
-    mirrored = transforms.mirrored(mirrored, size - 1)
-    if not (np.isfinite(points).all() and np.isfinite(mirrored).all()):
-        raise UserError("the network gives numbers that are not finite: its parameters are damaged")
-    sigma = np.maximum(np.linalg.norm((points - mirrored)[..., :2], axis=-1) / 2, LEAST_SIGMA)
+        cut = [face_crops.cut(image, center, side, 0.0, size).astype(np.float32) / 255 for center, side in frames]
+    images = np.stack(cut)
+    points = _run(run_network, variables, images)
+    mirrored = transforms.mirrored(_run(run_network, variables, images[:, :, ::-1]), size - 1)
+    face_crops.check_finite(points, mirrored)
+    sigma = np.maximum(np.linalg.norm((points - mirrored)[..., :2], axis=-1) / 2, MIN_SIGMA_PX)
     if mode != "reference":
         points = (points + mirrored) / 2
     centers, sides = (np.stack(values) for values in zip(*frames, strict=True))
     return transforms.to_picture(mode, points, centers, sides, size), sigma * sides[:, None] / size
 
 
-def _asked(ask: Ask, variables: Tree, images: np.ndarray) -> np.ndarray:
-    """Points (F,68,3) of the crops (F,S,S,3), asked in batches of few sizes."""
-    parts = []
-    for chunk in np.split(images, range(MAX_BATCH, len(images), MAX_BATCH)):
-        count = 2 ** math.ceil(math.log2(len(chunk)))
-        filled = np.concatenate([chunk, np.repeat(chunk[-1:], count - len(chunk), axis=0)])
-        parts.append(np.asarray(ask(variables, filled), np.float64)[: len(chunk)])
-    return np.concatenate(parts)
+def _run(run_network: RunNetwork, variables: Tree, images: np.ndarray) -> np.ndarray:
+    """Points (F,68,3) float64 of crops (F,S,S,3)."""
+    return face_crops.run_in_batches(lambda batch: np.asarray(run_network(variables, batch), np.float64), images)

@@ -1,101 +1,101 @@
-"""Checkpoints of HongwenZhang/JVCR-3Dlandmark: {"state_dict_p2v": …, "state_dict_v2c": …}, whole or one half."""
+"""PyTorch checkpoints of HongwenZhang/JVCR-3Dlandmark: {"state_dict_p2v": …, "state_dict_v2c": …} or one of them."""
 
 from typing import Any
 
 import numpy as np
 
+from jaxface import torch_names
 from jaxface.errors import UserError
 from jaxface.system import Converted
-from jaxface.systems.jvcr.model import JVCR, Pix2Vox, Reader, Vox2Coord
-from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, unwrap, vector
+from jaxface.systems.jvcr.model import JVCR, Pix2Vox, SoftArgmaxRegressor, Vox2Coord
+from jaxface.torch_names import Sources
+from jaxface.torch_weights import Tensors, convolution, linear, rename, unwrap
 
-Sources = dict[str, tuple[str, Transform]]
-# Where the entries of each half lie: nest of the official file, prefix in a flat state dict, and its last layer, by
-# which a bare state dict of one half is recognised.
-HALVES = {
+# The two networks by name: key in the official file, prefix in a flat state dict, and an entry of the last layer, by
+# which a bare state dict is recognised.
+NETWORKS = {
     "pix2vox": ("state_dict_p2v", "pix2vox", "score.0.weight"),
     "vox2coord": ("state_dict_v2c", "vox2coord", "fc_cord.weight"),
 }
-COUNTER = "num_batches_tracked"
 
 
 def volume_convolution(weight: np.ndarray) -> np.ndarray:
-    """(out,in,depth,y,x) to (y,x,depth,in,out)."""
+    """Kernel (out,in,depth,y,x) of a 3D convolution as (y,x,depth,in,out)."""
     return weight.transpose(3, 4, 2, 1, 0)
 
 
 def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> Converted:
-    """The parameters and batch statistics of an official checkpoint.
+    """Parameters and model state from an official checkpoint.
 
-    DataParallel's prefix and PyTorch's counters are optional. A file with one of the two networks fills that one; the
-    other stays randomly initialised. Raises UserError naming every missing, left-over or misshaped entry.
+    DataParallel's prefix and PyTorch's batch counters are optional. A file with one of the two networks fills that
+    one, and the other stays randomly initialised, as a note says.
+
+    Args:
+        model: the network.
+        tensors: entries of the checkpoint by name.
+        params: randomly initialised parameters.
+        model_state: initial batch statistics.
+
+    Returns:
+        The checkpoint's values.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names them all.
     """
-    if isinstance(model.vox2coord, Reader):
-        raise UserError('the official checkpoint needs config.model.regressor "encoder"')
-    tensors = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
-    halves = _halves(tensors)
-    statistics = dict(model_state["batch_stats"])
-    params = dict(params)
-    for half, entries in halves.items():
-        maps = pix2vox_sources(model.pix2vox) if half == "pix2vox" else vox2coord_sources(model.vox2coord)
-        expected = {"params": params[half], "batch_stats": statistics[half]}
-        filled = rename(entries, maps, expected)
-        params[half], statistics[half] = filled["params"], filled["batch_stats"]
+    if isinstance(model.vox2coord, SoftArgmaxRegressor):
+        raise UserError(
+            'config.model.regressor is "soft_argmax", which no official checkpoint has; use regressor "encoder"'
+        )
+    networks = _split(torch_names.without_counters(tensors))
+    sources = {"pix2vox": pix2vox_sources(model.pix2vox), "vox2coord": vox2coord_sources(model.vox2coord)}
+    params, statistics = dict(params), dict(model_state["batch_stats"])
+    for name, entries in networks.items():
+        expected = {"params": params[name], "batch_stats": statistics[name]}
+        filled = rename(entries, sources[name], expected)
+        params[name], statistics[name] = filled["params"], filled["batch_stats"]
     notes = tuple(
-        f"The checkpoint holds {', '.join(halves)} only; {half} is randomly initialised."
-        for half in HALVES
-        if half not in halves
+        f"The checkpoint contains {', '.join(networks)} only; {name} is randomly initialised."
+        for name in NETWORKS
+        if name not in networks
     )
     return Converted(params, {"batch_stats": statistics}, notes=notes)
 
 
-def _halves(tensors: Tensors) -> dict[str, Tensors]:
-    """The entries of each half that is there, without prefixes. UserError for what belongs to none."""
+def _split(tensors: Tensors) -> dict[str, Tensors]:
+    """The entries of each network in the file, without prefixes. Raises UserError for entries of neither."""
     bare = unwrap(tensors, "state_dict")
-    for half, (_, _, last) in HALVES.items():
-        if last in bare:
-            return {half: bare}
-    found, rest = {}, dict(bare)
-    for half, (nest, prefix, _) in HALVES.items():
+    for name, (_, _, last_layer) in NETWORKS.items():
+        if last_layer in bare:
+            return {name: bare}
+    networks, rest = {}, dict(bare)
+    for name, (nest, prefix, _) in NETWORKS.items():
         for start in (f"{nest}.", f"{prefix}."):
-            inside = {name.removeprefix(start): rest.pop(name) for name in list(rest) if name.startswith(start)}
-            if inside:
-                found[half] = unwrap(inside)
-    if rest or not found:
+            matching = [entry for entry in rest if entry.startswith(start)]
+            if matching:
+                networks[name] = unwrap({entry.removeprefix(start): rest.pop(entry) for entry in matching})
+    if rest or not networks:
         names = ", ".join(list(rest)[:5])
-        raise UserError(f"the checkpoint is not one of JVCR (state_dict_p2v, state_dict_v2c); it has {names}")
-    return found
-
-
-def _layer(path: str, name: str, transform: Transform) -> Sources:
-    return {
-        f"params/{path}/kernel": (f"{name}.weight", transform),
-        f"params/{path}/bias": (f"{name}.bias", vector),
-    }
-
-
-def _norm(path: str, name: str) -> Sources:
-    return {
-        f"params/{path}/scale": (f"{name}.weight", vector),
-        f"params/{path}/bias": (f"{name}.bias", vector),
-        f"batch_stats/{path}/mean": (f"{name}.running_mean", vector),
-        f"batch_stats/{path}/var": (f"{name}.running_var", vector),
-    }
+        raise UserError(
+            f"checkpoint: not one of JVCR, which has state_dict_p2v and state_dict_v2c; its entries include {names}"
+        )
+    return networks
 
 
 def _bottleneck(path: str, name: str, shortcut: bool = False) -> Sources:
     sources: Sources = {}
     for number, transform in enumerate((linear, convolution, linear), start=1):
-        sources |= _norm(f"{path}/bn{number}", f"{name}.bn{number}")
-        sources |= _layer(f"{path}/conv{number}", f"{name}.conv{number}", transform)
-    return sources | (_layer(f"{path}/shortcut", f"{name}.downsample.0", linear) if shortcut else {})
+        sources |= torch_names.norm(f"{path}/bn{number}", f"{name}.bn{number}")
+        sources |= torch_names.layer(f"{path}/conv{number}", f"{name}.conv{number}", transform, bias=True)
+    return sources | (
+        torch_names.layer(f"{path}/shortcut", f"{name}.downsample.0", linear, bias=True) if shortcut else {}
+    )
 
 
 def pix2vox_sources(net: Pix2Vox) -> Sources:
-    """The name map of the stacked hourglass as `jaxface.torch_weights.rename` takes it."""
-    sources = _layer("conv1", "conv1", convolution) | _norm("bn_stem", "bn1")
-    for layer in (1, 2, 3):
-        sources |= _bottleneck(f"layer{layer}", f"layer{layer}.0", shortcut=layer < 3)
+    """Name map of the stacked hourglass for `torch_weights.rename`."""
+    sources = torch_names.layer("conv1", "conv1", convolution, bias=True) | torch_names.norm("bn_stem", "bn1")
+    for number in (1, 2, 3):
+        sources |= _bottleneck(f"layer{number}", f"layer{number}.0", shortcut=number < 3)
     for stack in range(len(net.depths)):
         for block in range(net.blocks):
             sources |= _bottleneck(f"residual{stack}/block{block}", f"res.{stack}.{block}")
@@ -103,20 +103,22 @@ def pix2vox_sources(net: Pix2Vox) -> Sources:
                 for branch in range(3 if level else 4):
                     path = f"hourglass{stack}/level{level}_{branch}/block{block}"
                     sources |= _bottleneck(path, f"hg.{stack}.hg.{level}.{branch}.{block}")
-        sources |= _layer(f"fc{stack}", f"fc.{stack}.0", linear) | _norm(f"bn{stack}", f"fc.{stack}.1")
-        sources |= _layer(f"score{stack}", f"score.{stack}", linear)
+        sources |= torch_names.layer(f"fc{stack}", f"fc.{stack}.0", linear, bias=True) | torch_names.norm(
+            f"bn{stack}", f"fc.{stack}.1"
+        )
+        sources |= torch_names.layer(f"score{stack}", f"score.{stack}", linear, bias=True)
         if stack < len(net.depths) - 1:
-            sources |= _layer(f"fc_back{stack}", f"fc_.{stack}", linear)
-            sources |= _layer(f"score_back{stack}", f"score_.{stack}", linear)
+            sources |= torch_names.layer(f"fc_back{stack}", f"fc_.{stack}", linear, bias=True)
+            sources |= torch_names.layer(f"score_back{stack}", f"score_.{stack}", linear, bias=True)
     return sources
 
 
 def vox2coord_sources(net: Vox2Coord) -> Sources:
-    """The name map of the coordinate regressor."""
+    """Name map of the coordinate regressor for `torch_weights.rename`."""
     sources: Sources = {}
     for index in range(len(net.channels)):
-        sources |= _layer(f"conv{index}", f"encoder.{index}.0", volume_convolution)
-        sources |= _norm(f"bn{index}", f"encoder.{index}.1")
+        sources |= torch_names.layer(f"conv{index}", f"encoder.{index}.0", volume_convolution, bias=True)
+        sources |= torch_names.norm(f"bn{index}", f"encoder.{index}.1")
     last = len(net.channels)
-    sources |= _layer(f"conv{last}", f"encoder.{last}.0", volume_convolution)
-    return sources | _layer("coordinates", "fc_cord", linear)
+    sources |= torch_names.layer(f"conv{last}", f"encoder.{last}.0", volume_convolution, bias=True)
+    return sources | torch_names.layer("coordinates", "fc_cord", linear, bias=True)

@@ -1,11 +1,11 @@
-"""Between a picture's 3D points, the crop's and the volume's, in two ways: the original's exactly, and ours.
+"""Coordinate transforms of JVCR between image, crop and volume, in two modes: the original's exactly, and ours.
 
 Points are (…,N,3): x right and y down in pixels with centres at integers, z in the same unit *away* from the viewer,
-with the mean of the 68 points at 0. Annotations and answers have z towards the viewer, as the original's files do.
-Every function takes numpy or JAX arrays, batched, and answers in kind.
+with mean 0 over the 68 landmarks. Annotations and predictions have z towards the viewer, as in the original's files.
+All functions take numpy or JAX arrays with batch axes and answer in kind.
 
-`reference`: HongwenZhang/JVCR-3Dlandmark, utils/transforms.py. There a depth is one unit too far (z + 1), the way back
-is one crop pixel short in x and y, and the crop's centre is at 128 of 0..255. `clean` has neither, and its inverse is
+`reference`: HongwenZhang/JVCR-3Dlandmark, utils/transforms.py. Its depths are one unit too large (z + 1), its inverse is
+one crop pixel short in x and y, and the crop's centre is at 128 of 0..255. `clean` has none of this, and its inverse is
 exact.
 """
 
@@ -18,10 +18,10 @@ from jaxface.layouts import LAYOUT_68
 Array = jax.Array | np.ndarray
 
 MODES = ("reference", "clean")
-# Pixels that a scale of 1 stands for.
+# Pixels per unit of the original's scale.
 SCALE_PX = 200.0
 LANDMARKS = 68
-# The points whose means follow the 68: the subject's right eye, its left eye (image right), the mouth.
+# Groups whose means follow the 68 landmarks: the subject's right eye, left eye (image right), the mouth.
 CENTERS = ((37, 38, 40, 41), (43, 44, 46, 47), (62, 66))
 
 
@@ -32,22 +32,29 @@ def with_centers(points: Array) -> Array:
     return xp.concatenate([points, *centers], -2)
 
 
-def turned_over(points: Array) -> Array:
-    """z negated and its mean over the first 68 points taken out: from annotations to the volume's frame and back."""
+def flip_depth(points: Array) -> Array:
+    """z negated and centred over the first 68 points: from annotations to the frame of the volume, and back."""
     xp = alignment.namespace(points)
     z = -points[..., 2:]
     return xp.concatenate([points[..., :2], z - z[..., :LANDMARKS, :].mean(-2, keepdims=True)], -1)
 
 
 def mirrored(points: Array, x_sum: float) -> Array:
-    """Points (…,68,3) of the mirrored picture, in the order of the face there; x becomes x_sum - x."""
+    """Landmarks (…,68,3) of the mirrored image, renumbered by the flip map; x becomes x_sum - x."""
     xp = alignment.namespace(points)
-    turned = points[..., LAYOUT_68.flip, :]
-    return xp.concatenate([x_sum - turned[..., :1], turned[..., 1:]], -1)
+    renumbered = points[..., LAYOUT_68.flip, :]
+    return xp.concatenate([x_sum - renumbered[..., :1], renumbered[..., 1:]], -1)
 
 
 def reference_matrix(center: Array, scale: Array, size: int, rotation_deg: Array = 0.0) -> Array:
-    """Matrices (…,2,3): the square of 200 * scale px about `center` (…,2) onto 0..size, turned about its centre."""
+    """Affine maps (…,2,3) of the original from the image to its crop.
+
+    Args:
+        center: (…,2) px, centre of the square.
+        scale: (…) size of the square in units of 200 px; it is mapped to 0..size.
+        size: side of the crop in pixels.
+        rotation_deg: (…) rotation about the centre.
+    """
     xp = alignment.namespace(center, scale, rotation_deg)
     center, angle = xp.asarray(center), xp.deg2rad(xp.asarray(rotation_deg))
     zoom = size / (SCALE_PX * xp.asarray(scale))
@@ -60,7 +67,19 @@ def reference_matrix(center: Array, scale: Array, size: int, rotation_deg: Array
 def encode_reference(
     points: Array, center: Array, scale: Array, size: int, depth: int, rotation_deg: Array = 0.0
 ) -> Array:
-    """Points (…,N,3) of the picture in a crop of `size` px with `depth` slices: transform3d as the loader calls it."""
+    """Points of the image in the original's crop and volume: transform3d as the data loader calls it.
+
+    Args:
+        points: (…,N,3) in the image.
+        center: (…,2) px, centre of the square.
+        scale: (…) size of the square in units of 200 px.
+        size: side of the crop in pixels.
+        depth: number of depth slices.
+        rotation_deg: (…) rotation about the centre.
+
+    Returns:
+        (…,N,3) x and y in pixels of the crop, z in slices.
+    """
     xp = alignment.namespace(points, center, scale)
     plane = alignment.apply_affine(reference_matrix(center, scale, size, rotation_deg), points[..., :2])
     zoom = depth / (SCALE_PX * xp.asarray(scale))
@@ -69,7 +88,7 @@ def encode_reference(
 
 
 def decode_reference(points: Array, center: Array, scale: Array, size: int) -> Array:
-    """Points (…,N,3) of an unturned crop in the picture: transform_preds of the original's demo."""
+    """Points (…,N,3) of an unrotated crop in the image: transform_preds of the original's demo; see `reference_matrix`."""
     xp = alignment.namespace(points, center, scale)
     back = alignment.invert_affine(reference_matrix(center, scale, size))
     z = (SCALE_PX * xp.asarray(scale) / size)[..., None, None] * (points[..., 2:] - size / 2)
@@ -77,7 +96,15 @@ def decode_reference(points: Array, center: Array, scale: Array, size: int) -> A
 
 
 def encode(points: Array, center: Array, side: Array, size: int, angle_rad: Array = 0.0) -> Array:
-    """Points (…,N,3) of the picture in the crop `alignment.crop_matrix` makes; z = 0 is the crop's centre."""
+    """Points (…,N,3) of the image in the crop of `alignment.crop_matrix`; z = 0 becomes the crop's centre.
+
+    Args:
+        points: (…,N,3) in the image.
+        center: (…,2) px, centre of the square.
+        side: (…) px, its side.
+        size: side of the crop in pixels.
+        angle_rad: (…) rotation of the crop.
+    """
     xp = alignment.namespace(points, center, side)
     plane = alignment.apply_affine(alignment.crop_matrix(center, side, size, angle_rad), points[..., :2])
     z = (size / xp.asarray(side))[..., None, None] * points[..., 2:] + (size - 1) / 2
@@ -93,7 +120,15 @@ def decode(points: Array, center: Array, side: Array, size: int, angle_rad: Arra
 
 
 def to_picture(mode: str, points: Array, center: Array, side: Array, size: int) -> Array:
-    """Crop points (…,N,3) as annotations have them: in the picture, z towards the viewer with mean 0."""
+    """Crop points as annotations have them: in the image, z towards the viewer with mean 0.
+
+    Args:
+        mode: "reference" or "clean".
+        points: (…,N,3) in pixels of the crop.
+        center: (…,2) px, centre of the crop in the image.
+        side: (…) px, its side in the image.
+        size: side of the crop in pixels.
+    """
     if mode == "reference":
-        return turned_over(decode_reference(points, center, side / SCALE_PX, size))
-    return turned_over(decode(points, center, side, size))
+        return flip_depth(decode_reference(points, center, side / SCALE_PX, size))
+    return flip_depth(decode(points, center, side, size))

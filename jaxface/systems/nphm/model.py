@@ -5,7 +5,7 @@ import functools
 import jax
 import ml_collections
 
-from jaxface import checkpoint, pretrained
+from jaxface import config_file, pretrained
 from jaxface.errors import UserError
 from jaxface.system import Tree
 from jaxface.systems.nphm import dataset_metadata
@@ -90,7 +90,7 @@ def init_expression(model: Deformation, codes: int, key: jax.Array) -> tuple[Tre
 def earlier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The phase-1 configuration that a phase-2 one stands on. UserError where none is named, or it is none."""
     if config.identity:
-        earlier = checkpoint.load_config(config.identity)
+        earlier = config_file.load(config.identity)
         if earlier.get("system") != config.system or earlier.get("phase") != "identity":
             raise UserError(f"config.identity: {config.identity} is no workdir of an identity model of {config.system}")
         return earlier

@@ -1,16 +1,15 @@
-"""Where a mean face comes from: the configuration, the prepared data set, or for rendered heads the canonical face."""
+"""Sources of the mean face: the configuration, the prepared data set, or the canonical face for rendered heads."""
 
-import json
 import pathlib
 
 import ml_collections
 import numpy as np
 
+from jaxface import prepared_data
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 
-METADATA_FILE = "metadata.json"
 RENDERED = "rendered_heads"
 
 
@@ -29,16 +28,18 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _set_meanface(config: ml_collections.ConfigDict, name: str) -> None:
-    metadata = _metadata(pathlib.Path(config.data.dir) / name)
-    found = metadata.get("meanface")
+    dataset, _ = prepared_data.parse_name(name, "train")
+    prepared = prepared_data.newest_version(dataset, config.data.dir) is not None
+    metadata = prepared_data.read_metadata(dataset, config.data.dir) if prepared else {}
+    meanface = metadata.get("meanface")
     if name.startswith(RENDERED):
-        found = rendered_meanface().ravel().tolist()
-    if not found:
+        meanface = rendered_meanface().ravel().tolist()
+    if not meanface:
         raise UserError(
-            f"there is no mean face: config.model.meanface is empty and {name} is not prepared in {config.data.dir}; "
-            f"prepare it, set --config.data.dir, or convert with --meanface FILE"
+            f"config.model.meanface is empty, and {config.data.dir} has no mean face of {dataset}; prepare it, set "
+            "--config.data.dir, or convert with --meanface FILE"
         )
-    config.model.meanface = tuple(found)
+    config.model.meanface = tuple(meanface)
     config.data.flip = config.data.flip or tuple(metadata.get("flip", ()))
 
 
@@ -58,16 +59,8 @@ def read(path: str) -> tuple[float, ...]:
     return numbers
 
 
-def _metadata(folder: pathlib.Path) -> dict:
-    """What lies beside the newest version of a prepared data set; {} without any."""
-    prepared = [path.parent for path in folder.glob("*/dataset_info.json")]
-    versions = sorted(prepared, key=lambda path: [int(part) for part in path.name.split(".")])
-    path = versions[-1] / METADATA_FILE if versions else None
-    return json.loads(path.read_text()) if path is not None and path.is_file() else {}
-
-
 def rendered_meanface() -> np.ndarray:
-    """The canonical face's 68 points (68,2) seen from the front, in units of the crop that `data` cuts around heads."""
+    """Frontal view (68,2) of the canonical face's landmarks, in units of the crop that `data` cuts around heads."""
     face = canonical.queries("dense")[:, :2] * [1, -1]
     points = canonical.queries("68")[:, :2] * [1, -1]
     center, side = alignment.square_crop(np.concatenate([face.min(0), face.max(0)]))

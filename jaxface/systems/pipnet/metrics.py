@@ -1,8 +1,8 @@
-"""How good landmarks are: per-example errors on the device, summaries on the host.
+"""Evaluation of PIPNet: errors per example on the device, summaries on the host.
 
-The original's unit is the crop (x over its width, y over its height), in which a crop that is not square distorts
-distances; errors in the picture's pixels are given beside it. Source: lib/functions.py, `compute_nme` and
-`compute_fr_and_auc`.
+The original measures in units of the crop (x over its width, y over its height), where a crop that is not square
+distorts distances; errors in pixels of the photo are reported as well. Source: jhb86253817/PIPNet, lib/functions.py,
+`compute_nme` and `compute_fr_and_auc`.
 """
 
 from typing import Any
@@ -12,57 +12,71 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 
+from jaxface import landmark_metrics
 from jaxface.system import Batch, Tree
 from jaxface.systems.pipnet import model
 from jaxface.systems.pipnet.decoding import Votes
 
-FAILURE_AT = 0.10
+# Sampling step of the CED in `compute_fr_and_auc`.
 THRESHOLD_STEP = 1e-4
 
 
 def score(
     net: Any, votes: Votes, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
-    """`Evaluator.predict` of a network: errors, and the truth, from which the mean face's error is found."""
+    """`Evaluator.predict`: `errors` of the network, and the truth, from which `summarise` scores the mean face."""
     del constants
     points = model.answer(net, votes, {"params": params, **model_state}, batch["image"])["landmarks"]
-    kept = {name: batch[name] for name in ("landmarks", "norm_crop")}
-    return {**errors(points, batch), **kept}
+    truth = {name: batch[name] for name in ("landmarks", "norm_crop")}
+    return {**errors(points, batch), **truth}
 
 
 def errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Per-example errors (B,) `nme_crop` and `nme_pixels` of points (B,L,2) in crop units.
+    """NME of each example in units of the crop and in pixels of the photo.
 
-    Reads of `batch`: landmarks (B,L,2) in crop units, crop_px (B,2) width and height of the crop in pixels of the
-    picture, and the normalising distance in both spaces, norm_crop and norm_px (B,).
+    Args:
+        points: (B,L,2) predictions in crop units.
+        batch: landmarks (B,L,2) in crop units, crop_px (B,2) width and height of the crop in the photo, and the
+            normalising distance in either unit, norm_crop (B,) and norm_px (B,).
+
+    Returns:
+        nme_crop (B,) and nme_pixels (B,).
     """
-    difference = points - batch["landmarks"]
-    pixels = difference * batch["crop_px"][:, None]
+    offset = points - batch["landmarks"]
+    offset_px = offset * batch["crop_px"][:, None]
     return {
-        "nme_crop": jnp.linalg.norm(difference, axis=-1).mean(-1) / batch["norm_crop"],
-        "nme_pixels": jnp.linalg.norm(pixels, axis=-1).mean(-1) / batch["norm_px"],
+        "nme_crop": landmark_metrics.nme(offset, jnp.zeros_like(offset), batch["norm_crop"]),
+        "nme_pixels": landmark_metrics.nme(offset_px, jnp.zeros_like(offset_px), batch["norm_px"]),
     }
 
 
-def failure_and_auc(nme: np.ndarray, failure_at: float = FAILURE_AT) -> tuple[float, float]:
-    """Share of errors (E,) above `failure_at`, and area under the curve of those below (Simpson); both in [0,1]."""
-    thresholds = np.arange(0, failure_at + THRESHOLD_STEP, THRESHOLD_STEP)
-    share = (np.asarray(nme, np.float64)[:, None] <= thresholds).mean(0)
-    return 1 - share[-1], scipy.integrate.simpson(share, x=thresholds) / failure_at
+def sampled_failure_and_auc(
+    nme: np.ndarray, threshold: float = landmark_metrics.FAILURE_THRESHOLD
+) -> tuple[float, float]:
+    """Failure rate and AUC of NMEs (E,) as PIPNet publishes them: the CED sampled every 1e-4, Simpson's rule.
+
+    Differs in the fourth digit from `landmark_metrics.auc`, which integrates exactly.
+
+    Returns:
+        failure rate and AUC, both in [0,1].
+    """
+    thresholds = np.arange(0, threshold + THRESHOLD_STEP, THRESHOLD_STEP)
+    share = landmark_metrics.ced(nme, thresholds)
+    return 1 - share[-1], scipy.integrate.simpson(share, x=thresholds) / threshold
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Mean errors in percent, failure rate and area under the curve of `nme_crop` at 10 %, in percent too.
+    """Mean NMEs, failure rate and AUC of `nme_crop` at 10 %, all in percent.
 
-    `nme_mean_face` is what the best constant answer, the split's own mean face, would score in crop units.
+    `nme_mean_face` is the NME of the best constant prediction, the mean face of the split, in crop units.
     """
     landmarks = np.asarray(arrays["landmarks"], np.float64)
-    constant = np.linalg.norm(landmarks.mean(0) - landmarks, axis=-1).mean(-1) / arrays["norm_crop"]
-    failure, auc = failure_and_auc(arrays["nme_crop"])
+    mean_face_nme = landmark_metrics.nme(landmarks.mean(0), landmarks, arrays["norm_crop"])
+    failure_rate, auc = sampled_failure_and_auc(arrays["nme_crop"])
     return {
         "nme_crop": 100 * np.mean(arrays["nme_crop"], dtype=np.float64),
         "nme_pixels": 100 * np.mean(arrays["nme_pixels"], dtype=np.float64),
-        "nme_mean_face": 100 * constant.mean(),
-        "failure_rate": 100 * failure,
+        "nme_mean_face": 100 * mean_face_nme.mean(),
+        "failure_rate": 100 * failure_rate,
         "auc": 100 * auc,
     }

@@ -1,8 +1,8 @@
 """PIPNet (Jin, Liao, Shao, IJCV 2021; github.com/jhb86253817/PIPNet): landmarks as scores and offsets on a coarse grid.
 
-A backbone's map feeds five 1x1 convolutions: the score of each landmark in each cell, its offset inside the cell, and
-the offsets of its N nearest neighbours from the same cell. Matches lib/networks.py and lib/networks_gssl.py; nothing is
-bounded by a sigmoid there either.
+Five 1x1 convolutions on a backbone's feature map predict the score of each landmark in each cell, its offset inside the
+cell, and the offsets of its N nearest neighbours from the same cell. Matches lib/networks.py and lib/networks_gssl.py,
+where scores and offsets have no sigmoid either.
 """
 
 import functools
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
 from jaxface.nn.batch_norm import BatchNorm
@@ -25,6 +26,7 @@ from jaxface.systems.pipnet import decoding
 from jaxface.systems.pipnet.decoding import Votes
 
 STRIDES = (16, 32, 64, 128)
+# Channels of the layers that change a backbone's stride.
 EXTRA_WIDTH = 512
 HEAD_INIT = nn.initializers.normal(0.001)
 BACKBONES = ("custom", *resnet.SIZES, *mobilenet.SIZES)
@@ -33,13 +35,21 @@ Maps = dict[str, jax.Array]
 
 
 class PIPNet(nn.Module):
-    """Image (B,H,W,3) RGB in [0,1] to raw maps; L landmarks, N neighbours, grid (g,g) = image size / stride.
+    """Image (B,H,W,3) RGB in [0,1] to raw maps for L landmarks and N neighbours on a grid of g = image size / stride.
 
-    `cls`, `x`, `y` (B,g,g,L) and `nb_x`, `nb_y` (B,g,g,L*N), landmark i's neighbour j in channel N*i+j. With `coarse`
-    also `cls2` (B,g/2,g/2,L) and `cls3` (B,g/4,g/4,L), the same scores on the features' maxima over 2x2 and 4x4 cells
-    (self-training with curriculum, §3.4). `scaling` is the wanted stride over the backbone's: 0.5 adds a transposed
-    convolution, 2 one and 4 two strided convolutions, all of 512 channels. The original has them for ResNet-18 only;
-    with deeper ResNets it breaks, as its heads keep the backbone's width, and its MobileNets ignore the stride.
+    Returns `cls`, `x`, `y` (B,g,g,L) and `nb_x`, `nb_y` (B,g,g,L*N); neighbour j of landmark i is channel N*i+j. With
+    `coarse` also `cls2` (B,g/2,g/2,L) and `cls3` (B,g/4,g/4,L): the score head on the features max-pooled over 2x2 and
+    4x4 cells (self-training with curriculum, §3.4).
+
+    Attributes:
+        backbone: feature extractor; if it returns several maps, the last one is used.
+        landmarks: L.
+        neighbors: N.
+        scaling: `config.model.stride` divided by the backbone's stride. 0.5 adds a transposed convolution, 2 one and 4
+            two strided convolutions, of 512 channels. The original supports this for ResNet-18 only: its heads keep
+            the backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
+        mean: (3,) of RGB, subtracted from the image.
+        std: (3,) of RGB, by which the image is divided.
     """
 
     backbone: ResNet | MobileNet
@@ -56,9 +66,9 @@ class PIPNet(nn.Module):
             )
             self.bn_deconv1 = BatchNorm(AXIS)
         if self.scaling > 1:
-            self.layer5, self.bn5 = _strided(), BatchNorm(AXIS)
+            self.layer5, self.bn5 = _strided_conv(), BatchNorm(AXIS)
         if self.scaling > 2:
-            self.layer6, self.bn6 = _strided(), BatchNorm(AXIS)
+            self.layer6, self.bn6 = _strided_conv(), BatchNorm(AXIS)
         counts = {"cls": 1, "x": 1, "y": 1, "nb_x": self.neighbors, "nb_y": self.neighbors}
         self.heads = {
             name: nn.Dense(count * self.landmarks, kernel_init=HEAD_INIT, name=f"{name}_layer")
@@ -66,7 +76,7 @@ class PIPNet(nn.Module):
         }
 
     def features(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """The map (B,g,g,C) that the heads read."""
+        """Feature map (B,g,g,C), the input of the heads."""
         x = self.backbone((image - jnp.asarray(self.mean)) / jnp.asarray(self.std), train)
         x = x[-1] if isinstance(x, list) else x
         if self.scaling < 1:
@@ -80,38 +90,40 @@ class PIPNet(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False, coarse: bool = False) -> Maps:
         x = self.features(image, train)
         maps = {name: head(x) for name, head in self.heads.items()}
-        for name in ("cls2", "cls3") if coarse else ():
-            x = nn.max_pool(x, (2, 2), (2, 2))
-            maps[name] = self.heads["cls"](x)
+        if coarse:
+            for name in ("cls2", "cls3"):
+                x = nn.max_pool(x, (2, 2), (2, 2))
+                maps[name] = self.heads["cls"](x)
         return maps
 
 
-def _strided() -> Conv:
+def _strided_conv() -> Conv:
     return Conv(EXTRA_WIDTH, 3, 2, kernel_init=HEAD_INIT)
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
-    """The network of `config.model`. Raises UserError for values that do not fit together. Its keys:
+    """The network of `config.model`. Raises UserError for values that do not fit together. Keys:
 
-    backbone: resnet18 resnet34 resnet50 resnet101 mobilenet_v2 mobilenet_v3, or custom: a ResNet of basic blocks with
-        `depths` (blocks per stage) and `width` (channels of the first stage).
-    image_size: int, side of the crop in pixels. stride: 16, 32 (as published), 64 or 128; must divide it.
-    landmarks: L. neighbors: N, the nearest points of the mean face that each landmark votes for (10).
-    layout: the layout's name in results. meanface: 2L numbers x0 y0 x1 y1 … in crop units, () to take the data set's.
-    merge: how votes are averaged, see `decoding.votes`. confidence: whether results have one (ours).
+    backbone: resnet18, resnet34, resnet50, resnet101, mobilenet_v2, mobilenet_v3, or custom: a ResNet of basic blocks
+        with `depths` (blocks per stage) and `width` (channels of the first stage).
+    image_size: int, side of the crop in pixels. stride: 16, 32 (as published), 64 or 128; it must divide image_size.
+    landmarks: L. neighbors: N, the number of nearest mean-face points whose positions each landmark predicts (10).
+    layout: name of the landmark layout in results. meanface: 2L numbers x0 y0 x1 y1 … in crop units; (): the data
+        set's mean face.
+    merge: averaging of the votes, see `decoding.votes`. confidence: whether results have a confidence (ours).
     mean, std: 3 numbers each for RGB in [0,1].
     """
-    backbone, stride = _backbone(config)
-    if config.stride not in STRIDES or not 0.5 <= config.stride / stride <= 4:
+    backbone, backbone_stride = _backbone(config)
+    scaling = config.stride / backbone_stride
+    if config.stride not in STRIDES or not 0.5 <= scaling <= 4:
         raise UserError(f"config.model.stride is {config.stride}; choose one of {', '.join(map(str, STRIDES))}")
     if config.image_size % config.stride or config.image_size < config.stride:
-        raise UserError(f"config.model.image_size {config.image_size} is no multiple of the stride {config.stride}")
+        raise UserError(f"config.model.image_size {config.image_size} is not a multiple of the stride {config.stride}")
     if config.landmarks < 2 or not 1 <= config.neighbors < config.landmarks:
         raise UserError(
-            f"config.model.neighbors is {config.neighbors}; {config.landmarks} landmarks have 1 to "
-            f"{config.landmarks - 1} neighbours each"
+            f"config.model.neighbors is {config.neighbors}; with {config.landmarks} landmarks it must be between 1 and "
+            f"{config.landmarks - 1}"
         )
-    scaling = config.stride / stride
     return PIPNet(backbone, config.landmarks, config.neighbors, scaling, tuple(config.mean), tuple(config.std))
 
 
@@ -128,29 +140,35 @@ def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, in
 
 
 def init(model: PIPNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
-    """Fresh (params, {"batch_stats": …})."""
+    """Randomly initialised (params, {"batch_stats": …})."""
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
 def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
-    """`decoding.decode` of the network's maps for image (B,H,W,3)."""
+    """Landmarks, scores and votes of images (B,H,W,3): `decoding.decode` of the network's maps."""
     return decoding.decode(model.apply(variables, image), votes)
 
 
 def raw(model: PIPNet, votes: Votes, params: Any, model_state: Any, arrays: dict[str, Any]) -> dict[str, jax.Array]:
-    """The network on `image` (B,H,W,3): `landmarks`, `landmarks_own` (B,L,2) in crop units and `scores` (B,L).
+    """`System.raw`: the network on prepared arrays.
 
-    Raises UserError where `image` is missing, is no batch of pictures or too small for the stride.
+    Args:
+        model: the network.
+        votes: weights of the neighbours' votes.
+        params: parameters.
+        model_state: batch statistics.
+        arrays: `image` (B,H,W,3) RGB in [0,1].
+
+    Returns:
+        `landmarks` and `landmarks_own` (B,L,2) in crop units and `scores` (B,L), see `decoding.decode`.
+
+    Raises:
+        UserError: `image` is missing or has another shape.
     """
-    if "image" not in arrays:
-        raise UserError(f"the arrays have no image, only {sorted(arrays)}")
-    image = jnp.asarray(arrays["image"], jnp.float32)
-    if image.ndim != 4 or image.shape[-1] != 3 or not image.size:
-        raise UserError(f"image has shape {image.shape}; it must be (B,H,W,3)")
-    return _landmarks(model, votes, {"params": params, **model_state}, image)
+    return _landmarks(model, votes, {"params": params, **model_state}, crops.image_input(arrays))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _landmarks(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
-    found = answer(model, votes, variables, image)
-    return {name: found[name] for name in ("landmarks", "landmarks_own", "scores")}
+    outputs = answer(model, votes, variables, image)
+    return {name: outputs[name] for name in ("landmarks", "landmarks_own", "scores")}

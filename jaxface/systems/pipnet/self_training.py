@@ -1,11 +1,13 @@
-"""Self-training with curriculum (PIPNet §3.4; lib/train_gssl.py): rounds of training, each on the last one's labels.
+"""Self-training with curriculum (PIPNet §3.4; lib/train_gssl.py): rounds of training on pseudo-labels.
 
-Round 0 learns from labelled faces only. Every later round starts anew: the last model labels all unlabelled faces, and
-a new one learns from both. With a coarse task the labels only say in which cell of a coarser grid a landmark lies, in
-which they err less. The trainer and the scorer come from outside: a system does not know them.
+Round 0 is trained on labelled faces only. In every later round the previous model predicts pseudo-labels for all
+unlabelled faces, and a new, randomly initialised model is trained on both. A coarse task supervises only which cell of
+a coarser grid a landmark lies in, where pseudo-labels are more often right. The trainer and the scorer are arguments,
+since a system does not import them.
 """
 
 import json
+import logging
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,15 +17,19 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, parallel
-from jaxface.errors import UserError
+from jaxface import checkpoint, config_file, parallel
+from jaxface.errors import UserError, disk_errors
 from jaxface.system import Batch, System, Tree
 from jaxface.systems import pipnet
 from jaxface.systems.pipnet import decoding, losses, model
 
+logger = logging.getLogger(__name__)
+
+# Tasks of the original's rounds.
 ROUNDS = ("std", "cls3", "cls2", "std", "std", "std")
 RESULTS_FILE = "rounds.json"
-COARSEST = 4
+# Cells of the full grid per side of a cell of the coarsest task, cls3.
+COARSEST_POOLING = 4
 
 Fit = Callable[[System, ml_collections.ConfigDict, pathlib.Path], Any]
 CompileScore = Callable[..., Callable[[Tree, Tree, Tree], tuple[dict[str, float], Any]]]
@@ -38,38 +44,53 @@ def run(
     rounds: Sequence[str] = ROUNDS,
     first: checkpoint.Path | None = None,
 ) -> list[Result]:
-    """Trains the rounds in `workdir`/round_0, round_1, … and returns what `workdir`/rounds.json says of them.
+    """Trains the rounds in `workdir`/round_0, round_1, …, and records them in `workdir`/rounds.json.
 
-    `rounds` is the task of each round, the first "std"; `first` a trained workdir that is taken as round 0. fit and
-    compile_score are those of `jaxface.training` and `jaxface.evaluation`. Steps and learning rate boundaries of a
-    later round grow with the examples, so that epochs stay as long. A finished round is not done again; one that was
-    interrupted goes on. A result has round, task, workdir and errors {evaluator: {metric: value}}. Raises UserError
-    for rounds that are none, or others than those that were begun, and where there is nothing to label.
+    The number of steps and the learning rate boundaries of later rounds grow with the number of examples, so that
+    epochs keep their length. Finished rounds are skipped; an interrupted one is resumed.
+
+    Args:
+        config: configuration of round 0.
+        workdir: folder of the rounds.
+        fit: `jaxface.training.fit`.
+        compile_score: `jaxface.evaluation.compile_score`.
+        rounds: task of each round, the first "std".
+        first: workdir of a trained model that replaces round 0.
+
+    Returns:
+        For each round a dict with round, task, workdir and errors {evaluator: {metric: value}}.
+
+    Raises:
+        UserError: `rounds` is malformed or differs from the earlier run in this workdir, or no unlabelled data sets are
+            configured.
     """
     config, workdir = config.copy_and_resolve_references(), pathlib.Path(workdir)
     _check(config, rounds)
-    results = _finished(workdir, rounds)
+    results = _finished_rounds(workdir, rounds)
     for number in range(len(results), len(rounds)):
-        last = pathlib.Path(results[-1]["workdir"]) if results else None
+        previous = pathlib.Path(results[-1]["workdir"]) if results else None
         if number == 0 and first:
-            folder, own = pathlib.Path(first), _given(config, first)
+            folder, round_config = pathlib.Path(first), _pretrained_config(config, first)
         else:
             folder = workdir / f"round_{number}"
-            own = _round_config(config, folder, rounds[number], last)
-            if last:
-                label_all(own, last)
-            own = pipnet.resolve(own)
-            fit(pipnet.build(own), own, folder)
-        errors = _score(pipnet.build(own), own, folder, compile_score)
+            round_config = _round_config(config, folder, rounds[number], previous)
+            if previous:
+                label_all(round_config, previous)
+            round_config = pipnet.resolve(round_config)
+            fit(pipnet.build(round_config), round_config, folder)
+        errors = _score(pipnet.build(round_config), round_config, folder, compile_score)
         results.append({"round": number, "task": rounds[number], "workdir": str(folder), "errors": errors})
         _write(workdir, results)
         if jax.process_index() == 0:
-            print(table(results[-1:]), flush=True)
+            logger.info("%s", table(results[-1:]))
     return results
 
 
 def label_all(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> None:
-    """Writes what the model of `workdir` finds in config.data.unlabelled to config.data.pseudo_labels, once."""
+    """Writes pseudo-labels of all `config.data.unlabelled` to `config.data.pseudo_labels`, unless they exist.
+
+    The model is that of `workdir`.
+    """
     from jaxface.systems.pipnet import self_training_data as data
 
     for name in config.data.unlabelled:
@@ -78,42 +99,48 @@ def label_all(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> No
 
 
 def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, name: str) -> dict[str, np.ndarray]:
-    """Landmarks that the model of `workdir` finds in the data set `name`, on all devices, in the order of its records.
+    """Pseudo-labels of the data set `name` by the model of `workdir`, on all devices, in the order of the records.
 
-    `landmarks` (E,L,2) px of the record's picture and `crop_landmarks` (E,L,2) in units of the crop; all of them are
-    kept, however sure. Raises UserError where they are not finite.
+    Returns `landmarks` (E,L,2), pixels of the record's image, and `crop_landmarks` (E,L,2), crop units. All examples
+    are kept, whatever their scores. Raises UserError if they are not finite.
     """
     from jaxface.systems.pipnet import self_training_data as data
 
-    own = checkpoint.load_config(workdir)
-    net = model.model_from_config(own.model)
-    face = decoding.check_meanface(own.model.meanface, own.model.landmarks)
-    votes = decoding.votes(decoding.neighbor_table(face, own.model.neighbors), own.model.merge)
-
-    def step(variables: Tree, batch: Batch, votes: decoding.Votes) -> dict[str, jax.Array]:
-        found = model.answer(net, votes, variables, batch["image"])["landmarks"]
-        pixels = batch["corner"][:, None] + found * batch["extent"][:, None]
-        arrays = {"landmarks": pixels, "crop_landmarks": found, "mask": batch["mask"]}
-        return {key: lax.all_gather(array, parallel.AXIS, tiled=True) for key, array in arrays.items()}
-
+    model_config = config_file.load(workdir)
+    step, votes = _labelling_step(model_config)
     params, model_state = checkpoint.load_params(workdir)
     compiled = parallel.compile_step(step, config.backend, donate=False)
     variables, votes = (parallel.replicate(tree, config.backend) for tree in ({"params": params, **model_state}, votes))
-    own.data, own.batch_size = config.data, config.batch_size
+    model_config.data, model_config.batch_size = config.data, config.batch_size
     batches = [
         parallel.to_host(compiled(variables, parallel.shard(batch, config.backend), votes))
-        for batch in data.unlabelled_stream(own, name)
+        for batch in data.unlabelled_stream(model_config, name)
     ]
     labels = {key: _in_order([batch[key] for batch in batches]) for key in batches[0]}
     mask = labels.pop("mask")
     labels = {key: values[mask] for key, values in labels.items()}
     if not np.isfinite(labels["landmarks"]).all():
-        raise UserError(f"the model of {workdir} finds landmarks in {name} that are not finite; train it again")
+        raise UserError(f"{workdir}: the model's landmarks for {name} are not finite; train it again")
     return labels
 
 
+def _labelling_step(config: ml_collections.ConfigDict) -> tuple[Callable, decoding.Votes]:
+    """The per-device step that labels a batch, and its votes, of a model's configuration."""
+    net = model.model_from_config(config.model)
+    meanface = decoding.check_meanface(config.model.meanface, config.model.landmarks)
+    table = decoding.neighbor_table(meanface, config.model.neighbors)
+
+    def step(variables: Tree, batch: Batch, votes: decoding.Votes) -> dict[str, jax.Array]:
+        landmarks = model.answer(net, votes, variables, batch["image"])["landmarks"]
+        pixels = batch["corner"][:, None] + landmarks * batch["extent"][:, None]
+        arrays = {"landmarks": pixels, "crop_landmarks": landmarks, "mask": batch["mask"]}
+        return {key: lax.all_gather(array, parallel.AXIS, tiled=True) for key, array in arrays.items()}
+
+    return step, decoding.votes(table, config.model.merge)
+
+
 def table(results: Sequence[Result], metric: str = "nme_crop") -> str:
-    """The errors of the rounds on each test set, a line a round."""
+    """Text table of the errors on each test set, one line per round."""
     names = list(results[0]["errors"])
     lines = [f"round  task  {'  '.join(names)}   ({metric}, %)"]
     for result in results:
@@ -125,70 +152,87 @@ def table(results: Sequence[Result], metric: str = "nme_crop") -> str:
 def _check(config: ml_collections.ConfigDict, rounds: Sequence[str]) -> None:
     unknown = sorted(set(rounds) - set(losses.TASKS))
     if unknown or not rounds or rounds[0] != "std":
-        raise UserError(f"rounds {','.join(rounds)}: the first is std, the others of {', '.join(losses.TASKS)}")
+        raise UserError(
+            f"rounds {','.join(rounds)}: the first must be std, and each one of {', '.join(losses.TASKS)}; correct them"
+        )
     if not config.data.unlabelled:
-        raise UserError("nothing to label: name prepared data sets in config.data.unlabelled")
+        raise UserError("config.data.unlabelled is empty; name prepared data sets to label")
     grid = config.model.image_size // config.model.stride
-    if grid % COARSEST and set(rounds) & {"cls2", "cls3"}:
-        raise UserError(f"the curriculum needs a grid that {COARSEST} divides, not {grid}; choose another model.stride")
+    if grid % COARSEST_POOLING and set(rounds) & {"cls2", "cls3"}:
+        raise UserError(
+            f"config.model.stride: the tasks cls2 and cls3 need a grid that is a multiple of {COARSEST_POOLING}, not "
+            f"{grid}; choose another"
+        )
 
 
 def _round_config(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, task: str, last: pathlib.Path | None
+    config: ml_collections.ConfigDict, folder: pathlib.Path, task: str, previous: pathlib.Path | None
 ) -> ml_collections.ConfigDict:
-    """The configuration of one round; without a `last` round, of the first."""
+    """The configuration of one round; without a `previous` round, of the first."""
     from jaxface.systems.pipnet import self_training_data as data
 
-    own = config.copy_and_resolve_references()
-    if last is None:
-        own.data.unlabelled = ()
-        return own
-    own.data.update(pseudo_labels=str(folder), task=task)
+    round_config = config.copy_and_resolve_references()
+    if previous is None:
+        round_config.data.unlabelled = ()
+        return round_config
+    round_config.data.update(pseudo_labels=str(folder), task=task)
     labelled, unlabelled = data.count_examples(config)
-    for holder, key in ((own, "steps"), (own.optim, "boundaries")):
-        holder[key] = jax.tree.map(lambda steps: round(steps * (1 + unlabelled / labelled)), holder[key])
-    return own
+    for section, key in ((round_config, "steps"), (round_config.optim, "boundaries")):
+        section[key] = jax.tree.map(lambda steps: round(steps * (1 + unlabelled / labelled)), section[key])
+    return round_config
 
 
-def _given(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> ml_collections.ConfigDict:
-    """The configuration of a model that was trained before, to be scored on the test sets of `config`."""
-    checkpoint.check_system(workdir, config.system)
-    own = checkpoint.load_config(workdir)
-    if own.model.landmarks != (config.model.landmarks or own.model.landmarks):
-        raise UserError(f"{workdir} has {own.model.landmarks} landmarks, the configuration {config.model.landmarks}")
-    own.data = config.data
-    return own
+def _pretrained_config(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> ml_collections.ConfigDict:
+    """The configuration of an already trained model, to be scored on the test sets of `config`."""
+    config_file.check_system(workdir, config.system)
+    model_config = config_file.load(workdir)
+    count = model_config.model.landmarks
+    if count != (config.model.landmarks or count):
+        raise UserError(
+            f"{workdir} has {count} landmarks, the configuration {config.model.landmarks}; choose another model or "
+            "config.model.landmarks"
+        )
+    model_config.data = config.data
+    return model_config
 
 
 def _score(
     system: System, config: ml_collections.ConfigDict, workdir: pathlib.Path, compile_score: CompileScore
 ) -> dict[str, dict[str, float]]:
+    """Metrics of a trained round by the name of the evaluator."""
     trees = (*checkpoint.load_params(workdir), system.constants())
     replicated = [parallel.replicate(tree, config.backend) for tree in trees]
-    return {name: compile_score(one, config.backend)(*replicated)[0] for name, one in system.evaluators.items()}
+    errors = {}
+    for name, evaluator in system.evaluators.items():
+        errors[name], _ = compile_score(evaluator, config.backend)(*replicated)
+    return errors
 
 
 def _in_order(batches: Sequence[np.ndarray]) -> np.ndarray:
-    """Gathered batches (hosts * B,…) in the order of the records: each host reads a part of its own."""
+    """Gathered batches (hosts * B,…) in the order of the records: each host reads a contiguous part of them."""
     parts = [np.split(batch, jax.process_count()) for batch in batches]
-    return np.concatenate([part for host in zip(*parts, strict=True) for part in host])
+    by_host = [np.concatenate(host_parts) for host_parts in zip(*parts, strict=True)]
+    return np.concatenate(by_host)
 
 
-def _finished(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Result]:
-    """The rounds that are done. UserError where they are not the first of `rounds`."""
+def _finished_rounds(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Result]:
+    """Results of the finished rounds. Raises UserError if their tasks are not the first of `rounds`."""
     path = workdir / RESULTS_FILE
     if not path.is_file():
         return []
     results = json.loads(path.read_text())
     tasks = [result["task"] for result in results]
     if tasks != list(rounds[: len(tasks)]):
-        raise UserError(f"{workdir} has the rounds {','.join(tasks)}; choose another workdir, or rounds that go on so")
+        raise UserError(
+            f"{workdir} has the finished rounds {','.join(tasks)}; choose another workdir, or rounds that begin with "
+            "these"
+        )
     return results
 
 
 def _write(workdir: pathlib.Path, results: Sequence[Result]) -> None:
     if jax.process_index() == 0:
-        with checkpoint.disk_errors(workdir):
+        with disk_errors(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             partial = workdir / f"{RESULTS_FILE}.partial"
             partial.write_text(json.dumps(results, indent=2) + "\n")

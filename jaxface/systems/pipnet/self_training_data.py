@@ -1,4 +1,4 @@
-"""What self-training reads and writes: unlabelled faces, their pseudo-labels, and both kinds of faces mixed.
+"""Data of self-training: unlabelled faces, their pseudo-labels, and batches that mix labelled and unlabelled faces.
 
 Like `data` this loads TensorFlow.
 """
@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import parallel, photo
+from jaxface import crops, parallel, prepared_data
 from jaxface.data import datasets, pseudo_labels, stream
-from jaxface.data.prepare import is_prepared
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.system import Batch
@@ -22,14 +21,22 @@ Example = dict[str, np.ndarray]
 
 
 def preprocess_unlabelled(example: Example, size: int) -> Example:
-    """The crop of a face without labels: image, and its `corner` and `extent` (2,) px in the picture of the record."""
+    """The crop of a face without landmarks.
+
+    Args:
+        example: a record of an annotated or rendered data set.
+        size: side of the crop in pixels.
+
+    Returns:
+        image (size,size,3) float32 in [0,1]; corner and extent (2,) px of the crop in the record's image.
+    """
     if "crop" in example:
         corner, extent = example["crop"][:2], example["crop"][2:] - example["crop"][:2]
-        image = data.resized(example, size)
+        image = data.annotated_crop(example, size)
     else:
         center, side = alignment.square_crop(example["box"])
         corner, extent = center - side / 2, np.full(2, side)
-        image = photo.cut(example["image"], center, side, 0.0, size)
+        image = crops.cut(example["image"], center, side, 0.0, size)
     return {
         "image": image.astype(np.float32) / 255,
         "corner": corner.astype(np.float32),
@@ -38,41 +45,55 @@ def preprocess_unlabelled(example: Example, size: int) -> Example:
 
 
 def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
-    """Batches of a round of self-training: labelled examples and unlabelled ones with the labels of the last model.
+    """Batches of a round of self-training: labelled examples and unlabelled ones with the last model's pseudo-labels.
 
-    Every example of config.data.datasets and config.data.unlabelled is seen equally often, and each batch holds them in
-    proportion to their numbers. Where config.data.task is not "std", `task` says which examples teach that (`TASKS`).
+    All examples of config.data.datasets and config.data.unlabelled are equally frequent, and each batch holds the data
+    sets in proportion to their sizes. If config.data.task is not "std", `task` (B,) says which task of the curriculum
+    (`TASKS`) each example trains.
     """
     process = functools.partial(data.preprocess_train, size=config.model.image_size, flip=data.flip_map(config))
-    task = TASKS.index(config.data.task)
+    unlabelled_task = TASKS.index(config.data.task)
 
-    def tagged(example: Example, seed: int, task: int) -> Example:
+    def process_tagged(example: Example, seed: int, task: int) -> Example:
         return {**process(example, seed), "task": np.int32(task)}
 
-    labelled = [(data.open_labelled(config, name), None, 0) for name in config.data.datasets]
-    found = [(*open_unlabelled(config, name), task) for name in config.data.unlabelled]
-    sources = labelled + found
+    labelled = [(data.open_labelled(config, name, "train").builder, None, 0) for name in config.data.datasets]
+    unlabelled = [(*open_unlabelled(config, name), unlabelled_task) for name in config.data.unlabelled]
+    sources = labelled + unlabelled
     counts = [builder.info.splits["train"].num_examples for builder, _, _ in sources]
     local = parallel.local_batch_size(config.batch_size)
     taken = shares(counts, step * local)
     streams = [
         stream.train_stream(
-            builder, "train", 1, config.seed + number, taken[number], functools.partial(tagged, task=teaches), beside
+            builder,
+            "train",
+            1,
+            config.seed + number,
+            taken[number],
+            functools.partial(process_tagged, task=task),
+            overlay,
         )
-        for number, (builder, beside, teaches) in enumerate(sources)
+        for number, (builder, overlay, task) in enumerate(sources)
     ]
     while True:
         due = shares(counts, (step + 1) * local)
-        examples = [next(one) for one, a, b in zip(streams, taken, due, strict=True) for _ in range(b - a)]
-        # Devices take their parts of a batch in order: each should get some of everything.
+        examples = [
+            next(source) for source, start, end in zip(streams, taken, due, strict=True) for _ in range(end - start)
+        ]
+        # Devices take contiguous parts of a batch: the permutation gives each of them some of every source.
         order = np.random.default_rng((config.seed, step)).permutation(local)
-        kept = [name for name in examples[0] if task or name != "task"]
-        yield {name: np.concatenate([examples[i][name] for i in order]) for name in kept}
+        names = [name for name in examples[0] if unlabelled_task or name != "task"]
+        yield {name: np.concatenate([examples[i][name] for i in order]) for name in names}
         step, taken = step + 1, due
 
 
 def shares(counts: list[int], examples: int) -> list[int]:
-    """How many of the first `examples` examples of a mixed stream come from each source of `counts` examples."""
+    """How many of the first `examples` examples of a mixed stream come from each source.
+
+    Args:
+        counts: number of examples of each source, to which its share is proportional.
+        examples: their total.
+    """
     taken = []
     for number, count in enumerate(counts):
         taken.append((examples - sum(taken)) * count // sum(counts[number:]))
@@ -81,18 +102,19 @@ def shares(counts: list[int], examples: int) -> list[int]:
 
 def unlabelled_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
     """The train split of the data set `name` in order, padded, as `preprocess_unlabelled` makes it."""
-    process = functools.partial(preprocess_unlabelled, size=config.model.image_size)
-    local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(datasets.open_set(config.data, name, config.model.image_size), "train", local, process)
+    split = datasets.Split(_open(config, name), "train")
+    return datasets.eval_batches(
+        config, split, functools.partial(preprocess_unlabelled, size=config.model.image_size)
+    )
 
 
 def is_labelled(config: ml_collections.ConfigDict, name: str) -> bool:
-    """Whether the pseudo-labels of the data set `name` lie in config.data.pseudo_labels."""
-    return is_prepared(pseudo_labels.dataset_name(name), config.data.pseudo_labels)
+    """Whether config.data.pseudo_labels contains the pseudo-labels of the data set `name`."""
+    return prepared_data.newest_version(pseudo_labels.dataset_name(name), config.data.pseudo_labels) is not None
 
 
 def write_labels(config: ml_collections.ConfigDict, name: str, labels: dict[str, np.ndarray]) -> None:
-    """Writes them there; with several hosts, the first of them does."""
+    """Writes pseudo-labels to config.data.pseudo_labels; of several hosts, the first does."""
     folder = config.data.pseudo_labels
     with parallel.process_zero_first(f"write {folder} {name}"):
         if not is_labelled(config, name):
@@ -100,20 +122,23 @@ def write_labels(config: ml_collections.ConfigDict, name: str, labels: dict[str,
 
 
 def count_examples(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """(labelled, unlabelled) examples to train on. UserError where a set is missing or has none."""
-    sums = []
+    """Numbers of labelled and unlabelled training examples. Raises UserError for a missing or empty data set."""
+    totals = []
     for names in (config.data.datasets, config.data.unlabelled):
-        splits = {name: datasets.open_set(config.data, name, config.model.image_size).info.splits for name in names}
-        empty = [name for name, one in splits.items() if "train" not in one or not one["train"].num_examples]
+        splits = {name: _open(config, name).info.splits for name in names}
+        counts = {name: split["train"].num_examples if "train" in split else 0 for name, split in splits.items()}
+        empty = [name for name, count in counts.items() if not count]
         if empty:
             raise UserError(f"data set {empty[0]} has no example in its split train")
-        sums.append(sum(one["train"].num_examples for one in splits.values()))
-    return sums[0], sums[1]
+        totals.append(sum(counts.values()))
+    return totals[0], totals[1]
 
 
 def open_unlabelled(config: ml_collections.ConfigDict, name: str) -> tuple[stream.Builder, stream.Builder]:
-    """The unlabelled data set `name` and its pseudo-labels. UserError where one of them is not there."""
-    found = pseudo_labels.dataset_name(name)
-    return datasets.open_set(config.data, name, config.model.image_size), stream.open_dataset(
-        found, config.data.pseudo_labels
-    )
+    """The unlabelled data set `name` and its pseudo-labels. Raises UserError if one of them is missing."""
+    unlabelled = _open(config, name)
+    return unlabelled, stream.open_dataset(pseudo_labels.dataset_name(name), config.data.pseudo_labels)
+
+
+def _open(config: ml_collections.ConfigDict, name: str) -> stream.Builder:
+    return datasets.open_dataset(config.data, name, config.model.image_size)

@@ -1,6 +1,6 @@
-"""Checkpoints for PIPNet: the official snapshots (bare state dicts) and ImageNet backbones of torchvision.
+"""PyTorch checkpoints for PIPNet: official snapshots (bare state dicts) and torchvision's ImageNet backbones.
 
-Names: jhb86253817/PIPNet, lib/networks.py and lib/mobilenetv3.py. The self-trained nets have the same.
+Names: jhb86253817/PIPNet, lib/networks.py and lib/mobilenetv3.py; self-trained networks use the same names.
 """
 
 from typing import Any
@@ -19,14 +19,26 @@ CLASSIFIERS = ("fc.", "classifier.")
 
 
 def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
-    """The parameters and batch statistics of a checkpoint; `backbone` is config.model.backbone.
+    """Parameters and model state from a PyTorch checkpoint.
 
-    A checkpoint without PIPNet's heads but with a classifier is an ImageNet backbone: it fills the backbone only, and
-    its classifier is dropped. Otherwise the match is strict: UserError names every missing, left-over or misshaped
-    entry.
+    A checkpoint with a classifier and without PIPNet's heads is an ImageNet backbone: it fills the backbone, its
+    classifier is dropped, and the other layers stay randomly initialised, as a note says.
+
+    Args:
+        model: the network.
+        backbone: `config.model.backbone`.
+        tensors: entries of the checkpoint by name.
+        params: randomly initialised parameters.
+        model_state: initial batch statistics.
+
+    Returns:
+        The checkpoint's values.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names them all.
     """
     if backbone == "custom":
-        raise UserError("no official checkpoint has a custom backbone; choose another config.model.backbone")
+        raise UserError('config.model.backbone is "custom", which no official checkpoint has; choose another')
     tensors = torch_names.without_counters(unwrap(tensors, "state_dict", "model"))
     expected = {"params": params, **model_state}
     dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
@@ -37,31 +49,32 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     inside = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
     filled = rename(kept, _backbone(backbone), inside)
     note = (
-        f"The backbone is filled from an ImageNet checkpoint; dropped: {', '.join(dropped)}. "
-        "Everything behind it is randomly initialised."
+        f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
+        "layers are randomly initialised."
     )
     merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
     return Converted(merged.pop("params"), merged, notes=(note,))
 
 
 def official(model: PIPNet, backbone: str) -> Sources:
-    """The name map of a whole net."""
+    """Name map of the whole network for `torch_weights.rename`."""
     sources = _backbone(backbone)
     for name in HEADS:
         sources |= torch_names.layer(name, name, linear, bias=True)
     if model.scaling < 1:
         sources |= torch_names.conv_norm("deconv1", "bn_deconv1", "deconv1", "bn_deconv1", transposed)
-    for number in (5, 6)[: {2: 1, 4: 2}.get(model.scaling, 0)]:
+    extra_layers = {2: (5,), 4: (5, 6)}.get(model.scaling, ())
+    for number in extra_layers:
         sources |= torch_names.layer(f"layer{number}", f"layer{number}", convolution, bias=True)
         sources |= torch_names.norm(f"bn{number}", f"bn{number}")
     return sources
 
 
 def _backbone(name: str) -> Sources:
-    make = torch_names.resnet if name.startswith("resnet") else torch_names.mobilenet
-    return make(name, "backbone/")
+    name_map = torch_names.resnet if name.startswith("resnet") else torch_names.mobilenet
+    return name_map(name, "backbone/")
 
 
 def transposed(weight: np.ndarray) -> np.ndarray:
-    """The kernel (in,out,H,W) of a transposed convolution as the (H,W,in,out) of a convolution of the spread input."""
+    """Kernel (in,out,H,W) of PyTorch's transposed convolution, flipped, as (H,W,in,out) of Flax's `ConvTranspose`."""
     return weight.transpose(2, 3, 0, 1)[::-1, ::-1]

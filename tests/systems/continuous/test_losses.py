@@ -10,34 +10,34 @@ from jax.test_util import check_grads
 from jaxface.systems.continuous import losses, metrics
 
 
-def test_nll_is_the_gaussians_up_to_its_constant():
+def test_nll_is_that_of_a_gaussian_without_its_constant():
     rng = np.random.default_rng(0)
     points, target = rng.normal(size=(2, 5, 2))
     sigma = rng.uniform(0.2, 2, 5)
     density = scipy.stats.norm(points, sigma[:, None]).logpdf(target).sum(-1)
-    got = losses.gaussian_nll(jnp.array(points), jnp.array(sigma), jnp.array(target))
-    np.testing.assert_allclose(got, -density - np.log(2 * np.pi), rtol=1e-5)
+    nll = losses.gaussian_nll(jnp.array(points), jnp.array(sigma), jnp.array(target))
+    np.testing.assert_allclose(nll, -density - np.log(2 * np.pi), rtol=1e-5)
     check_grads(lambda p, s: losses.gaussian_nll(p, s, target).sum(), (points, sigma), 1, modes="rev", rtol=1e-2)
 
 
-def test_a_picture_weighs_the_same_however_many_queries_it_has():
+def test_images_have_equal_weight_whatever_their_number_of_queries():
     values = jnp.array([[1.0, 3.0, 100.0], [5.0, 100.0, 100.0], [100.0, 100.0, 100.0]])
     valid = jnp.array([[True, True, False], [True, False, False], [False, False, False]])
     assert losses.masked_mean(values, valid) == pytest.approx((2 + 5 + 0) / 3)
 
 
-def test_sigma_learns_beside_the_points_in_the_warm_up():
+def test_warm_up_decouples_points_and_sigma():
     points, target = jnp.full((1, 1, 2), 0.3), jnp.zeros((1, 1, 2))
     sigma, valid = jnp.full((1, 1), 0.5), jnp.ones((1, 1), bool)
 
     def loss(points, sigma, step):
         return losses.detector_loss(points, sigma, target, valid, step, 10)[0]
 
-    by_points, by_sigma = jax.grad(loss, (0, 1))(points, sigma, 0)
-    np.testing.assert_allclose(by_points, points / losses.WARMUP_SIGMA**2, rtol=1e-5)
-    np.testing.assert_allclose(by_sigma, -0.18 / 0.5**3 + 2 / 0.5, rtol=1e-5)
-    later, _ = jax.grad(loss, (0, 1))(points, sigma, 10)
-    np.testing.assert_allclose(later, points / 0.25, rtol=1e-5)
+    points_gradient, sigma_gradient = jax.grad(loss, (0, 1))(points, sigma, 0)
+    np.testing.assert_allclose(points_gradient, points / losses.WARMUP_SIGMA**2, rtol=1e-5)
+    np.testing.assert_allclose(sigma_gradient, -0.18 / 0.5**3 + 2 / 0.5, rtol=1e-5)
+    points_gradient, _ = jax.grad(loss, (0, 1))(points, sigma, 10)
+    np.testing.assert_allclose(points_gradient, points / 0.25, rtol=1e-5)
 
 
 def test_errors_are_shares_of_the_eye_distance_by_yaw():

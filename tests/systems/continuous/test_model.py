@@ -1,4 +1,4 @@
-"""The continuous network: what its options do, and which answers depend on which inputs."""
+"""The continuous network: its options, and which outputs depend on which queries."""
 
 import functools
 
@@ -19,14 +19,14 @@ def build(**changes):
     config.update({"pool": "grid", "feature_width": 32, "predictor": "mlp", "layers": 3} | changes)
     net = continuous.model_from_config(config)
     shapes = jax.eval_shape(functools.partial(continuous.init, net, 32), jax.random.key(0))
-    draw = np.random.default_rng(3)
-    # Not the fresh values: compiling their generators takes longer than all tests here.
-    params, model_state = jax.tree.map(lambda leaf: 0.2 * draw.standard_normal(leaf.shape, np.float32), shapes)
+    rng = np.random.default_rng(3)
+    # Drawn by numpy: compiling the initialisers takes longer than all tests of this file.
+    params, model_state = jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32), shapes)
     return net, params, jax.tree.map(np.abs, model_state)
 
 
 @pytest.mark.parametrize("predictor", ["mlp", "soft_argmax", "transformer", "xca", "mhsa"])
-def test_padded_queries_change_no_answer(predictor):
+def test_padded_queries_do_not_influence_others(predictor):
     net, params, model_state = build(predictor=predictor, pool="map" if predictor == "soft_argmax" else "grid")
     query = jax.jit(functools.partial(net.apply, {"params": params, **model_state}, method="query"))
     valid = np.arange(9)[None].repeat(2, 0) < 6
@@ -36,11 +36,11 @@ def test_padded_queries_change_no_answer(predictor):
     alone = query(features, QUERIES[:, :6])
     np.testing.assert_allclose(points[:, :6], alone[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sigma[:, :6], alone[1], rtol=1e-4, atol=1e-5)
-    one = query(features, QUERIES[:, :1])[0]
-    assert np.allclose(one, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "soft_argmax"))
+    single = query(features, QUERIES[:, :1])[0]
+    assert np.allclose(single, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "soft_argmax"))
 
 
-def test_sigma_stays_above_its_floor_and_below_its_clamp():
+def test_sigma_is_clamped():
     net, params, _ = build()
     last = f"layer{net.predictor.layers - 1}"
     for bias, expected in ((-1e4, np.exp(-7) + 1e-3), (1e4, np.exp(3) + 1e-3)):
@@ -71,12 +71,12 @@ def test_raw_names_and_user_errors():
     ("key", "value"),
     [("encoder", "resnet"), ("pool", "max"), ("predictor", "cnn"), ("sigma", "std"), ("heads", 5)],
 )
-def test_wrong_configurations_name_the_key(key, value):
+def test_invalid_configurations_name_the_key(key, value):
     changes = {key: value} | ({"predictor": "mhsa"} if key == "heads" else {})
     with pytest.raises(UserError, match=key):
         build(**changes)
 
 
-def test_fourier_bands_widen_the_query():
+def test_fourier_bands_extend_the_query():
     kernel = build(fourier_bands=3)[1]["query_encoder"]["mlp"]["layer0"]["kernel"]
     assert kernel.shape[0] == 3 + 3 * 2 * 3

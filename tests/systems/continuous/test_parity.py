@@ -1,4 +1,4 @@
-"""The converted network against numbers of timm, torchvision's names, and the unofficial PyTorch rebuild."""
+"""Converted networks against numbers of timm and of the unofficial PyTorch reimplementation, and all naming schemes."""
 
 import functools
 import json
@@ -33,8 +33,8 @@ def build(**changes):
 
 
 @functools.cache
-def fresh(model):
-    """Shapes of the parameters as zeros: nothing of a fresh network may be left after a strict conversion."""
+def zeros(model):
+    """Variables filled with zeros: a strict conversion replaces all of them."""
     shapes = jax.eval_shape(functools.partial(continuous.init, model, 64), jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -55,7 +55,7 @@ def timm_weights():
 def test_convnext_tiny_of_timm_map_by_map():
     golden = np.load(weights.GOLDEN / "timm_convnext_tiny_golden.npz")
     model = build()
-    params = from_torch(model, timm_weights(), *fresh(model)).params
+    params = from_torch(model, timm_weights(), *zeros(model)).params
     image = weights.image("cld/image224", (2, 224, 224, 3))
     normalised = (image - np.array(IMAGENET["mean"], np.float32)) / np.array(IMAGENET["std"], np.float32)
     keep = lambda module, _: module.name == "stem_norm"  # noqa: E731
@@ -72,12 +72,12 @@ def test_convnext_tiny_of_timm_map_by_map():
     assert relative(features["features"], golden["pooled"]) < 1e-5
 
 
-@pytest.mark.parametrize("flavour", ["torchvision", "fb"])
-def test_other_libraries_names_fill_the_same_network(flavour, capsys):
+@pytest.mark.parametrize("library", ["torchvision", "fb"])
+def test_names_of_other_libraries_fill_the_same_network(library):
     model = build()
-    to_timm = names(f"{flavour}_to_timm_names.json")
+    to_timm = names(f"{library}_to_timm_names.json")
     theirs = {name: timm_weights()[timm] for name, timm in to_timm.items() if timm in timm_weights()}
-    if flavour == "torchvision":
+    if library == "torchvision":
         assert (
             theirs.keys() | {"classifier.2.weight", "classifier.2.bias"}
             == names("torchvision_convnext_tiny_manifest.json").keys()
@@ -86,26 +86,26 @@ def test_other_libraries_names_fill_the_same_network(flavour, capsys):
     classifier = [name for name, timm in to_timm.items() if timm.startswith("head.fc")]
     theirs |= {name: np.zeros(3, np.float32) for name in classifier}
     wrapped = {f"model.{name}": value for name, value in theirs.items()}
-    params = from_torch(model, wrapped, *fresh(model)).params
-    expected = from_torch(model, timm_weights(), *fresh(model)).params
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
-    assert all(name in capsys.readouterr().out for name in classifier[:1])
+    converted = from_torch(model, wrapped, *zeros(model))
+    expected = from_torch(model, timm_weights(), *zeros(model)).params
+    jax.tree.map(np.testing.assert_array_equal, converted.params, expected)
+    assert classifier[0] in converted.notes[0]
 
 
-def test_version_two_takes_every_entry():
+def test_every_entry_of_version_two_is_loaded():
     model = build(encoder="convnextv2_tiny")
-    params = from_torch(model, weights.state_dict("timm_convnextv2_tiny_manifest.json"), *fresh(model)).params
+    params = from_torch(model, weights.state_dict("timm_convnextv2_tiny_manifest.json"), *zeros(model)).params
     assert all(np.any(leaf) for leaf in jax.tree.leaves(params["encoder"]))
 
 
-def test_last_norm_is_dropped_where_the_model_has_none(capsys):
+def test_final_norm_is_dropped_if_the_model_has_none():
     model = build(final_norm=False)
-    params = from_torch(model, timm_weights(), *fresh(model)).params
-    assert "norm" not in params["encoder"]
-    assert "head.norm.weight" in capsys.readouterr().out
+    converted = from_torch(model, timm_weights(), *zeros(model))
+    assert "norm" not in converted.params["encoder"]
+    assert "head.norm.weight" in converted.notes[0]
 
 
-def test_every_misfit_is_named():
+def test_every_mismatch_is_named():
     broken = dict(timm_weights())
     broken["stages.0.blocks.0.gamma"] = np.zeros(5)
     del broken["stem.1.bias"]
@@ -114,9 +114,9 @@ def test_every_misfit_is_named():
     with pytest.raises(
         UserError, match=r"missing: stem.1.bias.*left over: surplus.weight.*stages.0.blocks.0.gamma \(5,\)"
     ):
-        from_torch(model, broken, *fresh(model))
+        from_torch(model, broken, *zeros(model))
     with pytest.raises(UserError, match="neither a ConvNeXt"):
-        from_torch(model, {"conv1.weight": np.zeros(3)}, *fresh(model))
+        from_torch(model, {"conv1.weight": np.zeros(3)}, *zeros(model))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "transformer"])
@@ -133,7 +133,7 @@ def test_unofficial_detector(kind):
         std=[0.2] * 3,
     )
     checkpoint = weights.state_dict(f"continuous_unofficial_{kind}_manifest.json")
-    converted = from_torch(model, checkpoint, *fresh(model))
+    converted = from_torch(model, checkpoint, *zeros(model))
     params, model_state = converted.params, converted.model_state
     image = weights.image("cld/florisdf224", (2, 224, 224, 3))
     queries = weights.array("cld/florisdf_q", (2, 68, 3))

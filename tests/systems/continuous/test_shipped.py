@@ -1,4 +1,4 @@
-"""The detector that ships: right on rendered heads that it has not seen, plausible on a photograph."""
+"""The shipped detector: accuracy on unseen rendered heads, plausibility on a photograph."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def predictor():
 
 
 def test_it_finds_the_points_of_unseen_heads(predictor):
-    """In percent of the outer eye corners' distance; the mean face in the box scores 27, the project's bound is 6."""
+    """Errors in percent of the outer eye corners' distance; the mean face in the box scores 27, the bound is 6."""
     head = jax.device_put(scenes.renderable(procedural_head()))
 
     @jax.jit
@@ -35,7 +35,7 @@ def test_it_finds_the_points_of_unseen_heads(predictor):
         (face,) = predictor((255 * image).astype(np.uint8), boxes=box)
         left, right = points[list(LAYOUT_68.eye_corners)]
         eyes_px = focal_px * np.linalg.norm(left - right) / points[:, 2].mean()
-        errors.append(100 * np.linalg.norm(face["points"] - pixels, axis=-1).mean() / eyes_px)
+        errors.append(100 * np.linalg.norm(face.points - pixels, axis=-1).mean() / eyes_px)
     assert np.median(errors) < 6.0
 
 
@@ -43,8 +43,8 @@ def test_it_is_plausible_on_a_photograph(predictor):
     """Eyes, nose and mouth of the portrait, read off an enlargement to about two pixels."""
     data = pytest.importorskip("skimage.data")
     (face,) = predictor(data.astronaut())
-    found = LAYOUT_68.five_points(face["points"])
+    found = LAYOUT_68.five_points(face.points)
     by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
     assert np.linalg.norm(found - by_hand, axis=1).max() < 10
     dense = predictor(data.astronaut(), layout="dense")[0]
-    assert dense["points"].shape[0] > 1000 and np.isfinite(dense["sigma"]).all()
+    assert dense.points.shape[0] > 1000 and np.isfinite(dense.sigma).all()

@@ -1,14 +1,11 @@
 """The whole system in its smoke variant: training, resuming, scoring; heads and configurations that do not fit."""
 
-import pathlib
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.deep3d import VARIANTS, get_config
+from configs.deep3d import get_config
 from jaxface import checkpoint, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import deep3d
@@ -16,8 +13,6 @@ from jaxface.systems.deep3d import face_model
 from jaxface.systems.deep3d import metrics as head_metrics
 from jaxface.systems.deep3d.networks import confidence_net
 from tests import basel
-
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +107,3 @@ def test_shape_errors_are_invariant_to_scale_and_translation():
     assert head_metrics.distance_mm(points, moved, rotate=False).max() < 1e-2
     assert head_metrics.distance_mm(points, turned, rotate=True).max() < 1e-2
     assert head_metrics.distance_mm(points, turned, rotate=False).min() > 10
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_key_is_read(variant):
-    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
-    unread = [
-        name
-        for name, _ in _leaves(get_config(variant))
-        if not re.search(rf'\b(config|settings)[\w.]*\.{name}\b|"{name}"', sources)
-    ]
-    assert not unread
-
-
-def _leaves(config):
-    for name, value in config.items():
-        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [(name, value)]

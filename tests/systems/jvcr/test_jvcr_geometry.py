@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxface import meshes, photo
+from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
@@ -71,14 +71,14 @@ def test_errors_by_hand():
     wild = moved.copy()
     wild[:, [60, 64]] = 1e6
     np.testing.assert_allclose(metrics.ground_truth_error(wild, truth, some), 5 / eyes)
-    other = metrics.posed(truth, np.roll(truth, 1, axis=0))
+    other = metrics.align_shape(truth, np.roll(truth, 1, axis=0))
     np.testing.assert_allclose(metrics.cross_view_error(moved, other, KNOWN), 0, atol=1e-9)
 
 
 def test_depth_beyond_pose():
     truth, yaw = faces(40, noise=0.05)
     np.testing.assert_allclose(metrics.yaw_deg(truth), yaw, atol=6)
-    base = metrics.posed(metrics.mean_shape(truth), truth)
+    base = metrics.align_shape(metrics.mean_shape(truth), truth)
     perfect, posed = metrics.beyond_pose(truth, truth), metrics.beyond_pose(base, truth)
     assert perfect["depth_correlation"] == pytest.approx(1)
     assert abs(posed["depth_correlation"]) < 0.01 and posed["depth_correlation_own_pose"] < 0.05
@@ -86,7 +86,7 @@ def test_depth_beyond_pose():
     assert posed["gte_mean_shape"] == pytest.approx(100 * metrics.ground_truth_error(base, truth, known).mean())
     half = metrics.beyond_pose(truth + np.std(truth - base) * DRAW.normal(size=truth.shape), truth)
     assert half["depth_correlation"] == pytest.approx(0.7, abs=0.05)
-    arrays = {"predicted": base, "truth": truth, "known": known, "nme": metrics.box_error(base, truth, known)}
+    arrays = {"predicted": base, "truth": truth, "valid": known, "nme": metrics.box_error(base, truth, known)}
     summary = metrics.summarise(arrays)
     assert summary["gte"] == pytest.approx(summary["gte_mean_shape"]) and "gte_yaw_0_30" in summary
 
@@ -107,7 +107,7 @@ def test_points_come_back_to_the_picture(mode):
             mirrored = colors[x == x.max(), 0].mean() < colors[x == x.min(), 0].mean()
             if mode == "reference":  # its colours are stretched, but its square is known; short by a pixel on the way
                 center, scale = crops.landmark_frame(crops.landmark_box(crops.face_box(truth)).reshape(2, 2))
-                turned = transforms.turned_over(truth)
+                turned = transforms.flip_depth(truth)
                 own = transforms.encode_reference(turned, center, np.float64(scale), size, size) + [1, 1, 0]
                 own = own * [-1, 1, 1] + [size - 1, 0, 0] if mirrored else own
             else:
@@ -118,9 +118,9 @@ def test_points_come_back_to_the_picture(mode):
         return np.stack(answers)
 
     (face,) = predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth))
-    assert face["points_3d"].shape == (68, 3) and face["sigma"].shape == (68,)
-    assert np.abs(face["points_3d"] - truth).max() < 0.6
-    assert (face["points"] == face["points_3d"][:, :2]).all() and face["layout"] == "68"
+    assert face.points_3d.shape == (68, 3) and face.sigma.shape == (68,)
+    assert np.abs(face.points_3d - truth).max() < 0.6
+    assert (face.points == face.points_3d[:, :2]).all() and face.layout == "68"
     with pytest.raises(UserError, match="68"):
         predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth), layout="98")
     with pytest.raises(UserError, match="not finite"):
@@ -136,9 +136,3 @@ def test_what_is_written_beside_the_overlay(tmp_path):
     strip = np.asarray(Image.open(io.BytesIO(made["_turntable.png"])))
     assert strip.shape == (240, 7 * 240, 3)
     assert all((view < 255).any() for view in np.split(strip, 7, axis=1))
-
-
-def test_huge_pictures_scale_all_three_axes():
-    kept = photo.Photo(np.zeros((4, 4, 3), np.uint8), 8, 8, step=2)
-    face = {"box": np.zeros(4), "points": np.zeros((1, 2)), "points_3d": np.ones((1, 3)), "sigma": np.ones(1)}
-    assert kept.face_to_full(face)["points_3d"].tolist() == [[2.5, 2.5, 2.0]]

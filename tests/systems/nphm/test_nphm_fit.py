@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from jaxface import meshes
+from jaxface import config_file, meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling
 from jaxface.geometry.alignment import Similarity
@@ -124,7 +124,7 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
 
     def save(config, workdir, change=lambda params: params):
         params, model_state = nphm.build(config).init(jax.random.key(0))
-        checkpoint.write_config(workdir, config)
+        config_file.write(workdir, config)
         with checkpoint.Checkpoints(workdir, keep=1) as saved:
             saved.save(TrainState(np.int32(0), change(params), model_state, {}, {}))
 

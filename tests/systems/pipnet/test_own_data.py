@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs.pipnet import get_config
-from jaxface import checkpoint, training
+from jaxface import config_file, training
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.systems import pipnet
@@ -46,7 +46,7 @@ def test_own_data_decides_the_model(data_dir, tmp_path):
     training.fit(system, config, tmp_path)
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert '"landmark_folder/nme_crop"' in rows[-1]
-    saved = checkpoint.load_config(tmp_path)
+    saved = config_file.load(tmp_path)
     assert saved.model.landmarks == 6 and saved.model.layout == "own" and len(saved.model.meanface) == 12
 
 

@@ -1,7 +1,6 @@
-"""The whole system on its smoke variant: trained, resumed, scored; every variant builds; its loss falls."""
+"""The whole system on its smoke variant: training, resuming, scoring; every variant builds; the loss falls."""
 
 import json
-import pathlib
 import re
 
 import jax
@@ -9,11 +8,10 @@ import numpy as np
 import pytest
 
 from configs.pipnet import VARIANTS, get_config
-from jaxface import checkpoint, evaluation, metric_writer, parallel, training
+from jaxface import checkpoint, config_file, evaluation, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import pipnet
 
-ROOT = pathlib.Path(__file__).parents[3]
 FACE = np.random.default_rng(0).random(2 * 106)
 
 
@@ -30,7 +28,7 @@ def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     lines = metric_writer.read(tmp_path)
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
-    assert len(checkpoint.load_config(tmp_path).model.meanface) == 136
+    assert len(config_file.load(tmp_path).model.meanface) == 136
     scored = lines[-1]["rendered_heads/procedural/nme_crop"]
     assert lines[-1]["rendered_heads/procedural/nme_pixels"] == pytest.approx(scored, rel=1e-3)  # crops are square
     again = training.fit(pipnet.build(prepared), prepared, tmp_path)
@@ -57,26 +55,19 @@ def test_the_loss_falls_on_one_batch(tasks, prepared):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_builds_and_every_key_is_read(variant):
+def test_every_variant_builds(variant):
     config = get_config(variant)
     config.model.meanface = tuple(FACE[: 2 * (config.model.landmarks or 21)])
     config.model.merge = "mean" if variant.startswith("aflw") else "cyclic"
+    config = pipnet.resolve(config)
     params, model_state = jax.eval_shape(pipnet.build(config).init, jax.random.key(0))
     assert params["cls_layer"]["bias"].shape == (config.model.landmarks,) and model_state["batch_stats"]
-    sources = "".join(path.read_text() for path in (ROOT / "jaxface").rglob("*.py"))
-    unread = [name for name in _leaves(config) if not re.search(rf"\b(config|settings)[\w.]*\.{name}\b", sources)]
-    assert not unread
-
-
-def _leaves(config):
-    for name, value in config.items():
-        yield from _leaves(value) if hasattr(value, "items") and name != "multipliers" else [name]
 
 
 def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
     config = get_config("cofw_resnet18")
     config.data.dir = str(tmp_path)
-    with pytest.raises(UserError, match="there is no mean face: .* cofw is not prepared"):
+    with pytest.raises(UserError, match="config.model.meanface is empty, and .* has no mean face of cofw"):
         pipnet.build(config)
     for version in ("1.0.0", "1.10.0"):
         (tmp_path / "cofw" / version).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Neighbours, targets, losses and metrics against the official code's numbers; bad mean faces are one line."""
+"""Neighbours, targets, losses and metrics against the official code's numbers; messages for bad mean faces."""
 
 import json
 
@@ -23,7 +23,7 @@ def table(name, count=10):
 
 
 def predictions(keys, names, landmarks, batch, sizes):
-    """Maps as the official code has them (B,C,g,g), brought to ours."""
+    """The official code's maps (B,C,g,g) in our layout."""
     maps = {}
     for key, name, size in zip(keys, names, sizes, strict=True):
         channels = landmarks * (10 if name.startswith("nb") else 1)
@@ -43,7 +43,7 @@ def test_neighbors_and_votes_are_the_official_ones(name):
     np.testing.assert_allclose(votes.own, 1 / (longest + 1), rtol=1e-6)
 
 
-def test_plain_mean_counts_each_vote_once():
+def test_mean_merge_counts_each_vote_once():
     found = table("WFLW")
     votes = decoding.votes(found, "mean")
     for landmark in (0, 32, 60):
@@ -56,25 +56,26 @@ def test_plain_mean_counts_each_vote_once():
 
 def test_targets():
     points = AUX["target_landmarks"]
-    wanted = losses.targets(jnp.asarray(points, jnp.float32), table("WFLW"), 8)
-    np.testing.assert_array_equal(wanted["cell"], AUX["target_map_argmax"])
-    np.testing.assert_array_equal(wanted["cls"].reshape(2, 64, 98).argmax(1), AUX["target_map_argmax"])
-    assert float(wanted["cls"].sum()) == AUX["target_map_sum"]
-    for name, values in {"x": wanted["own"][..., 0], "nby": wanted["neighbors"][..., 1]}.items():
+    target = losses.targets(jnp.asarray(points, jnp.float32), table("WFLW"), 8)
+    np.testing.assert_array_equal(target["cell"], AUX["target_map_argmax"])
+    np.testing.assert_array_equal(target["cls"].reshape(2, 64, 98).argmax(1), AUX["target_map_argmax"])
+    assert float(target["cls"].sum()) == AUX["target_map_sum"]
+    for name, values in {"x": target["own"][..., 0], "nby": target["neighbors"][..., 1]}.items():
         np.testing.assert_allclose(np.asarray(values, np.float64).sum(), AUX[f"target_{name}_sum"], rtol=1e-6)
         np.testing.assert_allclose(
             np.abs(np.asarray(values, np.float64)).sum(), AUX[f"target_{name}_abssum"], rtol=1e-6
         )
 
 
-def test_decoding_a_perfect_answer_gives_the_landmarks_back():
+def test_decoding_the_targets_returns_the_landmarks():
     points = np.random.default_rng(0).uniform(-0.1, 1.1, (3, 98, 2)).astype(np.float32)
-    wanted = losses.targets(jnp.asarray(points), table("WFLW"), 4)
-    spread = wanted["cls"]
-    maps = {"cls": spread}
+    target = losses.targets(jnp.asarray(points), table("WFLW"), 4)
+    scores = target["cls"]
+    maps = {"cls": scores}
     for axis, name in enumerate(("x", "y")):
-        maps[name] = spread * wanted["own"][:, None, None, :, axis]
-        maps[f"nb_{name}"] = (spread[..., None] * wanted["neighbors"][:, None, None, ..., axis]).reshape(3, 4, 4, -1)
+        neighbors = target["neighbors"][:, None, None, ..., axis]
+        maps[name] = scores * target["own"][:, None, None, :, axis]
+        maps[f"nb_{name}"] = (scores[..., None] * neighbors).reshape(3, 4, 4, -1)
     found = decoding.decode(maps, decoding.votes(table("WFLW")))
     for name in ("landmarks", "landmarks_own"):
         np.testing.assert_allclose(found[name], points, atol=1e-5)
@@ -82,16 +83,16 @@ def test_decoding_a_perfect_answer_gives_the_landmarks_back():
     np.testing.assert_array_equal(found["scores"], 1)
 
 
-def test_spread_is_the_scatter_of_the_votes():
+def test_spread_is_the_standard_deviation_of_the_votes():
     counts = {"cls": 5, "x": 5, "y": 5, "nb_x": 10, "nb_y": 10}
     maps = {name: weights.array(f"pipnet.{name}", (2, 3, 3, count)) for name, count in counts.items()}
     votes = decoding.votes(np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]]), "mean")
     found = jax.jit(decoding.decode)(maps, votes)
     flat = np.reshape(found["neighbors"], (2, 10, 2))
     for landmark in range(5):
-        heard = np.concatenate([found["landmarks_own"][:, landmark, None], flat[:, votes.index[landmark]]], 1)
-        np.testing.assert_allclose(found["landmarks"][:, landmark], heard.mean(1), atol=1e-5)
-        np.testing.assert_allclose(found["spread"][:, landmark] ** 2, heard.var(1).sum(-1), rtol=1e-4)
+        predictions = np.concatenate([found["landmarks_own"][:, landmark, None], flat[:, votes.index[landmark]]], 1)
+        np.testing.assert_allclose(found["landmarks"][:, landmark], predictions.mean(1), atol=1e-5)
+        np.testing.assert_allclose(found["spread"][:, landmark] ** 2, predictions.var(1).sum(-1), rtol=1e-4)
 
 
 def test_supervised_losses():
@@ -131,7 +132,7 @@ def test_errors_failures_and_area():
     np.testing.assert_allclose(found["nme_crop"], AUX["nme"], rtol=1e-6)
     pixels = np.linalg.norm((points - truth) * size, axis=-1).mean() / batch["norm_px"]
     np.testing.assert_allclose(found["nme_pixels"], pixels, rtol=1e-6)
-    np.testing.assert_allclose(metrics.failure_and_auc(AUX["nmes"]), [AUX["fr"], AUX["auc"]], atol=1e-9)
+    np.testing.assert_allclose(metrics.sampled_failure_and_auc(AUX["nmes"]), [AUX["fr"], AUX["auc"]], atol=1e-9)
 
 
 def test_bad_mean_faces():
@@ -140,7 +141,7 @@ def test_bad_mean_faces():
     with pytest.raises(UserError, match="not finite"):
         decoding.check_meanface((0.0, np.nan), 1)
     far = np.array([[0, 0], [0.1, 0], [0, 0.1], [5, 5]])
-    with pytest.raises(UserError, match="landmark 3 is nobody's neighbour"):
+    with pytest.raises(UserError, match="landmark 3 is not a neighbour of any other"):
         decoding.votes(decoding.neighbor_table(far, 2))
     with pytest.raises(UserError, match="config.model.merge"):
         decoding.votes(decoding.neighbor_table(far, 3), "median")

@@ -1,4 +1,4 @@
-"""Converted networks against the official code's maps and landmarks, and names of every variant, both ways."""
+"""Converted networks against the official code's maps and landmarks, and strict name maps of every variant."""
 
 import functools
 import json
@@ -51,8 +51,7 @@ def converted(config, tensors):
     system = pipnet.build(config)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    converted = system.from_torch(tensors, *zeros)
-    return system, (converted.params, converted.model_state)
+    return system, system.from_torch(tensors, *zeros)
 
 
 @pytest.mark.parametrize("manifest", GOLDENS)
@@ -60,7 +59,8 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
     variant, face = GOLDENS[manifest]
     golden = np.load(weights.GOLDEN / f"pipnet_{manifest}_gain1_golden.npz")
     config = configured(variant, face)
-    system, (params, model_state) = converted(config, checkpoint(manifest))
+    system, found = converted(config, checkpoint(manifest))
+    params, model_state = found.params, found.model_state
     net, curriculum = model.model_from_config(config.model), variant.startswith("gssl")
     image = weights.image("pipnet", (2, 256, 256, 3))
     run = jax.jit(functools.partial(net.apply, train=False, coarse=curriculum))
@@ -82,11 +82,12 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
-def test_every_variant_takes_its_checkpoint_whole(manifest):
+def test_every_variant_loads_its_whole_checkpoint(manifest):
     variant, stride, count = MANIFESTS[manifest]
     tensors = checkpoint(manifest)
     config = configured(variant, stride=stride)
-    _, (params, model_state) = converted(config, tensors)
+    _, found = converted(config, tensors)
+    params, model_state = found.params, found.model_state
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert all(np.any(leaf) for leaf in jax.tree.leaves((params, model_state)))
     broken = dict(tensors)
@@ -98,7 +99,7 @@ def test_every_variant_takes_its_checkpoint_whole(manifest):
 
 @pytest.mark.parametrize("variant", ["wflw_resnet50", "wflw_mobilenet_v2", "wflw_mobilenet_v3"])
 @pytest.mark.parametrize("stride", [16, 64, 128])
-def test_strides_that_the_original_lacks(variant, stride):
+def test_strides_that_the_original_does_not_support(variant, stride):
     net = model.model_from_config(configured(variant, stride=stride, neighbors=4).model)
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), np.float32)
     maps = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), np.zeros(image.shape, image.dtype))[0])
@@ -110,27 +111,28 @@ def test_strides_that_the_original_lacks(variant, stride):
 
 
 @pytest.mark.parametrize("manifest, classifier", [("resnet18_wflw", "fc"), ("mobilenetv2_wflw", "classifier.1")])
-def test_imagenet_fills_the_backbone_only(manifest, classifier, capsys):
+def test_imagenet_fills_the_backbone_only(manifest, classifier):
     whole = checkpoint(manifest)
     imagenet = {name: value for name, value in whole.items() if "_layer" not in name}
     imagenet |= {f"{classifier}.weight": np.zeros((1000, 4)), f"{classifier}.bias": np.zeros(1000)}
     config = configured(GOLDENS[manifest][0])
-    _, (params, model_state) = converted(config, imagenet)
-    _, (expected, statistics) = converted(config, whole)
-    jax.tree.map(np.testing.assert_array_equal, params["backbone"], expected["backbone"])
-    jax.tree.map(np.testing.assert_array_equal, model_state, statistics)
+    _, found = converted(config, imagenet)
+    _, expected = converted(config, whole)
+    params = found.params
+    jax.tree.map(np.testing.assert_array_equal, params["backbone"], expected.params["backbone"])
+    jax.tree.map(np.testing.assert_array_equal, found.model_state, expected.model_state)
     assert not any(np.any(leaf) for name in params if name != "backbone" for leaf in jax.tree.leaves(params[name]))
-    assert f"dropped: {classifier}.weight, {classifier}.bias" in capsys.readouterr().out
+    assert f"dropped entries: {classifier}.weight, {classifier}.bias" in found.notes[0]
 
 
 def test_transposed_convolution_is_that_of_pytorch():
     torch = pytest.importorskip("torch")
     config = configured("wflw_resnet18", stride=16, image_size=64)
     tensors = checkpoint("resnet18_wflw_s16")
-    _, (params, model_state) = converted(config, tensors)
+    _, found = converted(config, tensors)
     net, x = model.model_from_config(config.model), weights.array("pipnet.deconv", (2, 512, 3, 3))
     run = jax.jit(lambda variables, x: net.apply(variables, x, method=lambda self, x: self.deconv1(x)))
-    ours = run({"params": params, **model_state}, x.transpose(0, 2, 3, 1))
+    ours = run({"params": found.params, **found.model_state}, x.transpose(0, 2, 3, 1))
     kernel = torch.from_numpy(tensors["deconv1.weight"])
     theirs = torch.nn.functional.conv_transpose2d(torch.from_numpy(x), kernel, stride=2, padding=1)
     np.testing.assert_allclose(np.asarray(ours).transpose(0, 3, 1, 2), theirs, atol=1e-4)

@@ -1,11 +1,11 @@
-"""The geometry of inference, with a network that knows the answer: colours tell it where its crop lies."""
+"""The geometry of inference, with a stand-in network that reads the place of its crop from the image's colours."""
 
 import jax
 import numpy as np
 import pytest
 
 from configs.pipnet import get_config
-from jaxface import photo
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.layouts import wflw_to_ibug
 from jaxface.systems import pipnet
@@ -13,7 +13,7 @@ from jaxface.systems.pipnet import predict
 
 HEIGHT, WIDTH, SIZE = 240, 250, 112
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
-PICTURE = np.stack([X, Y, np.full_like(X, 90)], -1).astype(np.uint8)
+IMAGE = np.stack([X, Y, np.full_like(X, 90)], -1).astype(np.uint8)
 BOX = [75.0, 60.0, 165.0, 180.0]
 TRUTH = np.array([[80.0, 90.0], [160.0, 92.0], [120.0, 130.0], [118.5, 178.0]])
 MEAN = np.array([[0.1, 0.2], [0.9, 0.2], [0.5, 0.5], [0.5, 0.95]])
@@ -25,7 +25,7 @@ def settings(crop):
     return config
 
 
-def knowing(seen: list, label_offset: float):
+def stand_in(seen: list, label_offset: float):
     """Answers with TRUTH in crop units, where labels lie `label_offset` px after pixels; keeps the crops it saw."""
 
     def answer(variables, images):
@@ -46,10 +46,10 @@ def knowing(seen: list, label_offset: float):
 @pytest.mark.parametrize("crop, label_offset", [("square", 0.0), ("meanface", 0.5)])
 def test_points_come_back_to_the_picture(crop, label_offset):
     seen = []
-    (face,) = predict.predict(knowing(seen, label_offset), settings(crop), MEAN, {}, {}, PICTURE, BOX)
-    assert np.abs(face["points"] - TRUTH).max() < 0.3
-    assert face["layout"] == "four" and np.array_equal(face["box"], np.float32(BOX))
-    assert face["sigma"].shape == face["scores"].shape == (4,) and (face["confidence"] == 1).all()
+    (face,) = predict.predict(stand_in(seen, label_offset), settings(crop), MEAN, {}, {}, IMAGE, BOX)
+    assert np.abs(face.points - TRUTH).max() < 0.3
+    assert face.layout == "four" and np.array_equal(face.box, np.float32(BOX))
+    assert face.sigma.shape == face.scores.shape == (4,) and (face.confidence == 1).all()
     if crop == "meanface":
         assert len(seen) == 2
         low, extent = seen[1]
@@ -82,12 +82,12 @@ def test_a_net_of_98_answers_with_68():
     config.update(layout="98", landmarks=98)
     found = {"landmarks": points, "scores": scale, "spread": scale}
     whole, some = (
-        predict.predict(lambda *_: found, config, points[0], {}, {}, PICTURE, BOX, layout)[0] for layout in (None, "68")
+        predict.predict(lambda *_: found, config, points[0], {}, {}, IMAGE, BOX, layout)[0] for layout in (None, "68")
     )
-    np.testing.assert_array_equal(some["points"], wflw_to_ibug(whole["points"]))
-    assert whole["layout"] == "98" and some["layout"] == "68" and np.array_equal(whole["extent"], some["extent"])
+    np.testing.assert_array_equal(some.points, wflw_to_ibug(whole.points))
+    assert whole.layout == "98" and some.layout == "68" and np.array_equal(whole.extent, some.extent)
     jaw = list(range(0, 33, 2))
-    np.testing.assert_array_equal(some["sigma"][:17], whole["sigma"][jaw])
+    np.testing.assert_array_equal(some.sigma[:17], whole.sigma[jaw])
 
 
 @pytest.mark.parametrize("side", [40.0, 130.0, 600.0])
@@ -96,30 +96,30 @@ def test_squares_are_cut_as_in_training(side):
     center = np.array([120.3, 100.7])
     crop = np.concatenate([center - side / 2, center + side / 2]) + 0.5
     ours = predict.cut(smooth, crop, SIZE).astype(int)
-    assert np.abs(ours - photo.cut(smooth, center, side, 0.0, SIZE)).mean() < 1.5
+    assert np.abs(ours - crops.cut(smooth, center, side, 0.0, SIZE)).mean() < 1.5
 
 
 def test_many_faces_one_face_and_none():
     seen = []
     boxes = np.array([BOX] * 3)
-    faces = predict.predict(knowing(seen, 0.0), settings("square"), MEAN, {}, {}, PICTURE, boxes)
+    faces = predict.predict(stand_in(seen, 0.0), settings("square"), MEAN, {}, {}, IMAGE, boxes)
     assert len(faces) == 3 and len(seen[0][0]) == 4  # padded to few sizes, so that few are compiled
-    assert predict.predict(knowing(seen, 0.0), settings("square"), MEAN, {}, {}, np.zeros((80, 80, 3), np.uint8)) == []
+    assert predict.predict(stand_in(seen, 0.0), settings("square"), MEAN, {}, {}, np.zeros((80, 80, 3), np.uint8)) == []
 
 
 def test_a_real_net_answers_and_what_does_not_fit_is_one_line():
     config = get_config("smoke")
     system = pipnet.build(config)
     params, model_state = system.init(jax.random.key(0))
-    (face,) = system.predict(params, model_state, PICTURE, boxes=BOX, layout="68")
-    assert face["points"].shape == (68, 2) and "confidence" not in face
-    assert np.isfinite(face["points"]).all() and (face["sigma"] >= 0).all()
-    with pytest.raises(UserError, match="knows the layout '68' only, not '98'"):
-        system.predict(params, model_state, PICTURE, boxes=BOX, layout="98")
+    (face,) = system.predict(params, model_state, IMAGE, boxes=BOX, layout="68")
+    assert face.points.shape == (68, 2) and face.confidence is None
+    assert np.isfinite(face.points).all() and (face.sigma >= 0).all()
+    with pytest.raises(UserError, match="has the layout '68' only, not '98'"):
+        system.predict(params, model_state, IMAGE, boxes=BOX, layout="98")
     with pytest.raises(UserError, match="not finite"):
-        system.predict(jax.tree.map(lambda leaf: leaf * np.nan, params), model_state, PICTURE, boxes=BOX)
+        system.predict(jax.tree.map(lambda leaf: leaf * np.nan, params), model_state, IMAGE, boxes=BOX)
     for image in (np.zeros((2, 64, 64)), np.zeros((0, 64, 64, 3))):
         with pytest.raises(UserError, match=r"must be \(B,H,W,3\)"):
             system.raw(params, model_state, {"image": image})
-    with pytest.raises(UserError, match="the arrays have no image"):
-        system.raw(params, model_state, {"picture": PICTURE})
+    with pytest.raises(UserError, match="there is no 'image', only"):
+        system.raw(params, model_state, {"picture": IMAGE})

@@ -1,8 +1,10 @@
-"""Photometric refinement: fits the coefficients to the colours of the image, after the network and at inference only.
+"""Photometric refinement (ours): fits the coefficients to the colours of the image, starting from the network's.
 
 Analysis by synthesis (Blanz & Vetter, SIGGRAPH 1999), solved by Gauss-Newton as in Face2Face (Thies et al., CVPR 2016).
 Each skin vertex, coloured by its albedo and the lighting, is compared with the image where it is visible. Nothing is
-learned. The landmarks and the prior of the regressor "map_fit" stay in the objective, so that parameters which the
+learned, and R-Net trains without it: it runs at inference, in evaluations and while a C-Net trains.
+
+The landmarks and the prior of the regressor "map_fit" stay in the objective, so that parameters which the
 photometric term does not constrain keep the network's prediction.
 """
 
@@ -150,7 +152,7 @@ class _Objective:
     ) -> tuple[jax.Array, jax.Array]:
         """Adds the normal equations of `map_fit`, which are those of shape and pose."""
         geometry = len(self.observation.prior_mean)
-        model = map_fit.place, self.points["mean"], self.points["modes"]
+        model = map_fit.project, self.points["mean"], self.points["modes"]
         added = map_estimate.normal_equations(*model, self.observation, unknowns[:geometry])
         return matrix.at[:geometry, :geometry].add(added[0]), gradient.at[:geometry].add(added[1])
 
@@ -261,7 +263,7 @@ def _residual(
     color = image_formation.shade(albedo[None, None], rotated_normal[None, None], light[None])[0, 0]
     # Colours saturate as those of the image do.
     color = jnp.clip(color, MIN_COLOR, 1.0) ** jnp.exp(tone)
-    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.posed(pose, point)), channels.shape[-1])
+    x, y = image_formation.to_pixels(image_formation.to_camera(map_fit.apply_pose(pose, point)), channels.shape[-1])
     observed = jax.vmap(lambda channel: map_coordinates(channel, [y, x], order=1, mode="nearest"))(channels)
     inside = (jnp.minimum(x, y) >= 0) & (jnp.maximum(x, y) <= channels.shape[-1] - 1)
     cosine = rotated_normal[2]

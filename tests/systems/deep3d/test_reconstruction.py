@@ -1,4 +1,4 @@
-"""What is told of a face: the files agree with each other and with the picture; heads in profile, cut off, far out."""
+"""Results of reconstructed faces: their files agree with each other and with the image, in profile and cut off too."""
 
 import io
 
@@ -11,6 +11,7 @@ import trimesh
 from jaxface import overlay
 from jaxface.errors import UserError
 from jaxface.heads.procedural import procedural_head
+from jaxface.results import FaceLandmarks
 from jaxface.systems.deep3d import face_model, predict
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
@@ -33,7 +34,7 @@ def face():
 
 @pytest.fixture(scope="module")
 def answers():
-    """What the network says of each crop of the next call."""
+    """The network's outputs for the crops of the next call."""
     return []
 
 
@@ -47,34 +48,34 @@ def network(face, answers):
 
 @pytest.fixture
 def reconstruct(face, network, answers):
-    """The first face of a picture, whose points say that the mean head's origin is at `at` and how large it is."""
+    """Reconstructs the one face of an image, whose points put the mean head's origin at `at` with size `px_per_dm`."""
     index, weights = face.landmarks
     flat = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [1, -1]
 
-    def call(answer, at=(150, 110), px_per_dm=80.0, pixels=GRAY, **options):
+    def call(answer, at=(150, 110), px_per_dm=80.0, image=GRAY, **options):
         points = flat * px_per_dm + at
         box = np.concatenate([points.min(0), points.max(0)])
-        found = {"box": box, "extent": box, "points": points, "sigma": np.ones(68)}
+        found = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
         answers[:] = [answer]
-        return predict.predict(network, {}, {}, pixels, **{"detect": lambda pixels, boxes: [found], **options})[0]
+        return predict.predict(network, {}, {}, image, **{"detect": lambda image, boxes: [found], **options})[0]
 
     return call
 
 
-def seen(told, vertices_mm):
-    """Pixels (V,2) and depth (V,) mm of mesh vertices, by what the JSON says of the camera."""
-    camera = {name: np.array(value) for name, value in told["camera"].items()}
-    points = vertices_mm @ camera["rotation"].T * [1, -1, -1] + camera["translation_mm"]
-    return points[:, :2] / points[:, 2:] * camera["focal_px"] + camera["center_px"], points[:, 2]
+def projected(result, vertices_mm):
+    """Pixels (V,2) and depth (V,) mm of mesh vertices, by its camera."""
+    camera = result.camera
+    points = vertices_mm @ camera.rotation.T * [1, -1, -1] + camera.translation_mm
+    return points[:, :2] / points[:, 2:] * camera.focal_px + camera.center_px, points[:, 2]
 
 
-def obj_vertices(told):
-    rows = [line.split()[1:4] for line in told["files"][".obj"].decode().splitlines() if line.startswith("v ")]
+def obj_vertices(result):
+    rows = [line.split()[1:4] for line in result.files[".obj"].decode().splitlines() if line.startswith("v ")]
     return np.array(rows, float)
 
 
-def picture(told, ending):
-    return cv2.imdecode(np.frombuffer(told["files"][ending], np.uint8), cv2.IMREAD_UNCHANGED)
+def decoded(result, ending):
+    return cv2.imdecode(np.frombuffer(result.files[ending], np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 POSES = {"front": (0, 0, 0), "turned": (0.2, -0.6, 0.3), "profile": (0, np.pi / 2, 0)}
@@ -83,11 +84,11 @@ POSES = {"front": (0, 0, 0), "turned": (0.2, -0.6, 0.3), "profile": (0, np.pi / 
 @pytest.mark.parametrize("angles", POSES.values(), ids=POSES)
 @pytest.mark.parametrize("at, px_per_dm", [((150, 110), 80.0), ((20, 200), 60.0), ((150, 130), 300.0)])
 def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, px_per_dm):
-    told = reconstruct(vector(angles=angles, identity=0.5, expression=0.5), at, px_per_dm)
-    vertices = obj_vertices(told)
-    px, depth = seen(told, vertices)
+    result = reconstruct(vector(angles=angles, identity=0.5, expression=0.5), at, px_per_dm)
+    vertices = obj_vertices(result)
+    px, depth = projected(result, vertices)
     inside = ((px > 0) & (px < [WIDTH - 1, HEIGHT - 1])).all(1)
-    layer, (x0, y0) = told["layer"]
+    layer, (x0, y0) = result.layer
     row, column = np.nonzero(layer[..., 3] > 100)
     drawn = np.stack([column + x0, row + y0], -1)
     used = px[np.isin(np.arange(len(px)), face.triangles)]
@@ -95,45 +96,45 @@ def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, 
     assert (drawn.min(0) > low - 1.6).all() and (drawn.max(0) < high + 1.6).all()
     shown = px[inside & np.isin(np.arange(len(px)), face.triangles)]
     assert (drawn.min(0) < shown.min(0) + 1.6).all() and (drawn.max(0) > shown.max(0) - 1.6).all()
-    steps, normals = picture(told, "_depth.png"), picture(told, "_normals.png")[..., ::-1]
+    steps, normals = decoded(result, "_depth.png"), decoded(result, "_normals.png")[..., ::-1]
     assert steps.shape == (HEIGHT, WIDTH) and normals.shape == (HEIGHT, WIDTH, 3)
     nearest = np.flatnonzero(inside)[depth[inside].argmin()]
     column, row = np.rint(px[nearest]).astype(int)
-    assert steps[row, column] * told["depth_step_mm"] == pytest.approx(depth[nearest], abs=4.0)
+    assert steps[row, column] * result.depth_step_mm == pytest.approx(depth[nearest], abs=4.0)
     unit = normals[steps > 0] / 127.5 - 1
     assert np.abs(np.linalg.norm(unit, axis=1) - 1).max() < 0.03 and (unit[:, 2] > -0.2).mean() > 0.97
     index, weights = face.landmarks
     points = (px[index] * weights[..., None]).sum(1)
-    assert np.abs(told["points"] - points).max() < 2.0 / told["crop"]["trans_params"][2]
-    overlay.draw_overlay(GRAY, [told])
+    assert np.abs(result.points - points).max() < 2.0 / result.crop["trans_params"][2]
+    overlay.draw_overlay(GRAY, [result])
 
 
 def test_coefficients_come_as_the_original_names_them(reconstruct):
     answer = np.random.default_rng(0).normal(0, 0.1, SIZES.total).astype(np.float32)
-    told = reconstruct(answer)
-    with np.load(io.BytesIO(told["files"][".npz"])) as arrays:
+    result = reconstruct(answer)
+    with np.load(io.BytesIO(result.files[".npz"])) as arrays:
         npz = dict(arrays)
-    mat = scipy.io.loadmat(io.BytesIO(told["files"][".mat"]))
+    mat = scipy.io.loadmat(io.BytesIO(result.files[".mat"]))
     shapes = {"id": 8, "exp": 6, "tex": 4, "angle": 3, "gamma": 27, "trans": 3}
     np.testing.assert_array_equal(np.concatenate([npz[name][0] for name in shapes]), answer)
     for name, array in npz.items():
         np.testing.assert_array_equal(mat[name], array)
     assert {name: npz[name].shape[1] for name in shapes} == shapes and npz["lm68"].shape == (1, 68, 2)
-    assert npz["trans_params"][0, 2] == pytest.approx(told["crop"]["trans_params"][2] * 224 / SIZE)
-    assert told["coefficients"]["identity"] == pytest.approx(answer[:8])
+    assert npz["trans_params"][0, 2] == pytest.approx(result.crop["trans_params"][2] * 224 / SIZE)
+    assert result.coefficients["identity"] == pytest.approx(answer[:8])
 
 
-def test_the_texture_is_the_photograph_where_it_is_seen(reconstruct):
-    """A picture of one colour left and another right: so is the head's front; its back keeps the model's colour."""
-    pixels = GRAY.copy()
-    pixels[:, :150], pixels[:, 150:] = (250, 20, 20), (20, 20, 250)
-    told = reconstruct(vector(), pixels=pixels)
-    (mesh,) = trimesh.load(io.BytesIO(told["files"][".glb"]), file_type="glb", process=False).geometry.values()
+def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
+    """The image is red on the left and blue on the right: so is the head's front; its back has the model's colour."""
+    image = GRAY.copy()
+    image[:, :150], image[:, 150:] = (250, 20, 20), (20, 20, 250)
+    result = reconstruct(vector(), image=image)
+    (mesh,) = trimesh.load(io.BytesIO(result.files[".glb"]), file_type="glb", process=False).geometry.values()
     texture = np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")).astype(float)
     size = len(texture)
     u, v = mesh.visual.uv.T
     at = texture[np.clip((1 - v) * size, 0, size - 1).astype(int), np.clip(u * size, 0, size - 1).astype(int)]
-    px, _ = seen(told, mesh.vertices)
+    px, _ = projected(result, mesh.vertices)
     front = (mesh.vertex_normals[:, 2] > 0.8) & (v > 0.2)
     left, right = front & (px[:, 0] < 140), front & (px[:, 0] > 160)
     assert left.sum() > 200 and right.sum() > 200
@@ -142,42 +143,44 @@ def test_the_texture_is_the_photograph_where_it_is_seen(reconstruct):
     back = at[mesh.vertices[:, 2] < -130.0]  # behind the ears
     assert len(back) > 300
     assert np.abs(back - [250, 20, 20]).sum(1).min() > 60 and np.abs(back - [20, 20, 250]).sum(1).min() > 60
-    original = np.unique(obj_vertices(told).round(3), axis=0)
+    original = np.unique(obj_vertices(result).round(3), axis=0)
     assert len(original) <= len(mesh.vertices) < 1.2 * len(original)
 
 
 @pytest.mark.parametrize("answer", [vector(translation=9.5), vector(translation=40.0), vector(identity=300.0)])
-def test_heads_near_the_camera_and_behind_it_are_told_without_nan(reconstruct, answer):
-    told = reconstruct(answer)
-    layer, corner = told["layer"]
-    assert np.isfinite(told["points"]).all() and np.isfinite(told["camera"]["translation_mm"]).all()
-    assert layer.ndim == 3 and min(corner) >= 0 and picture(told, "_depth.png").shape == (HEIGHT, WIDTH)
-    overlay.draw_overlay(GRAY, [told])
+def test_heads_near_the_camera_and_behind_it_give_no_nan(reconstruct, answer):
+    result = reconstruct(answer)
+    layer, corner = result.layer
+    assert np.isfinite(result.points).all() and np.isfinite(result.camera.translation_mm).all()
+    assert layer.ndim == 3 and min(corner) >= 0 and decoded(result, "_depth.png").shape == (HEIGHT, WIDTH)
+    overlay.draw_overlay(GRAY, [result])
 
 
-def test_a_set_shares_one_identity(face, network, answers):
+def test_several_images_of_a_person_share_one_identity(face, network, answers):
     index, weights = face.landmarks
     points = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [80, -80] + [150, 110]
-    found = {"box": points[:2].ravel(), "points": points, "sigma": np.ones(68)}
+    box = points[:2].ravel()
+    found = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
 
-    def detect(pixels, boxes):
-        return [] if pixels.max() == 0 else [found, found]
+    def detect(image, boxes):
+        return [] if image.max() == 0 else [found, found]
 
     answers[:] = [vector(identity=1.0, expression=1.0), vector(identity=3.0, expression=2.0)]
-    told = predict.predict_multiview(network, {}, {}, [GRAY, 0 * GRAY, GRAY], detect=detect)
-    assert [len(faces) for faces in told] == [1, 0, 1]
-    assert [faces[0]["coefficients"]["identity"] for faces in told if faces] == [[2.0] * 8] * 2
-    assert [faces[0]["coefficients"]["expression"][0] for faces in told if faces] == [1.0, 2.0]
+    per_image = predict.predict_multiview(network, {}, {}, [GRAY, 0 * GRAY, GRAY], detect=detect)
+    assert [len(faces) for faces in per_image] == [1, 0, 1]
+    coefficients = [faces[0].coefficients for faces in per_image if faces]
+    assert [groups["identity"].tolist() for groups in coefficients] == [[2.0] * 8] * 2
+    assert [groups["expression"][0] for groups in coefficients] == [1.0, 2.0]
 
 
-def test_what_cannot_be_answered(reconstruct):
+def test_requests_that_cannot_be_met_are_errors(reconstruct):
     with pytest.raises(UserError, match="not finite"):
         reconstruct(vector(identity=np.nan))
-    with pytest.raises(UserError, match="layout '68', not '98'"):
+    with pytest.raises(UserError, match="layout '68' only, not '98'"):
         reconstruct(vector(), layout="98")
     with pytest.raises(UserError, match="detect="):
         reconstruct(vector(), detect=None)
     with pytest.raises(UserError, match="too small"):
         reconstruct(vector(), px_per_dm=1.0, boxes=[0, 0, 10, 10])
-    with pytest.raises(IndexError):  # nothing is told of a face that the detector found itself
+    with pytest.raises(IndexError):  # a detected face that is too small is left out
         reconstruct(vector(), px_per_dm=1.0)

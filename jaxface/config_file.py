@@ -1,0 +1,80 @@
+"""The file `config.json` of a workdir: the resolved configuration, written once and read by every other command.
+
+Paths of the runs that a workdir depends on, which lie below its folder `dependencies/`, are stored relative to the
+workdir, so that it can be moved.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from jaxface import compat
+from jaxface.errors import UserError, disk_errors
+
+NAME = "config.json"
+DEPENDENCIES = "dependencies"
+_DEPENDENCY_FOLDERS = (DEPENDENCIES, *compat.EARLIER_DEPENDENCIES)
+
+
+def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The configuration that `workdir` was made with, under today's keys; sequences are tuples, paths absolute.
+
+    Raises UserError if the folder is not a workdir or the file is damaged.
+    """
+    path = pathlib.Path(workdir) / NAME
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}")
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not a workdir: it has no {NAME}; give the --workdir of a training run")
+    try:
+        values = compat.current_config(_with_tuples(json.loads(path.read_text())))
+        values = {name: _from_workdir(path.parent, value) for name, value in values.items()}
+        return ml_collections.ConfigDict(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); train again, or restore the file") from error
+
+
+def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+    """Writes the resolved configuration to `workdir`/config.json atomically, on the first host only."""
+    if jax.process_index() != 0:
+        return
+    folder = pathlib.Path(workdir)
+    values = {name: _to_workdir(folder, value) for name, value in json.loads(config.to_json()).items()}
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{NAME}.partial"
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.replace(folder / NAME)
+
+
+def check_system(workdir: str | os.PathLike, system: str) -> None:
+    """Raises UserError if `workdir` belongs to another system than `system`."""
+    found = load(workdir).system
+    if found != system:
+        raise UserError(f"{workdir} is a workdir of the system {found!r}, not {system!r}; choose another --workdir")
+
+
+def _from_workdir(folder: pathlib.Path, value: Any) -> Any:
+    """The path of a dependency as seen from the current directory; any other value unchanged."""
+    prefixes = tuple(f"{name}/" for name in _DEPENDENCY_FOLDERS)
+    inside = isinstance(value, str) and value.startswith(prefixes)
+    return str(folder / value) if inside else value
+
+
+def _to_workdir(folder: pathlib.Path, value: Any) -> Any:
+    """The path of a dependency as seen from `folder`; any other value unchanged."""
+    inside = isinstance(value, str) and value.startswith(
+        tuple(f"{folder / name}{os.sep}" for name in _DEPENDENCY_FOLDERS)
+    )
+    return pathlib.Path(value).relative_to(folder).as_posix() if inside else value
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists only; Flax modules need hashable fields."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

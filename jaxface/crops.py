@@ -1,0 +1,120 @@
+"""Face crops for inference: cutting, network calls in few batch sizes, realignment, and the extent box of a face."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxface.errors import UserError
+from jaxface.geometry import alignment
+
+# The hairline lies above the brow points by this fraction of the distance from brows to chin. A face with 63 mm between
+# the pupils then measures 181 mm from hairline to chin, the human average.
+FOREHEAD = 0.3
+# In the layout 68.
+BROWS, CHIN = slice(17, 27), slice(7, 10)
+# A realigned crop that shifts by more (in sides of the crop) or resizes by more (a factor) is rejected as an outlier.
+LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
+MAX_BATCH = 32
+
+
+def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
+    """The crop (size,size,3) uint8 of a square region of an image (H,W,3) uint8; see `alignment.crop_matrix`.
+
+    A large region is first reduced by averaging, which avoids aliasing. Beyond the border the image is replicated.
+
+    Args:
+        image: (H,W,3) uint8.
+        center: (2,) px, centre of the square.
+        side: px, side of the square.
+        angle_rad: rotation of the square.
+        size: px, side of the crop.
+
+    Raises:
+        UserError: the square does not touch the image.
+    """
+    height, width = image.shape[:2]
+    low = np.maximum(np.floor(center - 0.75 * side), 0)
+    high = np.minimum(np.ceil(center + 0.75 * side) + 1, [width, height])
+    if (low >= high).any():
+        raise UserError(f"crop: no image content at {np.round(center).tolist()}; the image is {width} x {height} px")
+    step = max(1, round(side / size))
+    (x, y), (columns, rows) = low.astype(int), np.maximum(1, (high - low) // step).astype(int)
+    region = image[y : y + rows * step, x : x + columns * step]
+    if step > 1:
+        region = cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA)
+    matrix = alignment.crop_matrix((center - low + 0.5) / step - 0.5, side / step, size, angle_rad)
+    return cv2.warpAffine(region, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def run_in_batches(network: Callable[[np.ndarray], Any], images: np.ndarray, max_batch: int = MAX_BATCH) -> Any:
+    """Outputs of a compiled network for any number of images, with few compiled batch sizes.
+
+    Batches are padded to powers of two by repeating the last image; outputs of the padding are dropped.
+
+    Args:
+        network: (B,...) images -> pytree of arrays with leading axis B.
+        images: (F,...), F >= 1.
+        max_batch: the largest batch, a power of two.
+
+    Returns:
+        The pytree with numpy arrays of leading axis F.
+    """
+    outputs = []
+    for batch in np.split(images, range(max_batch, len(images), max_batch)):
+        count = len(batch)
+        padded = network(pad_rows(batch, 2 ** math.ceil(math.log2(count))))
+        outputs.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], padded))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def pad_rows(values: np.ndarray, count: int) -> np.ndarray:
+    """`values` (N,...) with the last row repeated up to `count` rows."""
+    return np.concatenate([values, np.repeat(values[-1:], count - len(values), axis=0)])
+
+
+def check_finite(*outputs: np.ndarray) -> None:
+    """Raises UserError if a network output is NaN or infinite."""
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise UserError("network: the output is not finite, its parameters are damaged; use another checkpoint")
+
+
+def image_input(arrays: Mapping[str, Any], size: int | None = None) -> jax.Array:
+    """The entry `image` (B,H,W,3) float32 of the arrays given to `System.raw`.
+
+    `size`: the height and width that the network requires; None accepts any. Raises UserError if it is missing or its
+    shape does not fit.
+    """
+    if "image" not in arrays:
+        raise UserError(f"arrays: there is no 'image', only {sorted(arrays)}; add it, (B,H,W,3) in [0,1]")
+    image = jnp.asarray(arrays["image"], jnp.float32)
+    required = ("H", "W", 3) if size is None else (size, size, 3)
+    fits = image.ndim == 4 and image.shape[3] == 3 and size in (None, image.shape[1]) and size in (None, image.shape[2])
+    if not fits or image.size == 0:
+        raise UserError(f"image: the shape is {image.shape}; it must be (B,{','.join(map(str, required))})")
+    return image
+
+
+def is_plausible_move(
+    center: np.ndarray, side: np.ndarray, previous_center: np.ndarray, previous_side: np.ndarray
+) -> np.ndarray:
+    """Whether realigned crops are close enough to the previous ones, (F,) bool; centers (F,2) and sides (F,) px."""
+    shift = np.linalg.norm(center - previous_center, axis=1) / previous_side
+    resize = np.abs(np.log(np.maximum(side, 1e-6) / previous_side))
+    return (shift < LARGEST_SHIFT) & (resize < math.log(LARGEST_RESIZE))
+
+
+def hairline(landmarks: np.ndarray) -> np.ndarray:
+    """Points (...,10,2) of the hairline from landmarks (...,68,2): brow points moved away from the chin."""
+    brows, chin = landmarks[..., BROWS, :], landmarks[..., CHIN, :].mean(axis=-2, keepdims=True)
+    return brows + FOREHEAD * (brows.mean(axis=-2, keepdims=True) - chin)
+
+
+def extent_boxes(landmarks: np.ndarray) -> np.ndarray:
+    """Boxes (F,4) from hairline to chin and from side to side of landmarks (F,68,2)."""
+    outline = np.concatenate([landmarks, hairline(landmarks)], axis=1)
+    return np.concatenate([outline.min(axis=1), outline.max(axis=1)], axis=1)

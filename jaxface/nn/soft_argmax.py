@@ -1,0 +1,71 @@
+"""Soft-argmax: attention over the cells of a feature map, its moments, and its cross-entropy with a Gaussian heat map.
+
+The expected position under a softmax over cells is a differentiable argmax (integral regression, Sun et al., ECCV
+2018). A heat-map loss on the same softmax trains it much faster than the gradient through that expectation.
+
+Shapes: B images, K points, T = height * width cells row by row, D position coordinates, C channels. `axis` is the axis
+of the cells in an attention: -1 for (B,K,T), the scores of K queries, or 1 for (B,T,K), a map of K channels.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def cell_centers(height: int, width: int, extent: float = 1.0) -> jax.Array:
+    """Centres (T,2) of a map's cells as x, y (right, down), if the map covers [0, extent] on both axes."""
+    x, y = ((jnp.arange(count) + 0.5) * extent / count for count in (width, height))
+    return jnp.stack(jnp.meshgrid(x, y), -1).reshape(-1, 2)
+
+
+def expectation(attention: jax.Array, values: jax.Array, axis: int = -1) -> jax.Array:
+    """Expected value (B,K,C) of cell values (T,C) or (B,T,C) under an attention, which sums to 1 over `axis`.
+
+    With `cell_centers` as values this is the soft-argmax.
+    """
+    if axis == 1:
+        return jnp.einsum("btk,btc->bkc", attention, jnp.broadcast_to(values, (len(attention), *values.shape[-2:])))
+    return attention @ values
+
+
+def moments(
+    attention: jax.Array, positions: jax.Array, features: jax.Array, axis: int = -1
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and covariance of the position, and mean of the features, under an attention.
+
+    Args:
+        attention: sums to 1 over `axis`.
+        positions: (T,D) position of each cell. Centre them near 0: the covariance is a difference of squares.
+        features: (B,T,C).
+        axis: axis of the cells in `attention`.
+
+    Returns:
+        Mean position (B,K,D); its covariance (B,K,D,D), in squared units of `positions`; mean features (B,K,C).
+    """
+    cells, dimensions = positions.shape
+    products = (positions[:, :, None] * positions[:, None]).reshape(cells, -1)
+    powers = jnp.concatenate([positions, products], -1)
+    powers = jnp.broadcast_to(powers, (len(attention), *powers.shape))
+    expected = expectation(attention, jnp.concatenate([powers, features], -1), axis)
+    mean, second, features = jnp.split(expected, [dimensions, dimensions + dimensions**2], axis=-1)
+    covariance = second.reshape(*mean.shape, dimensions) - mean[..., None] * mean[..., None, :]
+    return mean, covariance, features
+
+
+def cross_entropy(
+    log_attention: jax.Array, centers: jax.Array, target: jax.Array, std: float, axis: int = -1
+) -> jax.Array:
+    """Cross-entropy (B,K) of an attention with a Gaussian heat map around each target.
+
+    Args:
+        log_attention: log-probabilities of the cells.
+        centers: (T,2) centres of the cells.
+        target: (B,K,2) positions in the same unit.
+        std: standard deviation of the Gaussian in the same unit; it is normalised over the cells.
+        axis: axis of the cells in `log_attention`.
+    """
+    if axis == 1:
+        squared_distance = ((target[:, None] - centers[:, None]) ** 2).sum(-1)
+    else:
+        squared_distance = ((target[..., None, :] - centers) ** 2).sum(-1)
+    heat_map = jax.nn.softmax(-squared_distance / (2 * std**2), axis=axis)
+    return -(heat_map * log_attention).sum(axis)

@@ -1,0 +1,42 @@
+"""Prepared data sets on disk, found and described without TensorFlow: DATA_DIR/NAME[/variant]/VERSION/."""
+
+import json
+import pathlib
+import re
+
+from jaxface.errors import UserError
+
+METADATA_FILE = "metadata.json"
+
+
+def parse_name(name: str, default_split: str) -> tuple[str, str]:
+    """("NAME[/variant]", split) of a data set given as "NAME[/variant][:SPLIT]"."""
+    dataset, _, split = name.partition(":")
+    return dataset, split or default_split
+
+
+def newest_version(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path | None:
+    """The folder of the newest prepared version of "NAME[/variant]"; None if there is none."""
+    folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json")]
+    versions = [folder for folder in folders if re.fullmatch(r"\d+(\.\d+)*", folder.name)]
+    return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")], default=None)
+
+
+def find(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path:
+    """As `newest_version`. Raises UserError, with the command that prepares the data set, if there is none."""
+    folder = newest_version(dataset, data_dir)
+    if folder is None:
+        raise UserError(
+            f"data set {dataset} is not in {data_dir}; "
+            f"run: python -m launch.prepare --dataset {dataset} --data_dir {data_dir}"
+        )
+    return folder
+
+
+def read_metadata(dataset: str, data_dir: str | pathlib.Path) -> dict:
+    """The builder's metadata of the newest version, such as mean face or anchors; {} if it wrote none.
+
+    Raises UserError if the data set is not prepared.
+    """
+    path = find(dataset, data_dir) / METADATA_FILE
+    return json.loads(path.read_text()) if path.is_file() else {}

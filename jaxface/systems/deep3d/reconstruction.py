@@ -1,0 +1,166 @@
+"""A reconstructed face as result: mesh, camera and crop, and the output files that show them."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from jaxface import meshes
+from jaxface.results import Camera, FaceLandmarks, FaceReconstruction, LazyFiles
+from jaxface.systems.deep3d.face_model import MM_PER_DM
+from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, Crop, flip_y
+from jaxface.systems.deep3d.rendering import render_overlay, texture
+from jaxface.systems.deep3d.rendering.image_formation import CAMERA_DM, Sizes
+from jaxface.systems.deep3d.rendering.render_overlay import DEPTH_STEP_MM
+
+LAYOUT = "68"
+# Names of the coefficient groups in the original's .mat files (models/facerecon_model.py, save_coeff).
+ORIGINAL_NAMES = {
+    "identity": "id",
+    "expression": "exp",
+    "albedo": "tex",
+    "angles": "angle",
+    "light": "gamma",
+    "translation": "trans",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """One face of one image, decoded to numpy arrays. V vertices, T triangles.
+
+    Attributes:
+        coefficients: by the names of `Sizes.groups`.
+        crop: the crop that the network saw.
+        shape: (V,3) dm, with expression, before posing.
+        vertices: (V,3) dm, in camera space.
+        normals: (V,3), rotated with the head.
+        albedo: (V,3), reflectance.
+        colors: (V,3), shaded.
+        landmarks: (68,2) px of the crop at 224 px, y up.
+        rotation: (3,3).
+        triangles: (T,3).
+    """
+
+    coefficients: dict[str, np.ndarray]
+    crop: Crop
+    shape: np.ndarray
+    vertices: np.ndarray
+    normals: np.ndarray
+    albedo: np.ndarray
+    colors: np.ndarray
+    landmarks: np.ndarray
+    rotation: np.ndarray
+    triangles: np.ndarray
+
+    @property
+    def points_px(self) -> np.ndarray:
+        """The 68 points (68,2) in the image."""
+        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
+
+
+def split_coefficients(vector: np.ndarray, sizes: Sizes) -> dict[str, np.ndarray]:
+    """The groups of one vector (sizes.total,) by name."""
+    ends = np.cumsum(list(sizes.groups.values()))
+    return dict(zip(sizes.groups, np.split(vector, ends[:-1]), strict=True))
+
+
+def to_result(
+    head: Reconstruction, face: FaceLandmarks, image: np.ndarray, atlas: Callable[[], texture.Atlas]
+) -> FaceReconstruction:
+    """The public result of a decoded face.
+
+    Its `sigma` is the distance between the points of the head and the detected ones, combined with the detector's own.
+    `files`: .glb with the photo as texture, .obj with vertex colours, .npz and .mat with the coefficients under the
+    original's names, _normals.png and _depth.png of the size of the image (`render_overlay`, 0.1 mm a step).
+
+    Args:
+        head: the decoded face.
+        face: the detected face from which its crop was made.
+        image: (H,W,3) uint8 RGB.
+        atlas: returns the texture atlas of the head; called when a texture is needed.
+    """
+    height, width = image.shape[:2]
+    camera = render_overlay.image_camera(head.crop)
+    view = render_overlay.render_view(camera, width, height, head.vertices, head.colors, head.normals, head.triangles)
+    mesh = _colored_mesh(head)
+    encoders = {
+        ".glb": lambda: meshes.encode(_textured_mesh(head, view, image, atlas()), ".glb"),
+        ".obj": lambda: meshes.encode(mesh, ".obj"),
+        ".npz": lambda: _npz(_original_arrays(head)),
+        ".mat": lambda: _mat(_original_arrays(head)),
+        "_normals.png": lambda: _png(render_overlay.normal_map(view, width, height)),
+        "_depth.png": lambda: _png(render_overlay.depth_map(view, width, height)),
+    }
+    points = head.points_px
+    return FaceReconstruction(
+        box=face.box,
+        extent=face.extent,
+        layout=LAYOUT,
+        points=points,
+        sigma=np.hypot(np.linalg.norm(points - face.points, axis=1), face.sigma),
+        coefficients=head.coefficients,
+        camera=Camera(camera.focal_px, camera.center_px, head.rotation, _translation_mm(head)),
+        crop=_crop_entry(head.crop),
+        mesh=mesh,
+        depth_step_mm=DEPTH_STEP_MM,
+        layer=render_overlay.overlay_layer(view),
+        files=LazyFiles(encoders),
+    )
+
+
+def _crop_entry(crop: Crop) -> dict[str, Any]:
+    left, top = crop.corner
+    return {"trans_params": crop.parameters.tolist(), "size": crop.size, "left": left, "top": top}
+
+
+def _translation_mm(head: Reconstruction) -> np.ndarray:
+    x, y, z = np.asarray(head.coefficients["translation"], np.float64)
+    return MM_PER_DM * np.array([x, -y, CAMERA_DM - z])
+
+
+def _colored_mesh(head: Reconstruction) -> meshes.Mesh:
+    """The head in mm, before posing, with the albedo as vertex colours."""
+    shape = (MM_PER_DM * head.shape).astype(np.float32)
+    return meshes.Mesh(shape, head.triangles, colors=np.clip(head.albedo, 0, 1).astype(np.float32))
+
+
+def _textured_mesh(
+    head: Reconstruction, view: render_overlay.View, image: np.ndarray, atlas: texture.Atlas
+) -> meshes.Mesh:
+    """The head in mm, before posing, with the photo as texture."""
+    texels = texture.bake(atlas, view, image, head.vertices, head.colors, head.normals)
+    shape = (MM_PER_DM * head.shape[atlas.vertex]).astype(np.float32)
+    normals = (head.normals @ head.rotation)[atlas.vertex].astype(np.float32)
+    return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=texels)
+
+
+def _original_arrays(head: Reconstruction) -> dict[str, np.ndarray]:
+    """The six groups (1,n), lm68 (1,68,2) with y down in the 224 px crop, and trans_params (1,5)."""
+    arrays = {ORIGINAL_NAMES[name]: value[None] for name, value in head.coefficients.items()}
+    arrays["lm68"] = flip_y(head.landmarks, REFERENCE_SIZE)[None]
+    arrays["trans_params"] = head.crop.at(REFERENCE_SIZE).parameters[None]
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _mat(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, arrays)
+    return buffer.getvalue()
+
+
+def _png(values: np.ndarray) -> bytes:
+    """8 bits (H,W,3) or 16 bits (H,W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "png", compress_level=3)
+    return buffer.getvalue()
