@@ -1,9 +1,11 @@
 """Builds a TFDS data set: python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 
-A folder of photographs becomes one by: --dataset face_folder --manual_dir FOLDER
+A folder of photos becomes one with: --dataset face_folder --manual_dir FOLDER
 """
 
+import importlib
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,71 +15,94 @@ from jaxface.photo import Photo
 
 from . import app
 
-# Points whose median sigma exceeds this part of the face box are no face's.
-UNSURE = 0.1
-NAMED = 20
+# A face is rejected if the median sigma of its landmarks exceeds this fraction of its box.
+MAX_RELATIVE_SIGMA = 0.1
+# Skipped files that are listed by name.
+MAX_LISTED = 20
 
-DATASET = flags.DEFINE_string("dataset", None, "name or name/variant", required=True)
-DATA_DIR = flags.DEFINE_string("data_dir", "data", "where the data set is written")
-MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "where the files that you have obtained lie")
+DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/variant", required=True)
+DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder in which the data set is written")
+MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "folder of the files that you have obtained")
 EXAMPLES = flags.DEFINE_integer(
-    "examples", None, "generated sets: how many to train on (head_sdf: people); to test on, a twentieth more"
+    "examples", None, "generated data sets: training examples (head_sdf: people); a twentieth more for testing"
 )
-SIZE = flags.DEFINE_integer("size", None, "rendered sets: side of the pictures in pixels; head_sdf: points of a record")
+SIZE = flags.DEFINE_integer(
+    "size", None, "rendered data sets: side of the images in pixels; head_sdf, nphm: points per record"
+)
 BEAM_OPTIONS = flags.DEFINE_multi_string(
-    "beam_options", None, "nphm: draw points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
+    "beam_options", None, "nphm: sample points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
 )
 
 
 def main(_: list[str]) -> None:
-    """Builds the data set of the flags, and says what it holds and what was left out."""
-    from jaxface.data.prepare import prepare
-    from jaxface.systems.deep3d.preprocessing.alignment import aligned_face
+    """Builds the data set of the flags and prints its features, its splits and what was skipped."""
+    from jaxface.data.prepare import prepare, required_tools
 
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
-    tools = {"detect": detect, "align": aligned_face}
+    tools = {"detect": detect_landmarks}
+    tools |= {argument: _load(function) for argument, function in required_tools(DATASET.value).items()}
     info = prepare(DATASET.value, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
-    print(info)
+    for name, feature in sorted(info.features.items()):
+        print(f"  {name}: {feature.shape} {np.dtype(feature.np_dtype).name}")
     for line in remarks(info.metadata or {}, info.data_dir):
         print(line)
+    counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
+    print(f"data set {DATASET.value} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
+
+
+def _load(function: str) -> Callable:
+    """The function "module:name"."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def remarks(metadata: dict[str, Any], folder: str) -> list[str]:
-    """What the user should know of a data set beyond its summary: what was left out, how its landmarks mirror."""
+    """Lines on what the user should check: the landmarks' flip map, and which files were skipped.
+
+    Args:
+        metadata: the data set's metadata.
+        folder: where its metadata.json is.
+    """
     lines = [landmark_summary(metadata)] if "flip" in metadata else []
     failed = metadata.get("failed", {})
-    lines += [f"left out: {name} ({reason})" for name, reason in list(failed.items())[:NAMED]]
-    if len(failed) > NAMED:
-        lines.append(f"left out: {len(failed) - NAMED} more; all of them are named in {folder}/metadata.json")
+    lines += [f"skipped: {name} ({reason})" for name, reason in list(failed.items())[:MAX_LISTED]]
+    if len(failed) > MAX_LISTED:
+        lines.append(f"skipped: {len(failed) - MAX_LISTED} more; all are listed in {folder}/metadata.json")
     return lines
 
 
 def landmark_summary(metadata: dict[str, list]) -> str:
-    """For the user of own data to confirm: the flip map, how symmetric the mean face is, who is whose neighbour."""
+    """The flip map, the least symmetric landmark and the neighbours of each landmark, for users to confirm."""
     from jaxface.data import symmetry
 
     meanface, flip = np.reshape(metadata["meanface"], (-1, 2)), metadata["flip"]
-    apart = symmetry.distances(meanface, flip)
-    pairs = [f"{a}-{b}" if a != b else f"{a}" for a, b in enumerate(flip) if a <= b]
+    asymmetry = symmetry.asymmetry(meanface, flip)
+    swaps = [f"{a}-{b}" if a != b else f"{a}" for a, b in enumerate(flip) if a <= b]
     squared = ((meanface[:, None] - meanface) ** 2).sum(-1)
-    nearest = [" ".join(map(str, row[1:6])) for row in np.argsort(squared, axis=1, kind="stable")]
+    order = np.argsort(squared, axis=1, kind="stable")
+    neighbours = [f"{i}: {' '.join(map(str, row[1:6]))}" for i, row in enumerate(order)]
     lines = [
-        f"mirroring exchanges (write flip.txt into the folder if this is wrong): {', '.join(pairs)}",
-        f"farthest from symmetric: landmark {apart.argmax()}, {apart.max():.1%} of the face's width",
-        f"nearest neighbours: {', '.join(f'{i}: {row}' for i, row in enumerate(nearest))}",
+        f"landmarks swapped by mirroring (write flip.txt into the folder if this is wrong): {', '.join(swaps)}",
+        f"least symmetric: landmark {asymmetry.argmax()}, {asymmetry.max():.1%} of the face's width",
+        f"nearest neighbours: {', '.join(neighbours)}",
     ]
     return "\n".join(textwrap.fill(line, 120) for line in lines)
 
 
-def detect(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
-    """The 68 points (68,2) px of the largest face by the shipped detector, or of that in `box`; None if unsure."""
+def detect_landmarks(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
+    """The 68 landmarks (68,2) px of the largest face from the pretrained detector; None if they are too uncertain.
+
+    Args:
+        photo: the photo.
+        box: (4,) px, the face in which landmarks are located; None detects faces.
+    """
     from jaxface.inference import detector
 
     face = next(iter(detector()(photo, boxes=box)), None)
     if face is None:
         return None
     side = np.subtract(face.box[2:], face.box[:2]).mean()
-    return face.points if np.median(face.sigma) < UNSURE * side else None
+    return face.points if np.median(face.sigma) < MAX_RELATIVE_SIGMA * side else None
 
 
 if __name__ == "__main__":

@@ -100,5 +100,3 @@ def _check_variant(name: str, variant: str, variants: Sequence[str] | None) -> N
         return
     choices = ", ".join(f"{name}/{allowed}" if allowed else name for allowed in variants)
     raise UserError(f"data set {name} has no variant {variant!r}; use {choices}")
-
-

@@ -52,7 +52,7 @@ def moments(
 
 
 def cross_entropy(
-    log_attention: jax.Array, centers: jax.Array, target: jax.Array, std: float, axis: int = -1
+    log_attention: jax.Array, centers: jax.Array, target: jax.Array, std: jax.Array | float, axis: int = -1
 ) -> jax.Array:
     """Cross-entropy (B,K) of an attention with a Gaussian heat map around each target.
 

@@ -250,20 +250,20 @@ def check_record(record: dict, face: dict) -> None:
 @pytest.mark.parametrize(
     "dataset, file, content, message",
     [
-        ("300w", "ibug/image_092 _01.pts", "version: 1\n", "no .pts file"),
+        ("300w", "ibug/image_092 _01.pts", "version: 1\n", "not a .pts file"),
         ("300w", "helen/testset/d.pts", "version: 1\n{\n1 2\n}\n", "2 numbers; expected 68 points"),
-        ("300w", "helen/testset/d.jpg", None, "d has no picture; expected afw/"),
-        ("300w/inner", "afw/a_1.pts", None, "choose 300w or 300w/gssl"),
-        ("wflw", BLUR, "1 2\n", "line 1: 2 values where 207 belong"),
+        ("300w", "helen/testset/d.jpg", None, "d has no image; expected afw/"),
+        ("300w/inner", "afw/a_1.pts", None, "use 300w, 300w/gssl"),
+        ("wflw", BLUR, "1 2\n", "line 1: 2 values; expected 207"),
         ("wflw", BLUR, "7 " * 206 + "x.jpg", "x.jpg, which is not in"),
-        ("wflw", "WFLW_images/1--Handshaking/two_faces.jpg", "text", "no readable picture"),
+        ("wflw", "WFLW_images/1--Handshaking/two_faces.jpg", "text", "not a readable image"),
         ("cofw", "COFW_test_color.mat", None, "has no COFW_test_color.mat; expected COFW_train_color.mat and"),
-        ("cofw", "COFW_test_color.mat", "text", "no MATLAB file with bboxesT, phisT"),
+        ("cofw", "COFW_test_color.mat", "text", "COFW_test_color.mat: damaged or not a MATLAB file"),
         ("cofw/68", "cofw68_test_bboxes.mat", None, "has no cofw68_test_bboxes.mat; expected .*1_points.mat"),
         ("aflw", "AFLWinfo_release.mat", None, "has no AFLWinfo_release.mat; expected AFLWinfo_release.mat and flickr"),
         ("lapa", "val/landmarks/1_0.txt", "106\n1 2\n", "does not hold 106 and 106 points"),
-        ("celeba", "celeba_bboxes.txt", "000001.jpg 300 300 400 400", "lies outside the 220 x 180 picture"),
-        ("celeba", "celeba_bboxes.txt", "\n", "not a single face"),
+        ("celeba", "celeba_bboxes.txt", "000001.jpg 300 300 400 400", "lies outside the 220 x 180 image"),
+        ("celeba", "celeba_bboxes.txt", "\n", "has no face"),
     ],
 )  # fmt: skip
 def test_missing_and_wrong_files_are_one_line(tmp_path, dataset, file, content, message):

@@ -99,9 +99,9 @@ def test_sets_are_of_one_person(tmp_path):
     [
         ("face_folder/all", ["a.jpg"], {}, "no variant 'all'"),
         ("face_folder", [], {}, "is empty"),
-        ("face_folder", ["a.doc"], {}, "no picture"),
-        ("face_folder", ["a.jpg"], {"size": 8}, "at least 32 pixels"),
-        ("face_folder", ["black.png"], {}, "not one of the 1 pictures .* black.png .no face"),
+        ("face_folder", ["a.doc"], {}, "has no photo"),
+        ("face_folder", ["a.jpg"], {"size": 8}, "at least 32 px"),
+        ("face_folder", ["black.png"], {}, "none of the 1 photos .* black.png: no face found"),
     ],
 )
 def test_wrong_requests_are_one_line(tmp_path, dataset, names, options, message):

@@ -11,7 +11,7 @@ from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.heads import closed, head_space
 from jaxface.heads.procedural import procedural_head
-from jaxface.systems.nphm import data, dataset_metadata
+from jaxface.systems.nphm import data, model
 
 NAME = "head_sdf/procedural"
 SEED = head_sdf.SEED
@@ -72,12 +72,12 @@ def test_the_same_records_are_made_again(folder, tmp_path):
 
 
 def test_metadata_is_read_without_tensorflow(folder):
-    said = dataset_metadata.metadata(NAME, folder)
-    anchors = np.reshape(said["anchors"], (39, 3))
+    metadata = model.dataset_metadata(NAME, folder)
+    anchors = np.reshape(metadata["anchors"], (39, 3))
     np.testing.assert_allclose(anchors, head_space.anchors(procedural_head(), SEED, range(3)).mean(0), atol=1e-5)
-    assert said["subjects"] == {"train": 3, "test": 2} and said["scans"] == {"train": 36, "test": 12}
+    assert metadata["subjects"] == {"train": 3, "test": 2} and metadata["scans"] == {"train": 36, "test": 12}
     with pytest.raises(UserError, match=r"launch\.prepare --dataset head_sdf/ict"):
-        dataset_metadata.metadata("head_sdf/ict", folder)
+        model.dataset_metadata("head_sdf/ict", folder)
 
 
 def test_batches_of_both_phases(folder):
@@ -97,7 +97,9 @@ def test_batches_of_both_phases(folder):
     assert sum(int(b["mask"].sum()) for b in data.expression_eval(config, NAME)) == 12
 
 
-@pytest.mark.parametrize(("variant", "options"), [("flame", {}), ("bfm", {}), ("", {"examples": 0}), ("", {"size": 9})])
+@pytest.mark.parametrize(
+    ("variant", "options"), [("/flame", {}), ("/bfm", {}), ("", {"examples": 0}), ("", {"size": 9})]
+)
 def test_bad_options_are_refused(variant, options, tmp_path):
     with pytest.raises(UserError):
-        head_sdf.make(variant, str(tmp_path), **options)
+        prepare(f"head_sdf{variant}", str(tmp_path), **options)

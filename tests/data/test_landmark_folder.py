@@ -83,32 +83,32 @@ def test_flip_of_a_face_that_is_nearly_symmetric(layout):
     face = (half + half[layout.flip] * (-1, 1)) / 2 + rng.normal(0, 1e-4, half.shape)
     flip = symmetry.find_flip(face * (0.8, 1) + 0.5)
     np.testing.assert_array_equal(flip, layout.flip)
-    assert symmetry.distances(face, flip).max() < 0.01
+    assert symmetry.asymmetry(face, flip).max() < 0.01
 
 
 def test_flip_is_its_own_inverse_even_with_ties():
     square = np.array([[0, 0], [1, 0], [0, 0], [1, 0], [0, 0], [1, 0.0]])
     flip = symmetry.find_flip(square)
     np.testing.assert_array_equal(flip[flip], np.arange(6))
-    assert symmetry.distances(square, flip).max() == 0
+    assert symmetry.asymmetry(square, flip).max() == 0
 
 
 @pytest.mark.parametrize(
     "file, content, message",
     [
         ("landmarks.txt", "01.png 1 2 3 4 5 6\n02.png 1 2 3 4 900 6\n", r"02.png: landmark 2 at \(900, 6\) lies out"),
-        ("landmarks.txt", "01.png 1 2 30 40 50 6\n02.png 1 2 30 40\n", "line 2: 2 landmarks where 3 are expected"),
+        ("landmarks.txt", "01.png 1 2 30 40 50 6\n02.png 1 2 30 40\n", "line 2: 2 landmarks; expected 3"),
         ("landmarks.txt", "01.png 1 2 3 4 5 6\n\n02.png 1 2 3 4 5\n", "line 3: not NAME and pairs of numbers"),
         ("landmarks.txt", "01.png 1 2 3 4 x 6\n", "line 1: not NAME and pairs"),
         ("landmarks.txt", "01.png\n02.png\n", "line 1: 01.png has no landmarks"),
         ("landmarks.txt", "01.png 0.1 0.2 0.3 0.4\n02.png 0.1 0.2 0.3 0.5\n", "give them in pixels"),
-        ("landmarks.txt", "99.png 1 2 3 4 5 6\n", "99.png is missing; expected a folder of pictures"),
-        ("landmarks.txt", "01.png 1 2 3 4 5 6\n", "1 labelled pictures, and needs at least 2"),
-        ("landmarks.txt", "", "is empty"),
+        ("landmarks.txt", "99.png 1 2 3 4 5 6\n", "99.png: missing; expected a folder of images"),
+        ("landmarks.txt", "01.png 1 2 3 4 5 6\n", "1 labelled image; at least 2 are needed"),
+        ("landmarks.txt", "", "the file is empty"),
         ("landmarks.txt", None, "neither a text file nor .pts files"),
         ("more.txt", "", "several text files"),
-        ("images/01.png", "text", "01.png is no readable picture"),
-        ("flip.txt", "0 1 2 3 4 4", "must list 6 numbers from 0"),
+        ("images/01.png", "text", "01.png: not a readable image"),
+        ("flip.txt", "0 1 2 3 4 4", "not a flip map; list 6 landmark numbers from 0"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, file, content, message):

@@ -64,10 +64,10 @@ def test_points_of_a_scan(layout):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Little work: two records of a surface, few pixels."""
+    """Two records of a surface and small images, to be fast."""
     monkeypatch.setitem(nphm_jobs.RECORDS, "surface", 2)
-    # New processes would draw the same, and take seconds to start.
-    monkeypatch.setattr(nphm, "_workers", lambda: concurrent.futures.ThreadPoolExecutor(1))
+    # Threads give the same points and start faster.
+    monkeypatch.setattr(nphm, "_worker_processes", lambda: concurrent.futures.ThreadPoolExecutor(1))
     monkeypatch.setattr(nphm_scans, "SIZE", (60, 60))
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
 
@@ -82,13 +82,17 @@ def test_a_published_observation_is_taken(tmp_path):
     taken = nphm_scans.observation(tmp_path, 1, 10, (0,))
     np.testing.assert_array_equal(taken, np.arange(1002, dtype=np.float32).reshape(334, 3))
     assert taken.dtype == np.float32
-    for wrong, said in ((full[::3, 0], "real numbers"), (full[1::3], "none of its 333 points"), (b"junk", "cannot")):
+    for wrong, said in (
+        (full[::3, 0], "real numbers"),
+        (full[1::3], "none of its 333 points"),
+        (b"junk", "not a readable .npy"),
+    ):
         path.write_bytes(wrong) if isinstance(wrong, bytes) else np.save(path, wrong)
         with pytest.raises(UserError, match=rf"obs\.npy: .*{said}"):
             nphm_scans.read_observation(path)
 
 
-def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, small):
+def test_an_interrupted_run_continues(layout, tmp_path, small):
     info = prepare("nphm", str(tmp_path), str(layout), size=200)
     counts = {name: split.num_examples for name, split in info.splits.items()}
     assert counts == {"train": 4, "train_expressions": 4, "test": 2, "test_expressions": 4, "observations": 1}
@@ -98,18 +102,18 @@ def test_the_data_set_goes_on_where_it_was_stopped(layout, tmp_path, small):
     pair = next(iter(read.as_dataset(split="train_expressions").as_numpy_iterator()))
     assert pair["neutral"].shape == pair["posed"].shape == (100, 3) and pair["subject"] == 0 and pair["scan"] == 0
     assert read.info.metadata["subjects"] == {"train": 2, "test": 1} and read.info.metadata["scans"]["train"] == 1
-    kept = sorted((tmp_path / "nphm" / "drawn").iterdir())
-    assert len(kept) == 6 and not any(path.name.count(".") > 1 for path in kept)
-    job = nphm_jobs.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(kept[0]))
-    assert nphm_jobs.draw(job) == str(kept[0]), "what was drawn is not drawn again"
+    outputs = sorted((tmp_path / "nphm" / "drawn").iterdir())
+    assert len(outputs) == 6 and not any(path.name.count(".") > 1 for path in outputs)
+    job = nphm_jobs.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(outputs[0]))
+    assert nphm_jobs.run_job(job) == str(outputs[0]), "an existing output is not sampled again"
     lost = nphm_jobs.Job(str(layout), 1, 10, 77, "surface", 200, str(tmp_path / "lost.npz"))
     with pytest.raises(UserError, match=r"077: .*scan\.ply"):
-        nphm_jobs.draw(lost)
+        nphm_jobs.run_job(lost)
     with pytest.raises(UserError, match=r"face\.npy is for 5"):
         nphm_scans.surface(nphm_scans.scan_folder(layout, 1, 10), np.ones(5, bool), 10, 10, (0,))
 
 
-def test_beam_draws_the_same(layout, tmp_path, small):
+def test_beam_gives_the_same_points(layout, tmp_path, small):
     pytest.importorskip("apache_beam")
     scans = (((1, 10, 10), "surface"), ((1, 10, 11), "pairs"), ((283, 1, 1), "observation"), ((1, 10, 77), "pairs"))
 
@@ -117,16 +121,16 @@ def test_beam_draws_the_same(layout, tmp_path, small):
         (tmp_path / name).mkdir()
         return [nphm_jobs.Job(str(layout), *scan, p, 200, str(tmp_path / name / f"{scan[2]}.npz")) for scan, p in scans]
 
-    *wanted, lost = jobs("beam")
+    *complete, missing = jobs("beam")
     pipeline = nphm_jobs.beam_pipeline(["--runner=DirectRunner", "--direct_running_mode=in_memory"])
-    nphm_jobs.draw_with_beam([lost, *wanted], pipeline)
-    assert len(list((tmp_path / "beam").iterdir())) == 3, "a scan that is missing stops no other"
-    for alone, job in zip(jobs("alone"), wanted, strict=False):
-        expected, found = np.load(nphm_jobs.draw(alone)), np.load(job.kept)
+    nphm_jobs.run_with_beam([missing, *complete], pipeline)
+    assert len(list((tmp_path / "beam").iterdir())) == 3, "a missing scan does not stop the others"
+    for alone, job in zip(jobs("alone"), complete, strict=False):
+        expected, found = np.load(nphm_jobs.run_job(alone)), np.load(job.output)
         assert expected.files == found.files
         for name in expected.files:
             np.testing.assert_array_equal(found[name], expected[name])
-    with pytest.raises(UserError, match="Apache Beam refuses --runner=Nobody"):
+    with pytest.raises(UserError, match="Apache Beam rejects --runner=Nobody"):
         nphm_jobs.beam_pipeline(["--runner=Nobody"])
 
 
@@ -139,10 +143,10 @@ def test_a_missing_beam_is_said(layout, tmp_path, monkeypatch):
 
 
 def test_a_folder_of_something_else_is_said(tmp_path, layout):
-    with pytest.raises(UserError, match=r"no neutrals_open\.json; expected is NPHM's data set: SSS/EEE"):
+    with pytest.raises(UserError, match=r"no neutrals_open\.json; expected NPHM's data set: SSS/EEE"):
         nphm_scans.people(tmp_path)
     (tmp_path / nphm_scans.NEUTRALS).write_text('{"1": 0}')
-    with pytest.raises(UserError, match="no neutral scan of a person to train on"):
+    with pytest.raises(UserError, match="no neutral scan of a training person"):
         nphm_scans.people(tmp_path)
     with pytest.raises(UserError, match=r"no face\.npy"):
         nphm_scans.face_mask(tmp_path)

@@ -92,7 +92,7 @@ def test_aflw2000_3d_and_what_a_missing_model_says(tmp_path):
     photograph(source / "image00002.jpg")
     solid = np.arange(204.0).reshape(3, 68)
     numbers, pose = parameters(source / "image00002.mat", pt2d=-np.ones((2, 21)), pt3d_68=solid)
-    with pytest.raises(UserError, match=r"Model_Exp.mat is missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
+    with pytest.raises(UserError, match=r"Model_Exp.mat: missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
         prepare("aflw2000_3d", str(tmp_path), str(source))
     morphable_model(source / "bfm", False)
     prepare("aflw2000_3d", str(tmp_path), str(source))
@@ -100,7 +100,7 @@ def test_aflw2000_3d_and_what_a_missing_model_says(tmp_path):
     np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
     assert (example["landmarks_68"] == solid.T).all() and (example["landmarks"] == -1).all()
     (source / "bfm" / "model_info.mat").write_bytes(b"MATLAB")
-    with pytest.raises(UserError, match="model_info.mat is damaged"):
+    with pytest.raises(UserError, match="model_info.mat: damaged"):
         bfm_landmarks.load(source / "bfm")
 
 
@@ -117,12 +117,12 @@ def test_the_original_s_annotations(tmp_path):
     (source / "anno.json").write_text(json.dumps([train, test]))
     prepare("jvcr_json", str(tmp_path), str(source))
     ((first,), (second,)) = (read("jvcr_json", tmp_path, split) for split in ("train", "test"))
-    found = data.face(first)
+    found = data.annotated_image(first)
     assert found.scale == pytest.approx(0.25) and found.center.tolist() == [33.0, 31.0]
     points = np.float32(train["landmarks"])
     np.testing.assert_allclose(found.points[:, 2], points[:, 2].mean() - points[:, 2], atol=1e-4)
     width = np.ptp(np.float32(test["landmarks"])[:, 0])
-    assert data.face(second).scale == pytest.approx(1.25 * width / 200, rel=1e-5)
+    assert data.annotated_image(second).scale == pytest.approx(1.25 * width / 200, rel=1e-5)
     (source / "anno.json").write_text(json.dumps([annotation(landmarks=[[1, 2, 3]])]))
     with pytest.raises(UserError, match=r"item 0: landmarks are \(1, 3\)"):
         prepare("jvcr_json", str(tmp_path / "again"), str(source))
@@ -141,7 +141,7 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
     made = data.preprocess_eval(example, "clean", 32, 71)
     assert np.flatnonzero(~made["valid"]).tolist() == [60, 64]
     (source / "train" / "c_lm.csv").write_text("1,2,3")
-    with pytest.raises(UserError, match="has 1 lines of x, y, z, not 66"):
+    with pytest.raises(UserError, match="1 lines of x, y, z; expected 66"):
         prepare("faw3d", str(tmp_path / "again"), str(source))
 
 

@@ -22,7 +22,7 @@ def examples(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("heads"))
     info = prepare("rendered_heads/procedural", folder, examples=6, size=SIZE)
     assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 6, "test": 8}
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already prepared"):
         prepare("rendered_heads/procedural", folder, examples=7)
     read = stream.open_dataset("rendered_heads/procedural", folder)
     return list(read.as_dataset(split="train").as_numpy_iterator())
@@ -82,7 +82,11 @@ def test_training_crops_keep_points_on_their_pixels(examples):
     "dataset, options, message",
     [
         ("faces", {}, "unknown data set 'faces'; choose one of .*rendered_heads"),
-        ("rendered_heads/marble", {}, "no variant 'marble'; choose one of procedural, ict"),
+        (
+            "rendered_heads/marble",
+            {},
+            "no variant 'marble'; use rendered_heads, .*, rendered_heads/ict_portraits",
+        ),
         ("rendered_heads", {"examples": 0}, "at least 1 example"),
         ("rendered_heads", {"colour": 1}, "has no option colour"),
         ("rendered_heads/ict", {"examples": 1}, "manual_dir|ICT-FaceKit"),
@@ -99,6 +103,6 @@ def test_data_sets_are_the_builders():
 
 
 def test_portraits_name_their_head(tmp_path):
-    config = rendered_heads.make("ict_portraits", str(tmp_path)).builder_config
-    assert config.head == "ict" and config.shot == scenes.PORTRAIT
-    assert rendered_heads.make("", str(tmp_path)).builder_config.shot == scenes.UNCONSTRAINED
+    config = rendered_heads.make(str(tmp_path), "ict_portraits").builder_config
+    assert config.head == "ict" and config.capture == scenes.PORTRAIT
+    assert rendered_heads.make(str(tmp_path)).builder_config.capture == scenes.UNCONSTRAINED

@@ -19,7 +19,7 @@ from jaxface.errors import UserError
 
 VARIANTS = ("", "sets")
 # The system that trains on this data set aligns its faces.
-TOOLS = {"align": "jaxface.systems.deep3d.preprocessing.examples:aligned_face"}
+TOOLS = {"align": "jaxface.systems.deep3d.preprocessing.alignment:aligned_face"}
 PER_SET = 5
 # Every TEST_EVERY-th photo or person is for testing, up to a number of examples.
 TEST_EVERY, MAX_TEST_EXAMPLES = 20, 500

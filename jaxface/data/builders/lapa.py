@@ -1,7 +1,8 @@
 """LaPa (Liu et al., AAAI 2020): 106 landmarks, from the release's folders. Splits: train, val, test.
 
 PIPNet's repository trains on it without including the preparation; its author gives the rule: the bounding box of the
-landmarks, enlarged 1.2 times (issue 41). As for WFLW, this is a margin of a tenth on each side, clamped to the image. Coordinates are taken as 0-based, as they are in the files.
+landmarks, enlarged 1.2 times (issue 41). As for WFLW, this is a margin of a tenth on each side, clamped to the image.
+Coordinates are taken as 0-based, as they are in the files.
 """
 
 import pathlib

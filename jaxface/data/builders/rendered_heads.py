@@ -145,7 +145,7 @@ def load_head(head: str, dl_manager: tfds.download.DownloadManager) -> Morphable
 
 
 def render_in_parallel(render: Callable[[int], dict], count: int) -> Iterator[tuple[int, dict]]:
-    """(number, example) of `count` examples, rendered by threads because the rasteriser's scatters use one core each."""
+    """(number, example) of `count` examples, rendered in threads because the rasteriser's scatters use one core."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from enumerate(pool.map(render, range(count)))
 
@@ -181,9 +181,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
             "albedo": float_tensor(None),
             "gaze": float_tensor(2),
         }
-        return tfds.core.DatasetInfo(
-            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features)
-        )
+        return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         head = load_head(self.builder_config.head, dl_manager)

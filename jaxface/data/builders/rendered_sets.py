@@ -74,9 +74,7 @@ class RenderedSets(rendered_heads.RenderedHeads):
             "focal_px": float_tensor(PER_SET),
             "center_px": float_tensor(PER_SET, 2),
         }
-        return tfds.core.DatasetInfo(
-            builder=self, description=__doc__, features=tfds.features.FeaturesDict(features)
-        )
+        return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features))
 
     def _generate_examples(
         self, head: MorphableHead, canonical_vertices: jax.Array, split: str

@@ -1,6 +1,7 @@
 """300W-LP (Zhu et al., CVPR 2016): 61,225 images of 300W rotated to profile, with 3DMM parameters.
 
-3D points are computed with the user's Basel Face Model. Variants: none, or `flipped`, which adds the mirrored images of the folders *_Flip.
+3D points are computed with the user's Basel Face Model. Variants: none, or `flipped`, which adds the mirrored images of
+the folders *_Flip.
 """
 
 import pathlib

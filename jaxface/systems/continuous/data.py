@@ -88,9 +88,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
     splits = [datasets.open_split(config.data, name, size, "train") for name in config.data.datasets]
-    process = functools.partial(
-        preprocess_train, size=size, num_surface_samples=config.data.num_surface_samples
-    )
+    process = functools.partial(preprocess_train, size=size, num_surface_samples=config.data.num_surface_samples)
     return datasets.train_batches(config, splits, step, process)
 
 

@@ -1,4 +1,4 @@
-"""Training and evaluation examples of JVCR, as the original makes them or as we do. The only file that loads TensorFlow.
+"""Training and evaluation examples of JVCR, as the original makes them or as we do. Only this file loads TensorFlow.
 
 Any prepared data set of images with 3D landmarks can be used: with `points_3d`, or of rendered heads.
 """
@@ -86,9 +86,7 @@ def _complete_66(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return completed, valid
 
 
-def _sample_augmentation(
-    rng: np.random.Generator, settings: ml_collections.ConfigDict
-) -> tuple[float, float, bool]:
+def _sample_augmentation(rng: np.random.Generator, settings: ml_collections.ConfigDict) -> tuple[float, float, bool]:
     """Factor of the square's side, rotation in degrees and whether to mirror: the original's draws in its order."""
     scale = np.clip(1 + settings.scale * rng.standard_normal(), 1 - settings.scale, 1 + settings.scale)
     limit = 2 * settings.rotation_deg

@@ -4,9 +4,9 @@ Points are (…,N,3): x right and y down in pixels with centres at integers, z i
 with mean 0 over the 68 landmarks. Annotations and predictions have z towards the viewer, as in the original's files.
 All functions take numpy or JAX arrays with batch axes and answer in kind.
 
-`reference`: HongwenZhang/JVCR-3Dlandmark, utils/transforms.py. Its depths are one unit too large (z + 1), its inverse is
-one crop pixel short in x and y, and the crop's centre is at 128 of 0..255. `clean` has none of this, and its inverse is
-exact.
+`reference`: HongwenZhang/JVCR-3Dlandmark, utils/transforms.py. Its depths are one unit too large (z + 1), its inverse
+is one crop pixel short in x and y, and the crop's centre is at 128 of 0..255. `clean` has none of this, and its inverse
+is exact.
 """
 
 import jax
@@ -88,7 +88,14 @@ def encode_reference(
 
 
 def decode_reference(points: Array, center: Array, scale: Array, size: int) -> Array:
-    """Points (…,N,3) of an unrotated crop in the image: transform_preds of the original's demo; see `reference_matrix`."""
+    """Points (…,N,3) of an unrotated crop in the image: transform_preds of the original's demo.
+
+    Args:
+        points: (…,N,3) in the crop.
+        center: (…,2) px, centre of the square.
+        scale: (…) size of the square in units of 200 px.
+        size: side of the crop in pixels.
+    """
     xp = alignment.namespace(points, center, scale)
     back = alignment.invert_affine(reference_matrix(center, scale, size))
     z = (SCALE_PX * xp.asarray(scale) / size)[..., None, None] * (points[..., 2:] - size / 2)

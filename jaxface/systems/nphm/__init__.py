@@ -48,16 +48,16 @@ def _identity(config: ml_collections.ConfigDict) -> System:
 
 
 def _expression(config: ml_collections.ConfigDict) -> System:
-    earlier = model.earlier_config(config)
-    identity = model.identity_model(earlier)
+    identity_config = model.identity_config(config)
+    identity = model.identity_model(identity_config)
     net = model.expression_model(config, identity)
-    constants = functools.partial(model.earlier_params, config, earlier)
+    constants = functools.partial(model.identity_params, config, identity_config)
     return System(
         init=functools.partial(model.init_expression, net, config.model.codes),
         constants=constants,
         loss=functools.partial(losses.expression_loss, net, identity, config.loss),
         preprocess_on_device=losses.add_cube_points,
-        raw=raw.expression_raw(identity, net, constants, earlier.model.replicate_last_point_bug),
+        raw=raw.expression_raw(identity, net, constants, identity_config.model.replicate_last_point_bug),
         inputs={"points": "B, N, 3", "identity": f"B, {identity.code_dim}", "expression": f"B, {net.code_dim}"},
         predict=predict.bind(config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),

@@ -1,90 +1,94 @@
-"""Records of scans to batches of both phases: points drawn with replacement. The only file here that loads TensorFlow.
+"""Training and evaluation examples of both phases: points sampled from records with replacement.
 
-Near and far points are drawn on the device, by the losses. What records hold is said in `jaxface.data.head_records`.
+Only this file of the system loads TensorFlow. Near-surface and far points are sampled on the device, by the losses.
+`jaxface.data.head_records` documents the records.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
 
-from jaxface import parallel
 from jaxface.data import datasets, head_records, stream
 from jaxface.errors import UserError
 from jaxface.system import Batch
 
-SMALLEST_RECORD = 200
+# Points per record of a data set that a run builds itself.
+BUILT_RECORD_POINTS = 200
 
 Example = dict[str, np.ndarray]
 
 
 def surface_points(example: Example, seed: int, face: int, nonface: int) -> Example:
-    """A phase-1 example: `face` and `nonface` of a neutral scan's surface points (n,3) with normals.
+    """A phase-1 example: surface points of a neutral scan with normals.
 
-    Gives face_points, face_normals, nonface_points, nonface_normals, anchors (39,3) and subject (). UserError where
-    the scan has no points of a part that is asked for.
+    Args:
+        example: a record of a surface.
+        seed: seed of the sampling.
+        face: number of points on the face.
+        nonface: number of points elsewhere.
+
+    Returns:
+        face_points, face_normals (face,3), nonface_points, nonface_normals (nonface,3), anchors (39,3), subject ().
+
+    Raises:
+        UserError: the scan has no points of a requested part.
     """
     rng = np.random.default_rng(seed)
-    made = {"anchors": example["anchors"], "subject": np.int32(example["subject"])}
+    arrays = {"anchors": example["anchors"], "subject": np.int32(example["subject"])}
     for part, count in (("face", face), ("nonface", nonface)):
-        made |= _drawn(example, (f"{part}_points", f"{part}_normals"), count, rng)
-    return made
+        arrays |= _sample_rows(example, (f"{part}_points", f"{part}_normals"), count, rng)
+    return arrays
 
 
 def point_pairs(example: Example, seed: int, pairs: int) -> Example:
-    """A phase-2 example: `pairs` corresponding points, neutral and posed (pairs,3), and NUMBERS () of the record."""
+    """A phase-2 example: `pairs` corresponding points neutral and posed (pairs,3), and the record's NUMBERS ()."""
     numbers = {name: np.int32(example[name]) for name in head_records.NUMBERS}
-    return {**numbers, **_drawn(example, ("neutral", "posed"), pairs, np.random.default_rng(seed))}
+    return {**numbers, **_sample_rows(example, ("neutral", "posed"), pairs, np.random.default_rng(seed))}
 
 
 def identity_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
-    """Phase-1 training batches from `step` on; config.data.face and .nonface say how many points of each."""
-    return _train(config, "train", functools.partial(surface_points, **_points(config)), step)
+    """Phase-1 training batches from `step` on, with config.data.face and config.data.nonface points."""
+    process = functools.partial(surface_points, **_point_counts(config))
+    return datasets.train_batches(config, [_split(config, "train")], step, process)
 
 
 def expression_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
-    """Phase-2 training batches from `step` on; config.data.pairs says how many pairs."""
-    return _train(config, "train_expressions", functools.partial(point_pairs, pairs=config.data.pairs), step)
+    """Phase-2 training batches from `step` on, with config.data.pairs pairs."""
+    process = functools.partial(point_pairs, pairs=config.data.pairs)
+    return datasets.train_batches(config, [_split(config, "train_expressions")], step, process)
 
 
-def identity_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator[Batch]:
-    """The records of unseen people of a data set, padded; each always gives the same points."""
-    return _eval(config, dataset, "test", functools.partial(surface_points, seed=0, **_points(config)))
+def identity_eval(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
+    """The records of unseen people of "NAME[:SPLIT]", padded; the points of a record are always the same."""
+    process = functools.partial(surface_points, seed=0, **_point_counts(config))
+    return datasets.eval_batches(config, _split(config, "test", name), process)
 
 
-def expression_eval(config: ml_collections.ConfigDict, dataset: str) -> Iterator[Batch]:
-    """The pairs of unseen people's expressions, padded; each record always gives the same ones."""
-    return _eval(config, dataset, "test_expressions", functools.partial(point_pairs, seed=0, pairs=config.data.pairs))
+def expression_eval(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
+    """The pairs of unseen people's expressions of "NAME[:SPLIT]", padded; those of a record are always the same."""
+    process = functools.partial(point_pairs, seed=0, pairs=config.data.pairs)
+    return datasets.eval_batches(config, _split(config, "test_expressions", name), process)
 
 
-def open_set(config: ml_collections.ConfigDict, dataset: str = "") -> stream.Builder:
-    """The prepared data set `dataset`, or the one of the configuration; see `jaxface.data.sets.open_set`."""
-    return datasets.open_set(config.data, dataset or config.data.dataset, SMALLEST_RECORD)
+def open_dataset(config: ml_collections.ConfigDict) -> stream.Builder:
+    """The prepared data set of the configuration; see `datasets.open_dataset`."""
+    return datasets.open_dataset(config.data, config.data.dataset, BUILT_RECORD_POINTS)
 
 
-def _points(config: ml_collections.ConfigDict) -> dict[str, int]:
+def _split(config: ml_collections.ConfigDict, default: str, name: str = "") -> datasets.Split:
+    return datasets.open_split(config.data, name or config.data.dataset, BUILT_RECORD_POINTS, default)
+
+
+def _point_counts(config: ml_collections.ConfigDict) -> dict[str, int]:
     return {"face": config.data.face, "nonface": config.data.nonface}
 
 
-def _train(
-    config: ml_collections.ConfigDict, split: str, process: Callable[[Example, int], Example], step: int
-) -> Iterator[Batch]:
-    local = parallel.local_batch_size(config.batch_size)
-    return stream.train_stream(open_set(config), split, local, config.seed, step, process)
-
-
-def _eval(
-    config: ml_collections.ConfigDict, dataset: str, split: str, process: Callable[[Example], Example]
-) -> Iterator[Batch]:
-    local = parallel.local_batch_size(config.batch_size)
-    return stream.eval_stream(open_set(config, dataset), split, local, process)
-
-
-def _drawn(example: Example, names: tuple[str, ...], count: int, rng: np.random.Generator) -> Example:
-    """The named arrays (n,3) at `count` common random rows."""
+def _sample_rows(example: Example, names: tuple[str, ...], count: int, rng: np.random.Generator) -> Example:
+    """The named arrays (n,3) at `count` random rows, the same for all of them."""
     size = len(example[names[0]])
     if count and not size:
-        raise UserError(f"a record of subject {int(example['subject'])} has no {names[0]}: prepare the data set again")
+        raise UserError(f"a record of subject {int(example['subject'])} has no {names[0]}; prepare the data set again")
     rows = rng.integers(0, max(size, 1), count)
     return {name: example[name][rows] for name in names}

@@ -1,6 +1,8 @@
-"""The networks of a configuration, and the identity model that an expression model stands on."""
+"""Networks and random parameters of a configuration, and the identity model that an expression model deforms."""
 
 import functools
+import json
+import pathlib
 
 import jax
 import ml_collections
@@ -8,17 +10,17 @@ import ml_collections
 from jaxface import config_file, pretrained
 from jaxface.errors import UserError
 from jaxface.system import Tree
-from jaxface.systems.nphm import dataset_metadata
 from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.ensemble import Ensemble
 from jaxface.systems.nphm.networks.npm import NPM, IdentityModel
 
-CODE_SPREAD = 0.1  # length of a fresh identity code
-EXPRESSION_SPREAD = 0.01  # of each number of a fresh expression code
+# Expected norm of a randomly initialised identity code, and standard deviation of each entry of an expression code.
+IDENTITY_CODE_NORM = 0.1
+EXPRESSION_CODE_STD = 0.01
 
 
 def identity_model(config: ml_collections.ConfigDict) -> IdentityModel:
-    """The identity model of `config.model` of a phase-1 configuration. UserError for anchors that do not fit."""
+    """The identity model of a configuration of phase 1. UserError if its anchors do not match its pairs."""
     model = config.model
     if model.kind == "single":
         return NPM(model.code, model.width, model.layers, model.narrow_skip)
@@ -27,15 +29,15 @@ def identity_model(config: ml_collections.ConfigDict) -> IdentityModel:
     anchors = tuple(float(number) for number in model.anchors)
     if not anchors or len(anchors) % 3 or 2 * model.pairs > len(anchors) // 3:
         raise UserError(
-            f"config.model.anchors holds {len(anchors)} numbers, which is not 3 for each of at least "
-            f"{max(2 * model.pairs, 1)} anchors; give --anchors FILE, or prepare the data set {config.data.dataset}"
+            f"config.model.anchors: {len(anchors)} numbers are not 3 for each of at least {max(2 * model.pairs, 1)} "
+            f"anchors; pass --anchors FILE or prepare the data set {config.data.dataset}"
         )
     sizes = (model.global_code, model.local_code, model.width, model.layers, model.position_width)
     return Ensemble(anchors, model.pairs, *sizes, model.narrow_skip)
 
 
 def expression_model(config: ml_collections.ConfigDict, identity: IdentityModel) -> Deformation:
-    """The deformation of `config.model` of a phase-2 configuration, for `identity`."""
+    """The deformation network of a configuration of phase 2, for an identity model."""
     model = config.model
     sizes = (model.code, model.compressed, model.width, model.layers)
     return Deformation(identity.code_dim, identity.anchor_count, *sizes, model.narrow_skip)
@@ -50,76 +52,107 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config = config.copy_and_resolve_references()
     _set_from_data(config)
     if config.phase == "expression" and not config.identity and config.random_identity:
-        earlier = _random_identity(config)
-        _set_from_data(earlier)
-        config.random_identity = earlier.model
+        identity = _random_identity_config(config)
+        _set_from_data(identity)
+        config.random_identity = identity.model
     return config
 
 
 def _set_from_data(config: ml_collections.ConfigDict) -> None:
     model, phase = config.model, config.phase
-    wants_anchors = phase == "identity" and model.kind == "ensemble" and not model.anchors
-    if model.codes and not wants_anchors:
+    needs_anchors = phase == "identity" and model.kind == "ensemble" and not model.anchors
+    if model.codes and not needs_anchors:
         return
     if config.data.build_examples:
         from jaxface.systems.nphm import data
 
-        data.open_set(config)
+        data.open_dataset(config)
     try:
-        said = dataset_metadata.metadata(config.data.dataset, config.data.dir)
+        metadata = dataset_metadata(config.data.dataset, config.data.dir)
     except UserError:
         return
-    if wants_anchors:
-        model.anchors = tuple(said["anchors"])
-    model.codes = model.codes or said["subjects" if phase == "identity" else "scans"]["train"]
+    if needs_anchors:
+        model.anchors = tuple(metadata["anchors"])
+    model.codes = model.codes or metadata["subjects" if phase == "identity" else "scans"]["train"]
+
+
+def dataset_metadata(dataset: str, data_dir: str) -> dict:
+    """Metadata of the newest version of a prepared data set, read without TensorFlow.
+
+    Returns:
+        `anchors` (3A numbers, model units), `subjects` and `scans` ({"train": …, "test": …}).
+
+    Raises:
+        UserError: the data set is not prepared, or is of another kind.
+    """
+    files = sorted((pathlib.Path(data_dir) / dataset).glob("*/metadata.json"), key=_version)
+    if not files:
+        raise UserError(
+            f"{data_dir}: the data set {dataset} is not prepared; "
+            f"run: python -m launch.prepare --dataset {dataset} --data_dir {data_dir}"
+        )
+    metadata = json.loads(files[-1].read_text())
+    if not {"anchors", "subjects", "scans"} <= metadata.keys():
+        raise UserError(f"config.data.dataset: {dataset} has no anchors; use a data set of head surfaces")
+    return metadata
+
+
+def _version(path: pathlib.Path) -> list[int]:
+    return [int(part) for part in path.parent.name.split(".")]
 
 
 def init_identity(model: IdentityModel, codes: int, key: jax.Array) -> tuple[Tree, Tree]:
-    """Fresh parameters of phase 1: {"identity": network, "codes": (codes,code)}, the latter where codes > 0."""
+    """Random parameters {"identity": network, "codes": (codes,C)} of phase 1, without codebook if `codes` is 0; {}."""
     keys = jax.random.split(key)
-    spread = CODE_SPREAD / model.code_dim**0.5
-    return {"identity": model.init(keys[0]), **_table(keys[1], codes, model.code_dim, spread)}, {}
+    std = IDENTITY_CODE_NORM / model.code_dim**0.5
+    return {"identity": model.init(keys[0]), **_codebook(keys[1], codes, model.code_dim, std)}, {}
 
 
 def init_expression(model: Deformation, codes: int, key: jax.Array) -> tuple[Tree, Tree]:
-    """Fresh parameters of phase 2: {"expression": network, "codes": (codes,code)}."""
+    """Random parameters {"expression": network, "codes": (codes,E)} of phase 2, without codebook if 0; and {}."""
     keys = jax.random.split(key)
-    return {"expression": model.init(keys[0]), **_table(keys[1], codes, model.code_dim, EXPRESSION_SPREAD)}, {}
+    return {"expression": model.init(keys[0]), **_codebook(keys[1], codes, model.code_dim, EXPRESSION_CODE_STD)}, {}
 
 
-def earlier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The phase-1 configuration that a phase-2 one stands on. UserError where none is named, or it is none."""
+def _codebook(key: jax.Array, rows: int, code_dim: int, std: float) -> Tree:
+    return {"codes": std * jax.random.normal(key, (rows, code_dim))} if rows else {}
+
+
+def identity_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The configuration of the identity model that an expression model deforms.
+
+    UserError if the expression configuration names none, or a workdir of another kind.
+    """
     if config.identity:
-        earlier = config_file.load(config.identity)
-        if earlier.get("system") != config.system or earlier.get("phase") != "identity":
-            raise UserError(f"config.identity: {config.identity} is no workdir of an identity model of {config.system}")
-        return earlier
+        identity = config_file.load(config.identity)
+        if identity.get("system") != config.system or identity.get("phase") != "identity":
+            raise UserError(f"config.identity: {config.identity} is not a workdir of an identity model of nphm")
+        return identity
     if not config.random_identity:
         raise UserError(
-            "config.identity is empty: train the identity model first (configs/nphm_identity.py) and name its workdir"
+            "config.identity is empty; train an identity model first (configs/nphm_identity.py) and pass its workdir"
         )
-    return _random_identity(config)
+    return _random_identity_config(config)
 
 
-def _random_identity(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The phase-1 configuration of `config.random_identity`, on the data of the phase-2 one."""
-    earlier = ml_collections.ConfigDict({"data": config.data.to_dict(), "phase": "identity"})
-    earlier.model = config.random_identity.copy_and_resolve_references()
-    return earlier
+def _random_identity_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The identity configuration of `config.random_identity`, with the data of the expression configuration."""
+    identity = ml_collections.ConfigDict({"data": config.data.to_dict(), "phase": "identity"})
+    identity.model = config.random_identity.copy_and_resolve_references()
+    return identity
 
 
-def earlier_params(config: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict) -> Tree:
-    """Phase 1's {"identity": network, "codes": table}; untrained ones, from the seed, where the smoke test wants so."""
+def identity_params(config: ml_collections.ConfigDict, identity: ml_collections.ConfigDict) -> Tree:
+    """Parameters {"identity": network, "codes": codebook} of the identity model of an expression configuration.
+
+    `identity` is its configuration. Without a workdir (`config.random_identity`) they are random, from `config.seed`.
+    """
     if config.identity:
-        return _loaded(config.identity)
-    model = identity_model(earlier)
-    return jax.jit(functools.partial(init_identity, model, earlier.model.codes))(jax.random.key(config.seed))[0]
+        return _load_params(config.identity)
+    init = functools.partial(init_identity, identity_model(identity), identity.model.codes)
+    return jax.jit(init)(jax.random.key(config.seed))[0]
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(folder: str) -> Tree:
+def _load_params(folder: str) -> Tree:
     return pretrained.load(folder)[1]
-
-
-def _table(key: jax.Array, rows: int, width: int, spread: float) -> Tree:
-    return {"codes": spread * jax.random.normal(key, (rows, width))} if rows else {}

@@ -1,4 +1,4 @@
-"""Official NPHM and NPM checkpoints: decoder and codes, by the names of SimonGiebenhain/NPHM."""
+"""Conversion of official NPHM and NPM checkpoints (github.com/SimonGiebenhain/NPHM): networks and codebooks."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from jaxface.errors import UserError
 from jaxface.system import Converted
 from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.ensemble import Ensemble
-from jaxface.systems.nphm.networks.npm import NPM
+from jaxface.systems.nphm.networks.npm import NPM, IdentityModel
 from jaxface.torch_weights import Tensors, Transform, linear, rename, unwrap
 
 DECODER = ("decoder_state_dict", "state_dict", "model_state_dict")
@@ -19,14 +19,14 @@ CODES = "latent_codes_state_dict.weight"
 Sources = dict[str, tuple[str, Transform]]
 
 
-def position_width(decoder: Tensors) -> int | None:
-    """Width of the anchors' MLP in a checkpoint, which the release's configurations do not tell; None without one."""
+def _position_width(decoder: Tensors) -> int | None:
+    """Hidden units of the anchor MLP, None without one. The released configurations do not state it."""
     weight = decoder.get("mlp_pos.0.weight")
     return None if weight is None else len(weight)
 
 
 def from_torch(
-    model: Ensemble | NPM | Deformation,
+    model: IdentityModel | Deformation,
     config: ml_collections.ConfigDict,
     tensors: Tensors,
     params: Any,
@@ -43,20 +43,18 @@ def from_torch(
     decoder = {name: value for name, value in decoder.items() if not name.startswith("latent_codes")}
     if isinstance(model, Ensemble):
         _check_anchors(model, decoder)
-        width = position_width(decoder)
+        width = _position_width(decoder)
         if width:
             model = dataclasses.replace(model, position_width=width)
             changes["position_width"] = width
-    filled = {config.phase: rename(decoder, sources(model), jax.eval_shape(model.init, jax.random.key(0)))}
+    converted = {config.phase: rename(decoder, sources(model), jax.eval_shape(model.init, jax.random.key(0)))}
     if CODES in tensors:
         codes = np.ascontiguousarray(tensors[CODES], np.float32)
         if codes.ndim != 2 or codes.shape[1] != model.code_dim:
-            raise UserError(
-                f"the checkpoint's codes are {codes.shape}; the configured ones have {model.code_dim} numbers"
-            )
-        filled["codes"] = codes
+            raise UserError(f"{CODES}: shape {codes.shape}; the configured codes have {model.code_dim} entries")
+        converted["codes"] = codes
         changes["codes"] = len(codes)
-    return Converted({**params, **filled}, model_state, {"model": changes} if changes else {})
+    return Converted({**params, **converted}, model_state, {"model": changes} if changes else {})
 
 
 def read_anchors(path: str) -> tuple[float, ...]:
@@ -77,21 +75,21 @@ def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
     last = decoder.get("mlp_pos.4.bias")
     if last is not None and len(last) != len(model.mean_anchors):
         raise UserError(
-            f"there are {model.anchor_count} mean anchors, but the checkpoint has {len(last) // 3}: give its --anchors"
+            f"--anchors: {model.anchor_count} mean anchors, but the checkpoint has {len(last) // 3}; pass its own"
         )
 
 
-def sources(model: Ensemble | NPM | Deformation) -> Sources:
-    """Our paths to the official names."""
+def sources(model: IdentityModel | Deformation) -> Sources:
+    """Official name and transform of each parameter path."""
     layers = range(model.layers + 1)
     if isinstance(model, NPM):
         return _layers("", "lin", layers, linear)
     if isinstance(model, Ensemble):
-        return _layers("members/", "ensembled_deep_sdf.lin", layers, _stacked) | {
-            f"positions/layer{index}/{ours}": (f"mlp_pos.{2 * index}.{theirs}", transform)
-            for index in range(3)
-            for ours, theirs, transform in (("kernel", "weight", linear), ("bias", "bias", np.asarray))
-        }
+        mapping = _layers("members/", "ensembled_deep_sdf.lin", layers, _transpose_stacked)
+        for index in range(3):
+            mapping[f"positions/layer{index}/kernel"] = (f"mlp_pos.{2 * index}.weight", linear)
+            mapping[f"positions/layer{index}/bias"] = (f"mlp_pos.{2 * index}.bias", np.asarray)
+        return mapping
     if not model.compressed:
         return _layers("mlp/", "lin", layers, linear)
     return _layers("mlp/", "defDeepSDF.lin", layers, linear) | {
@@ -100,14 +98,14 @@ def sources(model: Ensemble | NPM | Deformation) -> Sources:
     }
 
 
-def _layers(ours: str, theirs: str, indices: range, transform: Transform) -> Sources:
-    made: Sources = {}
+def _layers(path: str, official: str, indices: range, transform: Transform) -> Sources:
+    sources: Sources = {}
     for index in indices:
-        made[f"{ours}layer{index}/kernel"] = (f"{theirs}{index}.weight", transform)
-        made[f"{ours}layer{index}/bias"] = (f"{theirs}{index}.bias", np.asarray)
-    return made
+        sources[f"{path}layer{index}/kernel"] = (f"{official}{index}.weight", transform)
+        sources[f"{path}layer{index}/bias"] = (f"{official}{index}.bias", np.asarray)
+    return sources
 
 
-def _stacked(weight: np.ndarray) -> np.ndarray:
+def _transpose_stacked(weight: np.ndarray) -> np.ndarray:
     """(networks,out,in) to (networks,in,out)."""
     return weight.transpose(0, 2, 1)

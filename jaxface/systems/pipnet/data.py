@@ -1,7 +1,7 @@
 """Training and evaluation examples of PIPNet. Beside `self_training_data` the only file that loads TensorFlow.
 
-Annotated photos (`jaxface.data.faces`) have the original's crop, its landmarks and its augmentation (lib/data_utils.py).
-Rendered heads have a box, which is cropped as in the continuous detector.
+Annotated photos (`jaxface.data.faces`) have the original's crop, its landmarks and its augmentation
+(lib/data_utils.py). Rendered heads have a box, which is cropped as in the continuous detector.
 """
 
 import functools
@@ -116,7 +116,7 @@ def _eval_rendered(example: Example, size: int, eye_corners: tuple[int, ...]) ->
 
 
 def flip_map(config: ml_collections.ConfigDict) -> np.ndarray:
-    """The flip map (L,) of config.data.flip, or that of the layout. Raises UserError if it does not pair L landmarks."""
+    """The flip map (L,) of config.data.flip or of the layout. Raises UserError if it does not pair the L landmarks."""
     flip = np.array(config.data.flip, int)
     if not flip.size and config.model.layout in layouts.LAYOUTS:
         flip = layouts.LAYOUTS[config.model.layout].flip

@@ -103,9 +103,7 @@ def shares(counts: list[int], examples: int) -> list[int]:
 def unlabelled_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
     """The train split of the data set `name` in order, padded, as `preprocess_unlabelled` makes it."""
     split = datasets.Split(_open(config, name), "train")
-    return datasets.eval_batches(
-        config, split, functools.partial(preprocess_unlabelled, size=config.model.image_size)
-    )
+    return datasets.eval_batches(config, split, functools.partial(preprocess_unlabelled, size=config.model.image_size))
 
 
 def is_labelled(config: ml_collections.ConfigDict, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Both phases on their smoke variants: trained, resumed, scored, moved; raw; what convert does with checkpoints."""
+"""Both phases on their smoke variants: training, resuming, evaluation, moved workdirs; `raw`; official checkpoints."""
 
 import shutil
 
@@ -42,7 +42,7 @@ def test_smoke_trains_and_a_second_run_verifies(phase, folder):
         assert value == pytest.approx(scored[f"head_sdf/procedural/{name}"], rel=1e-3) and value > 0
 
 
-def test_a_moved_expression_workdir_stands_alone(folder):
+def test_a_moved_expression_workdir_is_complete(folder):
     moved = folder / "elsewhere" / "moved"
     shutil.copytree(folder / "expression", moved)
     here = inference.Predictor.from_workdir(folder / "expression")
@@ -52,11 +52,11 @@ def test_a_moved_expression_workdir_stands_alone(folder):
     code = here.system.constants()["codes"].shape[1]
     arrays = {"points": weights.array("points", (2, 5, 3), 0.3), "identity": weights.array("z", (2, code), 0.1)}
     arrays["expression"] = weights.array("e", (2, here.config.model.code), 0.1)
-    ours, theirs = here.raw(arrays), there.raw(arrays)
+    ours, moved_outputs = here.raw(arrays), there.raw(arrays)
     assert {name: value.shape for name, value in ours.items()} == {
         "sdf": (2, 5), "gradient": (2, 5, 3), "anchors": (2, 39, 3), "offsets": (2, 5, 3),
     }  # fmt: skip
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, moved_outputs)
     assert np.abs(ours["offsets"]).max() > 0
     del arrays["expression"]
     assert not here.raw(arrays)["offsets"].any()
@@ -66,18 +66,18 @@ def test_a_moved_expression_workdir_stands_alone(folder):
     np.testing.assert_allclose(again, ours["sdf"], atol=2e-3)
 
 
-@pytest.mark.parametrize("wrong, message", [
+@pytest.mark.parametrize("arrays, message", [
     ({"points": np.zeros((1, 4, 3))}, "identity: missing"),
     ({"points": np.zeros((4, 3)), "identity": np.zeros((1, 168))}, "must be .B,N,3."),
     ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((1, 7))}, "identity: shape .1, 7."),
     ({"points": np.zeros((1, 4, 3)), "identity": np.zeros((2, 168))}, "different batch sizes"),
 ])  # fmt: skip
-def test_raw_says_what_is_wrong(wrong, message, folder):
+def test_malformed_raw_arrays_are_user_errors(arrays, message, folder):
     with pytest.raises(UserError, match=message):
-        inference.Predictor.from_workdir(folder / "identity").raw(wrong)
+        inference.Predictor.from_workdir(folder / "identity").raw(arrays)
 
 
-def test_checkpoints_bring_their_codes_and_widths():
+def test_a_checkpoint_determines_codes_and_widths():
     config = nphm_identity.get_config("reference")
     config.model.anchors = tuple(official.golden()["anchors_mean"].ravel().tolist())
     config.model.position_width = 64
@@ -106,7 +106,7 @@ def test_checkpoints_bring_their_codes_and_widths():
         nphm.build(config)
 
 
-def test_a_step_touches_the_codes_of_its_scans():
+def test_only_the_codes_of_the_batch_have_gradients():
     config = nphm_expression.get_config("smoke")
     config.random_identity.update(anchors=tuple(official.golden()["anchors_mean"].ravel().tolist()), codes=3)
     config.model.codes = 6
@@ -116,8 +116,8 @@ def test_a_step_touches_the_codes_of_its_scans():
     numbers = {"subject": np.int32([0, 2]), "expression": np.int32([3, 3]), "scan": np.int32([1, 4])}
     batch = system.preprocess_on_device({**pairs, **numbers}, jax.random.key(1), {})
     loss = lambda params: system.loss(params, model_state, batch, jax.random.key(2), 0, system.constants())[0]  # noqa: E731
-    touched = np.any(jax.jit(jax.grad(loss))(params)["codes"], axis=1)
-    assert np.flatnonzero(touched).tolist() == [1, 4]
+    has_gradient = np.any(jax.jit(jax.grad(loss))(params)["codes"], axis=1)
+    assert np.flatnonzero(has_gradient).tolist() == [1, 4]
 
 
 def test_an_expression_model_needs_an_identity_model(folder):
@@ -125,5 +125,5 @@ def test_an_expression_model_needs_an_identity_model(folder):
         nphm.build(nphm_expression.get_config("reference"))
     config = smoke(folder, "expression")
     config.identity = str(folder / "expression")
-    with pytest.raises(UserError, match="no workdir of an identity model"):
+    with pytest.raises(UserError, match="not a workdir of an identity model"):
         nphm.build(config)

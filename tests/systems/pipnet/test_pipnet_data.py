@@ -32,16 +32,16 @@ def centroids(image):
 @pytest.mark.parametrize("seed", range(6))
 def test_labels_follow_shift_turn_and_mirror(seed):
     rng = np.random.default_rng(seed)
-    image, points = augmentation.shifted(marked(), POINTS, rng)
+    image, points = augmentation.translate(marked(), POINTS, rng)
     np.testing.assert_allclose(centroids(image), points, atol=0.6 / SIZE)
-    image, points = augmentation.rotated(image, points, rng.uniform(-30, 30))
+    image, points = augmentation.rotate(image, points, rng.uniform(-30, 30))
     np.testing.assert_allclose(centroids(image), points, atol=1 / SIZE)
 
 
 def test_shifts_reach_thirty_pixels_of_256_and_hold_points_inside():
     shifts = []
     for seed in range(300):
-        _, points = augmentation.shifted(marked(), np.array([[0.5, 0.5], [0.0, 1.0]]), np.random.default_rng(seed))
+        _, points = augmentation.translate(marked(), np.array([[0.5, 0.5], [0.0, 1.0]]), np.random.default_rng(seed))
         shifts.append(points[0] - 0.5)
         assert points.min() >= 0 and points.max() <= 1
     assert 0.1 < np.abs(shifts).max() <= 30 / 256 and abs(np.mean(shifts)) < 0.02
@@ -50,7 +50,7 @@ def test_shifts_reach_thirty_pixels_of_256_and_hold_points_inside():
 def test_occlusion_covers_up_to_two_fifths_with_one_colour():
     largest = 0
     for seed in range(50):
-        covered = (augmentation.occluded(np.full((SIZE, SIZE, 3), 7, np.uint8), np.random.default_rng(seed)) != 7).any(
+        covered = (augmentation.occlude(np.full((SIZE, SIZE, 3), 7, np.uint8), np.random.default_rng(seed)) != 7).any(
             -1
         )
         rows, columns = covered.any(1).sum(), covered.any(0).sum()

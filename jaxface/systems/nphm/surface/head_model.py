@@ -64,8 +64,8 @@ def load(config: ml_collections.ConfigDict, params: Tree) -> HeadModel:
     """The head of a trained workdir of either phase: its configuration and parameters."""
     if config.phase == "identity":
         return HeadModel(model.identity_model(config), None, params, _codes(params))
-    earlier = model.earlier_config(config)
-    identity, identity_params = model.identity_model(earlier), model.earlier_params(config, earlier)
+    identity_config = model.identity_config(config)
+    identity, identity_params = model.identity_model(identity_config), model.identity_params(config, identity_config)
     deformation = model.expression_model(config, identity)
     both = {"identity": identity_params["identity"], "expression": params["expression"]}
     return HeadModel(identity, deformation, both, _codes(identity_params), _codes(params))
