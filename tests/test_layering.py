@@ -25,9 +25,8 @@ import logging, os, sys, warnings
 import jax, flax, optax, orbax.checkpoint.v1, absl.logging, ml_collections, cv2, trimesh
 state = lambda: (
     dict(os.environ), list(warnings.filters), logging.root.level, list(logging.root.handlers),
-    {name: (one.level, list(one.filters), list(one.handlers))
-     for name, one in logging.root.manager.loggerDict.items() if isinstance(one, logging.Logger)
-     and not name.startswith("jaxface") and (one.level or one.filters or one.handlers)},
+    {name: (one.level, list(one.filters), list(one.handlers)) for name, one in logging.root.manager.loggerDict.items()
+     if isinstance(one, logging.Logger) and (one.level or one.filters or one.handlers)},
 )
 before = state()
 import MODULE
