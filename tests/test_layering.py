@@ -22,7 +22,7 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 # Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.
 IMPORT_EFFECTS = """
 import logging, os, sys, warnings
-import jax, flax, optax, absl.logging, ml_collections, cv2, trimesh
+import jax, flax, optax, absl.logging, ml_collections, cv2, tensorboardX, trimesh
 from orbax.checkpoint import v1
 state = lambda: (
     dict(os.environ), list(warnings.filters), logging.root.level, list(logging.root.handlers),
