@@ -39,15 +39,13 @@ HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a
 def main(argv: list[str]) -> None:
     """Reads the scans, fits every person and writes the results."""
     del argv
-    if not SCAN.value or not OUTPUT.value:
-        raise UserError("--scan FILE or FOLDER and --output OUT are required")
-    people = scan_files.find(SCAN.value)
+    people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
     if REGISTER.value:
         from . import fit_register
 
-        fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
+        fit_register.run(people, HEAD.value, HEAD_PATH.value, output)
         return
-    paths, output = scan_files.result_names(people), pathlib.Path(OUTPUT.value)
+    paths = scan_files.result_names(people)
     for name in paths:
         _refuse_input(output / f"{name}.ply", paths.values())
     people_fits = fit(_predictor(), people)

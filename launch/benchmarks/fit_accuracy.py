@@ -18,7 +18,6 @@ import trimesh
 from absl import flags
 
 from jaxface import meshes
-from jaxface.errors import UserError
 from jaxface.geometry import alignment, sampling
 from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads import head_space, sources
@@ -41,9 +40,7 @@ LONGEST_EDGE_MM = 4.0
 def main(argv: list[str]) -> None:
     """Writes the scans to a temporary folder, fits them and prints the mean distances."""
     del argv
-    if not ICT.value:
-        raise UserError("--ict: missing; give the FaceXModel folder of ICT-FaceKit or its .npz file")
-    closed = close(sources.load_head("ict", ICT.value))
+    closed = close(sources.load_head("ict", app.required(ICT)))
     heads = {
         f"person{person}": dict(zip(SCANS, scans_mm(closed, SEED.value, person), strict=True))
         for person in range(PEOPLE.value)

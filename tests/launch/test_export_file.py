@@ -40,7 +40,7 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--system", "jvcr"], "needs --output FILE"),
+        (["--system", "jvcr"], "--output: missing; see --help"),
         (["--system", "jvcr", "--output", "x"], "no model ships for 'jvcr'"),
         (["--workdir", "W", "--output", "missing/x"], "missing/x cannot be written: No such file or directory"),
     ],
