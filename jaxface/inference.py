@@ -231,8 +231,8 @@ def detector() -> Predictor:
 
 def _detect(image: np.ndarray, boxes: Any = None) -> list[FaceLandmarks]:
     """The faces in an image (H,W,3) with 68 landmarks from the pretrained detector; see `System.tools`."""
-    own = detector()
-    return own.system.predict(own.params, own.model_state, image, boxes=boxes)
+    predictor = detector()
+    return predictor.system.predict(predictor.params, predictor.model_state, image, boxes=boxes)
 
 
 TOOLS = {"detect": _detect}

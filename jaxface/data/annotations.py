@@ -59,7 +59,7 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
         names: variables that are read; all of them if none is named (files up to version 7).
 
     Raises:
-        UserError: the file is missing or damaged, or lacks a named variable.
+        UserError: the file is missing or damaged, or has no variable of a given name.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing")
@@ -71,9 +71,9 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
             arrays = scipy.io.loadmat(path, variable_names=names or None)
     except Exception as error:  # on damaged files scipy raises whatever its parser runs into
         raise UserError(f"{path}: damaged or not a MATLAB file ({type(error).__name__}: {error})") from error
-    lacking = [name for name in names if name not in arrays]
-    if lacking:
-        raise UserError(f"{path}: has no variable {', '.join(lacking)}")
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: has no variable {', '.join(missing)}")
     return arrays
 
 

@@ -61,12 +61,12 @@ def train_batches(
 
     Args:
         config: with `batch_size` (of all hosts together) and `seed`.
-        splits: what is mixed, in this order within a batch.
+        splits: the splits that are mixed, in this order within a batch.
         step: number of the first batch.
         process: (example, seed) -> arrays of fixed shape, as in `stream.train_stream`.
 
     Raises:
-        UserError: the batch cannot be shared equally.
+        UserError: the batch does not divide equally over the data sets.
     """
     local = parallel.local_batch_size(config.batch_size)
     share, rest = divmod(local, len(splits))
