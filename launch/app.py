@@ -1,4 +1,4 @@
-"""What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
+"""Shared by all jobs: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import contextlib
 import ctypes
@@ -72,7 +72,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-    """The exit status of `main(argv)`; 2 after a user's mistake or a missing optional package, which it prints."""
+    """The exit status of `main(argv)`; prints a UserError or a missing optional package and returns 2."""
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
     try:
@@ -123,13 +123,13 @@ def fail(message: str) -> int:
 
 
 def job_name(main: Callable) -> str:
-    """How the user called the job of `main`: `launch.train` in a checkout, `jaxface train` where installed."""
+    """The command of the job of `main`: `launch.train` in a checkout, `jaxface train` where installed."""
     name = pathlib.Path(sys.modules[main.__module__].__file__ or "").stem
     return f"jaxface {name}" if INSTALLED else f"launch.{name}"
 
 
 def commands(text: str) -> str:
-    """`text` with commands as they are typed here: where the package is installed, `jaxface JOB`."""
+    """`text` with commands as this installation runs them: `jaxface JOB` where the package is installed."""
     return text.replace("python -m launch.", "jaxface ") if INSTALLED else text
 
 
@@ -208,7 +208,7 @@ def define_cluster() -> None:
 
 
 def join_cluster() -> None:
-    """Initialises jax.distributed as the flags of `define_cluster` say; call it before any use of a device."""
+    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device."""
     if not FLAGS.coordinator:
         # A single host needs no Gloo, which prints its ranks on stdout.
         jax.config.update("jax_cpu_collectives_implementation", None)

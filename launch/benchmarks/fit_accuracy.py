@@ -1,6 +1,6 @@
 """Accuracy of `launch.fit` on unseen ICT-FaceKit heads, in mm: python -m launch.benchmarks.fit_accuracy --ict DIR
 
-Draws people that no training split contains, scans a neutral and an expression of each as a cloud of surface points,
+Samples people that no training split contains, scans a neutral and an expression of each as a cloud of surface points,
 fits every person by `launch.fit` and measures point-to-triangle distances on the face, both ways. The baseline is the
 mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON line per
 kind of scan.
@@ -77,8 +77,18 @@ def write_clouds(folder: pathlib.Path, closed: ClosedHead, scans: dict[str, np.n
 
 
 def fit(scans: pathlib.Path, output: pathlib.Path) -> None:
-    """Runs `launch.fit` in a process of its own, as a user does."""
-    command = [sys.executable, "-m", "launch.fit", "--scan", str(scans), "--units", "mm", "--output", str(output)]
+    """Runs `launch.fit` in a separate process, as a user does."""
+    command = [
+        sys.executable,
+        "-m",
+        f"{app.__package__}.fit",
+        "--scan",
+        str(scans),
+        "--units",
+        "mm",
+        "--output",
+        str(output),
+    ]
     subprocess.run(command + (["--workdir", WORKDIR.value] if WORKDIR.value else []), check=True, stdout=sys.stderr)
 
 

@@ -24,7 +24,7 @@ from .benchmark import Benchmark, Run, load_config, training_run
 DENSE_POINTS, GRADIENT_POINTS, TILED_POINTS, FIT_POINTS, TRAIN_BATCH = 4096, 2048, 16384, 1000, 2
 CHUNK = 2048
 RESOLUTION = 128
-# The original takes minutes for the grid of `extract`; it is measured on this many of its points.
+# The baseline would take minutes for the grid of `extract`; it is measured on this many points of it.
 BASELINE_POINTS = 8192
 # Semi-axes of an ellipsoid the size of a head, in NPHM units.
 RADII = np.float32([0.33, 0.45, 0.42])
