@@ -4,7 +4,7 @@ Scans given together are one person in several expressions; in a folder of folde
 OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (errors in
 mm). Without --workdir the pretrained head is used. With --register, a head template is registered to each scan instead.
 
-Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, to which the back view beside it
+Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, to which the back view next to it
 is added, or as a folder of SSS/E/obs.npy. For .npy files the defaults are --units nphm and --align none.
 """
 

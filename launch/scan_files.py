@@ -33,7 +33,7 @@ def find(sources: list[str]) -> dict[str, list[pathlib.Path]]:
 
 
 def read(path: pathlib.Path) -> meshes.Mesh:
-    """Reads a scan; a single-view observation is joined with the back view beside it, if there is one."""
+    """Reads a scan; a single-view observation is joined with the back view next to it, if there is one."""
     if path.suffix != ".npy":
         return meshes.read(path)
     views = [nphm_scans.read_observation(path)]

@@ -1,6 +1,6 @@
 """A synthetic Basel front face with the fields of BFM_model_front.mat; the golden numbers were computed with it.
 
-A disc of concentric rings, bulged into a face; its vertices are shuffled so that the crop is no prefix of them.
+A disc of concentric rings, bulged into a face; its vertices are shuffled so that the crop is not a prefix of them.
 """
 
 import numpy as np
@@ -26,20 +26,20 @@ def _ring_sizes(vertices, outer, rings):
 
 
 def _triangles(sizes):
-    """A fan inside, then each ring zipped to the next: the side whose next vertex comes first moves on."""
+    """A fan in the centre, then strips between neighbouring rings, advanced on the side that is behind."""
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    found = [(0, k, k + 1) for k in range(1, sizes[0] - 1)]
+    triangles = [(0, k, k + 1) for k in range(1, sizes[0] - 1)]
     for inner, outer, n, m in zip(starts, starts[1:], sizes, sizes[1:], strict=False):
         i = j = 0
         while i < n or j < m:
             corner = inner + i % n, outer + j % m
             if i < n and (j >= m or (i + 1) * m <= (j + 1) * n):
                 i += 1
-                found.append((*corner, inner + i % n))
+                triangles.append((*corner, inner + i % n))
             else:
                 j += 1
-                found.append((*corner, outer + j % m))
-    return np.array(found)
+                triangles.append((*corner, outer + j % m))
+    return np.array(triangles)
 
 
 def _incident(triangles, vertices):

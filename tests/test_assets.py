@@ -23,7 +23,7 @@ def test_models_are_small_and_name_no_folder_of_the_training_machine(name):
             assert config["data"]["dir"] == "data" and not config["init"] and not config["resume"]
 
 
-def test_neural_head_looks_like_one():
+def test_neural_head_has_the_size_of_a_head():
     predictor = Predictor.pretrained("nphm")
     mesh = head_model.load(predictor.config, predictor.params).mean_mesh
     size_mm = MM_PER_UNIT * np.ptp(mesh.vertices, axis=0)

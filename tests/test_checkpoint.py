@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, what is done about damage, and what other commands read from a workdir."""
+"""Checkpoints: retention, handling of damage, and parameters for inference."""
 
 import pathlib
 import subprocess
@@ -45,7 +45,7 @@ def remove(folder):
 
 
 def flip(folder):
-    """Turns one bit amid the values of an array, which Orbax itself restores without an error."""
+    """Flips one bit of the values of an array, which Orbax itself restores without an error."""
     path = max((folder / "model_state").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -69,7 +69,7 @@ def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage
     assert checkpoint.restore(tmp_path, state(0)).step == 2
 
 
-def test_nothing_is_touched_where_none_can_be_read(tmp_path):
+def test_nothing_is_renamed_if_no_checkpoint_can_be_read(tmp_path):
     save(tmp_path, {1: None, 2: None})
     before = sorted(tmp_path.rglob("*"))
     other = state(0).replace(params={"weights": {"kernel": np.zeros((3, 1), np.float32)}})

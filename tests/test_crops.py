@@ -13,7 +13,7 @@ def ramp(height: int = 40, width: int = 60) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("center", "side", "angle"), [((30.0, 20.0), 10.0, 0.5), ((33.2, 19.1), 24.0, -0.3)])
-def test_a_crop_shows_what_its_matrix_says(center, side, angle):
+def test_a_crop_agrees_with_its_matrix(center, side, angle):
     crop = crops.cut(ramp(), np.array(center), side, angle, 8)
     grid = np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2).astype(float)
     matrix = alignment.invert_affine(alignment.crop_matrix(np.array(center), side, 8, angle))
@@ -30,7 +30,7 @@ def test_large_squares_are_averaged_not_sampled():
 
 
 @pytest.mark.parametrize("count", [1, 5, 40])
-def test_batches_have_few_sizes_and_lose_nothing(count):
+def test_batches_have_few_sizes_and_all_rows(count):
     sizes, images = [], np.arange(3.0 * count).reshape(count, 3)
 
     def network(batch):

@@ -42,7 +42,7 @@ def names(folder: pathlib.Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_one_bad_file_costs_that_file_only(source, tmp_path):
+def test_a_bad_file_does_not_stop_the_others(source, tmp_path):
     (source / "bad.jpg").write_bytes(b"no picture")
     (source / "notes.txt").write_text("")
     (source / ".hidden.png").write_text("")
@@ -61,7 +61,7 @@ def test_one_bad_file_costs_that_file_only(source, tmp_path):
     assert json.loads((tmp_path / "out" / "c.bmp.json").read_text())["faces"] == []
 
 
-def test_an_input_is_never_overwritten_and_a_second_run_says_the_same(source):
+def test_an_input_is_never_overwritten_and_a_second_run_has_the_same_summary(source):
     Image.new("RGB", (60, 40), "red").save(source / "a_overlay.png")
     (source / "b.json").write_text("{}")
     before = {path: path.read_bytes() for path in source.iterdir()}
@@ -73,7 +73,7 @@ def test_an_input_is_never_overwritten_and_a_second_run_says_the_same(source):
     assert first.counts == second.counts and there == names(source) and not first.failed
 
 
-def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
+def test_files_and_layer_of_a_face_are_written(source, tmp_path):
     red = np.full((10, 10, 4), [255, 0, 0, 255], np.uint8)
 
     def with_files(picture, boxes=None):
@@ -97,7 +97,7 @@ def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
     assert "overwrite an input" in run(source).failed["c.png"]
 
 
-def test_names_that_cannot_be_made_free_fail(tmp_path):
+def test_unavoidable_name_collisions_fail(tmp_path):
     for name in ("a.png", "a.jpg", "a.png_overlay.png"):
         Image.new("RGB", (6, 4)).save(tmp_path / name)
     summary, _ = infer(tmp_path, tmp_path)
@@ -134,7 +134,7 @@ def test_mistakes_that_end_the_run(source, tmp_path):
     ["{", "[1]", '{"none.png": [1, 2, 3, 4]}', '{"a.png": [1, 2, 3]}', '{"a.png": [1, 2, NaN, 4]}']
     + ['{"a.png": [9, 2, 3, 4]}', '{"a.png": "face"}', '{"a.png": [[1, 2, 3, 4], [1, 2, 3, 4]]}', '{"a.png": null}'],
 )
-def test_bad_boxes_cost_one_line(source, text):
+def test_bad_boxes_are_one_line(source, text):
     (source / "b.json").write_text(text)
     with pytest.raises(UserError, match="b.json") as caught:
         folders.read_boxes(source / "b.json", source)
@@ -148,7 +148,7 @@ def test_arrays_go_through_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no arrays", {"a": np.array([None])}, {"a": np.ones(3, np.uint8)}])
-def test_other_arrays_cost_one_line(tmp_path, content):
+def test_other_arrays_are_one_line(tmp_path, content):
     if isinstance(content, dict):
         np.savez(tmp_path / "in.npz", **content)
     elif content is not None:

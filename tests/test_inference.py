@@ -112,7 +112,7 @@ def test_the_form_in_which_a_model_ships(predictor, image, tmp_path, monkeypatch
         Predictor.pretrained("mine")
 
 
-def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
+def test_unusable_workdirs_are_one_line(detector_workdir, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         Predictor.from_workdir(tmp_path / "none")
     with pytest.raises(UserError, match="config.json"):
@@ -137,7 +137,7 @@ def merged(old: dict, new: dict) -> dict:
     return old | {key: merged(old[key], value) if isinstance(value, dict) else value for key, value in new.items()}
 
 
-def test_inference_leaves_tensorflow_alone(detector_workdir):
+def test_inference_does_not_load_tensorflow(detector_workdir):
     code = (
         "import sys; from jaxface.inference import Predictor; import numpy as np;"
         f"Predictor.from_workdir({str(detector_workdir)!r})(np.zeros((60, 60, 3), np.uint8), boxes=[5, 5, 50, 55]);"
@@ -146,7 +146,7 @@ def test_inference_leaves_tensorflow_alone(detector_workdir):
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-def test_a_configuration_without_a_key_is_told_which():
+def test_a_missing_configuration_key_is_named():
     config = continuous.get_config("endless")
     with config.unlocked():
         del config.head.names

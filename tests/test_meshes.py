@@ -65,7 +65,7 @@ def _obj(*lines):
         ("a.txt", b"0 0 0", "not a mesh"),
     ],
 )
-def test_a_bad_file_costs_one_line(tmp_path, name, data, message):
+def test_a_bad_file_is_one_line(tmp_path, name, data, message):
     (path := tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message) as raised:
         meshes.read(path)

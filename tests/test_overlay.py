@@ -20,7 +20,7 @@ def test_points_are_drawn_where_they_are_and_the_image_is_unchanged():
     assert unsure[30, 40, 0] > unsure[30, 40, 1] + 50
 
 
-def test_a_image_kept_at_half_size_is_drawn_on_in_half_the_pixels():
+def test_an_image_kept_at_half_size_is_drawn_on_in_half_the_pixels():
     point = np.array([[60.5, 40.5]])
     drawn = overlay.draw_overlay(np.zeros((50, 40, 3), np.uint8), [face(point, 0.1, "custom")], step=2)
     assert drawn[20, 30, 1] > 100 and drawn[40, 36].sum() == 0

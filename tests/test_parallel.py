@@ -1,4 +1,4 @@
-"""Placement and compilation: both back ends give the same bits, one device the same metrics."""
+"""Placement and compilation: both backends give the same bits, and one device the same metrics."""
 
 import jax
 import numpy as np
@@ -54,7 +54,7 @@ def test_batches_that_do_not_divide_are_refused():
         parallel.replicate({}, "pjit")
 
 
-def test_prefetch_hands_on_batches_and_errors():
+def test_prefetch_passes_on_batches_and_errors():
     def batches():
         yield {"x": np.full((2, 1), 7.0, np.float32)}
         raise UserError("record 3 cannot be read")

@@ -53,7 +53,7 @@ def test_transparent_parts_become_white(tmp_path):
     assert (saved(palette, tmp_path / "b.png", transparency=palette.getpixel((0, 0)))[0, 0] == 255).all()
 
 
-def test_of_an_animation_the_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert photo.load(tmp_path / "a.gif").pixels[0, 0].tolist() == [255, 0, 0]
@@ -106,7 +106,7 @@ def jpeg() -> bytes:
         (None, "no such file"),
     ],
 )
-def test_unreadable_files_cost_one_line(tmp_path, data, words):
+def test_unreadable_files_are_one_line(tmp_path, data, words):
     if data is not None:
         (tmp_path / "bad.jpg").write_bytes(data)
     with pytest.raises(UserError, match=words) as caught:

@@ -30,7 +30,7 @@ def reconstruction(**fields) -> FaceReconstruction:
     return FaceReconstruction(**{**FIELDS, **added, **fields})
 
 
-def test_json_has_rounded_pixels_and_the_fields_that_there_are():
+def test_json_has_rounded_pixels_and_no_missing_fields():
     entry = landmarks(confidence=np.float32([1 / 3]), track=2).to_json()
     assert list(entry) == ["track", "box", "extent", "layout", "points", "sigma", "confidence"]
     assert entry["box"] == [1.0, 2.0, 11.0, 14.0] and entry["points"][0] == [0.333, 0.333] and entry["track"] == 2
@@ -73,7 +73,7 @@ def test_access_by_key_works_with_one_warning_that_names_the_attribute():
         face["points_3d"]
 
 
-def test_files_are_encoded_when_they_are_asked_for():
+def test_files_are_encoded_on_access():
     encoded = []
     files = LazyFiles({".a": lambda: encoded.append("a") or b"a", ".b": lambda: b"b"})
     assert list(files) == [".a", ".b"] and not encoded and files[".a"] == b"a" and encoded

@@ -144,7 +144,7 @@ def test_missing_file_and_other_zip(tmp_path):
         read(tmp_path / "x.zip")
 
 
-def test_rename_fills_and_names_every_misfit():
+def test_rename_fills_and_names_every_mismatch():
     expected = {
         "conv": {"kernel": np.zeros((3, 3, 2, 4), np.float32), "bias": np.zeros(4, np.float32)},
         "scale": np.zeros(4),
@@ -165,7 +165,7 @@ def test_linear_takes_one_by_one_convolutions():
     np.testing.assert_array_equal(linear(weight[:, :, None, None]), weight.T)
 
 
-def test_old_format_says_what_it_needs(tmp_path):
+def test_the_old_format_names_the_extra_it_needs(tmp_path):
     path = tmp_path / "old.pth"
     path.write_bytes(pickle.dumps({"a": print}, 2))
     with pytest.raises(UserError, match=r"jaxface\[torch\]|print") as caught:

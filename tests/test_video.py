@@ -56,7 +56,7 @@ def test_a_given_box_is_followed_without_a_detector():
     assert np.array_equal(tracked[2][0].box, tracked[1][0].box)
 
 
-def test_one_euro_calms_rest_and_follows_motion():
+def test_one_euro_filter_smooths_rest_and_follows_motion():
     rng = np.random.default_rng(0)
     noise, still = rng.normal(0, 1, (200, 4, 2)), video.OneEuro(30.0)
     calm = np.stack([still(value, 100.0) for value in noise])
@@ -84,7 +84,7 @@ def test_clips_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no clip", None])
-def test_a_file_that_is_not_a_video_costs_one_line(tmp_path, data):
+def test_a_file_that_is_not_a_video_is_one_line(tmp_path, data):
     if data is not None:
         (tmp_path / "a.mp4").write_bytes(data)
     with pytest.raises(UserError, match="a.mp4"):

@@ -1,4 +1,4 @@
-"""Stand-ins for checkpoints and images, made from names alone: the golden numbers were computed with exactly these."""
+"""Deterministic checkpoints and images, generated from names; the golden numbers were computed with them."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def state_dict(manifest: str) -> dict[str, np.ndarray]:
 
 
 def image(key: str, shape) -> np.ndarray:
-    """Smooth pictures (N,H,W,3), float32 in [0,1]."""
+    """Smooth images (N,H,W,3), float32 in [0,1]."""
     draw, (count, height, width, channels) = generator(key), shape
     y, x = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
     out = np.zeros(shape)

@@ -15,7 +15,7 @@ ANCHORS = 39
 
 
 def features(**more: tfds.features.FeatureConnector) -> tfds.features.FeaturesDict:
-    """POINTS (n,3) and anchors (39,3) float32, NUMBERS int32, and the given features."""
+    """POINTS (n,3) and anchors (39,3) float32, NUMBERS int32, and the features `more`."""
     return tfds.features.FeaturesDict(
         {
             **{name: tfds.features.Tensor(shape=(None, 3), dtype=np.float32) for name in POINTS},
@@ -27,7 +27,7 @@ def features(**more: tfds.features.FeatureConnector) -> tfds.features.FeaturesDi
 
 
 def record(**values: np.ndarray | int) -> dict[str, np.ndarray | int]:
-    """A complete record: the given features, the other POINTS empty and the other NUMBERS 0."""
+    """A complete record: `values`, the other POINTS empty and the other NUMBERS 0."""
     empty = {name: np.zeros((0, 3), np.float32) for name in POINTS}
     return {**empty, **dict.fromkeys(NUMBERS, 0), **values}
 

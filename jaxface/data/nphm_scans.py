@@ -121,7 +121,7 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
     arrays = {}
     for part, count in (("face", face), ("nonface", rest)):
         rows = np.concatenate(samples[part])
-        # Too few points are repeated at random; none remain none.
+        # Too few points are resampled with replacement; an empty set stays empty.
         chosen = rows[rng.integers(0, len(rows), count)] if 0 < len(rows) < count else rows[:count]
         arrays |= {f"{part}_points": chosen[:, 0], f"{part}_normals": chosen[:, 1]}
     return arrays

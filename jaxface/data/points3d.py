@@ -27,7 +27,7 @@ Examples = Iterator[tuple[str, dict]]
 
 
 def info(builder: tfds.core.DatasetBuilder, description: str, points: int, **features) -> tfds.core.DatasetInfo:
-    """Features of a data set: image, its name, `points` 3D points, and the given ones."""
+    """Features of a data set: image, its name, `points` 3D points, and `features`."""
     common = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "name": tfds.features.Text(),
@@ -77,7 +77,7 @@ def parametric_example(
 
 def find_files(folder: pathlib.Path, pattern: str, expected: str) -> list[pathlib.Path]:
     """The files of `folder` that match a pattern, sorted. Raises UserError, naming what is `expected`, for none."""
-    found = sorted(folder.glob(pattern))
-    if not found:
+    files = sorted(folder.glob(pattern))
+    if not files:
         raise UserError(f"{folder}: has no {pattern}; expected {expected}")
-    return found
+    return files

@@ -1,6 +1,6 @@
-"""Each annotated data set, written in its original layout and read back: every feature, the mean face, one clear line.
+"""Each annotated data set, written in its original layout and read back: features, mean face, messages of one line.
 
-The pictures say where they are: red is x, green is y, so that a record's region shows which part it is.
+Red encodes x and green encodes y, so the pixels of a record show which part of the image it holds.
 """
 
 import json
@@ -43,7 +43,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def expected(name, crop, box, landmarks, labels, **more) -> dict:
-    """What a record must say, in pixels of the photograph."""
+    """Expected contents of a record, in pixels of the photo."""
     return {"name": name, "crop": crop, "box": box, "landmarks": landmarks, "crop_landmarks": labels, **more}
 
 
@@ -229,7 +229,7 @@ def test_every_feature(tmp_path, monkeypatch, dataset):
 
 
 def check_record(record: dict, face: dict) -> None:
-    """The record of a face: its region shows where it was cut, and everything else lies in its pixels."""
+    """Checks a record: its image is the right region, and all coordinates are pixels of it."""
     origin = np.asarray(face["crop"][:2], int) - record["crop"][:2]
     for name, value in face.items():
         shift = origin if name == "landmarks" else np.tile(origin, 2) if name in ("box", "crop") else 0

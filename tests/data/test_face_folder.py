@@ -1,4 +1,4 @@
-"""A folder of photographs as a data set: what is in it, what is left out and named, persons kept together."""
+"""A folder of photographs as a data set: included files, skipped files and their reasons, photos grouped by person."""
 
 import functools
 
@@ -18,7 +18,7 @@ POINTS = canonical.queries("68")[:, :2] * [50, -50] + [80, 60]
 
 
 def detect(photo, box):
-    """Points where the picture is not black; the box, if any, is where they are put."""
+    """Stand-in detector: fixed landmarks, centred in `box` unless it is None; None for a black photo."""
     if photo.pixels.max() == 0:
         return None
     return POINTS if box is None else POINTS + np.reshape(box, (2, 2)).mean(0) - [80, 60]
@@ -38,7 +38,7 @@ def read(folder, name, split="train"):
     return list(stream.open_dataset(name, folder).as_dataset(split=split).as_numpy_iterator())
 
 
-def test_pictures_and_what_is_left_out(tmp_path):
+def test_photos_become_records_and_others_are_skipped(tmp_path):
     photos = tmp_path / "photos"
     for name in ("a.jpg", "b.png", "own/c.jpg", "own/d.jpg", "e.jpg", ".hidden/f.jpg", "mask/a.jpg"):
         picture(photos / name)
@@ -104,7 +104,7 @@ def test_sets_are_of_one_person(tmp_path):
         ("face_folder", ["black.png"], {}, "none of the 1 photos .* black.png: no face found"),
     ],
 )
-def test_wrong_requests_are_one_line(tmp_path, dataset, names, options, message):
+def test_wrong_options_are_one_line(tmp_path, dataset, names, options, message):
     (tmp_path / "photos").mkdir()
     for name in names:
         picture(tmp_path / "photos" / "black.png", 0).rename(tmp_path / "photos" / name)

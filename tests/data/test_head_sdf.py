@@ -1,4 +1,4 @@
-"""The builder of head surfaces: what records hold, that they are made again, and the batches of both phases."""
+"""The builder of head surfaces: contents of the records, determinism, and the batches of both phases."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_surfaces_lie_on_their_scan(folder):
 
 
 def test_pairs_correspond():
-    """On a scan and itself moved, pairs differ by that move; half of them stay within the smaller offset."""
+    """For a scan and its translated copy, pairs differ by the translation; half have the smaller offset."""
     surface = closed.close(procedural_head())
     (vertices,) = head_space.scans(surface, SEED, 0, [0])
     moved = vertices + np.float32([0.1, 0, -0.2])
@@ -63,7 +63,7 @@ def test_pairs_correspond():
     assert 0.004 < np.median(away) < 0.03
 
 
-def test_the_same_records_are_made_again(folder, tmp_path):
+def test_records_are_deterministic(folder, tmp_path):
     prepare(NAME, str(tmp_path), examples=3, size=400)
     for split in ("train", "test_expressions"):
         for one, other in zip(records(folder, split), records(str(tmp_path), split), strict=True):

@@ -1,4 +1,4 @@
-"""The public NPHM layout, a tiny one made of generated heads: what is read from it, and a run that goes on."""
+"""The public NPHM layout with a few generated heads: the records, and resuming an interrupted run."""
 
 import concurrent.futures
 import json
@@ -72,7 +72,7 @@ def small(monkeypatch):
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
 
 
-def test_a_published_observation_is_taken(tmp_path):
+def test_a_published_observation_is_used(tmp_path):
     """A full map is (H*W,3) with NaN where nothing was hit; obs.npy has 2500 points, some of them twice."""
     full = np.full((1000, 3), np.nan)
     full[::3] = np.arange(1002).reshape(334, 3)
@@ -134,7 +134,7 @@ def test_beam_gives_the_same_points(layout, tmp_path, small):
         nphm_jobs.beam_pipeline(["--runner=Nobody"])
 
 
-def test_a_missing_beam_is_said(layout, tmp_path, monkeypatch):
+def test_missing_beam_is_reported(layout, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"pip install 'jaxface\[beam\]'$"):
         prepare("nphm", str(tmp_path), str(layout), size=200, beam_options=["--runner=DirectRunner"])
@@ -142,7 +142,7 @@ def test_a_missing_beam_is_said(layout, tmp_path, monkeypatch):
         prepare("wflw", str(tmp_path), str(layout), beam_options=["--runner=DirectRunner"])
 
 
-def test_a_folder_of_something_else_is_said(tmp_path, layout):
+def test_an_unrelated_folder_is_reported(tmp_path, layout):
     with pytest.raises(UserError, match=r"no neutrals_open\.json; expected NPHM's data set: SSS/EEE"):
         nphm_scans.people(tmp_path)
     (tmp_path / nphm_scans.NEUTRALS).write_text('{"1": 0}')

@@ -1,4 +1,4 @@
-"""Readers of data sets with 3D points, each from a tiny fixture in the original layout; bad ones in one line."""
+"""Readers of data sets with 3D points, each on a tiny fixture in the original layout; messages of one line."""
 
 import json
 
@@ -48,7 +48,7 @@ def parameters(path, **more):
 
 
 def expected(numbers, pose):
-    """The landmarks by the book: pitch, yaw and roll one after the other, y counted from below."""
+    """Landmarks computed step by step: rotations by pitch, yaw and roll, y up from the last row."""
     own = (MEAN[KEPT] + 1 + (SHAPE.reshape(-1, 3, 199)[KEPT] @ numbers["Shape_Para"][:, 0]))[KEYPOINTS]
     own += (EXPRESSION.reshape(-1, 3, 29) @ numbers["Exp_Para"][:, 0])[KEYPOINTS]
     for axis in (2, 1, 0):
@@ -87,7 +87,7 @@ def test_300w_lp(tmp_path, whole):
     assert (example["landmarks"] == flat.T).all() and (example["landmarks_3d"] == flat.T + 2).all()
 
 
-def test_aflw2000_3d_and_what_a_missing_model_says(tmp_path):
+def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     source = tmp_path / "source"
     photograph(source / "image00002.jpg")
     solid = np.arange(204.0).reshape(3, 68)
@@ -147,7 +147,7 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
 
 @pytest.mark.parametrize("mode", transforms.MODES)
 def test_crops_for_training_carry_their_points(mode):
-    """A picture whose colours say where they are: under every augmentation the points keep their colours."""
+    """Colours encode positions: under every augmentation the points stay on pixels of their colour."""
     y, x = np.mgrid[:200, :240]
     pixels = np.stack([x, y, np.full_like(x, 0)], -1).astype(np.uint8)
     points = np.concatenate([DRAW.uniform((80, 60), (160, 140), (68, 2)), DRAW.normal(0, 20, (68, 1))], 1)

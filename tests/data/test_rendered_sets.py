@@ -1,4 +1,4 @@
-"""Rendered sets: one person in five pictures, what is known of them is what they show, and batches of it."""
+"""Rendered sets: five images of one person, agreement of images and parameters, and batches."""
 
 import functools
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_picture_shows_the_person_it_says(folder):
+def test_landmarks_follow_from_the_parameters(folder):
     head = procedural_head()
     for example in stream.open_dataset("rendered_sets/procedural", folder).as_dataset(split="test").as_numpy_iterator():
         for number in range(PER_SET):
@@ -42,5 +42,5 @@ def test_batches_of_sets(folder):
     assert batch["image"].shape == (2, PER_SET, 48, 48, 3) and batch["skin"].shape == (2, PER_SET, 48, 48)
     spread = batch["landmarks"].reshape(-1, 68, 2)
     assert np.abs(spread.mean(1) - 112).max() < 60 and spread.std(1).min() > 20
-    known = next(stream.eval_stream(builder, "test", 8, lambda example: data.preprocess_eval(example, 48)))
-    assert known["identity"].shape[0] == 8 and known["expression"].shape[:2] == (8, PER_SET) and known["mask"].all()
+    batch = next(stream.eval_stream(builder, "test", 8, lambda example: data.preprocess_eval(example, 48)))
+    assert batch["identity"].shape[0] == 8 and batch["expression"].shape[:2] == (8, PER_SET) and batch["mask"].all()

@@ -1,4 +1,4 @@
-"""The stream of prepared data sets: order, resuming, padding and what is said of a record that cannot be read."""
+"""The stream of prepared data sets: order, resuming, padding, and the message for an unreadable record."""
 
 import io
 import pathlib
@@ -14,7 +14,7 @@ COUNT = 11
 
 
 class Squares(tfds.core.GeneratorBasedBuilder):
-    """Eleven pictures of one colour each; the picture of number `broken` is not a picture."""
+    """Images of one colour each; the one with number `broken` is not an image file."""
 
     VERSION = tfds.core.Version("1.0.0")
     broken = -1

@@ -14,7 +14,7 @@ from jaxface.layouts import LAYOUTS, wflw_to_ibug
 def arrays(request):
     folder = request.config.rootpath.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("needs ICT-FaceKit beside the project")
+        pytest.skip("needs ICT-FaceKit next to the project")
     with np.load(folder / "ict_facekit.npz") as data:
         return dict(data), folder / "ict_facekit.npz"
 

@@ -1,4 +1,4 @@
-"""What all jobs share: process settings, paths of configurations, missing packages, help, and the console script."""
+"""Shared by all jobs: process settings, paths of configurations, missing packages, help, and the console script."""
 
 import importlib
 import os

@@ -33,14 +33,16 @@ def test_line_holds_medians_and_the_faster_baseline():
 
 def test_baseline_process_answers_each_line(monkeypatch, capsys):
     ran = []
-    made = [
+    benchmarks = [
         Benchmark("x", "forward", 1, None, lambda: {"plain": lambda: ran.append(1)}),
         Benchmark("x", "render", 1, None),  # skipped: it has no baseline
         Benchmark("x", "train_step", 1, None, lambda: {"other": lambda: None}),
     ]
-    monkeypatch.setitem(sys.modules, "launch.benchmarks.made", types.SimpleNamespace(benchmarks=lambda: iter(made)))
+    monkeypatch.setitem(
+        sys.modules, "launch.benchmarks.fake", types.SimpleNamespace(benchmarks=lambda: iter(benchmarks))
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("next\nplain\nplain\nnext\n"))
-    baseline_process.serve("made")
+    baseline_process.serve("fake")
     names, first, second, others = map(json.loads, capsys.readouterr().out.splitlines())
     assert names == ["plain"] and others == ["other"] and ran == [1, 1] and min(first, second) >= 0
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from jaxface.data import bfm_landmarks, points3d
 from jaxface.data.faces import float_tensor
 
-TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat beside each) and " + bfm_landmarks.TREE
+TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat next to each) and " + bfm_landmarks.TREE
 
 
 def make(data_dir: str) -> tfds.core.DatasetBuilder:

@@ -72,7 +72,7 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "a folder of photos, one subfolder a person; your own landmarks are read from NAME.pts beside them, "
+        "a folder of photos, one subfolder a person; your own landmarks are read from NAME.pts next to them, "
         "landmarks/NAME.txt (68 lines, y up) or detections/NAME.txt (5 lines, y down)"
     )
 

@@ -25,7 +25,7 @@ TEST_EVERY = 10
 SCALE = 1.2
 TREE = (
     "a folder of images with one text file, a line NAME x0 y0 x1 y1 … per image (or train.txt and test.txt), "
-    "or with NAME.pts beside each image"
+    "or with NAME.pts next to each image"
 )
 
 Labelled = list[tuple[pathlib.Path, np.ndarray]]
@@ -111,7 +111,7 @@ def _from_pts(root: pathlib.Path) -> Labelled:
         candidates = [label.with_suffix(ending) for ending in (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))]
         image = next((path for path in candidates if path.is_file()), None)
         if image is None:
-            raise UserError(f"{label}: has no image beside it")
+            raise UserError(f"{label}: has no image next to it")
         labelled.append((image, annotations.read_pts(label, count) - 1))
     return labelled
 

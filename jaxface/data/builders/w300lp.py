@@ -16,7 +16,7 @@ from jaxface.errors import UserError
 VARIANTS = ("", "flipped")
 SETS = ("AFW", "HELEN", "IBUG", "LFPW")
 TREE = (
-    "the contents of 300W-LP.zip ({AFW,HELEN,IBUG,LFPW}[_Flip]/*.jpg with a .mat beside each, landmarks/) and "
+    "the contents of 300W-LP.zip ({AFW,HELEN,IBUG,LFPW}[_Flip]/*.jpg with a .mat next to each, landmarks/) and "
     + bfm_landmarks.TREE
 )
 

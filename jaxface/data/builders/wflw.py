@@ -87,7 +87,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
 
 
 def ibug_landmarks(points: np.ndarray) -> np.ndarray:
-    """68 landmarks (68,2) of 98 (98,2) with PIPNet's eye weights 0.666 and 0.333, which lack a thousandth."""
+    """68 landmarks (68,2) of 98 (98,2) with PIPNet's eye weights 0.666 and 0.333, whose sum is 0.999."""
     converted = wflw_to_ibug(points)
     for target, source in ((36, 60), (42, 68)):
         for place, a, b in ((1, 1, 2), (2, 3, 2), (4, 5, 6), (5, 7, 6)):
