@@ -18,8 +18,8 @@ from jaxface.errors import UserError
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm .avif".split())
 # PIL needs about 2 GB to decode an image of this size; larger ones are refused.
 MAX_PIXELS = 500_000_000
-# Larger images are kept at 1/2, 1/4, … of their size: 150 MB are enough for crops of faces.
-KEPT_PIXELS = 50_000_000
+# Larger images are reduced to 1/2, 1/4, … of their size: 150 MB are enough for crops of faces.
+MAX_KEPT_PIXELS = 50_000_000
 ORIENTATION_TAG = 0x0112
 
 _size_limit_lock = threading.Lock()
@@ -45,7 +45,7 @@ class Photo:
         """Coordinates in `pixels` -> coordinates in the full image (any shape)."""
         return (np.asarray(points) + 0.5) * self.step - 0.5
 
-    def to_kept(self, points: np.ndarray) -> np.ndarray:
+    def to_pixels(self, points: np.ndarray) -> np.ndarray:
         """Coordinates in the full image -> coordinates in `pixels` (any shape)."""
         return (np.asarray(points) + 0.5) / self.step - 0.5
 
@@ -107,11 +107,12 @@ def _open(path: pathlib.Path) -> Image.Image:
 
 
 def _step(width: int, height: int) -> int:
-    return 2 ** max(0, math.ceil(math.log2(width * height / KEPT_PIXELS) / 2))
+    """Factor, a power of two, by which an image of this size is reduced; see `Photo.step`."""
+    return 2 ** max(0, math.ceil(math.log2(width * height / MAX_KEPT_PIXELS) / 2))
 
 
 def _decode(image: Image.Image, width: int, height: int) -> Photo:
-    """`width`, `height`: size of the full image, which the decoder may have reduced by 2, 4 or 8."""
+    """The photo of a PIL image, which the decoder may have reduced by 2, 4 or 8 from `width` x `height` pixels."""
     orientation, step = image.getexif().get(ORIENTATION_TAG, 1), _step(width, height)
     remaining = step // round(width / image.width)
     image = _eight_bit(image)

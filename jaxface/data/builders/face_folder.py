@@ -148,7 +148,7 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
                 points = self._settings.detect(loaded, landmark_files.read_box(path))
             if points is None:
                 raise UserError("no face found")
-            example = self._settings.align(loaded.pixels, loaded.to_kept(points), self._settings.size)
+            example = self._settings.align(loaded.pixels, loaded.to_pixels(points), self._settings.size)
         except UserError as error:
             self._failed[name] = str(error).removeprefix(f"{path.name}: ")
             return None

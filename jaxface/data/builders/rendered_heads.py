@@ -19,7 +19,7 @@ from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.heads import scenes, sources
-from jaxface.heads.canonical import canonical
+from jaxface.heads.canonical import canonical_vertices
 from jaxface.heads.morphable import MorphableHead
 from jaxface.layouts import LAYOUT_68
 
@@ -185,7 +185,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         head = load_head(self.builder_config.head, dl_manager)
-        on_device = jax.device_put((scenes.renderable(head), canonical(head)))
+        on_device = jax.device_put((scenes.renderable(head), canonical_vertices(head)))
         return {name: self._generate_examples(*on_device, name) for name in SPLITS}
 
     def _generate_examples(

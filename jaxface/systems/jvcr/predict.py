@@ -67,7 +67,7 @@ def predict(
     """
     if layout != "68":
         raise UserError(f"layout: jvcr has the layout '68' only, not {layout!r}")
-    start = detection.given_or_detected(boxes, image)
+    start = detection.check_or_detect(boxes, image)
     if len(start) == 0:
         return []
     variables = {"params": params, **model_state}

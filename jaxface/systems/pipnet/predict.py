@@ -74,7 +74,7 @@ def predict(
     """
     if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
         raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}")
-    start = detection.given_or_detected(boxes, image)
+    start = detection.check_or_detect(boxes, image)
     if len(start) == 0:
         return []
     run = functools.partial(_run, functools.partial(run_network, {"params": params, **model_state}), image, config)

@@ -63,15 +63,15 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
 
 
 def test_endless_batches_contain_every_head(prepared, monkeypatch):
-    def drawn(head, key, size, dense):
+    def fake_example(head, key, size, num_surface_samples):
         return {"key": jax.random.key_data(key), "head": head}
 
-    monkeypatch.setattr(rendering, "render_example", drawn)
+    monkeypatch.setattr(rendering, "render_example", fake_example)
     batch, key = {"index": np.arange(5)}, jax.random.key(0)
     rendered = rendering.render_batch(batch, key, {"one": jnp.int32(1), "other": jnp.int32(2)}, 32, 4)
     np.testing.assert_array_equal(rendered["head"], [1, 1, 1, 2, 2])
     assert len(np.unique(rendered["key"], axis=0)) == 5
     config = prepared.copy_and_resolve_references()
     config.data.endless, config.head.names = True, ("procedural", "ict", "procedural")
-    with pytest.raises(UserError, match="one picture of each of 3 heads a device"):
+    with pytest.raises(UserError, match="is too small for 3 heads"):
         continuous.build(config).train_data(0)
