@@ -72,7 +72,8 @@ def evaluate(
         {evaluator: {metric: value}}.
 
     Raises:
-        UserError: for a configuration without test sets, an unknown name, a workdir of another system, or one without a readable checkpoint.
+        UserError: for a configuration without test sets, an unknown name, a workdir of another system, or one without
+            a readable checkpoint.
     """
     chosen = list(system.evaluators) if names is None else list(names)
     if not chosen:
