@@ -88,7 +88,8 @@ class ConvNeXt(nn.Module):
     """ConvNeXt backbone without classifier: normalised image (B,H,W,3) to (pooled features (B,C), feature maps).
 
     Pooled features are the spatial mean of the last map. The feature maps are the outputs (B,h,w,C) of the stages, at
-    strides 4, 8, 16 and 32, before any final norm. Sides that are not multiples of the stride are floored, as in PyTorch.
+    strides 4, 8, 16 and 32, before any final norm. Sides are floored to multiples of the stride, as in
+    PyTorch.
 
     Attributes:
         depths: blocks per stage, see `SIZES`.
