@@ -94,7 +94,7 @@ def training_loss(
         model_state: batch statistics.
         batch: arrays of `data.preprocess_train`: image (B,S,S,3), queries (B,Q,3), valid (B,Q), points (B,Q,2).
         key: random key of dropout and stochastic depth.
-        step: int32 scalar.
+        step: int32 scalar, number of completed updates.
         constants: unused.
 
     Returns:

@@ -68,7 +68,7 @@ def predict(
     Args:
         network: the compiled network.
         params: its parameters.
-        model_state: its further variables.
+        model_state: its non-trained variables.
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px, hairline to chin and side to side; None runs the face detector.
         layout: "68", "98", "dense", a region name, or template points (N,3) in units of 100 mm.
@@ -92,10 +92,10 @@ def predict(
         extents = np.where(realigned[:, None], crops.extent_boxes(landmarks), extents)
     points, sigma = _landmarks(network, variables, image, squares, queries)
     face_boxes = extents if boxes is None else initial_boxes
-    label = layout if isinstance(layout, str) else "custom"
+    name = layout if isinstance(layout, str) else "custom"
     return [
-        FaceLandmarks(box=face_boxes[i], extent=extents[i], layout=label, points=points[i], sigma=sigma[i])
-        for i in range(len(initial_boxes))
+        FaceLandmarks(box=box, extent=extent, layout=name, points=face_points, sigma=face_sigma)
+        for box, extent, face_points, face_sigma in zip(face_boxes, extents, points, sigma, strict=True)
     ]
 
 
