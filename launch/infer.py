@@ -14,11 +14,13 @@ from jaxface.errors import UserError
 from . import app, model
 
 INPUT = flags.DEFINE_string("input", None, "photo, video, or a folder of these")
-OUTPUT = flags.DEFINE_string("output", None, "folder to write results to (with --raw: .npz file)")
+OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw: the .npz file)")
 BOXES = flags.DEFINE_string("boxes", None, 'JSON file {"file name": [x0, y0, x1, y1]}: hairline to chin, side to side')
-LAYOUT = flags.DEFINE_string("layout", None, "68, 98, dense or the name of a region (default: that of the model)")
+LAYOUT = flags.DEFINE_string("layout", None, "68, 98, dense or the name of a region (default: 68)")
 SMOOTH = flags.DEFINE_bool("smooth", False, "smooth the points of videos over time (One-Euro filter)")
-MULTIVIEW = flags.DEFINE_bool("multiview", False, "all photos of the folder show one person (deep3d)")
+MULTIVIEW = flags.DEFINE_bool(
+    "multiview", False, "all photos of the folder show one person (deep3d)"
+)
 SET = flags.DEFINE_bool("set", False, "deprecated, use --multiview")
 RAW = flags.DEFINE_string("raw", None, ".npz file of prepared arrays, instead of --input")
 
@@ -27,9 +29,9 @@ def main(argv: list[str]) -> int:
     """Runs the model on the files that the flags name; returns 1 if a file failed."""
     del argv
     if (INPUT.value is None) == (RAW.value is None):
-        raise UserError("needs either --input FILE or FOLDER, or --raw FILE.npz")
+        raise UserError("give --input FILE or FOLDER, or --raw FILE.npz")
     if OUTPUT.value is None:
-        raise UserError("needs --output FOLDER, or with --raw --output FILE.npz")
+        raise UserError("give --output")
     if SET.value:
         log("warning: --set is deprecated; use --multiview")
     predictor = model.predictor()
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
         folders.infer_arrays(predictor.raw, RAW.value, OUTPUT.value)
         return 0
     options = {} if LAYOUT.value is None else {"layout": LAYOUT.value}
-    log(f"{predictor}; the first photo takes longer, because the network is compiled")
+    log(f"{predictor}; the first photo takes longer, while the network is compiled")
     if MULTIVIEW.value or SET.value:
         summary = folders.infer_multiview(predictor.person, INPUT.value, OUTPUT.value, BOXES.value, options, log)
     else:
