@@ -16,6 +16,7 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+import jax
 import jaxlib
 import ml_collections
 from absl import app, flags
@@ -202,6 +203,9 @@ def define_cluster() -> None:
 
 def join_cluster() -> None:
     """Initialises jax.distributed as the flags of `define_cluster` say; call it before any use of a device."""
+    if not FLAGS.coordinator:
+        # A single host needs no Gloo, which prints its ranks on stdout.
+        jax.config.update("jax_cpu_collectives_implementation", None)
     parallel.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
 

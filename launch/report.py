@@ -12,7 +12,8 @@ from typing import Any
 from absl import flags
 
 from jaxface.errors import UserError
-from launch import app
+
+from . import app
 
 ROOT = flags.DEFINE_string("root", ".", "checkout that holds README.md, docs/ and results/")
 CHECK = flags.DEFINE_bool("check", False, "write nothing; fail if a file is not up to date")

@@ -22,13 +22,12 @@ LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 # Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.
 IMPORT_EFFECTS = """
 import logging, os, sys, warnings
-import jax, flax, optax, absl.logging, ml_collections, cv2, trimesh
+import jax, flax, optax, absl.logging, ml_collections, cv2, tensorboardX, trimesh
 from orbax.checkpoint import v1
 state = lambda: (
     dict(os.environ), list(warnings.filters), logging.root.level, list(logging.root.handlers),
-    {name: (one.level, list(one.filters), list(one.handlers))
-     for name, one in logging.root.manager.loggerDict.items() if isinstance(one, logging.Logger)
-     and not name.startswith("jaxface") and (one.level or one.filters or one.handlers)},
+    {name: (one.level, list(one.filters), list(one.handlers)) for name, one in logging.root.manager.loggerDict.items()
+     if isinstance(one, logging.Logger) and (one.level or one.filters or one.handlers)},
 )
 before = state()
 import MODULE

@@ -85,7 +85,7 @@ def test_resume_order(tmp_path):
     [
         ({"init": "nowhere"}, "no folder nowhere"),
         ({"system": "pipnet"}, "is a workdir of the system 'toy'"),
-        ({"data.width": 9, "steps": 20}, "does the configuration differ"),
+        ({"data.width": 9, "steps": 20}, "use the configuration that they were saved with"),
         ({"batch_size": 5}, "multiple of 2"),
         ({"best": "nowhere/error"}, "config.best"),
         ({"backend": "pjit"}, "unknown backend"),

@@ -145,7 +145,7 @@ def _augment_reference(
     if flip:  # about W, not W - 1
         width = image.shape[1]
         image, center = image[:, ::-1], np.array([width - center[0], center[1]])
-        points, valid = transforms.mirrored(points, width), valid[LAYOUT_68.flip]
+        points, valid = transforms.mirror(points, width), valid[LAYOUT_68.flip]
     image = np.clip(image + rng.uniform(-settings.color, settings.color, 3), 0, 1)
     scale = annotated.scale * factor
     crop = crops.reference_crop(image, center, scale, size, rotation)
@@ -165,7 +165,7 @@ def _augment_clean(
     crop = face_crops.cut(annotated.image, center, side, angle, size)
     coordinates = transforms.encode(annotated.points, center, side, size, angle)
     if flip:
-        crop, coordinates = crop[:, ::-1], transforms.mirrored(coordinates, size - 1)
+        crop, coordinates = crop[:, ::-1], transforms.mirror(coordinates, size - 1)
         valid = valid[LAYOUT_68.flip]
     crop = np.ascontiguousarray(crop)
     if settings.degrade:

@@ -35,10 +35,10 @@ def score(net: JVCR, mode: str, size: int, params: Tree, model_state: Tree, batc
     valid, truth = batch["valid"][:, :LANDMARKS], batch["coordinates"][:, :LANDMARKS]
     points = run_network(batch["image"])
     if mode == "clean":
-        points = (points + transforms.mirrored(run_network(batch["image"][:, :, ::-1]), size - 1)) / 2
+        points = (points + transforms.mirror(run_network(batch["image"][:, :, ::-1]), size - 1)) / 2
     return {
         "nme": box_error(points, truth, valid),
-        "predicted": transforms.to_picture(mode, points, batch["center"], batch["side"], size),
+        "predicted": transforms.to_image(mode, points, batch["center"], batch["side"], size),
         "truth": batch["points"],
         "valid": valid,
         "picture": landmark_metrics.mark_landmarks(batch["image"], truth, points),

@@ -112,13 +112,13 @@ def _landmarks(
         cut = [face_crops.cut(image, center, side, 0.0, size).astype(np.float32) / 255 for center, side in frames]
     images = np.stack(cut)
     points = _run(run_network, variables, images)
-    mirrored = transforms.mirrored(_run(run_network, variables, images[:, :, ::-1]), size - 1)
+    mirrored = transforms.mirror(_run(run_network, variables, images[:, :, ::-1]), size - 1)
     face_crops.check_finite(points, mirrored)
     sigma = np.maximum(np.linalg.norm((points - mirrored)[..., :2], axis=-1) / 2, MIN_SIGMA_PX)
     if mode != "reference":
         points = (points + mirrored) / 2
     centers, sides = (np.stack(values) for values in zip(*frames, strict=True))
-    return transforms.to_picture(mode, points, centers, sides, size), sigma * sides[:, None] / size
+    return transforms.to_image(mode, points, centers, sides, size), sigma * sides[:, None] / size
 
 
 def _run(run_network: RunNetwork, variables: Tree, images: np.ndarray) -> np.ndarray:

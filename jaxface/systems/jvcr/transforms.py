@@ -39,7 +39,7 @@ def flip_depth(points: Array) -> Array:
     return xp.concatenate([points[..., :2], z - z[..., :LANDMARKS, :].mean(-2, keepdims=True)], -1)
 
 
-def mirrored(points: Array, x_sum: float) -> Array:
+def mirror(points: Array, x_sum: float) -> Array:
     """Landmarks (…,68,3) of the mirrored image, renumbered by the flip map; x becomes x_sum - x."""
     xp = alignment.namespace(points)
     renumbered = points[..., LAYOUT_68.flip, :]
@@ -126,7 +126,7 @@ def decode(points: Array, center: Array, side: Array, size: int, angle_rad: Arra
     return xp.concatenate([alignment.apply_affine(back, points[..., :2]), z], -1)
 
 
-def to_picture(mode: str, points: Array, center: Array, side: Array, size: int) -> Array:
+def to_image(mode: str, points: Array, center: Array, side: Array, size: int) -> Array:
     """Crop points as annotations have them: in the image, z towards the viewer with mean 0.
 
     Args:

@@ -1,13 +1,11 @@
 """Networks and random parameters of a configuration, and the identity model that an expression model deforms."""
 
 import functools
-import json
-import pathlib
 
 import jax
 import ml_collections
 
-from jaxface import config_file, pretrained
+from jaxface import config_file, prepared_data, pretrained
 from jaxface.errors import UserError
 from jaxface.system import Tree
 from jaxface.systems.nphm.networks.deformation import Deformation
@@ -85,20 +83,10 @@ def dataset_metadata(dataset: str, data_dir: str) -> dict:
     Raises:
         UserError: the data set is not prepared, or is of another kind.
     """
-    files = sorted((pathlib.Path(data_dir) / dataset).glob("*/metadata.json"), key=_version)
-    if not files:
-        raise UserError(
-            f"{data_dir}: the data set {dataset} is not prepared; "
-            f"run: python -m launch.prepare --dataset {dataset} --data_dir {data_dir}"
-        )
-    metadata = json.loads(files[-1].read_text())
+    metadata = prepared_data.read_metadata(dataset, data_dir)
     if not {"anchors", "subjects", "scans"} <= metadata.keys():
         raise UserError(f"config.data.dataset: {dataset} has no anchors; use a data set of head surfaces")
     return metadata
-
-
-def _version(path: pathlib.Path) -> list[int]:
-    return [int(part) for part in path.parent.name.split(".")]
 
 
 def init_identity(model: IdentityModel, codes: int, key: jax.Array) -> tuple[Tree, Tree]:

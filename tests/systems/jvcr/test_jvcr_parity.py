@@ -111,11 +111,11 @@ def test_encode(name, rotation):
 
 
 def test_decode_is_short_by_a_pixel_as_the_original_s():
-    back = transforms.to_picture("reference", GOLDEN["pts_in_crop"], CENTER, 200 * SCALE, SIZE)
+    back = transforms.to_image("reference", GOLDEN["pts_in_crop"], CENTER, 200 * SCALE, SIZE)
     assert np.abs(back - GOLDEN["pts_back_from_crop"]).max() < 1e-5 * np.abs(back).max()
     assert np.abs(back[:, :2] - POINTS[:68, :2] + 200 * SCALE / SIZE).max() < 1e-4
     landmarks = GOLDEN["landmarks"][:, :68].astype(np.float64)
-    ours = transforms.to_picture("reference", landmarks, np.stack([CENTER] * 2), np.full(2, 200 * SCALE), SIZE)
+    ours = transforms.to_image("reference", landmarks, np.stack([CENTER] * 2), np.full(2, 200 * SCALE), SIZE)
     assert np.abs(ours - GOLDEN["landmarks_in_image"]).max() < 1e-5 * np.abs(ours).max()
 
 
