@@ -1,4 +1,4 @@
-"""The wheel's packages: `configs/` and `launch/` of the checkout become parts of `jaxface`. The rest is in setup.cfg."""
+"""The wheel's packages: `configs/` and `launch/` of the checkout become parts of jaxface. The rest is in setup.cfg."""
 
 from setuptools import find_packages, setup
 

@@ -1,4 +1,4 @@
-"""The network of a system as one file that runs without this package: StableHLO, by `jax.export`."""
+"""Exports the network of a system as one StableHLO file that runs without this package (`jax.export`)."""
 
 import functools
 
@@ -12,11 +12,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def serialize(system: System, params: Tree, model_state: Tree) -> bytes:
-    """`System.raw` with these parameters in it: the inputs `System.inputs` in, outputs by name, for any B and N.
+    """Serialises `System.raw` with its parameters embedded, for any batch size B and number of points N.
 
-    `jax.export.deserialize(bytearray(data)).call({"image": …})` runs it on every platform of `PLATFORMS`, arrays are
-    float32 by name on both sides and multiplied in full. What `raw` can do without is asked for as well: a file has one
-    set of inputs.
+    Inputs and outputs are float32 arrays by name, as `System.inputs` and `System.raw` have them; inputs that are
+    optional for `raw` are required, because a file has one set of inputs. Products have full float32 precision.
+    `jax.export.deserialize(bytearray(data)).call({"image": …})` runs it on every platform of `PLATFORMS`.
     """
     scope = export.SymbolicScope()
     shapes = {name: export.symbolic_shape(shape, scope=scope) for name, shape in system.inputs.items()}

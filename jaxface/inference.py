@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import jax
 import ml_collections
@@ -21,6 +21,7 @@ ASSETS = pathlib.Path(__file__).parent / "assets"
 
 # What a photo is given as; see `photo.load`.
 Source: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | photo.Photo
+AnySource = TypeVar("AnySource", bound=Source)
 # (4,) or (F,4) numbers x0, y0, x1, y1 px.
 Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
@@ -74,7 +75,7 @@ class Predictor:
     @overload
     def __call__(
         self,
-        photos: list[Source] | tuple[Source, ...],
+        photos: list[AnySource] | tuple[AnySource, ...],
         boxes: Sequence[Boxes | None] | None = None,
         *,
         layout: str | np.ndarray | None = None,

@@ -1,4 +1,4 @@
-"""What a run reports: `metrics.jsonl` always, and TensorBoard events beside it. Only the first host writes."""
+"""Metrics of a run: `metrics.jsonl` and TensorBoard events. Only the first host writes."""
 
 import json
 import pathlib
@@ -18,15 +18,15 @@ from jaxface.checkpoint import Path, disk_errors
 
 
 class MetricWriter:
-    """Writes scalars and pictures of one workdir, beginning after `start` steps; a context manager.
+    """Writes scalars and images of one workdir, from step `start` on; a context manager.
 
-    Lines of `metrics.jsonl` beyond `start`, left by a run that was killed after its last checkpoint, are dropped: the
-    run is about to write them again. Raises UserError where the disk is full or read-only.
+    A run that was killed may have written lines after its last checkpoint. Lines of later steps than `start` are
+    dropped, because the resumed run writes them again. Raises UserError if the disk is full or read-only.
     """
 
     def __init__(self, workdir: Path, start: int):
         self._path = pathlib.Path(workdir) / "metrics.jsonl"
-        # SummaryWriter writes from a thread of its own, where a full disk would be a stack trace and no error.
+        # SummaryWriter writes from its own thread, where a full disk prints a stack trace and raises nothing here.
         self._events: EventsWriter | None = None
         if jax.process_index() == 0:
             with disk_errors(workdir):
@@ -46,7 +46,7 @@ class MetricWriter:
             self._add(step, [summary.scalar(name, float(value)) for name, value in scalars.items()])
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Adds pictures (H,W,3) RGB, uint8 or float in [0,1], to the events and to the folder `pictures`."""
+        """Adds RGB images (H,W,3), uint8 or float in [0,1], to the events and to the folder `pictures`."""
         if self._events is None or not images:
             return
         folder = self._path.with_name("pictures")
@@ -72,14 +72,14 @@ class MetricWriter:
 
 
 def read(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` in order; a last line cut short by a kill is left out."""
+    """The lines of `metrics.jsonl` in order; a last line that a kill truncated is left out."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _drop_after(path: pathlib.Path, start: int) -> None:
-    """Rewrites the file without lines of later steps, in one step."""
+    """Rewrites the file atomically without the lines of steps after `start`."""
     kept = [line for line in read(path.parent) if line["step"] <= start]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))

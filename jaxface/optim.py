@@ -1,4 +1,4 @@
-"""The optimizer of a run from `config.optim`: the usual four, schedules with warm-up, decay masks and slower groups."""
+"""The optimizer of `config.optim`: four methods, schedules with warm-up, weight decay masks, learning rate factors."""
 
 from collections.abc import Mapping
 
@@ -13,18 +13,25 @@ from jaxface.system import Tree
 
 SCHEDULES = ("cosine", "constant", "step")
 OPTIMIZERS = ("adamw", "adam", "rmsprop", "sgd")
-RMS_DECAY = 0.99  # PyTorch's default, with epsilon outside the root as there.
-UNDECAYED = ("bias", "scale", "gamma")
+RMS_DECAY = 0.99  # PyTorch's default; epsilon is outside the square root as in PyTorch.
+UNDECAYED = ("bias", "scale", "gamma")  # Parameters without weight decay, by the last part of their path.
 
 
 def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
-    """The transformation that `config.optim` describes, for a run of `steps` updates.
+    """The optax transformation of `config.optim` for a run of `steps` updates.
 
-    Keys: `name` (adamw adam rmsprop sgd), `lr`, `schedule` (cosine constant step), `warmup` (steps), `weight_decay`,
-    `clip` (global gradient norm, 0: none), `betas` (two; of sgd the first is the momentum), `multipliers` (path
-    prefix -> factor on the learning rate), and for the schedule `step`: `boundaries` and `factor` (one, or one each).
-    Weight decay is decoupled in adamw and part of the gradient elsewhere, as in PyTorch; it leaves out `UNDECAYED` and
-    every array of one axis. Raises UserError for an unknown name.
+    Weight decay is decoupled in adamw and part of the gradient in the others, as in PyTorch. It does not apply to the
+    parameters named in `UNDECAYED` and to arrays of one axis.
+
+    Args:
+        config: `config.optim` with the keys `name` (adamw, adam, rmsprop or sgd); `lr`; `schedule` (cosine, constant or
+            step); `warmup` (steps); `weight_decay`; `clip` (maximum global gradient norm, 0: none); `betas` (two; for
+            sgd the first is the momentum); `multipliers` (path prefix -> factor on the learning rate); and for the
+            schedule step `boundaries` (steps) and `factor` (one number, or one for each boundary).
+        steps: number of updates of the run.
+
+    Raises:
+        UserError: an unknown name or schedule, or a warm-up that is not shorter than the run.
     """
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed) if config.weight_decay else optax.identity()
     decoupled = config.name == "adamw"
@@ -39,27 +46,27 @@ def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTr
 
 
 def schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
-    """The learning rate by update: linear warm-up from 0 to `lr`, then cosine to 0, constant, or falling at boundaries.
+    """The learning rate by update: linear warm-up from 0 to `lr`, then cosine decay to 0, constant or step decay.
 
-    Raises UserError for an unknown schedule and for a warm-up that is not shorter than the run.
+    Arguments and errors are those of `optimizer`.
     """
     if config.schedule not in SCHEDULES:
-        raise UserError(f"config.optim.schedule: unknown {config.schedule!r}; choose from {', '.join(SCHEDULES)}")
+        raise UserError(f"config.optim.schedule: unknown {config.schedule!r}; choose one of {', '.join(SCHEDULES)}")
     if not 0 <= config.warmup < steps:
-        raise UserError(f"config.optim.warmup is {config.warmup}, which is not shorter than the run of {steps} steps")
+        raise UserError(f"config.optim.warmup: {config.warmup} steps are not shorter than the run of {steps}; lower it")
     if config.schedule == "cosine":
         main = optax.cosine_decay_schedule(config.lr, steps - config.warmup)
     elif config.schedule == "constant":
         main = optax.constant_schedule(config.lr)
     else:
         factors = np.broadcast_to(config.factor, len(config.boundaries)).tolist()
-        falls = {at - config.warmup: factor for at, factor in zip(config.boundaries, factors, strict=True)}
-        main = optax.piecewise_constant_schedule(config.lr, falls)
+        decays = {at - config.warmup: factor for at, factor in zip(config.boundaries, factors, strict=True)}
+        main = optax.piecewise_constant_schedule(config.lr, decays)
     return optax.join_schedules([optax.linear_schedule(0.0, config.lr, config.warmup), main], [config.warmup])
 
 
 def decayed(params: Tree) -> Tree:
-    """True for the arrays that weight decay applies to."""
+    """A tree of bools: True for the arrays that weight decay applies to."""
 
     def applies(path: tuple, leaf: jax.Array) -> bool:
         return leaf.ndim > 1 and path[-1].key not in UNDECAYED
@@ -68,9 +75,9 @@ def decayed(params: Tree) -> Tree:
 
 
 def scale_groups(multipliers: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiplies the updates below each path prefix ("encoder", "encoder/stem") by its factor; the longest prefix wins.
+    """Multiplies the updates below each path prefix ("encoder", "encoder/stem") by its factor.
 
-    Raises UserError at `init` for a prefix that no parameter has.
+    Of several matching prefixes the longest applies. Initialisation raises UserError for a prefix of no parameter.
     """
     prefixes = sorted(multipliers, key=len, reverse=True)
 
@@ -83,7 +90,7 @@ def scale_groups(multipliers: Mapping[str, float]) -> optax.GradientTransformati
         for prefix in prefixes:
             if prefix not in used:
                 raise UserError(
-                    f"config.optim.multipliers: no parameter lies below {prefix!r}; the top is {list(params)}"
+                    f"config.optim.multipliers: no parameter is below {prefix!r}; the top level has {list(params)}"
                 )
         return optax.EmptyState()
 
@@ -100,10 +107,11 @@ def scale_groups(multipliers: Mapping[str, float]) -> optax.GradientTransformati
 
 
 def _scaling(name: str, first: float, second: float) -> optax.GradientTransformation:
+    """The method's scaling of gradients, from its two betas."""
     if name in ("adamw", "adam"):
         return optax.scale_by_adam(first, second)
     if name == "rmsprop":
         return optax.scale_by_rms(RMS_DECAY, eps_in_sqrt=False)
     if name == "sgd":
         return optax.trace(first)
-    raise UserError(f"config.optim.name: unknown {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    raise UserError(f"config.optim.name: unknown {name!r}; choose one of {', '.join(OPTIMIZERS)}")

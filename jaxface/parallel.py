@@ -1,9 +1,9 @@
-"""The one seam to devices: how a per-device step is compiled and where its arguments lie.
+"""The one seam to devices: how a per-device step is compiled, and how its arguments are placed.
 
 A step is `step(state, batch, constants) -> outputs`, written for one device. It reduces over `AXIS` itself (`lax.pmean`
 for gradients, `lax.all_gather(…, tiled=True)` for per-example results), so that its outputs are equal on all devices
-and carry no device axis. The same step runs under `jax.pmap` (the default) and under `jax.shard_map`, with bitwise
-equal results.
+and have no device axis. The same step runs under `jax.pmap` (the default) and under `jax.shard_map`, with bitwise equal
+results.
 """
 
 import contextlib
@@ -24,26 +24,36 @@ from jaxface.errors import UserError
 
 AXIS = "data"
 BACKENDS = ("pmap", "shard_map")
-FIRST_TIMEOUT_MS = 6 * 3600 * 1000
-# A process alone is its own coordinator, and would end itself for missing heartbeats when a laptop wakes up.
-LONGEST_SLEEP_S = 10 * 24 * 3600
+# How long the other hosts wait for process 0, which may be preparing a data set.
+BARRIER_TIMEOUT_MS = 6 * 3600 * 1000
+# A single process is its own coordinator and would abort for missing heartbeats when a laptop wakes up.
+HEARTBEAT_TIMEOUT_S = 10 * 24 * 3600
 
 Tree = Any
 Devices = Sequence[jax.Device] | None
 
 
 def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None, donate: bool = True) -> Callable:
-    """The compiled form of `step(state, batch, constants)` on `devices` (default: all of all hosts).
+    """Compiles `step(state, batch, constants)` for several devices.
 
-    `state` and `constants` come from `replicate`, `batch` from `shard`, with the same backend and devices. `donate`:
-    the buffers of `state` are given to the outputs and must not be used again. Raises UserError for an unknown
-    backend.
+    Args:
+        step: the per-device function.
+        backend: one of `BACKENDS`.
+        devices: default: all devices of all hosts.
+        donate: whether the buffers of `state` are donated to the outputs; the caller must not use them again.
+
+    Returns:
+        A function that takes `state` and `constants` from `replicate` and `batch` from `shard`, with the same backend
+        and devices.
+
+    Raises:
+        UserError: for an unknown backend.
     """
     donated = (0,) if donate else ()
     if backend == "pmap":
         return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=donated)
     mesh = _mesh(backend, devices)
-    # check_vma=True would differentiate through the step's own pmean and so give other updates.
+    # check_vma=True would differentiate through the step's own pmean and compute other updates.
     mapped = jax.shard_map(
         step,
         mesh=mesh,
@@ -55,11 +65,11 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
 
 
 def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:
-    """A copy of `tree` (arrays or numpy, equal on all hosts) on every device, sharing no buffer with the original."""
+    """Copies `tree` (JAX or numpy arrays, equal on all hosts) to every device; buffers are not shared."""
     sharding = NamedSharding(_mesh(backend, devices), PartitionSpec())
 
     def place(leaf: Any) -> jax.Array:
-        # Placing a jax.Array directly may alias it, and donation would then delete the caller's array.
+        # device_put of a jax.Array may alias it, and donation would then delete the caller's array.
         host = np.array(to_host(leaf), copy=True)
         return jax.make_array_from_process_local_data(sharding, host, host.shape)
 
@@ -67,7 +77,7 @@ def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tre
 
 
 def shard(batch: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:
-    """A host-local numpy batch (B,…), split over this host's devices. Raises UserError if they do not divide B."""
+    """Splits a host-local numpy batch (B,…) over this host's devices. Raises UserError if they do not divide B."""
     mesh = _mesh(backend, devices)
     local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -89,29 +99,32 @@ def shard(batch: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:
 def prefetch(
     batches: Iterator[Tree], depth: int, backend: str = "pmap", devices: Devices = None
 ) -> Iterator[Iterator[Tree]]:
-    """An iterator over sharded batches that a background thread keeps `depth` ahead; leaving ends the thread.
+    """A context with an iterator over sharded batches, filled by a background thread that ends with the context.
 
-    An error in `batches` is raised where the batch is taken.
+    Args:
+        batches: host-local numpy batches. An error that it raises is raised again where the batch would be taken.
+        depth: number of batches that are prepared ahead.
+        backend, devices: see `compile_step`.
     """
     ready: queue.Queue = queue.Queue(max(depth, 1))
-    ended = threading.Event()
+    closed = threading.Event()
 
     def put(item: Any) -> None:
-        while not ended.is_set():
+        while not closed.is_set():
             with contextlib.suppress(queue.Full):
                 return ready.put(item, timeout=0.1)
 
-    def work() -> None:
+    def produce() -> None:
         try:
             for batch in batches:
                 put((shard(batch, backend, devices), None))
-                if ended.is_set():
+                if closed.is_set():
                     return
             put((None, StopIteration()))
-        except Exception as error:  # It belongs to whoever takes the batch.
+        except Exception as error:  # raised again in the consumer
             put((None, error))
 
-    def taken() -> Iterator[Tree]:
+    def consume() -> Iterator[Tree]:
         while True:
             batch, error = ready.get()
             if isinstance(error, StopIteration):
@@ -120,17 +133,17 @@ def prefetch(
                 raise error
             yield batch
 
-    thread = threading.Thread(target=work, daemon=True, name="prefetch")
+    thread = threading.Thread(target=produce, daemon=True, name="prefetch")
     thread.start()
     try:
-        yield taken()
+        yield consume()
     finally:
-        ended.set()
+        closed.set()
         thread.join()
 
 
 def to_host(tree: Tree) -> Tree:
-    """The values of replicated arrays as numpy arrays (float32 and so on, same shapes)."""
+    """Replicated arrays as numpy arrays of the same shapes and dtypes."""
 
     def fetch(leaf: Any) -> np.ndarray:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -141,7 +154,7 @@ def to_host(tree: Tree) -> Tree:
 
 
 def to_global(tree: Tree) -> Tree:
-    """Replicated arrays as arrays over the devices of all hosts, which is what a multi-host checkpoint takes."""
+    """Replicated arrays as global arrays over the devices of all hosts, which a multi-host checkpoint needs."""
     if jax.process_count() == 1:
         return tree
     mesh = Mesh(np.asarray(jax.devices()), (AXIS,))
@@ -155,7 +168,7 @@ def to_global(tree: Tree) -> Tree:
 
 
 def local_batch_size(batch_size: int) -> int:
-    """This host's share of a global batch. Raises UserError where hosts and devices do not divide it."""
+    """This host's share of a global batch size. Raises UserError if the devices of all hosts do not divide it."""
     if batch_size <= 0 or batch_size % jax.device_count():
         raise UserError(
             f"batch_size {batch_size} does not divide over the {jax.device_count()} devices "
@@ -165,11 +178,17 @@ def local_batch_size(batch_size: int) -> int:
 
 
 def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
-    """Joins the hosts of a run; must come before any use of a device.
+    """Initialises jax.distributed; must be called before any use of a device.
 
-    `coordinator` is "HOST:PORT" (then `num_processes` and `process_id` say who this is), "auto" on SLURM, Kubernetes
-    and Cloud TPU, or "" for a single host. A single host is initialised as well: only so is SIGTERM noticed in time
-    to save. Raises UserError where the three do not fit together.
+    A single host is initialised as well, because JAX handles SIGTERM only then.
+
+    Args:
+        coordinator: "HOST:PORT" of process 0, "auto" on SLURM, Kubernetes and Cloud TPU, or "" for a single host.
+        num_processes: number of processes of the run, with "HOST:PORT".
+        process_id: index of this process, with "HOST:PORT".
+
+    Raises:
+        UserError: if the arguments contradict each other.
     """
     if coordinator == "auto":
         jax.distributed.initialize()
@@ -184,12 +203,12 @@ def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = 
     else:
         address = f"127.0.0.1:{free_port()}"
         jax.distributed.initialize(
-            address, 1, 0, coordinator_bind_address=address, heartbeat_timeout_seconds=LONGEST_SLEEP_S
+            address, 1, 0, coordinator_bind_address=address, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S
         )
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """An unused TCP port of this machine."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
@@ -197,33 +216,33 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process_zero_first(name: str) -> Iterator[None]:
-    """Runs the body on process 0, then on all others; `name` must be unique in a run. For making shared files once."""
-    # A collective would give up after half a minute on the CPU: the hosts meet at the coordinator instead.
+    """Runs the body on process 0, then on all others, to create shared files once; `name` is unique in a run."""
+    # Collectives time out after half a minute on CPUs, so the hosts synchronise through the coordinator.
     client = distributed.global_state.client if jax.process_count() > 1 else None
     if client and jax.process_index() != 0:
-        client.wait_at_barrier(name, FIRST_TIMEOUT_MS)
+        client.wait_at_barrier(name, BARRIER_TIMEOUT_MS)
     try:
         yield
     finally:
         if client and jax.process_index() == 0:
-            client.wait_at_barrier(name, FIRST_TIMEOUT_MS)
+            client.wait_at_barrier(name, BARRIER_TIMEOUT_MS)
 
 
 def all_hosts(flag: bool) -> bool:
-    """Whether `flag` holds on every host; a meeting point of all hosts."""
+    """Whether `flag` is true on every host; synchronises all hosts."""
     return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def stop_requested(step: int) -> bool:
-    """Whether SIGTERM reached any host and `step` is the one at which all of them save and leave.
+    """Whether any host received SIGTERM and `step` is the one at which all hosts save and stop.
 
-    To be asked at every step by every host; always False where `initialize` was not called.
+    Every host must call this at every step. Always False if `initialize` was not called.
     """
     return multihost_utils.reached_preemption_sync_point(step)
 
 
 def _mesh(backend: str, devices: Devices) -> Mesh:
-    """pmap takes host-local arrays, shard_map arrays over all hosts: the mesh that its arguments are placed on."""
+    """The mesh on which arguments are placed: this host's devices for pmap, those of all hosts for shard_map."""
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     chosen = list(jax.devices() if devices is None else devices)

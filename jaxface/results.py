@@ -230,7 +230,8 @@ class HeadFit:
         return overlay.encode_png(self.draw())
 
     def __repr__(self) -> str:
-        return f"HeadFit(vertices={len(self.mesh.vertices)}, scan={len(self.scan)} points, errors_mm={self.errors_mm})"
+        mean_mm = f"{self.errors_mm['mean']:.2f}"
+        return f"HeadFit(vertices={len(self.mesh.vertices)}, scan={len(self.scan)} points, mean error {mean_mm} mm)"
 
 
 def _rounded(value: Any) -> Any:

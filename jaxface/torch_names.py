@@ -1,7 +1,8 @@
-"""Name maps of the backbones that several systems load, in the form that `torch_weights.rename` takes.
+"""Name maps of the backbones that several systems load, as `sources` of `torch_weights.rename`.
 
-Paths begin with the collection, "params/" or "batch_stats/". Names are torchvision's for ResNet and MobileNetV2 and the
-PIPNet repository's for MobileNetV3. Counters of batches (`num_batches_tracked`) are none of ours: drop them first.
+Paths start with the collection, "params/" or "batch_stats/". The names are torchvision's for ResNet and MobileNetV2 and
+those of the PIPNet repository for MobileNetV3. Counters of batches (`num_batches_tracked`) have no counterpart here:
+remove them first with `without_counters`.
 """
 
 from jaxface.nn.mobilenet import SIZES as MOBILENETS
@@ -12,12 +13,12 @@ Sources = dict[str, tuple[str, Transform]]
 
 
 def without_counters(tensors: Tensors) -> Tensors:
-    """The entries that are not batch norm's count of batches."""
+    """The entries without the batch counters of batch norm."""
     return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def norm(path: str, name: str) -> Sources:
-    """A `BatchNorm` at `path`, there called `name`."""
+    """Sources of the `BatchNorm` at `path`, called `name` in the checkpoint."""
     params = {"scale": "weight", "bias": "bias"}
     statistics = {"mean": "running_mean", "var": "running_var"}
     return {f"params/{path}/{ours}": (f"{name}.{theirs}", vector) for ours, theirs in params.items()} | {
@@ -26,18 +27,18 @@ def norm(path: str, name: str) -> Sources:
 
 
 def layer(path: str, name: str, transform: Transform, bias: bool = False) -> Sources:
-    """A convolution or linear layer at `path`, there called `name`."""
+    """Sources of the convolution or linear layer at `path`, called `name` in the checkpoint."""
     kernel = {f"params/{path}/kernel": (f"{name}.weight", transform)}
     return kernel | ({f"params/{path}/bias": (f"{name}.bias", vector)} if bias else {})
 
 
 def conv_norm(path: str, norm_path: str, name: str, norm_name: str, transform: Transform = convolution) -> Sources:
-    """A convolution without bias and the batch norm after it."""
+    """Sources of a convolution without bias and of the batch norm after it."""
     return layer(path, name, transform) | norm(norm_path, norm_name)
 
 
 def resnet(size: str, path: str = "", prefix: str = "") -> Sources:
-    """`nn.resnet.ResNet` of a size ("resnet50") below `path` ("backbone/"), names below `prefix` ("backbone.")."""
+    """Sources of `nn.resnet.ResNet` of a size ("resnet50") below `path` ("backbone/"), names below `prefix`."""
     depths, bottleneck = RESNETS[size]
     sources = conv_norm(f"{path}conv1", f"{path}bn1", f"{prefix}conv1", f"{prefix}bn1")
     for stage, depth in enumerate(depths, start=1):
@@ -53,7 +54,7 @@ def resnet(size: str, path: str = "", prefix: str = "") -> Sources:
 
 
 def mobilenet(size: str, path: str = "", prefix: str = "") -> Sources:
-    """`nn.mobilenet.MobileNet` of a size below `path`, names below `prefix`."""
+    """Sources of `nn.mobilenet.MobileNet` of a size ("mobilenet_v2") below `path`, names below `prefix`."""
     variant, features = MOBILENETS[size], f"{prefix}features."
     second = size == "mobilenet_v2"
     end = f"{features}{len(variant.blocks) + 1}" if second else f"{prefix}conv"
@@ -77,13 +78,14 @@ def mobilenet(size: str, path: str = "", prefix: str = "") -> Sources:
 
 
 def _v2_names(expands: bool) -> dict[str, tuple[str, str]]:
-    """Of a block's parts: the convolution's and the norm's name."""
+    """Names of the convolution and of the norm of each part of a MobileNetV2 block."""
     if expands:
         return {"expand": ("0.0", "0.1"), "depthwise": ("1.0", "1.1"), "project": ("2", "3")}
     return {"depthwise": ("0.0", "0.1"), "project": ("1", "2")}
 
 
 def _v3_names(expands: bool) -> dict[str, tuple[str, str]]:
+    """Names of the convolution and of the norm of each part of a MobileNetV3 block."""
     if expands:
         return {"expand": ("0", "1"), "depthwise": ("3", "4"), "project": ("7", "8")}
     return {"depthwise": ("0", "1"), "project": ("4", "5")}

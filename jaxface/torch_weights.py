@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints without running their code, and maps their entries onto our parameters, strictly."""
+"""Reads PyTorch checkpoints without executing their code, and maps their entries to our parameters, one to one."""
 
 import collections
 import importlib.util
@@ -32,16 +32,17 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# What reading a damaged archive or its pickle program raises; the last line is for PyTorch's reader of old files.
+# Raised for damaged archives and pickle programs; those of the second line also by torch.load for the old format.
 DAMAGE = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 DAMAGE += (safetensors.SafetensorError, AssertionError, RuntimeError)
 
 
 def read(path: str | pathlib.Path) -> Tensors:
-    """All tensors of a checkpoint (.pth, .pt, .pth.tar, .safetensors), nests joined by dots: "state_dict.conv.weight".
+    """All tensors of a checkpoint (.pth, .pt, .pth.tar, .safetensors) by dotted name: "state_dict.conv.weight".
 
-    Strides and offsets are honoured; what is not a tensor (epochs, names) is left out. Nothing in the file is executed:
-    a file that calls anything but torch's own rebuilding of tensors is refused. Raises UserError, which names the file.
+    Strides and offsets are respected; values that are not tensors (epochs, names) are ignored. No code of the file is
+    executed: a file that calls anything but torch's functions that rebuild tensors is rejected. Raises UserError for a
+    file that cannot be read or holds no tensors.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -68,7 +69,7 @@ def _guarded(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
     except UserError:
         raise
     except DAMAGE as error:
-        # PyTorch's reader gives its reason after a page of advice.
+        # torch.load puts its reason behind a page of advice.
         reason = " ".join(str(error).split("WeightsUnpickler error: ")[-1].split())[:200]
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
 
@@ -82,7 +83,7 @@ def _flatten(tree: Any, prefix: str = ""):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows ordered dicts, typed storages and the two functions that rebuild tensors; refuses everything else."""
+    """Loads ordered dicts, typed storages and the two functions that rebuild tensors; rejects everything else."""
 
     def __init__(self, file, read_storage: Callable[[str], bytes], path: pathlib.Path):
         super().__init__(file)
@@ -97,7 +98,9 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in STORAGES:
             return np.dtype(STORAGES[name])
         if (module, name) not in allowed:
-            raise UserError(f"{self._path} is refused: it calls {module}.{name}; save its bare state dict instead")
+            raise UserError(
+                f"{self._path} is rejected because it calls {module}.{name}; save its bare state dict instead"
+            )
         return allowed[module, name]
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
@@ -130,7 +133,7 @@ def _read_zip(path: pathlib.Path) -> Any:
 
 
 def _read_legacy(path: pathlib.Path) -> Any:
-    """The format before PyTorch 1.6, by PyTorch's own restricted reader."""
+    """Reads the format before PyTorch 1.6 with torch.load(weights_only=True)."""
     if importlib.util.find_spec("torch") is None:
         raise UserError(f"{path} has the format before PyTorch 1.6; install the extra: pip install 'jaxface[torch]'")
     import torch
@@ -144,9 +147,9 @@ def _read_legacy(path: pathlib.Path) -> Any:
 
 
 def unwrap(tensors: Tensors, *nests: str) -> Tensors:
-    """The entries inside the first nest that is there ("model" of {"model": …}), without DataParallel's prefix.
+    """The entries inside the first of `nests` that the checkpoint has ("model" of {"model": …}).
 
-    Without such a nest the entries stay as they are.
+    Without any of them, all entries. DataParallel's prefix "module." is removed.
     """
     for nest in nests:
         inside = {
@@ -161,25 +164,32 @@ def unwrap(tensors: Tensors, *nests: str) -> Tensors:
 
 
 def convolution(weight: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO; a depthwise (C,1,K,K) becomes (K,K,1,C)."""
+    """A convolution kernel from OIHW to HWIO; a depthwise (C,1,K,K) becomes (K,K,1,C)."""
     return weight.transpose(2, 3, 1, 0)
 
 
 def linear(weight: np.ndarray) -> np.ndarray:
-    """(out,in), or a 1x1 convolution (out,in,1,1), to (in,out)."""
+    """The matrix (in,out) of a linear layer (out,in) or of a 1x1 convolution (out,in,1,1)."""
     return weight.reshape(weight.shape[:2]).T
 
 
 def vector(weight: np.ndarray) -> np.ndarray:
-    """One number per channel, whatever axes of size 1 surround it, to (C,)."""
+    """One number per channel (C,), without surrounding axes of size 1."""
     return weight.reshape(weight.size)
 
 
 def rename(tensors: Tensors, sources: Mapping[str, tuple[str, Transform]], expected: Any) -> Any:
-    """A tree like `expected` filled from the checkpoint; leaves get the expected dtype.
+    """A tree like `expected` filled from a checkpoint.
 
-    `sources`: our path ("encoder/stem/kernel") to the checkpoint's name and the transform of its array. Several may
-    take parts of one entry. Raises UserError, in one message, for every missing entry, left-over entry and wrong shape.
+    Args:
+        tensors: entries of the checkpoint by name.
+        sources: for each of our paths ("encoder/stem/kernel") the checkpoint's name and the transform of its array.
+            Several paths may take parts of one entry.
+        expected: the tree of parameters; its leaves give shapes and dtypes.
+
+    Raises:
+        UserError: entries are missing, left over or of another shape; the message names all of them.
+        KeyError: the paths of `sources` are not those of `expected`.
     """
     leaves = flax.traverse_util.flatten_dict(expected, sep="/")
     if sources.keys() != leaves.keys():
@@ -203,7 +213,7 @@ def rename(tensors: Tensors, sources: Mapping[str, tuple[str, Transform]], expec
 
 
 def _fitted(array: np.ndarray, transform: Transform, leaf: Any) -> np.ndarray | None:
-    """The transformed array in the leaf's dtype, or None where it cannot have the leaf's shape."""
+    """The transformed array in the leaf's dtype, or None if its shape is not the leaf's."""
     try:
         fitted = transform(array)
     except ValueError:  # an array with another number of axes

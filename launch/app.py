@@ -1,8 +1,9 @@
 """What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
+import contextlib
 import ctypes
 import functools
-import logging as std_logging
+import logging
 import os
 import pathlib
 import re
@@ -15,10 +16,13 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+import jax
 import jaxlib
 import ml_collections
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
+from tqdm import tqdm
 
 from jaxface import compat, parallel
 from jaxface.errors import UserError
@@ -58,6 +62,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
     A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2.
     """
+    set_up_logging()
     if any(argument in HELP for argument in sys.argv[1:]):
         print(help_text(sys.modules[main.__module__].__doc__ or ""))
         sys.exit(0)
@@ -67,9 +72,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
     """The exit status of `main(argv)`; 2 after a user's mistake or a missing optional package, which it prints."""
-    silence_orbax()
     if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; see --help")
@@ -83,14 +87,30 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None
         return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
 
 
-def silence_orbax() -> None:
-    """Hides what Orbax logs and warns about failed saves and restores; jaxface raises the same errors in one line."""
+class _LineHandler(logging.Handler):
+    """Writes records as plain lines on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+
+
+def set_up_logging() -> None:
+    """Shows the messages of jaxface as plain lines and silences what libraries print about their own work."""
+    logger = logging.getLogger("jaxface")
+    logger.handlers, logger.level, logger.propagate = [_LineHandler()], logging.INFO, False
+    # Orbax logs stack traces of errors that it also raises, and that jaxface reports in one line.
     for name in ("absl", "asyncio"):
-        std_logging.getLogger(name).addFilter(_is_not_orbax)
+        logging.getLogger(name).addFilter(_is_not_orbax)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # TFDS prints where and how large a data set is by this function, whatever the level of its logger.
+    with contextlib.suppress(ModuleNotFoundError):
+        import termcolor
+
+        termcolor.cprint = lambda *_, **__: None
 
 
-def _is_not_orbax(record: std_logging.LogRecord) -> bool:
+def _is_not_orbax(record: logging.LogRecord) -> bool:
     in_task = record.name == "asyncio" and "orbax" in record.getMessage()
     return not in_task and "orbax" not in pathlib.Path(record.pathname).parts
 
@@ -183,6 +203,9 @@ def define_cluster() -> None:
 
 def join_cluster() -> None:
     """Initialises jax.distributed as the flags of `define_cluster` say; call it before any use of a device."""
+    if not FLAGS.coordinator:
+        # A single host needs no Gloo, which prints its ranks on stdout.
+        jax.config.update("jax_cpu_collectives_implementation", None)
     parallel.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
 
 

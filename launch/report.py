@@ -12,16 +12,18 @@ from typing import Any
 from absl import flags
 
 from jaxface.errors import UserError
-from launch import app
+
+from . import app
 
 ROOT = flags.DEFINE_string("root", ".", "checkout that holds README.md, docs/ and results/")
 CHECK = flags.DEFINE_bool("check", False, "write nothing; fail if a file is not up to date")
 
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 # Width of a code block on a page.
-LINE = 84
+LINE = 76
 # What a run states; null where it was not recorded.
-RUN_KEYS = {"purpose", "commands", "hardware", "seed", "steps", "duration", "commit", "date"}
+FACTS = ("hardware", "seed", "steps", "duration", "commit", "date")
+RUN_KEYS = {"purpose", "commands", *FACTS}
 
 
 def main(argv: list[str]) -> int:
@@ -91,14 +93,11 @@ def provenance_note(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         if run.keys() != RUN_KEYS:
             raise UserError(f"results: run {run.get('purpose')!r} must have the keys {', '.join(sorted(RUN_KEYS))}")
-        facts = [
-            f"{key} {run[key]}"
-            for key in ("hardware", "seed", "steps", "duration", "commit", "date")
-            if run[key] is not None
-        ]
-        lines += ["", f"    {run['purpose']}. {'; '.join(facts)}." if facts else f"    {run['purpose']}.", ""]
+        known = [f"{key}: {run[key]}" for key in FACTS if run[key] is not None]
+        lines += ["", f"    **{run['purpose']}.** {'; '.join(known)}", ""]
         wrapped = "\n".join(wrap(command) for command in run["commands"])
         lines += ["    ```bash", *(f"    {line}" for line in wrapped.splitlines()), "    ```"]
+    lines += ["", "    `commit` is the one that recorded the measurement."]
     return "\n".join(lines)
 
 

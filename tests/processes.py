@@ -1,4 +1,4 @@
-"""Real processes of a toy run, for tests that kill them or that need several hosts."""
+"""Runs the toy system in child processes, for tests that kill a run or need several hosts."""
 
 import json
 import os
@@ -38,5 +38,5 @@ def run(workdir: pathlib.Path, runs: list[dict], hosts: int = 1, devices: int = 
 
 
 def params(workdir: pathlib.Path, number: int = 0, host: int = 0) -> dict[str, np.ndarray]:
-    """What `host` had at the end of its `number`-th run."""
+    """The parameters of `host` after its `number`-th run."""
     return dict(np.load(workdir / f"host{host}_{number}.npz"))

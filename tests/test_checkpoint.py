@@ -132,27 +132,3 @@ def test_full_disk_is_one_line_and_loses_nothing(tmp_path):
     assert done.stdout.startswith(f"error: cannot write to {tmp_path / 'checkpoints'}: File too large;"), done.stderr
     assert done.stdout.count("\n") == 1
     assert checkpoint.restore(tmp_path, state(0)).step == 1
-
-
-LOGGING_STATE = """
-import logging, os, warnings
-import flax.linen, jax, ml_collections, optax, safetensors.numpy, scipy, trimesh, cv2, PIL.Image
-from orbax.checkpoint import v1
-
-def state():
-    loggers = [logging.getLogger(name) for name in (None, "absl", "asyncio", "jax", "orbax")]
-    settings = [(one.level, list(one.filters), list(one.handlers), one.disabled) for one in loggers]
-    return settings, list(warnings.filters), dict(os.environ)
-
-before = state()
-import jaxface
-from jaxface.inference import Predictor
-Predictor.pretrained("continuous")
-assert state() == before
-"""
-
-
-def test_importing_and_loading_changes_no_logger_warning_filter_or_environment():
-    command = [sys.executable, "-c", LOGGING_STATE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=pathlib.Path(__file__).parents[1])
-    assert done.returncode == 0 and not done.stdout, done.stderr

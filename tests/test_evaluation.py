@@ -1,4 +1,4 @@
-"""Scores: each example once, padding left out, the moving average used, results written."""
+"""Evaluation: each example once, padding left out, EMA parameters, results written."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A network in a file answers as `raw` does, for numbers of pictures and points that it was not traced with."""
+"""An exported network computes what `raw` does, for batch sizes and numbers of points it was not traced with."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jaxface.inference import Predictor
 from jaxface.system import build
 from tests import weights
 
-# More points than are asked at a time.
+# More points than one chunk of queries.
 SIZES = {"B": 3, "N": 2001}
 
 
@@ -31,7 +31,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_file_answers_as_raw_does(name):
+def test_exported_file_computes_what_raw_does(name):
     predictor = MODELS[name](name)
     exported = jax.export.deserialize(
         bytearray(export.serialize(predictor.system, predictor.params, predictor.model_state))

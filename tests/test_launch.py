@@ -1,4 +1,4 @@
-"""Launchers: every mistake on the command line is one line and exit status 2."""
+"""Every mistake on the command line of a job is one line on stderr and exit status 2."""
 
 import pathlib
 import subprocess
@@ -20,13 +20,17 @@ def get_config(variant="small"):
     "flags, line",
     [
         (["--config=X:small", "--config.data.sise=3"], "--config.data.sise: the configuration has no such key"),
+        (
+            ["--config=X:small", "--config.model.dense=4"],
+            "--config.model.dense: this key was renamed; use --config.model.num_dense_points",
+        ),
         (["--config=X:large"], "flag --config=X:large: unknown variant 'large'; choose small; see --help"),
-        (["--config=missing.py"], "--config: missing.py is not a readable configuration; give a file or one of continuous, deep3d"),
+        (["--config=missing.py"], "--config: missing.py is not a readable configuration; give a file or one of "),
         (
             ["--config=X:small", "--workdir=W", "--num_processes=2"],
             "--num_processes and --process_id need --coordinator",
         ),
-        (["--config=X:small", "--workdir=W"], "the configuration is of an unknown system, 'nowhere'"),
+        (["--config=X:small", "--workdir=W"], "the configuration: unknown system 'nowhere'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, flags, line):

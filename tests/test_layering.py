@@ -1,7 +1,9 @@
-"""The house keeps its levels: who imports whom, TensorFlow in one room only, every public thing documented."""
+"""Structure: who imports whom, TensorFlow in one room only, imports without side effects, documented public names."""
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -9,17 +11,33 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
-    1: ("parallel", "checkpoint", "config_file", "optim", "metric_writer", "compat", "torch_weights", "torch_names")
-    + ("photo", "overlay", "pretrained", "meshes", "video", "heads")
-    + ("results", "detection", "crops", "landmark_metrics", "prepared_data"),
+    1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
+    + ("config_file", "prepared_data")
+    + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
+# Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.
+IMPORT_EFFECTS = """
+import logging, os, sys, warnings
+import jax, flax, optax, absl.logging, ml_collections, cv2, tensorboardX, trimesh
+from orbax.checkpoint import v1
+state = lambda: (
+    dict(os.environ), list(warnings.filters), logging.root.level, list(logging.root.handlers),
+    {name: (one.level, list(one.filters), list(one.handlers)) for name, one in logging.root.manager.loggerDict.items()
+     if isinstance(one, logging.Logger) and (one.level or one.filters or one.handlers)},
+)
+before = state()
+import MODULE
+print([name for name, old, new in zip(("environ", "filters", "level", "handlers", "loggers"), before, state())
+       if old != new], "tensorflow" in sys.modules)
+"""
 
 
 def room(path: pathlib.Path) -> str:
+    """The part of the package that a file belongs to: a folder, or a file without its ending."""
     return path.relative_to(ROOT / "jaxface").parts[0].removesuffix(".py")
 
 
@@ -55,9 +73,25 @@ def test_imports_go_down(path: pathlib.Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_tensorflow_stays_in_data(path: pathlib.Path):
-    tops = {name.split(".")[0] for name in imports(path)}
+    packages = {name.split(".")[0] for name in imports(path)}
     if room(path) != "data":
-        assert not tops & {"tensorflow", "tensorflow_datasets"}
+        assert not packages & {"tensorflow", "tensorflow_datasets"}
+
+
+@pytest.mark.parametrize("module", ["jaxface", "jaxface.inference", "jaxface.training"])
+def test_importing_changes_nothing_outside_the_package(module):
+    """No environment variable, warning filter or logger of others changes, and TensorFlow is not loaded."""
+    script = IMPORT_EFFECTS.replace("MODULE", module)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] False"
+
+
+def test_jobs_import_relatively():
+    """The same files are `launch.x` in a checkout and `jaxface.launch.x` where the package is installed."""
+    for path in (ROOT / "launch").rglob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        absolute = [node.module for node in nodes if not node.level]
+        assert not [name for name in absolute if name.split(".")[0] in ("launch", "configs")], path
 
 
 def test_everything_public_is_documented():

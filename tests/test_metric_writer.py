@@ -1,4 +1,4 @@
-"""Reports: one clean history after a kill, and pictures in the events."""
+"""The metric writer: one history without repeated steps after a kill, and images in the events."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def test_lines_after_the_checkpoint_are_written_again(tmp_path):
     ]
 
 
-def test_pictures_go_to_the_events(tmp_path):
+def test_images_go_to_the_events(tmp_path):
     before = sum(path.stat().st_size for path in tmp_path.glob("events*"))
     with metric_writer.MetricWriter(tmp_path, 0) as writer:
         writer.write_images(1, {"overlay": np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)})

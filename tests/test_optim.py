@@ -62,10 +62,10 @@ def test_clip_and_groups():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"name": "lion"}, "choose from adamw, adam"),
-        ({"schedule": "linear"}, "choose from cosine"),
+        ({"name": "lion"}, "choose one of adamw, adam"),
+        ({"schedule": "linear"}, "choose one of cosine"),
         ({"warmup": 10}, "not shorter than the run"),
-        ({"multipliers": {"backbone": 0.25}}, "no parameter lies below 'backbone'"),
+        ({"multipliers": {"backbone": 0.25}}, "no parameter is below 'backbone'"),
     ],
 )
 def test_mistakes_are_one_line(changes, message):

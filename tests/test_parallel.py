@@ -1,4 +1,4 @@
-"""Placement and compilation: both back ends give the same bits, and one device the same numbers."""
+"""Placement and compilation: both back ends give the same bits, one device the same metrics."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from jaxface import parallel, training
 from jaxface.errors import UserError
 
 
-def trained(backend: str, devices, steps: int = 4):
+def train(backend: str, devices, steps: int = 4):
     config = toy.config()
     system = toy.build(config)
     state = training.initial_state(system, *system.init(jax.random.key(0)), config.ema)
@@ -24,13 +24,13 @@ def trained(backend: str, devices, steps: int = 4):
 
 
 def test_backends_agree_bitwise():
-    jax.tree.map(np.testing.assert_array_equal, trained("pmap", None), trained("shard_map", None))
+    jax.tree.map(np.testing.assert_array_equal, train("pmap", None), train("shard_map", None))
 
 
 @pytest.mark.parametrize("backend", parallel.BACKENDS)
 def test_one_device_gives_the_same_metrics(backend):
     """The noise on the loss depends on the device, and moves it by less than a hundredth."""
-    (state, metrics), (alone, metrics_alone) = trained(backend, None), trained(backend, jax.devices()[:1])
+    (state, metrics), (alone, metrics_alone) = train(backend, None), train(backend, jax.devices()[:1])
     np.testing.assert_allclose(state.model_state["mean"], alone.model_state["mean"], rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], metrics_alone["loss"], rtol=1e-2)
 

@@ -1,4 +1,4 @@
-"""The loop: the same bits after any interruption, where a run starts from, and when it refuses to go on."""
+"""The training loop: bit-exact resume, where a run starts from, and when it refuses to continue."""
 
 import gzip
 import json
@@ -39,21 +39,22 @@ def test_interrupted_runs_end_with_the_same_bits(tmp_path):
     assert scored(killed) == scored(tmp_path / "straight")
 
 
-def test_sigterm_saves_and_ends_well(tmp_path):
+def test_sigterm_saves_and_returns(tmp_path):
     slow = {"steps": 1000, "save_every": 1000, "data.delay_s": 0.02, "data.signal": signal.SIGTERM, "data.signal_at": 5}
     status, text = processes.run(tmp_path, [slow])[0]
     assert status == 0
     assert f"stopped by SIGTERM at step {checkpoint.steps(tmp_path)[0]}, which is saved" in text
 
 
-def test_a_finished_run_only_verifies_its_checkpoint(tmp_path, capsys):
+def test_finished_run_only_verifies_its_checkpoint(tmp_path, caplog):
+    caplog.set_level("INFO", "jaxface.training")
     first = fit(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, fit(tmp_path), first)
-    assert "resumed at step 12" in capsys.readouterr().err
+    assert "resumed at step 12" in caplog.text
     data = max((tmp_path / "checkpoints" / "12" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
     data.write_bytes(b"")
     jax.tree.map(np.testing.assert_array_equal, fit(tmp_path), first)
-    assert "resumed at step 9" in capsys.readouterr().err
+    assert "resumed at step 9" in caplog.text
     assert checkpoint.steps(tmp_path) == [12, 9, 6]
 
 
@@ -66,7 +67,7 @@ def test_a_profile_shows_steps_once_they_are_compiled(tmp_path, steps, seen):
     assert sorted(int(event["args"]["step_num"]) for event in events if event.get("name") == "train") == seen
 
 
-def test_sources_in_order(tmp_path):
+def test_resume_order(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     first = fit(source, {"steps": 3})
     resumed = fit(target, {"steps": 4, "resume": str(source), "init": str(tmp_path / "unused")})
@@ -84,13 +85,13 @@ def test_sources_in_order(tmp_path):
     [
         ({"init": "nowhere"}, "no folder nowhere"),
         ({"system": "pipnet"}, "is a workdir of the system 'toy'"),
-        ({"data.width": 9, "steps": 20}, "does the configuration differ"),
+        ({"data.width": 9, "steps": 20}, "use the configuration that they were saved with"),
         ({"batch_size": 5}, "multiple of 2"),
         ({"best": "nowhere/error"}, "config.best"),
         ({"backend": "pjit"}, "unknown backend"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path, changes, message):
+def test_unusable_configuration_is_refused_and_nothing_changes(tmp_path, changes, message):
     if "init" not in changes:
         fit(tmp_path, {"steps": 3})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -105,13 +106,13 @@ def test_init_of_another_shape_names_the_arrays(tmp_path):
         fit(tmp_path / "target", {"init": str(tmp_path / "source"), "data.width": 9})
 
 
-def test_a_metric_that_is_not_there_cannot_be_the_best(tmp_path):
+def test_unknown_best_metric_is_refused(tmp_path):
     with pytest.raises(UserError, match="no 'held_out/eror'; choose from held_out/error, held_out/count"):
         fit(tmp_path, {"steps": 3, "best": "held_out/eror"})
 
 
 @pytest.mark.parametrize("save_every", [1, 100])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, save_every):
+def test_loss_that_is_not_finite_stops_the_run(tmp_path, save_every):
     changes = {"save_every": save_every, "log_every": 4, "data.poison": 5}
     with pytest.raises(UserError, match="not finite at step 5 .*nonfinite_5.npz") as caught:
         fit(tmp_path, changes)
@@ -120,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, save_every):
     assert checkpoint.steps(tmp_path) == ([5, 4, 3] if save_every == 1 else [])
 
 
-def test_the_loss_falls_and_the_best_is_tracked(tmp_path):
+def test_loss_falls_and_best_is_tracked(tmp_path):
     fit(
         tmp_path,
         {"steps": 60, "eval_every": 20, "best": "held_out/error", "save_every": 0, "optim.schedule": "constant"},

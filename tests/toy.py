@@ -1,6 +1,6 @@
-"""A tiny real System for the tests of the seams: linear regression whose data is a function of (seed, step).
+"""A tiny System for tests of the shared code: linear regression whose data is a function of (seed, step).
 
-`config.data` can make it misbehave: a batch that is not finite, a slow stream, a signal that the process sends itself.
+`config.data` can make it fail: a batch that is not finite, a slow stream, a signal that the process sends to itself.
 """
 
 import os

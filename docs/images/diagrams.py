@@ -8,29 +8,66 @@ WIDTH, BOX, HEIGHT, GAP, MARGIN = 1010, 170, 84, 30, 20
 # Rows of (title, description); an arrow leads from each box to the next.
 DIAGRAMS = {
     "continuous": [
-        [("photo", "face box,\naligned crop"), ("encoder", "feature map\nof the crop"), ("predictor", "attention over the\nmap per query"),
-         ("soft-argmax", "mean position,\nread-out"), ("points", "(x, y) and sigma\nof each query")],
-        [("template", "any 3D points of\nthe canonical face"), ("query encoder", "MLP, 64 features\nper point"), ("to the predictor", "queries are\nindependent")],
+        [
+            ("photo", "face box,\naligned crop"),
+            ("encoder", "feature map\nof the crop"),
+            ("predictor", "attention over the\nmap per query"),
+            ("soft-argmax", "mean position,\nread-out"),
+            ("points", "(x, y) and sigma\nof each query"),
+        ],
+        [
+            ("template", "any 3D points of\nthe canonical face"),
+            ("query encoder", "MLP, 64 features\nper point"),
+            ("to the predictor", "queries are\nindependent"),
+        ],
     ],
     "pipnet": [
-        [("crop", "256 px"), ("backbone", "ResNet, MobileNet;\nstride 32: 8 x 8"), ("1x1 heads", "score, offset,\nneighbour offsets"),
-         ("argmax cell", "own point and\nvotes for neighbours"), ("merge", "mean of own point\nand all votes")],
+        [
+            ("crop", "256 px"),
+            ("backbone", "ResNet, MobileNet;\nstride 32: 8 x 8"),
+            ("1x1 heads", "score, offset,\nneighbour offsets"),
+            ("argmax cell", "own point and\nvotes for neighbours"),
+            ("merge", "mean of own point\nand all votes"),
+        ],
     ],
     "jvcr": [
-        [("crop", "256 px"), ("hourglasses", "4 stacks, coarse\nto fine in depth"), ("volume", "64 x 64 x 64,\nall points in one"),
-         ("3D encoder", "five 3D\nconvolutions"), ("coordinates", "71 points\n(x, y, z)")],
+        [
+            ("crop", "256 px"),
+            ("hourglasses", "4 stacks, coarse\nto fine in depth"),
+            ("volume", "64 x 64 x 64,\nall points in one"),
+            ("3D encoder", "five 3D\nconvolutions"),
+            ("coordinates", "71 points\n(x, y, z)"),
+        ],
     ],
     "deep3d": [
-        [("photo", "68 points, aligned\n224 px crop"), ("R-Net", "coefficients: shape,\ncolour, pose, light"), ("3D head", "linear model,\npinhole camera"),
-         ("renderer", "spherical harmonics,\nrasterised"), ("loss", "photo, landmarks,\nidentity, priors")],
-        [("several photos", "of one person"), ("C-Net", "confidence per\nidentity coefficient"), ("weighted mean", "one identity\nfor all")],
+        [
+            ("photo", "68 points, aligned\n224 px crop"),
+            ("R-Net", "coefficients: shape,\ncolour, pose, light"),
+            ("3D head", "linear model,\npinhole camera"),
+            ("renderer", "spherical harmonics,\nrasterised"),
+            ("loss", "photo, landmarks,\nidentity, priors"),
+        ],
+        [
+            ("several photos", "of one person"),
+            ("C-Net", "confidence per\nidentity coefficient"),
+            ("weighted mean", "one identity\nfor all"),
+        ],
     ],
     "nphm": [
-        [("codes", "identity (global,\nlocal), expression"), ("anchors", "39 points of\nthe head"), ("local MLPs", "signed distance in\neach anchor's frame"),
-         ("blend", "Gaussian weights:\nhead at rest"), ("mesh", "marching cubes")],
-        [("expression", "code per scan"), ("deformation", "offset field from\nrest to posed"), ("fit to a scan", "backward warp,\ncodes by Adam")],
+        [
+            ("codes", "identity (global,\nlocal), expression"),
+            ("anchors", "39 points of\nthe head"),
+            ("local MLPs", "signed distance in\neach anchor's frame"),
+            ("blend", "Gaussian weights:\nhead at rest"),
+            ("mesh", "marching cubes"),
+        ],
+        [
+            ("expression", "code per scan"),
+            ("deformation", "offset field from\nrest to posed"),
+            ("fit to a scan", "backward warp,\ncodes by Adam"),
+        ],
     ],
-}  # fmt: skip
+}
 
 
 def svg(rows: list[list[tuple[str, str]]]) -> str:

@@ -199,7 +199,7 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
     if published.is_file():
         return read_observation(published)
     folder, rng = scan_folder(root, subject, expression), np.random.default_rng(seed)
-    directions = views.fibonacci(DIRECTIONS)
+    directions = views.fibonacci_sphere(DIRECTIONS)
     y, z = directions[:, 1], directions[:, 2]
     allowed = directions[(z > LOWEST_Z) & (z < HIGHEST_Z) & (np.abs(y) < WIDEST_Y)]
     eye = CAMERA_DISTANCE * allowed[rng.integers(len(allowed))]
@@ -211,6 +211,6 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
 def _visible_points(scan: Mesh, eye: np.ndarray) -> np.ndarray:
     """The points (N,3) in units that a camera at `eye` (3,) sees, looking at the origin; rendered in millimetres."""
     scale = head_space.MM_PER_UNIT
-    rotation = views.looking(eye, np.zeros(3))
-    view = views.see(scale * scan.vertices, scan.triangles, scale * eye, rotation, FOCAL_PX, SIZE)
+    rotation = views.look_at(eye, np.zeros(3))
+    view = views.render(scale * scan.vertices, scan.triangles, scale * eye, rotation, FOCAL_PX, SIZE)
     return view.points[view.hit] / scale

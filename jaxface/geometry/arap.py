@@ -19,7 +19,7 @@ class Arap:
         adjacency = scipy.sparse.csr_matrix((np.tile(self.weight, 2), ends), (count, count))
         self.laplacian = scipy.sparse.diags(np.asarray(adjacency.sum(1)).ravel()) - adjacency
 
-    def pulled(self, current: np.ndarray, targets: np.ndarray, weights: np.ndarray, iterations: int = 3) -> np.ndarray:
+    def deform(self, current: np.ndarray, targets: np.ndarray, weights: np.ndarray, iterations: int = 3) -> np.ndarray:
         """Vertices (V,3) that minimise weights * |x - targets|^2 plus the ARAP energy against the rest shape.
 
         Args:

@@ -34,7 +34,7 @@ class View(NamedTuple):
         return self.points[kept], self.normals[kept]
 
 
-def fibonacci(count: int) -> np.ndarray:
+def fibonacci_sphere(count: int) -> np.ndarray:
     """Fibonacci sphere: `count` unit directions (count,3), evenly spread, from +y to -y."""
     number = np.arange(count)
     y = 1 - 2 * (number + 0.5) / count
@@ -42,7 +42,7 @@ def fibonacci(count: int) -> np.ndarray:
     return np.stack([ring * np.cos(turn), y, ring * np.sin(turn)], axis=1)
 
 
-def looking(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
+def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Look-at rotation (3,3) to camera axes x right, y down, z to `target`; up is +y, or +z when looking along y."""
     forward = np.asarray(target, np.float64) - eye
     forward /= np.linalg.norm(forward)
@@ -59,7 +59,7 @@ def project(points: np.ndarray, eye: np.ndarray, rotation: np.ndarray, focal_px:
     return focal_px * own[:, :2] / np.maximum(own[:, 2:], 1e-3) + middle, own[:, 2]
 
 
-def see(
+def render(
     vertices: np.ndarray, triangles: np.ndarray, eye: np.ndarray, rotation: np.ndarray, focal_px: float,
     size: tuple[int, int],
 ) -> View:  # fmt: skip

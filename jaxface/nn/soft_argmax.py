@@ -23,7 +23,7 @@ def expectation(attention: jax.Array, values: jax.Array, axis: int = -1) -> jax.
     With `cell_centers` as values this is the soft-argmax.
     """
     if axis == 1:
-        return jnp.einsum("btk,btc->bkc", attention, jnp.broadcast_to(values, (len(attention), *values.shape[-2:])))
+        return jnp.einsum("btk,btc->bkc", attention, jnp.broadcast_to(values, (attention.shape[0], *values.shape[-2:])))
     return attention @ values
 
 
@@ -44,7 +44,7 @@ def moments(
     cells, dimensions = positions.shape
     products = (positions[:, :, None] * positions[:, None]).reshape(cells, -1)
     powers = jnp.concatenate([positions, products], -1)
-    powers = jnp.broadcast_to(powers, (len(attention), *powers.shape))
+    powers = jnp.broadcast_to(powers, (attention.shape[0], *powers.shape))
     expected = expectation(attention, jnp.concatenate([powers, features], -1), axis)
     mean, second, features = jnp.split(expected, [dimensions, dimensions + dimensions**2], axis=-1)
     covariance = second.reshape(*mean.shape, dimensions) - mean[..., None] * mean[..., None, :]
@@ -52,7 +52,7 @@ def moments(
 
 
 def cross_entropy(
-    log_attention: jax.Array, centers: jax.Array, target: jax.Array, std: float, axis: int = -1
+    log_attention: jax.Array, centers: jax.Array, target: jax.Array, std: jax.Array | float, axis: int = -1
 ) -> jax.Array:
     """Cross-entropy (B,K) of an attention with a Gaussian heat map around each target.
 

@@ -23,6 +23,8 @@ from .benchmark import Benchmark, Run, load_config, training_run
 
 NUM_QUERIES = 68
 RENDER_BATCH, RENDER_SIZE = 8, 256
+# Side of the images of the input pipeline, in pixels.
+IMAGE_SIZE = 96
 TRAIN_BATCH = 8
 
 
@@ -70,7 +72,9 @@ def _render() -> Benchmark:
 def _input_pipeline() -> Iterator[Benchmark]:
     """Batches of rendered heads, read and augmented."""
     with tempfile.TemporaryDirectory() as folder:
-        config = load_config("continuous", "quick")
+        config = load_config("continuous", "rendered")
+        config.model.image_size = IMAGE_SIZE
+        config.data.update(datasets=("rendered_heads/procedural",), evaluate=())
         config.data.update(dir=folder, build_examples=2 * RENDER_BATCH)
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it prepares; stdout is for the JSON lines
             stream = build(config, "the configuration").train_data(0)

@@ -23,7 +23,8 @@ from jaxface.geometry import alignment, sampling
 from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads import head_space, sources
 from jaxface.heads.closed import ClosedHead, close
-from launch import app
+
+from .. import app
 
 ICT = flags.DEFINE_string("ict", None, "ICT-FaceKit: its FaceXModel folder, or an .npz file of its arrays")
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm run (default: the model that ships)")

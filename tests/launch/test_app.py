@@ -1,4 +1,4 @@
-"""What all jobs share: process settings, the path of a configuration, missing packages, help, and the console script."""
+"""What all jobs share: process settings, paths of configurations, missing packages, help, and the console script."""
 
 import importlib
 import os

@@ -1,9 +1,10 @@
-"""One process of a run of the toy system: python worker.py '{"runs": [changes…], "workdir": …, "hosts": …}'.
+"""One process of a run of the toy system: python worker.py '{"runs": [changes, …], "workdir": …, "hosts": …}'.
 
-Every entry of `runs` is a call of `fit` in the same workdir; its parameters go to `host<host>_<number>.npz`.
+Each entry of `runs` is a call of `fit` in the same workdir; its parameters are saved as `host<host>_<number>.npz`.
 """
 
 import json
+import logging
 import sys
 
 import numpy as np
@@ -26,4 +27,5 @@ def main(order: dict) -> None:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     main(json.loads(sys.argv[1]))

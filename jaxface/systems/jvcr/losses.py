@@ -55,7 +55,9 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array
         valid: (B,N) bool; other points are ignored.
     """
     side = math.isqrt(log_attention.shape[1])
-    per_point = soft_argmax.cross_entropy(log_attention, cell_centers(side), target[..., :2], std=1 / side, axis=1)
+    centers = cell_centers(side)
+    cell_width = 2 * centers[0, 0]
+    per_point = soft_argmax.cross_entropy(log_attention, centers, target[..., :2], cell_width, axis=1)
     weight = valid.astype(per_point.dtype)
     return (per_point * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 

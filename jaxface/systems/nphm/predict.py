@@ -225,8 +225,8 @@ def draw_comparison(cloud: np.ndarray, mesh: Mesh, similarity: Similarity) -> np
     center = (low + high) / 2
     eye = center + np.array([0.0, 0.0, CAMERA_DISTANCE])
     focal_px = PANEL_PX * CAMERA_DISTANCE / ((1 + 2 * MARGIN) * (high - low)[:2].max())
-    camera = eye, views.looking(eye, center), focal_px
-    view = views.see(vertices, mesh.triangles, *camera, (PANEL_PX, PANEL_PX))
+    camera = eye, views.look_at(eye, center), focal_px
+    view = views.render(vertices, mesh.triangles, *camera, (PANEL_PX, PANEL_PX))
     shading = 0.2 + 0.8 * np.clip(view.normals @ LIGHT, 0, 1)
     rendered = np.where(view.hit, 230 * shading, 255).astype(np.uint8)
     pixels, depth = views.project(similarity(cloud), *camera, (PANEL_PX, PANEL_PX))

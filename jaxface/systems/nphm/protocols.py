@@ -41,9 +41,9 @@ def visible_surface(mesh: Mesh, size: tuple[int, int] = SIZE) -> OrientedPoints:
     `size`: (height, width) of the renderings. UserError if nothing is visible.
     """
     parts, focal_px = [], FOCAL_PER_HEIGHT * size[0]
-    for direction in views.fibonacci(VIEWS):
+    for direction in views.fibonacci_sphere(VIEWS):
         eye = CAMERA_DISTANCE_MM * direction
-        view = views.see(mesh.vertices, mesh.triangles, eye, views.looking(eye, np.zeros(3)), focal_px, size)
+        view = views.render(mesh.vertices, mesh.triangles, eye, views.look_at(eye, np.zeros(3)), focal_px, size)
         parts.append(view.facing(eye))
     points, normals = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if not len(points):

@@ -26,7 +26,7 @@ def score(
 ) -> dict[str, jax.Array]:
     """`Evaluator.predict`: `errors` of the network, and the truth, from which `summarise` scores the mean face."""
     del constants
-    points = model.answer(net, votes, {"params": params, **model_state}, batch["image"])["landmarks"]
+    points = model.predict_landmarks(net, votes, {"params": params, **model_state}, batch["image"])["landmarks"]
     truth = {name: batch[name] for name in ("landmarks", "norm_crop")}
     return {**errors(points, batch), **truth}
 

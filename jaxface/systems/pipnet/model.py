@@ -144,7 +144,7 @@ def init(model: PIPNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:
     return initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
 
 
-def answer(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+def predict_landmarks(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
     """Landmarks, scores and votes of images (B,H,W,3): `decoding.decode` of the network's maps."""
     return decoding.decode(model.apply(variables, image), votes)
 
@@ -170,5 +170,5 @@ def raw(model: PIPNet, votes: Votes, params: Any, model_state: Any, arrays: dict
 
 @functools.partial(jax.jit, static_argnums=0)
 def _landmarks(model: PIPNet, votes: Votes, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
-    outputs = answer(model, votes, variables, image)
+    outputs = predict_landmarks(model, votes, variables, image)
     return {name: outputs[name] for name in ("landmarks", "landmarks_own", "scores")}

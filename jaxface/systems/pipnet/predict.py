@@ -37,7 +37,7 @@ def bind(
     """`System.predict` of a net and `config.model`; see `predict`. Raises UserError for an unknown `config.crop`."""
     if config.crop not in CROPS:
         raise UserError(f"config.model.crop: unknown {config.crop!r}; choose one of {', '.join(CROPS)}")
-    compiled = jax.jit(functools.partial(model.answer, net))
+    compiled = jax.jit(functools.partial(model.predict_landmarks, net))
     return functools.partial(predict, functools.partial(compiled, votes), config, meanface)
 
 

@@ -131,7 +131,7 @@ def _labelling_step(config: ml_collections.ConfigDict) -> tuple[Callable, decodi
     table = decoding.neighbor_table(meanface, config.model.neighbors)
 
     def step(variables: Tree, batch: Batch, votes: decoding.Votes) -> dict[str, jax.Array]:
-        landmarks = model.answer(net, votes, variables, batch["image"])["landmarks"]
+        landmarks = model.predict_landmarks(net, votes, variables, batch["image"])["landmarks"]
         pixels = batch["corner"][:, None] + landmarks * batch["extent"][:, None]
         arrays = {"landmarks": pixels, "crop_landmarks": landmarks, "mask": batch["mask"]}
         return {key: lax.all_gather(array, parallel.AXIS, tiled=True) for key, array in arrays.items()}

@@ -31,7 +31,7 @@ def visible() -> protocols.OrientedPoints:
 def test_visible_points_cover_the_ball(visible):
     np.testing.assert_allclose(np.linalg.norm(visible.points, axis=1), 90, atol=0.4)
     assert ((visible.points / 90 * visible.normals).sum(1) > 0.99).all()
-    directions = views.fibonacci(500)
+    directions = views.fibonacci_sphere(500)
     cosine = (visible.points / 90) @ directions.T
     assert cosine.max(0).min() > 0.97, "ten views cover the ball"
 
@@ -48,9 +48,9 @@ def test_inner_surfaces_and_back_faces_are_invisible():
 
 def test_projection_and_back_projection_agree():
     eye = np.array([300.0, 200.0, 480.0])
-    rotation = views.looking(eye, np.zeros(3))
+    rotation = views.look_at(eye, np.zeros(3))
     mesh = ball(80.0, (10, -5, 3))
-    view = views.see(mesh.vertices, mesh.triangles, eye, rotation, 300.0, SIZE)
+    view = views.render(mesh.vertices, mesh.triangles, eye, rotation, 300.0, SIZE)
     rows, columns = np.nonzero(view.hit)
     pixels, depth = views.project(view.points[view.hit], eye, rotation, 300.0, SIZE)
     np.testing.assert_allclose(pixels, np.stack([columns, rows], 1), atol=0.02)

@@ -117,9 +117,9 @@ def test_arap_propagates_a_rotation_and_follows_targets():
     triangles = np.concatenate([np.stack([cell, cell + 5, cell + 6], 1), np.stack([cell, cell + 6, cell + 1], 1)])
     turn = Rotation.from_euler("z", 40, degrees=True).as_matrix()
     shape, held = Arap(rest, triangles), (rest[:, 0] < 0.8) * 100.0
-    pulled = shape.pulled(rest, rest @ turn.T, held, iterations=1000)
+    pulled = shape.deform(rest, rest @ turn.T, held, iterations=1000)
     np.testing.assert_allclose(pulled, rest @ turn.T, atol=0.05)
-    np.testing.assert_allclose(shape.pulled(rest, rest + 1, held, iterations=20), rest + 1, atol=1e-6)
+    np.testing.assert_allclose(shape.deform(rest, rest + 1, held, iterations=20), rest + 1, atol=1e-6)
 
 
 def test_detected_landmarks_are_back_projected(template):

@@ -51,6 +51,6 @@ def test_own_data_decides_the_model(data_dir, tmp_path):
 
 
 def test_fewer_landmarks_than_neighbors_is_one_line(data_dir):
-    with pytest.raises(UserError, match="neighbors is 10; 6 landmarks have 1 to 5") as caught:
+    with pytest.raises(UserError, match="neighbors is 10; with 6 landmarks it must be between 1 and 5") as caught:
         pipnet.build(own_config(data_dir, neighbors=10))
     assert "\n" not in str(caught.value)

@@ -81,14 +81,14 @@ def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
     [
         ({"backbone": "vgg16"}, "config.model.backbone is 'vgg16'; choose one of custom, resnet18"),
         ({"stride": 8}, "config.model.stride is 8"),
-        ({"image_size": 250}, "config.model.image_size 250 is no multiple"),
-        ({"landmarks": 5}, "config.model.neighbors is 10; 5 landmarks have 1 to 4 neighbours"),
-        ({"meanface": (0.1, 0.2)}, "the mean face has 2 numbers; 98 landmarks need 196"),
+        ({"image_size": 250}, "config.model.image_size 250 is not a multiple"),
+        ({"landmarks": 5}, "config.model.neighbors is 10; with 5 landmarks it must be between 1 and 4"),
+        ({"meanface": (0.1, 0.2)}, "config.model.meanface has 2 numbers; 98 landmarks need 196"),
         ({"merge": "median"}, "config.model.merge is 'median'"),
-        ({"crop": "round"}, "config.model.crop is 'round'"),
+        ({"crop": "round"}, "config.model.crop: unknown 'round'"),
     ],
 )
-def test_values_that_do_not_fit_are_one_line(changes, message):
+def test_invalid_values_raise_one_line(changes, message):
     config = get_config("wflw_resnet18")
     config.model.meanface = tuple(FACE[:196])
     config.model.update(changes)

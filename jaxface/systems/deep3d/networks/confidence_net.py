@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Key of the C-Net's parameters beside those of R-Net.
+# Key of the C-Net's parameters in R-Net's params.
 NAME = "confidence"
 WIDTHS = (64, 96, 128)
 HIDDEN = 256

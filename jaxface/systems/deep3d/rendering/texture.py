@@ -90,8 +90,8 @@ def _texels(
         corners_px: (T,3,2) their positions in texels.
     """
     row, column = np.nonzero(triangle_id >= 0)
-    shown = triangle_id[row, column]
-    a, b, c = np.moveaxis(corners_px[shown], 1, 0)
+    texel_triangle = triangle_id[row, column]
+    a, b, c = np.moveaxis(corners_px[texel_triangle], 1, 0)
     texel = np.stack([column, row], -1)
     total = _signed_area(a, b, c)
     weights = np.stack([_signed_area(texel, b, c), _signed_area(a, texel, c), _signed_area(a, b, texel)], -1)
@@ -101,7 +101,7 @@ def _texels(
     number = np.zeros(triangle_id.shape, np.int32)
     number[row, column] = np.arange(len(row))
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    return triangles[shown].astype(np.int32), weights, number[tuple(nearest)]
+    return triangles[texel_triangle].astype(np.int32), weights, number[tuple(nearest)]
 
 
 def _signed_area(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -143,12 +143,12 @@ def _rasterize(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
 def _hidden(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Triangles (T,) bool that no texel shows because others cover them; corners (T,3,2), radius (T,) dm."""
     triangle_id = _rasterize(uv, radius)
-    shown = np.zeros(len(uv), bool)
-    shown[triangle_id[triangle_id >= 0]] = True
+    is_shown = np.zeros(len(uv), bool)
+    is_shown[triangle_id[triangle_id >= 0]] = True
     column, row = np.clip(np.rint(_to_texels(uv.mean(1))).astype(int), 0, SIDE - 1).T
     cover = triangle_id[row, column]
     # A visible triangle smaller than a texel may also be shown by none, so a hidden one must lie clearly deeper.
-    return ~shown & (cover >= 0) & (radius < radius[np.maximum(cover, 0)] - HIDDEN_DM)
+    return ~is_shown & (cover >= 0) & (radius < radius[np.maximum(cover, 0)] - HIDDEN_DM)
 
 
 def bake(

@@ -221,5 +221,5 @@ def _refine(vertices: np.ndarray, triangles: np.ndarray, target: _Target, simila
         targets[rows] = current[rows] + distance * target_normals
         weights[rows] = TARGET_WEIGHT
         weights += HOLD_WEIGHT
-        current = arap.pulled(current, targets, weights)
+        current = arap.deform(current, targets, weights)
     return current

@@ -33,7 +33,7 @@ class Camera(NamedTuple):
 
     Attributes:
         eye: position (3,).
-        rotation: (3,3), as from `views.looking`.
+        rotation: (3,3), as from `views.look_at`.
         focal_px: focal length.
     """
 
@@ -56,7 +56,7 @@ def render(scan: Mesh, camera: Camera) -> tuple[np.ndarray, views.View]:
     Returns:
         (image (S,S,3) uint8, surface points and normals of its pixels).
     """
-    view = views.see(scan.vertices, scan.triangles, camera.eye, camera.rotation, camera.focal_px, SIZE)
+    view = views.render(scan.vertices, scan.triangles, camera.eye, camera.rotation, camera.focal_px, SIZE)
     # The winding of scans is not reliable: visible normals are turned to the camera.
     facing = (view.normals * (camera.eye - view.points)).sum(-1, keepdims=True)
     normals = view.normals * np.where(facing < 0, -1.0, 1.0)
