@@ -41,7 +41,7 @@ class FrontFace:
         albedo: (80,V,3) per standard deviation.
         triangles: (T,3).
         keypoints: (68,) vertices in iBUG order.
-        front: (F,) vertices of the crop used by the perceptual loss.
+        front: (F,) vertices of the crop of the photometric loss (`frontmask2_idx`).
         crop_triangles: (C,3), indices into `front`, not into the vertices.
         skin: (V,) bool.
     """
