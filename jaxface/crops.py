@@ -42,7 +42,8 @@ def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, si
     low = np.maximum(np.floor(center - 0.75 * side), 0)
     high = np.minimum(np.ceil(center + 0.75 * side) + 1, [width, height])
     if (low >= high).any():
-        raise UserError(f"crop: no image content at {np.round(center).tolist()}; the image is {width} x {height} px")
+        position = np.round(center).tolist()
+        raise UserError(f"crop: no image content at {position} in {width} x {height} pixels; pass another box")
     step = max(1, round(side / size))
     (x, y), (columns, rows) = low.astype(int), np.maximum(1, (high - low) // step).astype(int)
     region = image[y : y + rows * step, x : x + columns * step]

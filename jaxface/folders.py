@@ -25,6 +25,7 @@ OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
 JSON_ENDINGS = (".json", ".jsonl")
 # Names of image and video outputs: <stem>, the number of the second and further faces, the content.
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
+EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
 # Maximum number of names that a summary lists.
 MAX_LISTED = 5
 
@@ -70,11 +71,11 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     try:
         entries = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
     if not isinstance(entries, dict):
-        raise UserError(f'{path}: not an object; write {{"file name": [x0, y0, x1, y1]}}')
+        raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")
     boxes = {}
     for name, value in entries.items():
         try:
@@ -84,7 +85,8 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
             raise UserError(message) from error
     in_folder = {name: box for name, box in boxes.items() if (folder / name).is_file()}
     if boxes and not in_folder:
-        raise UserError(f"{path}: none of its names is a file in {folder}, for example {next(iter(boxes))!r}")
+        example = next(iter(boxes))
+        raise UserError(f"{path}: none of its names is a file in {folder}, for example {example!r}; use file names")
     return in_folder
 
 
@@ -235,7 +237,7 @@ def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{output}: the folder cannot be created: {error.strerror}") from error
+        raise UserError(f"{output}: the folder cannot be created ({error.strerror}); change --output") from error
 
 
 def _protected(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> set[Path]:
@@ -343,7 +345,7 @@ def _write(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def infer_arrays(
@@ -357,19 +359,20 @@ def infer_arrays(
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror or 'not an .npz file'}") from error
+        raise UserError(f"{source}: cannot be read ({error.strerror or 'not an .npz file'}); check --raw") from error
     except Exception as error:  # numpy raises any exception for damaged and foreign files
-        raise UserError(f"{source} is not an .npz file of plain arrays ({error})") from error
+        raise UserError(f"{source}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{source}: {name} has dtype {array.dtype}; it must be float32, images in [0,1]")
     try:
         outputs = raw({name: array.astype(np.float32) for name, array in arrays.items()})
     except flax.errors.FlaxError as error:
-        raise UserError(f"{source}: the arrays do not fit the network ({str(error).splitlines()[0]})") from error
+        reason, *_ = str(error).splitlines()
+        raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
     try:
         with open(f"{target}.partial", "wb") as file:
             np.savez(file, **outputs)
         os.replace(f"{target}.partial", target)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}") from error
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from error

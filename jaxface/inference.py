@@ -69,7 +69,7 @@ class Predictor:
         actual = _shapes(params)
         if expected != actual:
             first, *_ = sorted(name for name, _ in expected.items() ^ actual.items())
-            raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}")
+            raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}; restore it")
         return cls(config, system, params, model_state, source)
 
     @overload
@@ -129,7 +129,7 @@ class Predictor:
             UserError: as in `__call__`, or if the system takes one photo at a time.
         """
         if self.system.predict_multiview is None:
-            raise UserError(f"{self.config.system}: this system takes one photo at a time, not several of one person")
+            raise UserError(f"{self.config.system}: takes one photo at a time; use deep3d for several of one person")
         loaded = [photo.load(source) for source in photos]
         pairs = zip(loaded, _boxes_per_photo(photos, boxes), strict=True)
         options = {"boxes": [_reduced_boxes(one, photo_boxes) for one, photo_boxes in pairs], **self._options(layout)}
@@ -154,7 +154,7 @@ class Predictor:
             UserError: the system does not take scans, or a scan cannot be aligned.
         """
         if self._takes_photos:
-            raise UserError(f"{self.config.system}: this system takes photos, not scans")
+            raise UserError(f"{self.config.system}: this system takes photos, not scans; scans need nphm")
         return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

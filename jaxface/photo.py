@@ -73,27 +73,28 @@ def read_image(path: str | os.PathLike) -> Photo:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
-        raise UserError(f"{path.name}: the file is empty (0 bytes)")
+        raise UserError(f"{path.name}: the file is empty (0 bytes); copy it again")
     try:
         with _open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UserError(f"{path.name}: {width} x {height} exceeds {MAX_PIXELS // 10**6} megapixels")
+                raise UserError(f"{path.name}: {width} x {height} exceeds {MAX_PIXELS // 10**6} megapixels; reduce it")
             if (step := _step(width, height)) > 1:
                 image.draft(None, (width // step, height // step))  # the JPEG decoder then reduces the image itself
             return _decode(image, width, height)
     except UserError:
         raise
     except PermissionError as error:
-        raise UserError(f"{path.name}: no permission to read the file") from error
+        raise UserError(f"{path.name}: no permission to read the file; change its mode") from error
     except MemoryError as error:
-        raise UserError(f"{path.name}: not enough memory to decode {width} x {height} pixels") from error
+        raise UserError(f"{path.name}: not enough memory to decode {width} x {height} pixels; reduce it") from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path.name}: not a readable image file (JPEG, PNG, WebP, TIFF, GIF, BMP …)") from error
+        raise UserError(f"{path.name}: not a readable image file; convert it to JPEG, PNG, WebP or TIFF") from error
     except Exception as error:  # decoders raise any exception for damaged files
-        raise UserError(f"{path.name}: damaged or truncated ({str(error) or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path.name}: damaged or truncated ({reason}); copy it again") from error
 
 
 def _open(path: pathlib.Path) -> Image.Image:

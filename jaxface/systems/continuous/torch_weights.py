@@ -127,7 +127,7 @@ def _recognise(tensors: Tensors) -> NamingScheme:
     first_names = ", ".join(list(tensors)[:5])
     raise UserError(
         "checkpoint: neither a ConvNeXt (Facebook, timm or torchvision names) nor a state dict of "
-        f"florisdf/continuous_landmarks; its first entries are {first_names}"
+        f"florisdf/continuous_landmarks; choose another --torch (its first entries are {first_names})"
     )
 
 
