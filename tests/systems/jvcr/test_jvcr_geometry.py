@@ -10,7 +10,7 @@ from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
-from jaxface.systems.jvcr import crops, metrics, predict, targets, transforms, visualize
+from jaxface.systems.jvcr import framing, metrics, predict, targets, transforms, visualize
 
 DRAW = np.random.default_rng(3)
 KNOWN = np.ones((5, 68), bool)
@@ -106,7 +106,7 @@ def test_points_come_back_to_the_picture(mode):
             colors = image[y, x, :2] * 255
             mirrored = colors[x == x.max(), 0].mean() < colors[x == x.min(), 0].mean()
             if mode == "reference":  # its colours are stretched, but its square is known; short by a pixel on the way
-                center, scale = crops.landmark_frame(crops.landmark_box(crops.face_box(truth)).reshape(2, 2))
+                center, scale = framing.landmark_frame(framing.landmark_box(framing.face_box(truth)).reshape(2, 2))
                 turned = transforms.flip_depth(truth)
                 own = transforms.encode_reference(turned, center, np.float64(scale), size, size) + [1, 1, 0]
                 own = own * [-1, 1, 1] + [size - 1, 0, 0] if mirrored else own
@@ -117,14 +117,14 @@ def test_points_come_back_to_the_picture(mode):
             answers.append(own[LAYOUT_68.flip] if mirrored else own)
         return np.stack(answers)
 
-    (face,) = predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth))
+    (face,) = predict.predict(ask, mode, size, {}, {}, picture, framing.face_box(truth))
     assert face.points_3d.shape == (68, 3) and face.sigma.shape == (68,)
     assert np.abs(face.points_3d - truth).max() < 0.6
     assert (face.points == face.points_3d[:, :2]).all() and face.layout == "68"
     with pytest.raises(UserError, match="68"):
-        predict.predict(ask, mode, size, {}, {}, picture, crops.face_box(truth), layout="98")
+        predict.predict(ask, mode, size, {}, {}, picture, framing.face_box(truth), layout="98")
     with pytest.raises(UserError, match="not finite"):
-        predict.predict(lambda *_: np.full((1, 68, 3), np.nan), mode, size, {}, {}, picture, crops.face_box(truth))
+        predict.predict(lambda *_: np.full((1, 68, 3), np.nan), mode, size, {}, {}, picture, framing.face_box(truth))
 
 
 def test_what_is_written_beside_the_overlay(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from configs.jvcr import get_config
 from jaxface.errors import UserError
-from jaxface.systems.jvcr import crops, losses, metrics, model, targets, transforms
+from jaxface.systems.jvcr import framing, losses, metrics, model, targets, transforms
 from jaxface.systems.jvcr.torch_weights import from_torch
 from tests import weights
 
@@ -154,7 +154,7 @@ def test_errors():
 @pytest.mark.parametrize("name, rotation", [("crop", 0.0), ("crop_rot25", 25.0)])
 def test_crops_with_their_hidden_stretch(name, rotation):
     pixels = 0.2 + 0.5 * weights.image("jvcr_photo", (1, 300, 280, 3))[0]
-    crop = crops.reference_crop(pixels, np.array([150.0, 140.0]), 1.1, SIZE, rotation)
+    crop = framing.reference_crop(pixels, np.array([150.0, 140.0]), 1.1, SIZE, rotation)
     ours, theirs = sampled(name, crop.transpose(2, 0, 1))
     assert np.abs(ours - theirs).max() < 1.001 / 255
     assert np.allclose([crop.min(), crop.max()], GOLDEN[f"{name}_minmax"], atol=1 / 255)

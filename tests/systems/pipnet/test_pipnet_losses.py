@@ -40,7 +40,7 @@ def test_neighbors_and_votes_are_the_official_ones(name):
     index = AUX[f"{name}_rev1"] * 10 + AUX[f"{name}_rev2"]
     np.testing.assert_array_equal(votes.index, index.reshape(-1, longest))
     np.testing.assert_allclose(votes.weight, 1 / (longest + 1), rtol=1e-6)
-    np.testing.assert_allclose(votes.own, 1 / (longest + 1), rtol=1e-6)
+    np.testing.assert_allclose(votes.own_weight, 1 / (longest + 1), rtol=1e-6)
 
 
 def test_mean_merge_counts_each_vote_once():
@@ -51,7 +51,7 @@ def test_mean_merge_counts_each_vote_once():
         used = votes.weight[landmark] > 0
         np.testing.assert_array_equal(votes.index[landmark][used], voters)
         np.testing.assert_allclose(votes.weight[landmark][used], 1 / (len(voters) + 1), rtol=1e-6)
-    np.testing.assert_allclose(votes.weight.sum(1) + votes.own, 1, rtol=1e-6)
+    np.testing.assert_allclose(votes.weight.sum(1) + votes.own_weight, 1, rtol=1e-6)
 
 
 def test_targets():
