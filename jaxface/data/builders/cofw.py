@@ -1,9 +1,9 @@
-"""COFW (Burgos-Artizzu et al., ICCV 2013): 29 landmarks and which of them are occluded, from its MATLAB 7.3 files.
+"""COFW (Burgos-Artizzu et al., ICCV 2013): 29 landmarks with occlusion flags, from its MATLAB 7.3 files.
 
 Variant `68` is that of PIPNet's cross-domain protocol: the test faces with 68 landmarks (Ghiasi and Fowlkes, 2015) and
 the training faces without landmarks (NaN), crops enlarged 1.3 times (lib/preprocess_gssl.py). Otherwise the crop is the
-given box (lib/preprocess.py). Coordinates are 1-based: 1 is subtracted from pixels, but not from
-PIPNet's landmarks in crop units.
+given box (lib/preprocess.py). The files are 1-based: 1 is subtracted from landmarks and boxes in pixels, but, as in
+PIPNet, not from its crop and the landmarks in crop units.
 """
 
 import pathlib
@@ -92,7 +92,7 @@ def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
 
 
 def _images(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]:
-    """The images (H,W,3) BGR of a cell array one by one; some are grey in the file."""
+    """Yields the images (H,W,3) uint8 BGR of a cell array; some are grey in the file."""
     with h5py.File(path) as file:
         if name not in file or file[name].size != count:
             raise UserError(f"{path}: {name} does not hold one image for each of {count} boxes")
