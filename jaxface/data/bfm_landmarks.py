@@ -73,10 +73,10 @@ def _read_shape(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if cut.is_file() or not whole.is_file():
         mean, identity = _read(cut, "mu_shape", "w")
         return mean, identity
-    (kept,) = _read(folder / "model_info.mat", "trimIndex")
-    kept = kept.ravel().astype(int) - 1
-    per_vertex = [value.reshape(len(value) // 3, 3, -1)[kept] for value in _read(whole, "shapeMU", "shapePC")]
-    mean, identity = (value.reshape(3 * len(kept), -1) for value in per_vertex)
+    (vertices,) = _read(folder / "model_info.mat", "trimIndex")
+    vertices = vertices.ravel().astype(int) - 1
+    per_vertex = [value.reshape(len(value) // 3, 3, -1)[vertices] for value in _read(whole, "shapeMU", "shapePC")]
+    mean, identity = (value.reshape(3 * len(vertices), -1) for value in per_vertex)
     return mean, identity
 
 

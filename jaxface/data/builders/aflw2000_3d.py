@@ -17,7 +17,7 @@ def make(data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 class Aflw20003d(tfds.core.GeneratorBasedBuilder):
-    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's own."""
+    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's."""
 
     name = "aflw2000_3d"
     VERSION = tfds.core.Version("1.0.0")

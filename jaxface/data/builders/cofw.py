@@ -85,10 +85,10 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
 
 def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
     """The landmarks (68,2) of test face i, 1-based."""
-    found = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
-    if not found:
+    folders = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
+    if not folders:
         raise UserError(f"{folder / POINTS_68[0]}: missing")
-    return annotations.read_mat(found[0] / f"{i + 1}_points.mat", "Points")["Points"].astype(np.float64)
+    return annotations.read_mat(folders[0] / f"{i + 1}_points.mat", "Points")["Points"].astype(np.float64)
 
 
 def _images(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]:

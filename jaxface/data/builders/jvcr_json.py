@@ -70,7 +70,7 @@ def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
-    found = [root / folder / name for folder in FOLDERS if (root / folder / name).is_file()]
-    if not found:
+    paths = [root / folder / name for folder in FOLDERS if (root / folder / name).is_file()]
+    if not paths:
         raise UserError(f"{root}: image {name} is missing")
-    return found[0]
+    return paths[0]

@@ -120,10 +120,10 @@ def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
     """The image of a line: relative to the folder, or anywhere in it by its file name."""
     if (root / name).is_file():
         return root / name
-    found = sorted(root.rglob(pathlib.Path(name).name))
-    if not found:
+    paths = sorted(root.rglob(pathlib.Path(name).name))
+    if not paths:
         raise UserError(f"{root / name}: missing")
-    return found[0]
+    return paths[0]
 
 
 def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.AnnotatedFace:

@@ -46,7 +46,7 @@ def _exact_axes(points: jax.Array, cells: tuple[int, ...], size: int) -> list[tu
 
 
 def _reference_axes(points: jax.Array, cells: tuple[int, ...], size: int) -> list[tuple[jax.Array, jax.Array]]:
-    """Cell indices and Gaussian weights (B,N,7) along x, y and z, as the original's integer arithmetic has them."""
+    """Cell indices and Gaussian weights (B,N,7) along x, y and z, by the integer arithmetic of the original."""
     offsets = jnp.arange(-RADIUS, RADIUS + 1)
     weight = jnp.exp(-(offsets.astype(jnp.float32) ** 2) / 2)
     axes = []

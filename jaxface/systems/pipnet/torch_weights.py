@@ -45,9 +45,9 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     if not dropped or f"{HEADS[0]}.weight" in tensors:
         filled = rename(tensors, official(model, backbone), expected)
         return Converted(filled.pop("params"), filled)
-    kept = {name: value for name, value in tensors.items() if name not in dropped}
+    backbone_tensors = {name: value for name, value in tensors.items() if name not in dropped}
     backbone_only = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
-    filled = rename(kept, _backbone(backbone), backbone_only)
+    filled = rename(backbone_tensors, _backbone(backbone), backbone_only)
     note = (
         f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
         "layers are randomly initialised."
