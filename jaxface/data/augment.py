@@ -1,4 +1,4 @@
-"""Photometric augmentation of uint8 RGB crops on the host with OpenCV; every draw comes from the given generator."""
+"""Photometric augmentation of uint8 RGB crops (H,W,3) on the host with OpenCV; all randomness comes from `rng`."""
 
 import cv2
 import numpy as np

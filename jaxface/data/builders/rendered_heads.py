@@ -31,7 +31,7 @@ VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 EMBEDDED = "procedural"
 ICT_FILE = "ict_facekit.npz"
-# Heads with named expressions and complete surfaces; a face mesh that is cut off would not look like a photo.
+# Variants are heads with named expressions and complete surfaces: a truncated face mesh does not look like a photo.
 CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
 VARIANTS = ("", *(head + suffix for suffix in CAPTURES for head in (EMBEDDED, "ict")))
 
@@ -73,7 +73,7 @@ def make(data_dir: str, variant: str = "", examples: int = 20000, size: int = 25
         size: see `RenderedHeadsConfig`.
 
     Raises:
-        UserError: no example, or images that are too small.
+        UserError: fewer than one example, or images that are too small.
     """
     return RenderedHeads(data_dir=data_dir, config=make_config(variant, examples, size))
 
