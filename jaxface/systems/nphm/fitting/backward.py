@@ -15,7 +15,7 @@ from jax import lax
 from jaxface.systems.nphm.networks import safe_norm
 
 MAX_STEPS = 15
-# Residuals in model units: a point has converged below the first, and is given up from the second on.
+# Residuals in model units: a point below CONVERGED has converged, one at or above DIVERGED is abandoned.
 CONVERGED = 1e-6
 DIVERGED = 0.2
 # Keeps the denominator of Broyden's update away from 0.
