@@ -43,15 +43,14 @@ def main(argv: list[str]) -> None:
     del argv
     if not SCAN.value or not OUTPUT.value:
         raise UserError("--scan and --output are required; pass --scan FILE (or a folder) and --output FOLDER")
-    people = scan_files.find(SCAN.value)
+    people, output = scan_files.find(SCAN.value), pathlib.Path(OUTPUT.value)
+    paths = scan_files.result_names(people)
+    _refuse_inputs([output / f"{name}{'_registered' * REGISTER.value}.ply" for name in paths], paths.values())
     if REGISTER.value:
         from . import fit_register
 
         fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
         return
-    paths, output = scan_files.result_names(people), pathlib.Path(OUTPUT.value)
-    for name in paths:
-        _refuse_input(output / f"{name}.ply", paths.values())
     people_fits = fit(_predictor(), people)
     fits = dict(zip(paths, [fit for person in people_fits.values() for fit in person], strict=True))
     write(output, people_fits, fits, paths)
@@ -118,9 +117,12 @@ def write(
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
-    if target.resolve() in [path.resolve() for path in inputs]:
-        raise UserError(f"--output: {target} is an input scan and would be overwritten; choose another folder")
+def _refuse_inputs(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path]) -> None:
+    """Raises UserError if a file to be written is an input."""
+    resolved = {path.resolve() for path in inputs}
+    for target in targets:
+        if target.resolve() in resolved:
+            raise UserError(f"--output: {target} is an input scan and would be overwritten; choose another folder")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ SIZE = (96, 72)
 
 
 def ball(radius: float, center: tuple = (0, 0, 0)) -> Mesh:
-    made = trimesh.creation.icosphere(subdivisions=4, radius=radius)
-    return Mesh(np.float32(made.vertices + center), np.int32(made.faces))
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+    return Mesh(np.float32(sphere.vertices + center), np.int32(sphere.faces))
 
 
 def plane(height: float, normal: float = 1.0) -> protocols.OrientedPoints:
