@@ -114,7 +114,7 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
         sampled = sampling.sample(scan.vertices, scan.triangles, 2 * (face + rest), rng)
         points = sampled.on(scan.vertices, scan.triangles)
         rows = np.stack([points, sampling.unit(sampled.on(normals, scan.triangles))], axis=1)
-        above, near = _above(points, plane), face_tree.query(points)[0] < FACE_RADIUS
+        above, near = flame.above_throat(points, plane), face_tree.query(points)[0] < FACE_RADIUS
         samples["face"].append(rows[above & near])
         samples["nonface"].append(rows[above & ~near])
         if sum(map(len, samples["face"])) >= face:
@@ -138,11 +138,6 @@ def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
 def throat(folder: pathlib.Path) -> np.ndarray:
     """Three points (3,3) of the plane below which a scan is ignored."""
     return meshes.read(folder / "flame.ply").vertices[list(flame.THROAT)]
-
-
-def _above(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """Mask (N,) bool of points (N,3) above the plane through three points (3,3)."""
-    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
 
 
 def pairs(
@@ -205,7 +200,7 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
     allowed = directions[(z > MIN_Z) & (z < MAX_Z) & (np.abs(y) < MAX_Y)]
     eye = CAMERA_DISTANCE * allowed[rng.integers(len(allowed))]
     points = _visible_points(meshes.read(folder / "scan.ply"), eye)
-    points = points[_above(points, throat(folder))]
+    points = points[flame.above_throat(points, throat(folder))]
     return points[rng.permutation(len(points))[:OBSERVED]].astype(np.float32)
 
 

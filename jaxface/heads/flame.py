@@ -106,6 +106,11 @@ def load_flame(path: str | pathlib.Path) -> Flame:
     return _with_jaw(head, arrays, path)
 
 
+def above_throat(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Mask (N,) bool of points (N,3) above the plane through three points (3,3), the vertices THROAT of a mesh."""
+    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
+
+
 def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray], path: str | pathlib.Path) -> Flame:
     """Adds the jaw joint, and `jawOpen` as the first expression."""
     missing = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]

@@ -13,6 +13,7 @@ import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
+from jaxface.heads import flame
 from jaxface.meshes import Mesh
 
 VIEWS = 10
@@ -49,11 +50,6 @@ def visible_surface(mesh: Mesh, size: tuple[int, int] = SIZE) -> OrientedPoints:
     if not len(points):
         raise UserError("nothing of the mesh is visible; it needs faces, millimetres and the origin inside the head")
     return OrientedPoints(points, normals)
-
-
-def above_throat(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """Mask (N,) bool of points (N,3) above the throat, a plane through three points (3,3)."""
-    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
 
 
 def on_face(points: np.ndarray, face: OrientedPoints) -> np.ndarray:
@@ -109,7 +105,7 @@ def evaluate(
         reconstruction: in the scan's frame, with the origin inside the head.
         scan: the ground truth.
         face: vertices of the face, as from `face_vertices`.
-        throat: (3,3), a plane as for `above_throat`; points below it are excluded.
+        throat: (3,3), a plane as for `flame.above_throat`; points below it are excluded.
         samples: points sampled from each surface.
         size: (height, width) of the renderings.
 
@@ -118,7 +114,7 @@ def evaluate(
     """
     surfaces = [visible_surface(mesh, size) for mesh in (reconstruction, scan)]
     if throat is not None:
-        surfaces = [surface[above_throat(surface.points, throat)] for surface in surfaces]
+        surfaces = [surface[flame.above_throat(surface.points, throat)] for surface in surfaces]
     errors = compare(*(resample(surface, samples) for surface in surfaces))
     if face is not None:
         faces = [surface[on_face(surface.points, face)] for surface in surfaces]

@@ -175,7 +175,7 @@ class Fitter:
             counts: (K,), number of real points at the start of each scan.
             key: random key.
             steps: number of steps; the schedule is stretched to them.
-            points_per_scan: points drawn with replacement from every scan in each step.
+            points_per_scan: points sampled with replacement from every scan in each step.
 
         Returns:
             (variables, terms of `loss` per step).

@@ -12,10 +12,11 @@ import scipy.spatial
 from jaxface.errors import UserError
 from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
+from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
-UNITS = {"mm": 1 / 250, "cm": 10 / 250, "m": 1000 / 250, "nphm": 1.0}
+UNITS = {"mm": 1 / MM_PER_UNIT, "cm": 10 / MM_PER_UNIT, "m": 1000 / MM_PER_UNIT, "nphm": 1.0}
 # Plausible extents of a head or a face, in model units.
 MIN_EXTENT, MAX_EXTENT = 0.3, 2.8
 # Largest extent of a scan in each unit, in order of preference. A head of 250 mm is 0.25 in m but 1.0 in model units;
