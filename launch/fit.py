@@ -44,8 +44,8 @@ def main(argv: list[str]) -> None:
     if not SCAN.value or not OUTPUT.value:
         raise UserError("--scan and --output are required; pass --scan FILE (or a folder) and --output FOLDER")
     people, output = scan_files.find(SCAN.value), pathlib.Path(OUTPUT.value)
-    paths = scan_files.result_names(people)
-    _refuse_inputs([output / f"{name}{'_registered' * REGISTER.value}.ply" for name in paths], paths.values())
+    paths, ending = scan_files.result_names(people), "_registered.ply" if REGISTER.value else ".ply"
+    _refuse_inputs([output / f"{name}{ending}" for name in paths], paths.values())
     if REGISTER.value:
         from . import fit_register
 
