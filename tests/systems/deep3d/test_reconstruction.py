@@ -43,7 +43,7 @@ def network(face, answers):
     def regress(_variables, images: np.ndarray, _face) -> np.ndarray:
         return np.resize(answers, (len(images), SIZES.total))
 
-    return predict.network(regress, lambda: face, SIZES, SIZE)
+    return predict.build_network(regress, lambda: face, SIZES, SIZE)
 
 
 @pytest.fixture
