@@ -1,4 +1,4 @@
-"""Alignment: the crop of a face that the network sees, found from five points, and its map back to the image.
+"""Alignment: the face crop that the network sees, computed from five points, and its map back to the image.
 
 Two frames: landmarks of a crop have y up, counted from its last row, as the network and its losses use them. Image
 points have y down and pixel centres at integers.
@@ -33,7 +33,7 @@ STANDARD_FIVE_DM = np.array(
 )
 # The five points as means of the 68 landmarks: an eye is the midpoint of its corners, not of its lids.
 FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
-# Ours. Faces of fewer pixels per decimetre are refused.
+# Ours. Faces with fewer pixels per decimetre raise UserError.
 MIN_PX_PER_DM = 4.0
 # Images of up to this many pixels after resizing are resized whole, as in the original.
 MAX_RESIZED_PIXELS = 16_000_000
@@ -182,15 +182,19 @@ def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_
     """
     points = np.asarray(points_px, np.float64)
     if points.shape not in ((68, 2), (5, 2)) or not np.isfinite(points).all():
-        raise UserError(f"alignment needs 68 or 5 finite points (N,2), not {points.shape}")
+        raise UserError(f"landmarks: the shape is {points.shape}; alignment needs 68 or 5 finite points (N,2)")
     five = five_points(points) if len(points) == 68 else points
     position, px_per_dm = solve_pose(flip_y(five, height))
     if px_per_dm < MIN_PX_PER_DM:
-        raise UserError(f"the face has {px_per_dm:.1f} pixels per decimetre: too small to reconstruct")
+        raise UserError(
+            f"the face has {px_per_dm:.1f} pixels per decimetre, too small to reconstruct; use a larger image"
+        )
     scale = REFERENCE_PX_PER_DM * size / REFERENCE_SIZE / px_per_dm
     crop = Crop(width, height, scale, float(position[0]), float(position[1]), size, exact=size != REFERENCE_SIZE)
     if min(crop.resized) < 1:
-        raise UserError(f"the face is {1 / scale:.0f} times larger than the image of {width} x {height} pixels")
+        raise UserError(
+            f"the face is {1 / scale:.0f} times larger than the image of {width} x {height} px; check its landmarks"
+        )
     return crop
 
 
