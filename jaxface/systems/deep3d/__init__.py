@@ -18,7 +18,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/deep3d.py), resolved. Raises UserError if values do not fit together."""
     config = resolve(config)
-    objective.check(config)
+    objective.check_loss_config(config)
     net, size, has_cnet = model.model_from_config(config.model), config.model.image_size, config.model.confidence
     combine = functools.partial(model.combine, net) if has_cnet else None
     regress = functools.partial(model.regress, net)

@@ -24,7 +24,7 @@ Terms = dict[str, jax.Array]
 LOG = logging.getLogger(__name__)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check_loss_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError if `config.loss` has an unknown attention or distance."""
     for key, allowed in (("attention", losses.ATTENTIONS), ("distance", losses.DISTANCES)):
         if config.loss[key] not in allowed:

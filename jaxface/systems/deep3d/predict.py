@@ -23,6 +23,7 @@ from jaxface.systems.deep3d.reconstruction import LAYOUT
 from jaxface.systems.deep3d.rendering import image_formation, texture
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
+# Largest batch of crops of one network call.
 MAX_BATCH = 16
 
 Detect = Callable[[np.ndarray, Any], list[FaceLandmarks]]

@@ -60,7 +60,7 @@ class Reconstruction:
     @property
     def points_px(self) -> np.ndarray:
         """The 68 points (68,2) in the image."""
-        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
+        return self.crop.with_size(REFERENCE_SIZE).to_image(self.landmarks)
 
 
 def to_result(
@@ -137,7 +137,7 @@ def _original_arrays(head: Reconstruction) -> dict[str, np.ndarray]:
     """The six groups (1,n), lm68 (1,68,2) with y down in the 224 px crop, and trans_params (1,5)."""
     arrays = {ORIGINAL_NAMES[name]: value[None] for name, value in head.coefficients.items()}
     arrays["lm68"] = flip_y(head.landmarks, REFERENCE_SIZE)[None]
-    arrays["trans_params"] = head.crop.at(REFERENCE_SIZE).parameters[None]
+    arrays["trans_params"] = head.crop.with_size(REFERENCE_SIZE).parameters[None]
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 

@@ -69,7 +69,7 @@ class DensePoints:
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
         crop = alignment.align(example["landmarks"], width, height, size)
-        return crop.at(REFERENCE_SIZE).landmarks(points_px)
+        return crop.with_size(REFERENCE_SIZE).to_crop(points_px)
 
 
 def from_config(config: ml_collections.ConfigDict) -> DensePoints | None:

@@ -49,8 +49,8 @@ class Crop:
         width: of the image in pixels.
         height: of the image in pixels.
         scale: crop pixels per image pixel.
-        x_px: position of the standard face's origin in the image (the original's tx).
-        y_px: its y, up (the original's ty).
+        x_px: x of the standard face's origin in the image (the original's tx).
+        y_px: y of the origin, up from the image's last row (the original's ty).
         size: side of the crop in pixels.
         exact: the resized image and the crop's corner are not rounded to whole pixels.
     """
@@ -68,8 +68,8 @@ class Crop:
         """The original's trans_params (5,): image width and height, scale, tx, ty."""
         return np.array([self.width, self.height, self.scale, self.x_px, self.y_px])
 
-    def at(self, size: int) -> "Crop":
-        """The same crop at another side in pixels."""
+    def with_size(self, size: int) -> "Crop":
+        """The same region at another side in pixels."""
         return dataclasses.replace(self, scale=self.scale * size / self.size, size=size)
 
     @property
@@ -94,13 +94,13 @@ class Crop:
         before = np.array([self.x_px - self.width / 2, self.y_px - self.height / 2])
         return before, (np.array(self.resized) - self.size) / 2
 
-    def landmarks(self, points_px: np.ndarray) -> np.ndarray:
-        """Landmarks (…,2) of the crop, y up, of image points (…,2), y down."""
+    def to_crop(self, points_px: np.ndarray) -> np.ndarray:
+        """Landmarks (…,2) in the crop, y up, of image points (…,2), y down."""
         before, after = self._offsets()
         return (flip_y(points_px, self.height) - before) * self.scale - after
 
     def to_image(self, landmarks: np.ndarray) -> np.ndarray:
-        """Image points (…,2), y down, of landmarks (…,2) of the crop, y up. The inverse of `landmarks`."""
+        """Image points (…,2), y down, of landmarks (…,2) of the crop, y up. The inverse of `to_crop`."""
         before, after = self._offsets()
         return flip_y((np.asarray(landmarks) + after) / self.scale + before, self.height)
 
@@ -217,10 +217,10 @@ def aligned_face(image: np.ndarray, points_px: np.ndarray, size: int, with_skin:
     """
     height, width = image.shape[:2]
     crop = align(points_px, width, height, size)
-    reference = crop.at(REFERENCE_SIZE)
+    reference = crop.with_size(REFERENCE_SIZE)
     example = {
         "image": crop.cut(image),
-        "landmarks": reference.landmarks(points_px).astype(np.float32),
+        "landmarks": reference.to_crop(points_px).astype(np.float32),
         "crop": reference.parameters.astype(np.float32),
     }
     if with_skin:
