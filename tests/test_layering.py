@@ -1,6 +1,7 @@
 """Structure: who imports whom, TensorFlow in one room only, imports without side effects, documented public names."""
 
 import ast
+import configparser
 import pathlib
 import subprocess
 import sys
@@ -98,3 +99,16 @@ def test_everything_public_is_documented():
     bare = [f"{path.relative_to(ROOT)}: {node.name}" for path in FILES for node in public(path)
             if not ast.get_docstring(node)]  # fmt: skip
     assert not bare
+
+
+def test_every_package_is_installed():
+    """setup.cfg lists packages by name because configs/ and launch/ become parts of jaxface."""
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg", "utf-8")
+    folders = {path.parent.relative_to(ROOT) for top in ("jaxface", "configs", "launch") for path in init_files(top)}
+    names = {".".join(folder.parts).removeprefix("jaxface.") for folder in folders} - {"jaxface"}
+    assert set(setup["options"]["packages"].split()) == {"jaxface", *(f"jaxface.{name}" for name in names)}
+
+
+def init_files(top: str) -> list[pathlib.Path]:
+    return list((ROOT / top).rglob("__init__.py"))

@@ -43,7 +43,7 @@ class FrontFace:
         albedo: (80,V,3) per standard deviation.
         triangles: (T,3).
         keypoints: (68,) vertices in iBUG order.
-        front: (F,) vertices of the region that the photometric loss compares (use_crop_face).
+        front: (F,) vertices of the region of the photometric loss (`frontmask2_idx`).
         crop_triangles: (C,3) triangles of that region, indices into `front`, not into the vertices.
         skin: (V,) bool.
     """

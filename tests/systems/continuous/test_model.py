@@ -59,7 +59,7 @@ def test_raw_names_and_user_errors():
         "sigma": (2, 9),
     }
     for arrays, message in [
-        ({}, "no image"),
+        ({}, "there is no 'image'"),
         ({"image": IMAGE[0]}, r"must be \(B,H,W,3\)"),
         ({"image": IMAGE, "queries": QUERIES[:1]}, r"must be \(2,N,3\)"),
     ]:
