@@ -86,6 +86,6 @@ def rotate_eyes(head: MorphableHead, vertices: Array, gaze: Array) -> jax.Array:
     for side in ("eyeball_L", "eyeball_R"):
         inside = jnp.asarray(head.regions[side])[:, None]
         center = (vertices * inside).sum(0) / inside.sum()
-        turned = (vertices - center) @ (yaw @ pitch).T + center
-        vertices = jnp.where(inside, turned, vertices)
+        rotated = (vertices - center) @ (yaw @ pitch).T + center
+        vertices = jnp.where(inside, rotated, vertices)
     return vertices
