@@ -104,11 +104,11 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
         The state, or None if there is no checkpoint.
 
     Raises:
-        UserError: there are checkpoints and none can be read; then nothing is renamed.
+        UserError: checkpoints exist but none can be read; nothing is renamed in this case.
     """
-    found = steps(workdir)
+    saved = steps(workdir)
     damaged: dict[int, str] = {}
-    for step in found:
+    for step in saved:
         state, reason = _read_agreed(_folder(workdir) / str(step), like)
         if state is not None:
             if set_aside:
@@ -116,10 +116,10 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
             return state
         LOG.warning("checkpoint skipped, %s", reason)
         damaged[step] = reason
-    if not found:
+    if not saved:
         return None
     raise UserError(
-        f"none of the checkpoints in {_folder(workdir)} can be read ({damaged[found[0]]}); use the configuration that "
+        f"{_folder(workdir)}: none of the checkpoints can be read ({damaged[saved[0]]}); use the configuration that "
         "they were saved with, or another workdir; nothing was changed there"
     )
 
@@ -133,30 +133,30 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
         params (the moving average if the run keeps one) and model_state, as numpy arrays.
 
     Raises:
-        UserError: there is no workdir, no config.json or no readable checkpoint.
+        UserError: `workdir` does not exist, or has no config.json or no readable checkpoint.
     """
     config = config_file.load(workdir)
-    found = steps(workdir)
+    saved = steps(workdir)
     if config.get(BEST):
-        found.sort(key=lambda step: _metric(workdir, step))
-    reason = "there is none; train first, or convert a checkpoint"
-    for step in found:
+        saved.sort(key=lambda step: _metric(workdir, step))
+    reason = "none was saved"
+    for step in saved:
         try:
             return _read_params(_folder(workdir) / str(step))
         except Exception as error:  # Damage raises many types.
             reason = f"step {step}: {_one_line(error)}"
             LOG.warning("checkpoint skipped, %s", reason)
-    raise UserError(f"no readable checkpoint in {_folder(workdir)} ({reason})")
+    raise UserError(f"{_folder(workdir)}: no readable checkpoint ({reason}); train first, or convert a checkpoint")
 
 
 def steps(workdir: Path) -> list[int]:
     """The saved steps, newest first; the same on all hosts."""
     folder = _folder(workdir)
-    found = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
+    saved = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
     if jax.process_count() == 1:
-        return found
+        return saved
     padded = np.full(MAX_STEPS, -1, np.int32)
-    padded[: len(found)] = found
+    padded[: len(saved)] = saved
     return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
 
 
@@ -185,8 +185,8 @@ def _read(folder: pathlib.Path, abstract: dict[str, Tree]) -> dict[str, Tree]:
     saved_abstract = {saved_names[name]: tree for name, tree in abstract.items()}
     loaded = parallel.to_host(ocp.load_checkpointables(folder, saved_abstract))
     expected = metadata.custom_metadata["checksums"]
-    for path, found in checksums(loaded).items():
-        if expected[path] != found:
+    for path, checksum in checksums(loaded).items():
+        if expected[path] != checksum:
             raise ValueError(f"wrong checksum of {path}")
     return {name: loaded[saved] for name, saved in saved_names.items()}
 

@@ -60,8 +60,8 @@ def optim_defaults(**values: Any) -> dict[str, Any]:
 def data_defaults(**values: Any) -> dict[str, Any]:
     """The section `data` of a run, with `values` in place of the defaults.
 
-    Keys: `dir`, the folder of prepared data sets; `build_examples`, the number of examples of which a missing rendered
-    data set is built at the start of the run (0: it must be prepared).
+    Keys: `dir`, the folder of prepared data sets; `build_examples`: if a generated data set is missing, it is built
+    with this number of examples at the start of the run (0: it must be prepared).
     """
     return {"dir": "data", "build_examples": 0} | values
 

@@ -27,15 +27,15 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """
     path = pathlib.Path(workdir) / NAME
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}")
+        raise UserError(f"{path.parent}: no such folder; give the workdir of a training run or a converted checkpoint")
     if not path.is_file():
-        raise UserError(f"{path.parent} is not a workdir: it has no {NAME}; give the --workdir of a training run")
+        raise UserError(f"{path.parent}: not a workdir, it has no {NAME}; give that of a training run")
     try:
         values = compat.current_config(_with_tuples(json.loads(path.read_text())))
         values = {name: _from_workdir(path.parent, value) for name, value in values.items()}
         return ml_collections.ConfigDict(values)
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); train again, or restore the file") from error
+        raise UserError(f"{path}: damaged ({error}); restore the file, or train again") from error
 
 
 def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
@@ -53,23 +53,22 @@ def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None
 
 def check_system(workdir: str | os.PathLike, system: str) -> None:
     """Raises UserError if `workdir` belongs to another system than `system`."""
-    found = load(workdir).system
-    if found != system:
-        raise UserError(f"{workdir} is a workdir of the system {found!r}, not {system!r}; choose another --workdir")
+    actual = load(workdir).system
+    if actual != system:
+        raise UserError(f"{workdir}: a workdir of the system {actual!r}, not {system!r}; choose another --workdir")
 
 
 def _from_workdir(folder: pathlib.Path, value: Any) -> Any:
-    """The path of a dependency as seen from the current directory; any other value unchanged."""
+    """The path of a dependency, stored relative to `folder`, with `folder` in front; any other value unchanged."""
     prefixes = tuple(f"{name}/" for name in _DEPENDENCY_FOLDERS)
     inside = isinstance(value, str) and value.startswith(prefixes)
     return str(folder / value) if inside else value
 
 
 def _to_workdir(folder: pathlib.Path, value: Any) -> Any:
-    """The path of a dependency as seen from `folder`; any other value unchanged."""
-    inside = isinstance(value, str) and value.startswith(
-        tuple(f"{folder / name}{os.sep}" for name in _DEPENDENCY_FOLDERS)
-    )
+    """The path of a dependency relative to `folder`, with forward slashes; any other value unchanged."""
+    prefixes = tuple(f"{folder / name}{os.sep}" for name in _DEPENDENCY_FOLDERS)
+    inside = isinstance(value, str) and value.startswith(prefixes)
     return pathlib.Path(value).relative_to(folder).as_posix() if inside else value
 
 

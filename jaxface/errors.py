@@ -1,4 +1,4 @@
-"""Errors that a user can mend: launchers print their message as a single line and exit with status 2."""
+"""Errors that a user can fix: launchers print their message as a single line and exit with status 2."""
 
 import contextlib
 import errno

@@ -14,7 +14,7 @@ from jaxface import checkpoint, config_file, parallel
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import Evaluator, System, Tree
 
-# The example images of an evaluation that are written to TensorBoard.
+# Example images of an evaluation, written to TensorBoard and to the folder `pictures`.
 MAX_IMAGES = 4
 RESULTS_FILE = "eval.json"
 
@@ -80,8 +80,8 @@ def evaluate(
         raise UserError(f"{workdir}: its config.json names no test sets; set data.evaluate in it")
     for name in chosen:
         if name not in system.evaluators:
-            known = ", ".join(system.evaluators)
-            raise UserError(f"{config.system} is not evaluated on {name!r}; choose from {known}")
+            choices = ", ".join(system.evaluators)
+            raise UserError(f"--dataset: {config.system} is not evaluated on {name!r}; choose from {choices}")
     config_file.check_system(workdir, config.system)
     params, model_state = checkpoint.load_params(workdir)
     model = [parallel.replicate(tree, config.backend) for tree in (params, model_state, system.constants())]

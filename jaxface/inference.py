@@ -171,7 +171,9 @@ class Predictor:
 
     def _faces(self, source: Source, boxes: Boxes | None, layout: str | np.ndarray | None) -> list[FaceLandmarks]:
         if not self._takes_photos:
-            raise UserError(f"{self.config.system}: this system fits scans, not photos; use launch.fit --scan FILE")
+            raise UserError(
+                f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
+            )
         loaded = photo.load(source)
         options = {"boxes": _reduced_boxes(loaded, boxes), **self._options(layout)}
         faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)

@@ -14,7 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from jaxface.checkpoint import Path, disk_errors
+from jaxface.checkpoint import Path
+from jaxface.errors import disk_errors
 
 
 class MetricWriter:

@@ -1,4 +1,4 @@
-"""The one seam to devices: how a per-device step is compiled, and how its arguments are placed.
+"""The only module that handles devices: compiles a per-device step, places its arguments, synchronises hosts.
 
 A step is `step(state, batch, constants) -> outputs`, written for one device. It reduces over `AXIS` itself (`lax.pmean`
 for gradients, `lax.all_gather(…, tiled=True)` for per-example results), so that its outputs are equal on all devices
@@ -102,7 +102,7 @@ def prefetch(
     """A context with an iterator over sharded batches, filled by a background thread that ends with the context.
 
     Args:
-        batches: host-local numpy batches. An error that it raises is raised again where the batch would be taken.
+        batches: host-local numpy batches. An error of this iterator is raised where the batch is consumed.
         depth: number of batches that are prepared ahead.
         backend, devices: see `compile_step`.
     """

@@ -71,10 +71,13 @@ def load(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tr
 
 
 def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of the configuration that names copies, in `workdir`, of the runs that it depends on.
+    """Copies the runs that the configuration depends on into `workdir`/dependencies/<key>.
 
-    The keys are those of `jaxface.system.dependencies`; a copy is at `workdir`/dependencies/<key>, so that the workdir
-    is complete in itself and can be moved. An existing copy is kept. All hosts call this.
+    The keys are those of `jaxface.system.dependencies`. With the copies a workdir is self-contained and can be moved.
+    An existing copy is kept. All hosts call this.
+
+    Returns:
+        A copy of the configuration that names the copied runs.
     """
     config = config.copy_and_resolve_references()
     for key in system.dependencies(config):
@@ -89,7 +92,7 @@ def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigD
 
 
 def _dependency_folder(workdir: pathlib.Path, key: str) -> pathlib.Path:
-    """Where `workdir` has its copy of the dependency `key`, or where it will have it."""
+    """Folder of the copy of the dependency `key` in `workdir`, whether or not it exists yet."""
     current = workdir / config_file.DEPENDENCIES / key
     earlier = [workdir / name / key for name in compat.EARLIER_DEPENDENCIES]
     return next((folder for folder in (current, *earlier) if folder.is_dir()), current)

@@ -1,4 +1,4 @@
-"""Result types of the public API: frozen dataclasses that know their JSON form and how a notebook shows them.
+"""Result types of the public API: frozen dataclasses with a JSON form and an image for notebooks.
 
 Coordinates are pixels of the full image as displayed: x right, y down, pixel centres at integers. Importing this module
 loads neither JAX nor OpenCV.
@@ -21,9 +21,10 @@ DECIMALS = 3
 
 
 class LazyFiles(Mapping):
-    """Files by ending, each encoded when it is asked for. Pickling encodes all of them.
+    """File contents by name ending (".glb", "_depth.png"), each encoded on access. Pickling encodes all of them.
 
-    encoders: `{ending: () -> bytes}`.
+    Args:
+        encoders: `{ending: () -> bytes}`.
     """
 
     def __init__(self, encoders: Mapping[str, Callable[[], bytes]]):
@@ -47,7 +48,7 @@ class FaceLandmarks:
     """The landmarks of one face. N points.
 
     Attributes:
-        box: (4,) px, x0, y0, x1, y1: the box that was given, otherwise `extent`.
+        box: (4,) px, x0, y0, x1, y1: the box that the caller passed, otherwise `extent`.
         extent: (4,) px, from hairline to chin and from side to side, computed from the face's own landmarks.
         layout: name of the landmark layout; "custom" for template points of the caller.
         points: (N,2) px.
@@ -58,8 +59,8 @@ class FaceLandmarks:
         confidence: (N,) in [0,1] (pipnet with `config.model.confidence`), otherwise None.
         track: number of the face in a video, None in single images.
         layer: RGBA image (h,w,4) uint8 that the overlay shows below the points, and the pixel (x, y) of `photo.pixels`
-            at which its upper left pixel lies; None if there is none.
-        files: `{ending: bytes}` of further output files, encoded when they are asked for.
+            at which its upper left pixel lies; None without a layer.
+        files: `{name ending: bytes}` of further output files, encoded on access.
         photo: the image in which the face was found, decoded and upright.
     """
 
@@ -157,7 +158,7 @@ class FaceReconstruction(FaceLandmarks):
     """A face reconstructed as the mesh of a morphable head; `points` are the landmarks of the projected mesh.
 
     Attributes:
-        coefficients: `{group: (n,) float32}`, coefficients of the morphable model by group.
+        coefficients: `{group: (n,) float32}`, coefficients of the morphable model.
         camera: the camera of the full image.
         crop: the crop that the network saw, in `photo.pixels`: the original's `trans_params` (width, height, scale, tx,
             ty), and `size`, `left` and `top` of the crop in the image resized by `scale`.

@@ -4,7 +4,7 @@ A system is a package `jaxface.systems.<name>` with these members, which only th
 look up by name:
 
 - `build(config) -> System`; it does not change `config`.
-- `resolve(config) -> ConfigDict`: a copy of `config` in which every value that is left open is filled in.
+- `resolve(config) -> ConfigDict`: a copy of `config` in which every unset value is filled in.
 - `DEPENDENCIES` (optional): the config keys that name the workdir of another run whose parameters the system reads.
 - `CONVERSION_INPUTS` (optional): what `launch.convert` takes besides a checkpoint, `ConversionInput` by flag name.
 
@@ -160,8 +160,8 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
     """The system of a configuration, which is not changed.
 
     Args:
-        config: a configuration; values that are left open are resolved as in `resolve`.
-        where: the origin of the configuration, for messages.
+        config: a configuration; unset values are filled in as by `resolve`.
+        where: the source of the configuration, for messages.
 
     Raises:
         UserError: the system is unknown, a key is missing, or values do not fit together.
@@ -170,9 +170,10 @@ def build(config: ml_collections.ConfigDict, where: str) -> System:
 
 
 def resolve(config: ml_collections.ConfigDict, where: str) -> ml_collections.ConfigDict:
-    """A copy of the configuration in which every value that is left open is filled in, as a workdir keeps it.
+    """A copy of the configuration in which every unset value is filled in, as it is stored in a workdir.
 
-    Values are left open that depend on the prepared data set or on a head model: mean faces, anchors, counts.
+    Configuration files leave values unset that depend on the prepared data set or a head model: mean faces, anchors,
+    numbers of people.
     Arguments and errors are those of `build`.
     """
     return _call("resolve", config, where)
@@ -211,7 +212,7 @@ def _call(function: str, config: ml_collections.ConfigDict, where: str) -> Any:
     except (AttributeError, KeyError) as error:
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
-        # The message of ml_collections starts with the key and may go on with a guess at what was meant.
+        # The message of ml_collections starts with the key; a suggestion may follow.
         key, *_ = re.findall(r"\w+", str(error))
-        hint = "add it as the configs/ of this version have it"
+        hint = "copy it from the file in configs/"
         raise UserError(f"{where} has no key {key!r}, which this version of jaxface reads; {hint}") from error

@@ -72,8 +72,8 @@ def mobilenet(size: str, path: str = "", prefix: str = "") -> Sources:
             else:
                 sources |= conv_norm(ours + part, f"{ours}{part}_norm", theirs + conv, theirs + after, linear)
         if block.squeeze:
-            for part, number in (("reduce", 0), ("expand", 2)):
-                sources |= layer(f"{ours}squeeze/{part}", f"{theirs}5.fc.{number}", linear, bias=True)
+            for part, index in (("reduce", 0), ("expand", 2)):
+                sources |= layer(f"{ours}squeeze/{part}", f"{theirs}5.fc.{index}", linear, bias=True)
     return sources
 
 

@@ -46,7 +46,7 @@ def read(path: str | pathlib.Path) -> Tensors:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not a file")
+        raise UserError(f"{path}: not a file; give a .pth, .pt, .pth.tar or .safetensors file")
     with path.open("rb") as file:
         head = file.read(9)
     if head.startswith(b"PK"):

@@ -26,7 +26,7 @@ from jaxface.errors import UserError, disk_errors
 from jaxface.metric_writer import MetricWriter
 from jaxface.system import Batch, System, TrainState, Tree
 
-# A profile skips the first steps, which compile and fill caches, and shows the next ones.
+# Steps that a profile skips, because they compile and fill caches, and steps that it records.
 WARMUP_STEPS, PROFILED_STEPS = 3, 5
 LOG = logging.getLogger(__name__)
 
@@ -80,16 +80,16 @@ def initial_state(system: System, params: Tree, model_state: Tree, ema: float) -
 def starting_state(
     system: System, config: ml_collections.ConfigDict, workdir: checkpoint.Path
 ) -> tuple[TrainState, str]:
-    """The state that a run starts from: the workdir's, else that of config.resume, of config.init, or from scratch.
+    """The state that a run starts from: the workdir's, else that of config.resume, of config.init, or random.
 
     Args:
         system: the system to train.
-        config: its configuration. `resume` names a workdir to continue; `init` names a workdir or a folder written by
-            `pretrained.save_asset` whose parameters initialise a new run.
+        config: its configuration. `resume` names a workdir to continue; `init` names a workdir, or a folder written by
+            `pretrained.save_asset`, whose parameters initialise a new run.
         workdir: folder of the run.
 
     Returns:
-        (state on the host, one line that says where it came from).
+        (state on the host, one line that names its source).
 
     Raises:
         UserError: if a named source is missing, of another system or of another shape.
@@ -253,7 +253,7 @@ class _Reporter:
             scores |= evaluation.prefixed(name, values)
             self._metrics.write_images(done, evaluation.prefixed(name, images))
         if self._best.rpartition("/")[0] in names and self._best not in scores:
-            raise UserError(f"config.best: there is no {self._best!r}; choose from {', '.join(scores)}")
+            raise UserError(f"config.best: the evaluator has no {self._best!r}; choose from {', '.join(scores)}")
         return scores
 
     def _fetch(self, done: int) -> None:
@@ -284,7 +284,7 @@ class _Reporter:
 def _profiled(step: Callable, folder: pathlib.Path, enabled: bool) -> Iterator[Callable]:
     """`step` itself, or if `enabled` a function that also traces `PROFILED_STEPS` of its calls into `folder`.
 
-    A run that ends earlier has a trace of the steps that it made. Of several hosts the first one writes.
+    If the run ends earlier, the trace holds the steps until then. Only the first host writes a trace.
     """
     calls, options = itertools.count(), jax.profiler.ProfileOptions()
     # A Perfetto file holds a million events; Python calls of input and evaluation would fill it within a step.
@@ -335,7 +335,8 @@ def _check_shapes(found: Tree, expected: Tree, source: str) -> None:
     wrong = sorted(name for name in names if found_shapes.get(name) != expected_shapes.get(name))
     if wrong:
         raise UserError(
-            f"config.init: {source} does not fit this configuration: {len(wrong)} arrays differ, {wrong[:4]}"
+            f"config.init: {source} does not fit this configuration: {len(wrong)} arrays differ, {wrong[:4]}; "
+            "use the model configuration of that run"
         )
 
 

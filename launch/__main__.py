@@ -17,25 +17,25 @@ def jobs() -> dict[str, str]:
 
     The files are parsed, not imported: importing all of them takes seconds and defines the same flags twice.
     """
-    found = {}
+    summaries = {}
     for path in sorted(FOLDER.glob("[!_]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         if "main" in functions:
-            found[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0].split(": ")[0].rstrip(".:")
-    return found
+            summaries[path.stem] = (ast.get_docstring(tree) or "").split("\n")[0].split(": ")[0].rstrip(".:")
+    return summaries
 
 
 def main() -> None:
     """Runs `sys.argv[1]` with the other arguments; without a job, lists them. Exits with the status of the job."""
-    known = jobs()
+    summaries = jobs()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "-help", "--help", "help"):
-        width = max(map(len, known))
-        print("\n".join([USAGE, "", *(f"  {job:<{width}}  {line}" for job, line in known.items())]))
+        width = max(map(len, summaries))
+        print("\n".join([USAGE, "", *(f"  {job:<{width}}  {line}" for job, line in summaries.items())]))
         return
-    if name not in known:
-        print(f"error: {name}: no such job; choose one of {', '.join(known)}", file=sys.stderr)
+    if name not in summaries:
+        print(f"error: {name}: no such job; choose one of {', '.join(summaries)}", file=sys.stderr)
         sys.exit(2)
     sys.argv[:2] = [f"jaxface {name}"]
     from . import app

@@ -1,4 +1,4 @@
-"""What all jobs share: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
+"""Shared by all jobs: process settings, flags, `--help`, and one line on stderr for a user's mistake."""
 
 import contextlib
 import ctypes
@@ -11,8 +11,9 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable
+from typing import Any
 
-# TensorFlow, XLA and gRPC read these when they are loaded; what a user set wins.
+# TensorFlow, XLA and gRPC read these when they are loaded; the user's own settings win.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
@@ -71,7 +72,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-    """The exit status of `main(argv)`; 2 after a user's mistake or a missing optional package, which it prints."""
+    """The exit status of `main(argv)`; prints a UserError or a missing optional package and returns 2."""
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
     try:
@@ -79,7 +80,7 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None
             raise UserError(f"unknown argument {argv[1]!r}; see --help")
         return main(argv)
     except UserError as error:
-        return fail(str(error))
+        return fail(commands(str(error)))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
@@ -122,13 +123,13 @@ def fail(message: str) -> int:
 
 
 def job_name(main: Callable) -> str:
-    """How the user called the job of `main`: `launch.train` in a checkout, `jaxface train` where installed."""
+    """The command of the job of `main`: `launch.train` in a checkout, `jaxface train` where installed."""
     name = pathlib.Path(sys.modules[main.__module__].__file__ or "").stem
     return f"jaxface {name}" if INSTALLED else f"launch.{name}"
 
 
 def commands(text: str) -> str:
-    """`text` with commands as they are typed here: where the package is installed, `jaxface JOB`."""
+    """`text` with commands as this installation runs them: `jaxface JOB` where the package is installed."""
     return text.replace("python -m launch.", "jaxface ") if INSTALLED else text
 
 
@@ -150,6 +151,13 @@ def _flag_lines(flag: flags.Flag) -> list[str]:
     return [f"  {name}", *textwrap.wrap(text, HELP_WIDTH, initial_indent="      ", subsequent_indent="      ")]
 
 
+def required(holder: flags.FlagHolder) -> Any:
+    """The value of a flag that the job needs. Raises UserError if it is missing."""
+    if not holder.value:
+        raise UserError(f"--{holder.name}: missing; see --help")
+    return holder.value
+
+
 def define_config() -> flags.FlagHolder:
     """Defines `--config FILE:variant`, whose keys are overridden by `--config.a.b=v`."""
     text = "configs/NAME.py:variant, or NAME:variant of a configuration in the package; --config.a.b=v overrides a key"
@@ -158,14 +166,12 @@ def define_config() -> flags.FlagHolder:
 
 def config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
     """The configuration of a `--config` flag. Raises UserError if the flag is missing or its file cannot be read."""
-    if holder.value is None:
-        raise UserError("needs --config configs/NAME.py:variant")
     try:
-        holder.value.system  # noqa: B018 - ml_collections reports a file that it could not read at the first use
+        required(holder).system  # noqa: B018 - ml_collections reports a file that it could not read at the first use
     except (OSError, AttributeError) as error:
         path = FLAGS[holder.name].config_filename
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
-        raise UserError(f"--config: {path} is not a readable configuration; give a file or one of {known}") from error
+        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+        raise UserError(f"--config: {path} is not a readable configuration; give a file or one of {names}") from error
     return holder.value
 
 
@@ -202,7 +208,7 @@ def define_cluster() -> None:
 
 
 def join_cluster() -> None:
-    """Initialises jax.distributed as the flags of `define_cluster` say; call it before any use of a device."""
+    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device."""
     if not FLAGS.coordinator:
         # A single host needs no Gloo, which prints its ranks on stdout.
         jax.config.update("jax_cpu_collectives_implementation", None)

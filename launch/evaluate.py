@@ -9,7 +9,6 @@ import jax
 from absl import flags
 
 from jaxface import config_file, evaluation, parallel, system
-from jaxface.errors import UserError
 
 from . import app
 
@@ -22,18 +21,17 @@ app.define_cluster()
 def main(argv: list[str]) -> None:
     """Builds the system of the workdir and scores its model."""
     del argv
-    if not WORKDIR.value:
-        raise UserError("needs --workdir W")
-    config = config_file.load(WORKDIR.value)
+    workdir = app.required(WORKDIR)
+    config = config_file.load(workdir)
     if BACKEND.value:
         config.backend = BACKEND.value
     if flags.FLAGS.coordinator:
         app.join_cluster()
     names = [DATASET.value] if DATASET.value else None
-    results = evaluation.evaluate(system.build(config, "the configuration"), config, WORKDIR.value, names)
+    results = evaluation.evaluate(system.build(config, "the configuration"), config, workdir, names)
     if jax.process_index() == 0:
         print(json.dumps(results, indent=2))
-        print(f"metrics written to {WORKDIR.value}/{evaluation.RESULTS_FILE}")
+        print(f"metrics written to {workdir}/{evaluation.RESULTS_FILE}")
 
 
 if __name__ == "__main__":

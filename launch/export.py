@@ -20,18 +20,17 @@ OUTPUT = flags.DEFINE_string("output", None, "file to write")
 def main(argv: list[str]) -> None:
     """Writes the model that the flags name and prints its inputs."""
     del argv
-    if not OUTPUT.value:
-        raise UserError("needs --output FILE")
+    output = app.required(OUTPUT)
     predictor = model.predictor()
     data = export.serialize(predictor.system, predictor.params, predictor.model_state)
     try:
-        with open(f"{OUTPUT.value}.partial", "wb") as file:
+        with open(f"{output}.partial", "wb") as file:
             file.write(data)
-        os.replace(f"{OUTPUT.value}.partial", OUTPUT.value)
+        os.replace(f"{output}.partial", output)
     except OSError as error:
-        raise UserError(f"{OUTPUT.value} cannot be written: {error.strerror}") from error
+        raise UserError(f"{output} cannot be written: {error.strerror}") from error
     inputs = ", ".join(f"{name} ({shape})" for name, shape in predictor.system.inputs.items())
-    print(f"{OUTPUT.value} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
+    print(f"{output} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
 
 
 if __name__ == "__main__":

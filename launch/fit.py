@@ -41,15 +41,13 @@ HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a
 def main(argv: list[str]) -> None:
     """Reads the scans, fits every person and writes the results."""
     del argv
-    if not SCAN.value or not OUTPUT.value:
-        raise UserError("--scan and --output are required; pass --scan FILE (or a folder) and --output FOLDER")
-    people, output = scan_files.find(SCAN.value), pathlib.Path(OUTPUT.value)
+    people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
     paths, ending = scan_files.result_names(people), "_registered.ply" if REGISTER.value else ".ply"
     _refuse_inputs([output / f"{name}{ending}" for name in paths], paths.values())
     if REGISTER.value:
         from . import fit_register
 
-        fit_register.run(people, HEAD.value, HEAD_PATH.value, OUTPUT.value)
+        fit_register.run(people, HEAD.value, HEAD_PATH.value, output)
         return
     people_fits = fit(_predictor(), people)
     fits = dict(zip(paths, [fit for person in people_fits.values() for fit in person], strict=True))

@@ -18,9 +18,7 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw:
 BOXES = flags.DEFINE_string("boxes", None, 'JSON file {"file name": [x0, y0, x1, y1]}: hairline to chin, side to side')
 LAYOUT = flags.DEFINE_string("layout", None, "68, 98, dense or the name of a region (default: 68)")
 SMOOTH = flags.DEFINE_bool("smooth", False, "smooth the points of videos over time (One-Euro filter)")
-MULTIVIEW = flags.DEFINE_bool(
-    "multiview", False, "all photos of the folder show one person (deep3d)"
-)
+MULTIVIEW = flags.DEFINE_bool("multiview", False, "all photos of the folder show one person (deep3d)")
 SET = flags.DEFINE_bool("set", False, "deprecated, use --multiview")
 RAW = flags.DEFINE_string("raw", None, ".npz file of prepared arrays, instead of --input")
 
@@ -30,20 +28,19 @@ def main(argv: list[str]) -> int:
     del argv
     if (INPUT.value is None) == (RAW.value is None):
         raise UserError("give --input FILE or FOLDER, or --raw FILE.npz")
-    if OUTPUT.value is None:
-        raise UserError("give --output")
+    output = app.required(OUTPUT)
     if SET.value:
         log("warning: --set is deprecated; use --multiview")
     predictor = model.predictor()
     if RAW.value is not None:
-        folders.infer_arrays(predictor.raw, RAW.value, OUTPUT.value)
+        folders.infer_arrays(predictor.raw, RAW.value, output)
         return 0
     options = {} if LAYOUT.value is None else {"layout": LAYOUT.value}
     log(f"{predictor}; the first photo takes longer, while the network is compiled")
     if MULTIVIEW.value or SET.value:
-        summary = folders.infer_multiview(predictor.person, INPUT.value, OUTPUT.value, BOXES.value, options, log)
+        summary = folders.infer_multiview(predictor.person, INPUT.value, output, BOXES.value, options, log)
     else:
-        summary = folders.infer_files(predictor, INPUT.value, OUTPUT.value, BOXES.value, SMOOTH.value, options, log)
+        summary = folders.infer_files(predictor, INPUT.value, output, BOXES.value, SMOOTH.value, options, log)
     print(summary)
     return 1 if summary.failed else 0
 

@@ -20,7 +20,7 @@ MAX_RELATIVE_SIGMA = 0.1
 # Skipped files that are listed by name.
 MAX_LISTED = 20
 
-DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/variant", required=True)
+DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/variant")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder in which the data set is written")
 MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "folder of the files that you have obtained")
 EXAMPLES = flags.DEFINE_integer(
@@ -34,20 +34,22 @@ BEAM_OPTIONS = flags.DEFINE_multi_string(
 )
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """Builds the data set of the flags and prints its features, its splits and what was skipped."""
+    del argv
     from jaxface.data.prepare import prepare, required_tools
 
+    dataset = app.required(DATASET)
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
     tools = {"detect": detect_landmarks}
-    tools |= {argument: _load(function) for argument, function in required_tools(DATASET.value).items()}
-    info = prepare(DATASET.value, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
+    tools |= {argument: _load(function) for argument, function in required_tools(dataset).items()}
+    info = prepare(dataset, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
     for name, feature in sorted(info.features.items()):
         print(f"  {name}: {feature.shape} {np.dtype(feature.np_dtype).name}")
     for line in remarks(info.metadata or {}, info.data_dir):
         print(line)
     counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
-    print(f"data set {DATASET.value} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
+    print(f"data set {dataset} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
 
 
 def _load(function: str) -> Callable:

@@ -21,7 +21,7 @@ CHECK = flags.DEFINE_bool("check", False, "write nothing; fail if a file is not 
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 # Width of a code block on a page.
 LINE = 76
-# What a run states; null where it was not recorded.
+# Facts recorded for each run; null where unknown.
 FACTS = ("hardware", "seed", "steps", "duration", "commit", "date")
 RUN_KEYS = {"purpose", "commands", *FACTS}
 
@@ -49,9 +49,8 @@ def filled(text: str, results: pathlib.Path, provenance: bool) -> str:
     def block(match: re.Match) -> str:
         path = results / f"{match['name']}.json"
         if not path.is_file():
-            raise UserError(
-                f"{path}: not found; choose one of {', '.join(sorted(p.stem for p in results.glob('*.json')))}"
-            )
+            choices = ", ".join(sorted(other.stem for other in results.glob("*.json")))
+            raise UserError(f"{path}: not found; choose one of {choices}")
         result = json.loads(path.read_text("utf-8"))
         parts = [table(result), result["caption"]] + ([provenance_note(result["runs"])] if provenance else [])
         return match[1] + "\n" + "\n\n".join(parts) + "\n\n" + match[3]
@@ -88,13 +87,15 @@ def wrap(command: str) -> str:
 
 
 def provenance_note(runs: list[dict[str, Any]]) -> str:
-    """A collapsed note (mkdocs-material) with the commands of each run and what is known of how it ran."""
+    """A collapsed note (mkdocs-material) with the commands and the recorded facts of each run."""
     lines = ['??? note "Commands, hardware and versions"']
     for run in runs:
         if run.keys() != RUN_KEYS:
-            raise UserError(f"results: run {run.get('purpose')!r} must have the keys {', '.join(sorted(RUN_KEYS))}")
-        known = [f"{key}: {run[key]}" for key in FACTS if run[key] is not None]
-        lines += ["", f"    **{run['purpose']}.** {'; '.join(known)}", ""]
+            raise UserError(
+                f"results: run {run.get('purpose')!r} must have exactly the keys {', '.join(sorted(RUN_KEYS))}"
+            )
+        facts = [f"{key}: {run[key]}" for key in FACTS if run[key] is not None]
+        lines += ["", f"    **{run['purpose']}.** {'; '.join(facts)}", ""]
         wrapped = "\n".join(wrap(command) for command in run["commands"])
         lines += ["    ```bash", *(f"    {line}" for line in wrapped.splitlines()), "    ```"]
     lines += ["", "    `commit` is the one that recorded the measurement."]

@@ -28,20 +28,16 @@ app.define_cluster()
 def main(argv: list[str]) -> None:
     """Runs all rounds that are not finished yet."""
     del argv
-    config = app.config(CONFIG)
-    if not WORKDIR.value:
-        raise UserError("--workdir is missing; name the folder of the rounds")
+    config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if config.system != "pipnet":
         raise UserError(f"--config: self-training needs the system pipnet, not {config.system}")
     app.join_cluster()
     # Logs the errors of each round when it ends.
     logging.getLogger(self_training.__name__).setLevel(logging.INFO)
-    results = self_training.run(
-        config, WORKDIR.value, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value
-    )
+    results = self_training.run(config, workdir, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value)
     if jax.process_index() == 0:
         print(self_training.table(results))
-        print(f"errors of all rounds written to {WORKDIR.value}/{self_training.RESULTS_FILE}")
+        print(f"errors of all rounds written to {workdir}/{self_training.RESULTS_FILE}")
 
 
 if __name__ == "__main__":

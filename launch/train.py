@@ -7,7 +7,6 @@ runs the same command with --coordinator (see launch/cluster).
 from absl import flags
 
 from jaxface import parallel, pretrained, system, training
-from jaxface.errors import UserError
 
 from . import app
 
@@ -21,16 +20,14 @@ app.define_cluster()
 def main(argv: list[str]) -> None:
     """Builds the system that the configuration names and trains it in the workdir."""
     del argv
-    config = app.config(CONFIG)
-    if not WORKDIR.value:
-        raise UserError("needs --workdir W")
+    config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if BACKEND.value:
         config.backend = BACKEND.value
     app.join_cluster()
-    config = pretrained.copy_dependencies(WORKDIR.value, config)
+    config = pretrained.copy_dependencies(workdir, config)
     config = system.resolve(config, "the configuration")
-    state = training.fit(system.build(config, "the configuration"), config, WORKDIR.value, PROFILE.value)
-    print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {WORKDIR.value}")
+    state = training.fit(system.build(config, "the configuration"), config, workdir, PROFILE.value)
+    print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {workdir}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,20 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
+def full_precision():
+    """Float32 matrix products on every device, as the golden numbers were computed."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
 def shared() -> pathlib.Path:
     """Folder of reference data next to the project; skips the test if it does not exist."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the reference data beside the project")
+        pytest.skip("needs the folder shared/ next to the checkout")
     return folder
 
 

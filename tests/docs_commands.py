@@ -15,7 +15,7 @@ from launch import app
 
 
 def refusals(commands: list[list[str]]) -> list[str]:
-    """What each launcher says of the commands that it does not accept; configurations are loaded with their keys."""
+    """The messages for commands that a launcher does not accept; configurations are loaded with their keys."""
     found = []
     for job in sorted({command[0] for command in commands}):
         before = set(flags.FLAGS)
@@ -39,10 +39,7 @@ def refusal(command: list[str]) -> list[str]:
     """[message] if the imported launcher does not accept the command."""
     before = set(flags.FLAGS)
     try:
-        sys.argv = [
-            "launcher",
-            *app.resolve_config_paths(command[1:]),
-        ]  # where ml_collections looks for overrides of keys
+        sys.argv = ["launcher", *app.resolve_config_paths(command[1:])]  # ml_collections reads overrides of keys here
         rest = flags.FLAGS(sys.argv)
         if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.system  # noqa: B018 - a file that could not be read fails at the first use

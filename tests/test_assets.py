@@ -1,4 +1,4 @@
-"""The models that ship: small, told apart from the machine that trained them, and good for what they ship for."""
+"""Shipped models: small, without paths of the machine that trained them, and of plausible quality."""
 
 import json
 
@@ -14,7 +14,7 @@ MODELS = ("continuous", "deep3d", "nphm")
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_are_small_and_do_not_tell_where_they_were_made(name):
+def test_models_are_small_and_name_no_folder_of_the_training_machine(name):
     files = [path for path in (ASSETS / name).rglob("*") if path.is_file()]
     assert 0 < sum(path.stat().st_size for path in files) < 12e6
     for path in files:

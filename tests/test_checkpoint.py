@@ -45,7 +45,7 @@ def remove(folder):
 
 
 def flip(folder):
-    """Turns one bit amid the values of an array, which Orbax itself restores without a word."""
+    """Turns one bit amid the values of an array, which Orbax itself restores without an error."""
     path = max((folder / "model_state").rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -90,8 +90,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     np.testing.assert_array_equal(checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], kernel)
 
 
-def test_what_is_no_workdir_is_said_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="no folder"):
+def test_a_folder_that_is_not_a_workdir_is_reported_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
         config_file.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no config.json"):
         checkpoint.load_params(tmp_path)

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 BUILDERS = ROOT / "jaxface" / "data" / "builders"
-# Commands of the pages that need no data and no network, run in this order in one folder beside photo.jpg.
+# Commands of the pages that need no data and no network, run in this order in one folder with photo.jpg.
 RUN = (
     "jaxface infer --input photo.jpg --output out",
     "jaxface export --output model.stablehlo",

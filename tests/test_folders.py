@@ -91,7 +91,7 @@ def test_a_face_may_bring_files_and_a_layer(source, tmp_path):
     assert (drawn[38, 2] == [255, 0, 0]).all() and not (drawn[38, 6] == [255, 0, 0]).all()
     entry = json.loads((tmp_path / "out" / "a.json").read_text())["faces"][1]
     assert entry.keys() == {"box", "extent", "layout", "points", "sigma"}
-    assert run(source).counts == run(source).counts  # what the first run left beside its inputs is no input
+    assert run(source).counts == run(source).counts  # outputs next to the inputs are not read as inputs
     Image.new("RGB", (60, 40)).save(source / "c_depth.png")
     (source / "c.bmp").unlink()
     assert "overwrite an input" in run(source).failed["c.png"]

@@ -113,7 +113,7 @@ def test_the_form_in_which_a_model_ships(predictor, image, tmp_path, monkeypatch
 
 
 def test_workdirs_that_cannot_be_used_cost_one_line(detector_workdir, tmp_path):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="no such folder"):
         Predictor.from_workdir(tmp_path / "none")
     with pytest.raises(UserError, match="config.json"):
         Predictor.from_workdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Structure: who imports whom, TensorFlow in one room only, imports without side effects, documented public names."""
+"""Structure: levels of imports, TensorFlow in `data` only, imports without side effects, documented public names."""
 
 import ast
 import configparser
@@ -37,8 +37,8 @@ print([name for name, old, new in zip(("environ", "filters", "level", "handlers"
 """
 
 
-def room(path: pathlib.Path) -> str:
-    """The part of the package that a file belongs to: a folder, or a file without its ending."""
+def part(path: pathlib.Path) -> str:
+    """The part of the package that a file belongs to: a folder, or a module."""
     return path.relative_to(ROOT / "jaxface").parts[0].removesuffix(".py")
 
 
@@ -61,13 +61,13 @@ def public(path: pathlib.Path) -> list[ast.AST]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down(path: pathlib.Path):
-    own = room(path)
-    if own == "__init__":
+    importer = part(path)
+    if importer == "__init__":
         return
     inside = {name.split(".")[1]: name for name in imports(path) if name.startswith("jaxface.")}
-    too_high = [name for other, name in inside.items() if other != own and LEVEL[other] > LEVEL[own]]
+    too_high = [name for other, name in inside.items() if other != importer and LEVEL[other] > LEVEL[importer]]
     assert not too_high
-    if own == "systems":
+    if importer == "systems":
         systems = {name.split(".")[2] for name in imports(path) if name.startswith("jaxface.systems.")}
         assert systems <= {path.relative_to(ROOT / "jaxface" / "systems").parts[0]}
 
@@ -75,7 +75,7 @@ def test_imports_go_down(path: pathlib.Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_tensorflow_stays_in_data(path: pathlib.Path):
     packages = {name.split(".")[0] for name in imports(path)}
-    if room(path) != "data":
+    if part(path) != "data":
         assert not packages & {"tensorflow", "tensorflow_datasets"}
 
 

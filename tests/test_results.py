@@ -74,9 +74,9 @@ def test_access_by_key_works_with_one_warning_that_names_the_attribute():
 
 
 def test_files_are_encoded_when_they_are_asked_for():
-    asked = []
-    files = LazyFiles({".a": lambda: asked.append("a") or b"a", ".b": lambda: b"b"})
-    assert list(files) == [".a", ".b"] and not asked and files[".a"] == b"a" and asked
+    encoded = []
+    files = LazyFiles({".a": lambda: encoded.append("a") or b"a", ".b": lambda: b"b"})
+    assert list(files) == [".a", ".b"] and not encoded and files[".a"] == b"a" and encoded
     assert pickle.loads(pickle.dumps(landmarks(files=files))).files == {".a": b"a", ".b": b"b"}
 
 

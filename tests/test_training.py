@@ -58,13 +58,13 @@ def test_finished_run_only_verifies_its_checkpoint(tmp_path, caplog):
     assert checkpoint.steps(tmp_path) == [12, 9, 6]
 
 
-@pytest.mark.parametrize("steps, seen", [(12, [3, 4, 5, 6, 7]), (5, [3, 4])])
-def test_a_profile_shows_steps_once_they_are_compiled(tmp_path, steps, seen):
+@pytest.mark.parametrize("steps, traced", [(12, [3, 4, 5, 6, 7]), (5, [3, 4])])
+def test_a_profile_shows_steps_once_they_are_compiled(tmp_path, steps, traced):
     assert fit(tmp_path, {"steps": steps}, profile=True).step == steps
     (path,) = (tmp_path / "profile").rglob("perfetto_trace.json.gz")
     assert list(path.parent.glob("*.xplane.pb"))
     events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-    assert sorted(int(event["args"]["step_num"]) for event in events if event.get("name") == "train") == seen
+    assert sorted(int(event["args"]["step_num"]) for event in events if event.get("name") == "train") == traced
 
 
 def test_resume_order(tmp_path):
@@ -83,8 +83,8 @@ def test_resume_order(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"init": "nowhere"}, "no folder nowhere"),
-        ({"system": "pipnet"}, "is a workdir of the system 'toy'"),
+        ({"init": "nowhere"}, "nowhere: no such folder"),
+        ({"system": "pipnet"}, "a workdir of the system 'toy'"),
         ({"data.width": 9, "steps": 20}, "use the configuration that they were saved with"),
         ({"batch_size": 5}, "multiple of 2"),
         ({"best": "nowhere/error"}, "config.best"),

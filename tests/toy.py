@@ -29,9 +29,9 @@ def config(changes: dict | None = None) -> ml_collections.ConfigDict:
         optim={**OPTIM, "betas": (0.9, 0.99), "multipliers": {"offset": 0.5}},
         data={"width": FEATURES, "poison": -1, "delay_s": 0.0, "signal": 0, "signal_at": -1},
     )  # fmt: skip
-    made = ml_collections.ConfigDict(values)
-    made.update_from_flattened_dict(changes or {})
-    return made
+    config = ml_collections.ConfigDict(values)
+    config.update_from_flattened_dict(changes or {})
+    return config
 
 
 def examples(seed: int, first: int, count: int) -> dict[str, np.ndarray]:

@@ -59,7 +59,7 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
         names: variables to read (default: all, for files up to version 7 only).
 
     Raises:
-        UserError: the file is missing or damaged, or lacks a named variable.
+        UserError: the file is missing or damaged, or has no variable of a given name.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing")

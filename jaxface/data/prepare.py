@@ -1,4 +1,4 @@
-"""Building a TFDS data set by name, offline, from files that the user has obtained or from nothing.
+"""Builds a TFDS data set by name, offline, from files that the user has obtained or by rendering.
 
 A data set is a module of `jaxface.data.builders` with `make(data_dir, ...) -> DatasetBuilder`. Further arguments of
 `make` are what the builder accepts: `variant`, with the allowed names in the module's VARIANTS ("" for none; None
@@ -63,10 +63,10 @@ def prepare(
     _check_variant(name, variant, module.VARIANTS if "variant" in accepted else ("",))
     unknown = set(options) - accepted
     if unknown:
-        raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}")
+        raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}; leave it out")
     logging.set_verbosity(logging.ERROR)  # TFDS warns about every configuration that is not declared in advance
-    given = {"variant": variant, **tools, **options}
-    builder = module.make(data_dir, **{key: value for key, value in given.items() if key in accepted})
+    arguments = {"variant": variant, **tools, **options}
+    builder = module.make(data_dir, **{key: value for key, value in arguments.items() if key in accepted})
     if options and builder.is_prepared():
         raise UserError(f"{builder.data_path}: already prepared; remove it, or choose another --data_dir")
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
@@ -82,17 +82,17 @@ def prepare(
 
 
 def _module(name: str) -> types.ModuleType:
-    known = modules()
-    if name not in known:
-        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(known)}")
-    return importlib.import_module(f"jaxface.data.builders.{known[name]}")
+    module_names = modules()
+    if name not in module_names:
+        raise UserError(f"unknown data set {name!r}; choose one of {', '.join(module_names)}")
+    return importlib.import_module(f"jaxface.data.builders.{module_names[name]}")
 
 
 def _check_manual_dir(manual_dir: str) -> None:
     if manual_dir and not pathlib.Path(manual_dir).is_dir():
-        raise UserError(f"--manual_dir {manual_dir}: not a folder")
+        raise UserError(f"--manual_dir {manual_dir}: not a folder; give that of the files that you obtained")
     if manual_dir and not any(pathlib.Path(manual_dir).iterdir()):
-        raise UserError(f"--manual_dir {manual_dir}: the folder is empty")
+        raise UserError(f"--manual_dir {manual_dir}: the folder is empty; put the files of the data set there")
 
 
 def _check_variant(name: str, variant: str, variants: Sequence[str] | None) -> None:

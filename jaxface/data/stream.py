@@ -66,7 +66,7 @@ def train_stream(
     part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
     count = builder.info.splits[part].num_examples
     if count == 0:
-        raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts")
+        raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts; use fewer")
     records = reader.records(part)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
@@ -123,7 +123,7 @@ class _Reader:
                 f"data set {builder.info.full_name} has no split {split!r}; it has {list(builder.info.splits)}"
             )
         if overlay is not None and overlay.info.splits[split].num_examples != builder.info.splits[split].num_examples:
-            raise UserError(f"{overlay.data_path}: made for another version of {builder.info.full_name}; remove it")
+            raise UserError(f"{overlay.data_path}: not of this version of {builder.info.full_name}; remove it")
         self._builder, self._split, self._process, self._overlay = builder, split, process, overlay
         features = builder.info.features
         self._images = [name for name, feature in features.items() if isinstance(feature, tfds.features.Image)]

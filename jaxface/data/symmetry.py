@@ -10,7 +10,7 @@ def find_flip(meanface: np.ndarray) -> np.ndarray:
     """The flip map (L,) int of a mean face (L,2): point i of a mirrored image was point flip[i].
 
     The face is mirrored about the vertical through its centroid; the map is the assignment of mirrored points to
-    points with the least sum of squared distances, made an involution.
+    points with the least sum of squared distances, corrected to an involution.
     """
     squared = _squared_distances(meanface)
     flip = scipy.optimize.linear_sum_assignment(squared)[1]

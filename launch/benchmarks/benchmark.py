@@ -27,8 +27,8 @@ class Benchmark:
         system, metric, batch: keys of the JSON line.
         run: our implementation.
         baselines: `() -> runs by name` of PyTorch. It needs torch and is called in a `BaselineProcess` only.
-        baseline_share: the fraction of the work that a baseline does where all of it would take too long; its time is
-            divided by this.
+        baseline_share: the fraction of the work that the baselines do, below 1 where all of it would take too long;
+            their times are divided by it.
     """
 
     system: str
@@ -91,7 +91,7 @@ def measure(benchmark: Benchmark, baselines: Mapping[str, Callable[[], float]], 
 def training_run(
     system: System, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, batch: Batch
 ) -> Run:
-    """A run of one training step of `system` on one device, always on the same `batch`; each continues the last."""
+    """A run of one training step of `system` on one device and one `batch`; each run continues the last."""
     device = jax.local_devices()[:1]
     step = parallel.compile_step(training.make_step(system, 0, 0.0), config.backend, device)
     state = parallel.replicate(training.initial_state(system, params, model_state, 0.0), config.backend, device)

@@ -18,7 +18,6 @@ import trimesh
 from absl import flags
 
 from jaxface import meshes
-from jaxface.errors import UserError
 from jaxface.geometry import alignment, sampling
 from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads import head_space, sources
@@ -44,9 +43,7 @@ LONGEST_EDGE_MM = 4.0
 def main(argv: list[str]) -> None:
     """Writes the scans to a temporary folder, fits them and prints the mean distances."""
     del argv
-    if not ICT.value:
-        raise UserError("--ict: missing; give the FaceXModel folder of ICT-FaceKit or its .npz file")
-    closed = close(sources.load_head("ict", ICT.value))
+    closed = close(sources.load_head("ict", app.required(ICT)))
     heads = {
         f"person{person}": dict(zip(SCANS, scans_mm(closed, SEED.value, person), strict=True))
         for person in range(PEOPLE.value)
@@ -84,7 +81,8 @@ def write_clouds(folder: pathlib.Path, closed: ClosedHead, scans: dict[str, np.n
 
 def fit(scans: pathlib.Path, output: pathlib.Path) -> None:
     """Runs `launch.fit` on a folder of people, in a separate process."""
-    command = [sys.executable, "-m", "launch.fit", "--scan", str(scans), "--units", "mm", "--output", str(output)]
+    command = [sys.executable, "-m", f"{app.__package__}.fit"]
+    command += ["--scan", str(scans), "--units", "mm", "--output", str(output)]
     subprocess.run(command + (["--workdir", WORKDIR.value] if WORKDIR.value else []), check=True, stdout=sys.stderr)
 
 

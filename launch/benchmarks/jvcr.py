@@ -1,6 +1,6 @@
 """Benchmarks of JVCR: the published network at 256 px, four hourglasses and a volume of 64 cells in depth.
 
-`train_step` is one of the joint phase and includes making the target volumes; the baseline is given the volumes.
+`train_step` is one of the joint phase and includes computing the target volumes; the baseline gets them as inputs.
 """
 
 import functools

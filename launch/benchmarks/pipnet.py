@@ -1,6 +1,6 @@
 """Benchmarks of PIPNet: ResNet-18 at 256 px with 98 landmarks and 10 neighbours.
 
-`forward` ends with landmarks on the host. `train_step` includes making the targets, as the baseline's does. `decode` is
+`forward` ends with landmarks on the host. `train_step` and its baseline compute the targets, too. `decode` is
 everything after the network's maps, to be compared with `forward` at the same batch size.
 """
 

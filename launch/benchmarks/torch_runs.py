@@ -1,4 +1,4 @@
-"""How the PyTorch baselines of `launch.bench` run: on a GPU if there is one, in both memory formats. Needs torch."""
+"""Runs the PyTorch baselines of `launch.bench`: on a GPU if available, in both memory formats. Needs torch."""
 
 import functools
 import os

@@ -3,7 +3,7 @@
 #   sbatch --nodes 2 launch/cluster/slurm.sh --config configs/continuous.py:rendered --workdir SHARED/runs/continuous
 # The workdir and the data must lie on a file system that all nodes see. JAX gives each task of a node one of its GPUs,
 # so there is one task per GPU. Two minutes before the time limit, and when it is preempted, the job gets SIGTERM: it
-# saves, ends, and goes on from there when it is queued again.
+# saves and exits. SLURM requeues a preempted job; after the time limit submit it again. Both resume.
 #SBATCH --job-name=jaxface
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=8

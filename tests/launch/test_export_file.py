@@ -40,8 +40,8 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--system", "jvcr"], "needs --output FILE"),
-        (["--system", "jvcr", "--output", "x"], "no model ships for 'jvcr'"),
+        (["--system", "jvcr"], "--output: missing; see --help"),
+        (["--system", "jvcr", "--output", "x"], "jvcr: there is no pretrained model"),
         (["--workdir", "W", "--output", "missing/x"], "missing/x cannot be written: No such file or directory"),
     ],
 )

@@ -9,7 +9,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -23,7 +23,6 @@ from jaxface.heads.canonical import canonical_vertices
 from jaxface.heads.morphable import MorphableHead
 from jaxface.layouts import LAYOUT_68
 
-SEED = 20230618
 # Random surface points per example, the features dense, dense_queries and dense_visible.
 SURFACE_POINTS = 256
 MIN_SIZE = 32
@@ -144,16 +143,11 @@ def load_head(head: str, dl_manager: tfds.download.DownloadManager) -> Morphable
     return sources.load_head(head, packed if os.path.exists(packed) else folder)
 
 
-def render_in_parallel(render: Callable[[int], dict], count: int) -> Iterator[tuple[int, dict]]:
-    """(number, example) of `count` examples, rendered in threads because the rasteriser's scatters use one core."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from enumerate(pool.map(render, range(count)))
-
-
 class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/…`, one configuration for each of `VARIANTS`."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SEED = 20230618
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
@@ -191,13 +185,16 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, head: MorphableHead, canonical_vertices: jax.Array, split: str
     ) -> Iterator[tuple[int, dict]]:
-        root = jax.random.fold_in(jax.random.key(SEED), SPLITS[split])
-        config = self.builder_config
+        root = jax.random.fold_in(jax.random.key(self.SEED), SPLITS[split])
 
         def render(i: int) -> dict[str, np.ndarray]:
-            key = jax.random.fold_in(root, i)
-            example = jax.device_get(render_example(head, canonical_vertices, key, config.size, config.capture))
-            example["five"] = LAYOUT_68.five_points(example["landmarks"])
-            return example
+            return self._example(head, canonical_vertices, jax.random.fold_in(root, i))
 
-        yield from render_in_parallel(render, config.count(split))
+        # The scatters of the rasteriser use one core each.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from enumerate(pool.map(render, range(self.builder_config.count(split))))
+
+    def _example(self, head: MorphableHead, canonical_vertices: jax.Array, key: jax.Array) -> dict[str, np.ndarray]:
+        config = self.builder_config
+        example = jax.device_get(render_example(head, canonical_vertices, key, config.size, config.capture))
+        return {**example, "five": LAYOUT_68.five_points(example["landmarks"])}

@@ -4,7 +4,6 @@ Variants and reproducibility are as in `rendered_heads`; `examples` counts sets.
 """
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -15,7 +14,6 @@ from jaxface.data.faces import float_tensor
 from jaxface.heads import scenes
 from jaxface.heads.morphable import MorphableHead
 
-SEED = 20240117
 PER_SET = 5
 VARIANTS = rendered_heads.VARIANTS
 # Fields of a scene that the images of a person share, and fields stored for each image.
@@ -59,6 +57,8 @@ def render_image(
 class RenderedSets(rendered_heads.RenderedHeads):
     """`rendered_sets/…`, one configuration for each of `rendered_heads.VARIANTS`."""
 
+    SEED = 20240117
+
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
         features = {
@@ -76,17 +76,10 @@ class RenderedSets(rendered_heads.RenderedHeads):
         }
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features))
 
-    def _generate_examples(
-        self, head: MorphableHead, canonical_vertices: jax.Array, split: str
-    ) -> Iterator[tuple[int, dict]]:
+    def _example(self, head: MorphableHead, canonical_vertices: jax.Array, key: jax.Array) -> dict[str, np.ndarray]:
         config = self.builder_config
-        root = jax.random.fold_in(jax.random.key(SEED), rendered_heads.SPLITS[split])
-
-        def render(i: int) -> dict[str, np.ndarray]:
-            person, *keys = jax.random.split(jax.random.fold_in(root, i), PER_SET + 1)
-            images = [jax.device_get(render_image(head, person, key, config.size, config.capture)) for key in keys]
-            stacked = {name: np.stack([image[name] for image in images]) for name in ("landmarks", *PER_IMAGE)}
-            shared = {name: images[0][name] for name in ("identity", "albedo")}
-            return {**stacked, **shared, "image": np.concatenate([image["image"] for image in images])}
-
-        yield from rendered_heads.render_in_parallel(render, config.count(split))
+        person, *keys = jax.random.split(key, PER_SET + 1)
+        images = [jax.device_get(render_image(head, person, key, config.size, config.capture)) for key in keys]
+        stacked = {name: np.stack([image[name] for image in images]) for name in ("landmarks", *PER_IMAGE)}
+        shared = {name: images[0][name] for name in ("identity", "albedo")}
+        return {**stacked, **shared, "image": np.concatenate([image["image"] for image in images])}

@@ -13,11 +13,7 @@ from jaxface.systems.deep3d.networks import recognition
 from jaxface.systems.deep3d.torch_weights import from_torch
 from tests import weights
 
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def close(actual, golden, tolerance=1e-4):

@@ -20,10 +20,7 @@ POINTS = GOLDEN["pts71"].astype(np.float64)
 NET = model.model_from_config(get_config("reference").model)
 
 
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 @functools.cache

@@ -11,11 +11,7 @@ from jaxface.systems.nphm.networks import safe_norm
 from tests import weights
 from tests.systems.nphm.official import converted, error, golden
 
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def test_identity_matches_the_official_network():

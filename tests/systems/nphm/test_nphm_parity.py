@@ -20,10 +20,7 @@ OFFICIAL = {"surface": "surf_sdf", "normals": "normals", "space": "space_sdf", "
 OFFICIAL |= {"anchors": "anchors", "symmetry": "symm_dist", "middle": "middle_dist"}
 
 
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def first_batch():

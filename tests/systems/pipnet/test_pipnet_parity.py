@@ -29,10 +29,7 @@ MANIFESTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 
 def configured(variant, face="WFLW", **changes):
