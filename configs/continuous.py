@@ -4,14 +4,15 @@ python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
 Variants:
-    rendered: prepared images of two head models; the shipped model's training started with it.
-    endless: renders every batch inside the training step, from the heads of `config.head.names` in turn, some with
-        beards, hair in the face and glasses; the shipped model's training ended with it.
+    rendered: prepared images of two head models; first stage of the shipped model.
+    endless: renders every batch inside the training step, an equal share from each head of `config.head.names`, some
+        with beards, hair in front of the face and glasses; last stage of the shipped model. It names no test sets: set
+        `config.data.evaluate`, for example to '("rendered_heads/procedural",)', to evaluate the run.
     quick: fine-tunes the shipped model for two to four minutes on two CPU cores, for the quickstart.
     convnext_tiny, convnext_small: the paper's size at 224 px.
     unofficial_mlp, unofficial_transformer: the layout of the PyTorch reimplementation florisdf/continuous_landmarks,
         to load its weights.
-    smoke: runs in seconds and builds its own data.
+    smoke: runs in seconds and prepares its own data.
 """
 
 import functools
@@ -33,9 +34,19 @@ def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
 
 
 def _base() -> dict:
+    """The keys of every variant, besides those of `jaxface.config`.
+
+    model: see `jaxface.systems.continuous.model.model_from_config`.
+    head: with data.endless, `names` of the head models to render (`jaxface.heads.sources`) and `path`, the folder of
+        their files ("" if the package contains them).
+    data: `datasets` to train on, in equal shares; `evaluate`, the test sets "NAME[:SPLIT]"; `num_surface_samples`, the
+        random surface points of an example besides its 68 landmarks; `endless`, whether the training step renders its
+        images.
+    loss: `warmup`, the steps in which points and sigma are decoupled; `attention`, the weight of the heat-map loss.
+    """
     return {
         "system": "continuous",
-        "model": _own_model(),
+        "model": _shipped_model(),
         "head": {"names": ("procedural",), "path": ""},
         "data": data_defaults(
             datasets=("rendered_heads/procedural",),
@@ -51,7 +62,7 @@ def _base() -> dict:
     }
 
 
-def _own_model() -> dict:
+def _shipped_model() -> dict:
     """The shipped detector: 2.4 M parameters at 128 px."""
     return {
         "image_size": 128,
@@ -79,7 +90,7 @@ def _own_model() -> dict:
 def _paper_model(encoder: str) -> dict:
     """The published size: ConvNeXt with 768 features at 224 px, queries of width 64, four layers of width 512."""
     return {
-        **_own_model(),
+        **_shipped_model(),
         "image_size": 224,
         "encoder": encoder,
         "depths": (),

@@ -4,14 +4,22 @@ python -m launch.prepare --dataset rendered_heads/procedural_portraits --data_di
 python -m launch.train --config configs/deep3d.py:rendered --workdir work/deep3d
 
 Variants:
-    rendered: trains the shipped model on rendered images and their landmarks, without coefficients as targets.
+    rendered: trains R-Net of the shipped model on rendered images and their landmarks, without coefficients as targets.
     reference: the published size, for converted weights (`--config.head.path=BFM_model_front.mat`) and for training on
         the data set `face_folder`.
-    sets: trains the confidence net for several images of a person, starting from a trained model
+    sets: trains C-Net of the shipped model, which combines several images of a person, on top of a trained R-Net
         (`--config.init=work/deep3d`).
     smoke: runs in seconds and builds its own data.
 
-`config.head.name` is procedural (embedded), or ict or bfm with the file in `config.head.path`.
+Keys beyond those of `jaxface.config`:
+    model: see `jaxface.systems.deep3d.model.model_from_config`.
+    head: `name` is procedural (embedded), or ict or bfm with the file in `path`; `crop`, the photometric region, see
+        `jaxface.systems.deep3d.face_model.from_front`.
+    data: `augment`, strength relative to the published augmentation.
+    loss: `attention`, weights of the photometric loss, see `losses.skin_attention` ("none": no skin mask);
+        `recognition`, a file of ArcFace weights for the perceptual loss ("": off); `distance`, see
+        `losses.landmark_loss`; `num_rendered`, how many images of a device's batch are rendered (0: all); `weights` of
+        the terms; `coefficient_weights` within the term "coefficients".
 """
 
 import ml_collections
@@ -75,7 +83,7 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     config.model.update(
         image_size=128, backbone="resnet18", width=32, regressor="map_fit", num_dense_points=128, refine=8
     )
-    # Crops are aligned by our own landmarks, which scatter less than those of the published pipeline.
+    # At inference the shipped detector aligns the crops; its landmarks vary less than those of the published pipeline.
     datasets = ("rendered_heads/procedural_portraits",)
     config.data.update(datasets=datasets, evaluate=datasets, augment=0.4)
     # Light has a low weight because rendered images have coloured light. Coefficients have a low weight because they
@@ -90,18 +98,20 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
 
 
 def _sets(config: ml_collections.ConfigDict) -> None:
+    """A C-Net on R-Net of `rendered`, trained for 80 steps on sets of images of a person."""
     _rendered(config)
     datasets = ("rendered_sets/procedural_portraits",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.model.confidence, config.loss.num_rendered = True, 4
-    # Only the weights of the images are learned. The coefficient prior would favour uninformative images, whose
-    # coefficients are the smallest.
+    # Only the confidences are learned. The coefficient prior would favour uninformative images, whose coefficients are
+    # the smallest.
     config.loss.weights.coefficients = 0.0
     config.optim.warmup = 20
     config.update(steps=80, batch_size=4, save_every=40, eval_every=40)
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
+    """`rendered` at 64 px with width 8, on 16 examples."""
     _rendered(config)
     apply_smoke(config)
     config.model.update(image_size=64, width=8)

@@ -5,9 +5,12 @@ python -m launch.train --config configs/jvcr.py:rendered --workdir work/jvcr
 
 Variants:
     rendered: a small network for rendered heads and CPUs.
-    reference: the official code with all its deviations from the paper, to load its weights and to train as it did.
+    reference: the official code with all its deviations from the paper, to load its weights and to train as published.
     clean: what the paper describes, on 300W-LP and AFLW2000-3D.
     smoke: runs in seconds and builds its own data.
+
+Keys: `mode`, "reference" or "clean", see `jaxface.systems.jvcr.transforms`; `model`, see `model.model_from_config`;
+`loss`, see `losses.training_loss`; `data.augment`, see `data.preprocess_train`.
 """
 
 import ml_collections

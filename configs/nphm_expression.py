@@ -2,13 +2,14 @@
 
 python -m launch.train --config configs/nphm_expression.py:ict --workdir work/nphm --config.identity=work/nphm_identity
 
-`identity` is the workdir of the identity model (configs/nphm_identity.py), which is not changed. Its copy in the new
-workdir makes that workdir complete in itself.
+`identity` is the workdir of the identity model (configs/nphm_identity.py), whose parameters stay constant. It is copied
+to the new workdir, which is thus self-contained. `model.codes`, the number of scans, is read from the prepared data
+set.
 
 Variants:
     ict, procedural: a reduced model, trained on generated heads.
     reference: the published model on the NPHM data set.
-    npm: its baseline.
+    npm: the paper's baseline.
     smoke: runs in seconds, builds its own data and uses a randomly initialised identity model.
 """
 

@@ -6,11 +6,12 @@ python -m launch.train --config configs/nphm_identity.py:ict --workdir work/nphm
 Variants:
     ict, procedural: a reduced model, trained on generated heads.
     reference: the published model on the NPHM data set.
-    npm: its baseline.
+    npm: the paper's baseline, one MLP.
     smoke: runs in seconds and builds its own data.
 
-Anchors and the number of codes are read from the prepared data set. `model.chunk` > 0 processes that many points of a
-person at a time and keeps no activations, for devices whose memory a batch exceeds. A batch is divided among the
+`model.anchors`, the mean anchors, and `model.codes`, the number of people, are read from the prepared data set.
+`model.code` is the code length of `npm`. `model.chunk` > 0 processes that many points of a person at a time with
+gradient checkpointing, for devices whose memory a batch exceeds. A batch is divided among the
 devices by examples: with more devices than people, give each person several examples of fewer points, e.g.
 --config.batch_size=512 --config.data.face=47 --config.data.nonface=4.
 """

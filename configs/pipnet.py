@@ -4,12 +4,12 @@ python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
 python -m launch.train --config configs/pipnet.py:rendered --workdir work/pipnet
 
 Variants:
-    rendered: a small net, trained from scratch on rendered heads in 20 minutes on two CPU cores.
+    rendered: a small net, trained from scratch on rendered heads in 18 minutes on one CPU core.
     <data>_<net>: the original's experiments; data is 300w, wflw, cofw, aflw or lapa (`launch.prepare --dataset wflw
         --manual_dir …`), net is resnet18, resnet50, resnet101, mobilenet_v2 or mobilenet_v3.
-    gssl_resnet18, rendered_gssl: for `launch.self_train`; with `launch.train`, its first round. The latter uses
-        rendered heads.
-    own: learns the landmarks of a folder of your own.
+    gssl_resnet18, rendered_gssl: for `launch.self_train`; with `launch.train`, its first round. The former uses 300-W
+        and CelebA, the latter rendered heads.
+    own: trains on a folder of your own annotated photos (`landmark_folder`).
     smoke: runs in seconds and builds its own data.
 
 python -m launch.self_train --config configs/pipnet.py:rendered_gssl --workdir work/gssl --round0 work/pipnet \\
@@ -20,8 +20,13 @@ python -m launch.convert --system pipnet --config configs/pipnet.py:own --torch 
     --workdir work/resnet18
 python -m launch.train --config configs/pipnet.py:own --workdir work/own --config.init=work/resnet18
 
-The original starts from ImageNet weights, here torchvision's. To train from scratch, leave --config.init out as well
-as the conversion, and add the weight decay that the original then uses: --config.optim.weight_decay=5e-4.
+The original starts from ImageNet weights, here torchvision's. To train from scratch, omit the conversion and
+--config.init, and add the weight decay that the original then uses: --config.optim.weight_decay=5e-4.
+
+Keys: `model`, see `jaxface.systems.pipnet.model.model_from_config`; `loss`, see `losses.training_loss`; in `data`:
+`unlabelled`, data sets for self-training; `pseudo_labels` and `task`, which self-training sets for each round; `flip`,
+the flip map, () for that of the layout or the data set; `eye_corners`, the landmarks whose distance normalises the
+error, () for the size of the crop.
 """
 
 import functools
@@ -50,7 +55,7 @@ def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
 
 
 def _base() -> dict:
-    """What the original's experiment files have in common."""
+    """The settings that all experiments of the original share."""
     return {
         "system": "pipnet",
         "model": {
@@ -93,11 +98,12 @@ def _published(data: str, net: str, config: ml_collections.ConfigDict) -> None:
         config.data.evaluate = ("300w", "300w:test_common", "300w:test_challenge")
     if data == "wflw":
         config.data.evaluate = ("wflw", *(f"wflw:test_{subset}" for subset in WFLW_TESTS))
-    _epochs(config, examples, *((120, 60, 100) if net == "mobilenet_v3" else (60, 30, 50)))
+    epochs = (120, 60, 100) if net == "mobilenet_v3" else (60, 30, 50)
+    _epochs(config, examples, *epochs)
 
 
 def _epochs(config: ml_collections.ConfigDict, examples: int, epochs: int, *boundaries: int) -> None:
-    """Sets the length of the run and the boundaries of its learning rate, both given in epochs."""
+    """Sets the length of the run and the steps at which its learning rate decays, all given in epochs."""
     steps = examples // BATCH
     config.steps = epochs * steps
     config.optim.boundaries = tuple(boundary * steps for boundary in boundaries)
@@ -109,7 +115,7 @@ def _gssl(config: ml_collections.ConfigDict) -> None:
 
 
 def _own(config: ml_collections.ConfigDict) -> None:
-    """A folder of the user's own; its data set gives the number of landmarks, the mean face and the flip map."""
+    """The user's own folder; number of landmarks, mean face and flip map come from the prepared data set."""
     config.model.update(landmarks=0, layout="own")
     config.data.update(datasets=("landmark_folder",), evaluate=("landmark_folder",), eye_corners=())
     _epochs(config, 3000, 60, 30, 50)

@@ -1,4 +1,4 @@
-"""Face crops for inference: cutting, network calls in few batch sizes, realignment, and the extent box of a face."""
+"""Face crops for inference: resampling, network calls in few batch sizes, plausibility of moves, extent of a face."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,26 +12,27 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 
-# The hairline lies above the brow points by this fraction of the distance from brows to chin. A face with 63 mm between
-# the pupils then measures 181 mm from hairline to chin, the human average.
+# Height of the hairline above the brow points, as a fraction of the distance from brows to chin. A face with 63 mm
+# between the pupils then measures 181 mm from hairline to chin, the human average.
 FOREHEAD = 0.3
-# In the layout 68.
+# Landmark indices in the layout 68.
 BROWS, CHIN = slice(17, 27), slice(7, 10)
-# A realigned crop that shifts by more (in sides of the crop) or resizes by more (a factor) is rejected as an outlier.
+# A realigned crop is rejected as an outlier if it shifts by more than this fraction of its side or if its size changes
+# by more than this factor.
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
 MAX_BATCH = 32
 
 
 def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
-    """The crop (size,size,3) uint8 of a square region of an image (H,W,3) uint8; see `alignment.crop_matrix`.
+    """The crop (size,size,3) uint8 of a square region of an image.
 
-    A large region is first reduced by averaging, which avoids aliasing. Beyond the border the image is replicated.
+    A large region is first reduced by averaging, which avoids aliasing. Outside the image border pixels are replicated.
 
     Args:
         image: (H,W,3) uint8.
         center: (2,) px, centre of the square.
         side: px, side of the square.
-        angle_rad: rotation of the square.
+        angle_rad: rotation of the square; see `alignment.crop_matrix`.
         size: px, side of the crop.
 
     Raises:
@@ -41,7 +42,8 @@ def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, si
     low = np.maximum(np.floor(center - 0.75 * side), 0)
     high = np.minimum(np.ceil(center + 0.75 * side) + 1, [width, height])
     if (low >= high).any():
-        raise UserError(f"crop: no image content at {np.round(center).tolist()}; the image is {width} x {height} px")
+        position = np.round(center).tolist()
+        raise UserError(f"crop: no image content at {position} in {width} x {height} pixels; pass another box")
     step = max(1, round(side / size))
     (x, y), (columns, rows) = low.astype(int), np.maximum(1, (high - low) // step).astype(int)
     region = image[y : y + rows * step, x : x + columns * step]
@@ -84,10 +86,10 @@ def check_finite(*outputs: np.ndarray) -> None:
 
 
 def image_input(arrays: Mapping[str, Any], size: int | None = None) -> jax.Array:
-    """The entry `image` (B,H,W,3) float32 of the arrays given to `System.raw`.
+    """The entry `image` (B,H,W,3) float32 of the input of `System.raw`.
 
-    `size`: the height and width that the network requires; None accepts any. Raises UserError if it is missing or its
-    shape does not fit.
+    `size`: the height and width that the network requires; None accepts any. Raises UserError if `image` is missing or
+    its shape does not fit.
     """
     if "image" not in arrays:
         raise UserError(f"arrays: there is no 'image', only {sorted(arrays)}; add it, (B,H,W,3) in [0,1]")

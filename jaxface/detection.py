@@ -1,4 +1,4 @@
-"""Face boxes: OpenCV's Haar cascade as detector, and the checks of boxes that a user gives.
+"""Face boxes: detection with OpenCV's Haar cascade, and validation of boxes that the user passes.
 
 A box is x0, y0, x1, y1 px and encloses a face from hairline to chin and from side to side; it may leave the image.
 """
@@ -15,15 +15,15 @@ from jaxface.errors import UserError
 
 # Faces are searched for in a copy whose long side lies between these limits; smaller images are enlarged.
 DETECTION_SIDES = (320, 1280)
-# Overlapping detections that make a face (OpenCV's minNeighbors). On photographs without faces false detections have 4
-# at most in the upright image and 5 in rotated ones.
+# Number of overlapping detections that count as a face (OpenCV's minNeighbors). False detections on photographs without
+# faces have at most 4 in the upright image and 5 in rotated ones.
 MIN_NEIGHBORS, MIN_NEIGHBORS_ROTATED = 5, 8
 ROTATIONS_DEG = (30, -30)
 SMALLEST_PX = 24
 SCALE_FACTOR = 1.1
-# Extent of a face (hairline to chin 185 mm, side to side 140 mm) in widths of the cascade's square, whose width is the
-# pupil distance of 63 mm / 0.365. The centre of the extent lies lower by 0.023 widths. Measured on 25 mostly frontal
-# photographs.
+# Extent of a face (side to side 140 mm, hairline to chin 185 mm) in widths of the cascade's square. The width of the
+# square is the interpupillary distance (63 mm) / 0.365; the centre of the extent lies 0.023 widths below that of the
+# square. Measured on 25 mostly frontal photographs.
 EXTENT_PER_SQUARE = (0.81, 1.07)
 EXTENT_BELOW_SQUARE = 0.023
 
@@ -41,7 +41,7 @@ def detect_faces(image: np.ndarray) -> np.ndarray:
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
     gray = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     gray = cv2.cvtColor(gray, cv2.COLOR_RGB2GRAY)
-    squares = next((found for found in _attempts(gray) if len(found)), np.zeros((0, 3)))
+    squares = next((squares for squares in _attempts(gray) if len(squares)), np.zeros((0, 3)))
     center = (squares[:, :2] + [0, EXTENT_BELOW_SQUARE] * squares[:, 2:] + 0.5) / scale - 0.5
     half = squares[:, 2:] * EXTENT_PER_SQUARE / scale / 2
     boxes = np.concatenate([center - half, center + half], axis=1).astype(np.float32)
@@ -61,6 +61,7 @@ def _attempts(gray: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _squares(gray: np.ndarray, min_neighbors: int) -> np.ndarray:
+    """Detections (F,3) of the cascade: centre and side px."""
     detections = _cascade().detectMultiScale(gray, SCALE_FACTOR, min_neighbors, minSize=(SMALLEST_PX, SMALLEST_PX))
     corner_and_size = np.array(detections, np.float64).reshape(-1, 4)
     center = corner_and_size[:, :2] + (corner_and_size[:, 2:] - 1) / 2
@@ -68,7 +69,7 @@ def _squares(gray: np.ndarray, min_neighbors: int) -> np.ndarray:
 
 
 def _cascade() -> cv2.CascadeClassifier:
-    """The cascade of the calling thread: a CascadeClassifier keeps the image it works on and cannot be shared."""
+    """The cascade of the calling thread: a CascadeClassifier stores its current image and is not thread-safe."""
     if not hasattr(_thread, "cascade"):
         path = pathlib.Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
         _thread.cascade = cv2.CascadeClassifier(str(path))
@@ -78,7 +79,7 @@ def _cascade() -> cv2.CascadeClassifier:
 def as_boxes(boxes: Any) -> np.ndarray:
     """Boxes (F,4) float32 from (4,) or (F,4) numbers.
 
-    Raises UserError if the shape differs, a number is not finite, or x1 <= x0 or y1 <= y0.
+    Raises UserError if the shape is another, a number is not finite, or x1 <= x0 or y1 <= y0.
     """
     try:
         array = np.atleast_2d(np.asarray(boxes, np.float32))
@@ -104,8 +105,8 @@ def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
     return array
 
 
-def given_or_detected(boxes: Any, image: np.ndarray) -> np.ndarray:
-    """The boxes (F,4) that were given, checked; those of `detect_faces` if `boxes` is None."""
+def check_or_detect(boxes: Any, image: np.ndarray) -> np.ndarray:
+    """Boxes (F,4) of the caller, checked by `check_boxes`; those of `detect_faces` if `boxes` is None."""
     if boxes is None:
         return detect_faces(image)
     return check_boxes(boxes, image.shape[1], image.shape[0])

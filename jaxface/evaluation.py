@@ -72,9 +72,12 @@ def evaluate(
         {evaluator: {metric: value}}.
 
     Raises:
-        UserError: for an unknown name, a workdir of another system, or one without a readable checkpoint.
+        UserError: for a configuration without test sets, an unknown name, a workdir of another system, or one without
+            a readable checkpoint.
     """
     chosen = list(system.evaluators) if names is None else list(names)
+    if not chosen:
+        raise UserError(f"{workdir}: its config.json names no test sets; set data.evaluate in it")
     for name in chosen:
         if name not in system.evaluators:
             choices = ", ".join(system.evaluators)

@@ -1,6 +1,6 @@
-"""The one writer of output files: photos and videos of a folder to JSON, overlays and meshes; arrays to arrays.
+"""Inference on files: photos and videos of a folder to JSON, overlays and meshes; .npz arrays to .npz arrays.
 
-A file that fails does not end the run.
+The only module that writes results of inference. A file that fails does not end the run.
 """
 
 import dataclasses
@@ -23,9 +23,10 @@ from jaxface.results import DECIMALS, FaceLandmarks
 VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
 OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
 JSON_ENDINGS = (".json", ".jsonl")
-# Image and video files that an earlier run wrote: <stem>, the number of a further face, the content.
+# Names of image and video outputs: <stem>, the number of the second and further faces, the content.
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
-# Names that a summary lists before it says how many more there are.
+EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
+# Maximum number of names that a summary lists.
 MAX_LISTED = 5
 
 Path = pathlib.Path
@@ -64,17 +65,17 @@ def _listed(label: str, names: list[str]) -> str:
 def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     """Boxes (4,) float32 by file name from a boxes.json: {"file name": [x0, y0, x1, y1]}; see `detection`.
 
-    One file may serve several folders: names of files that are not in `folder` are left out. Raises UserError if the
-    file is missing or malformed, or names no file in `folder`.
+    Entries for files that are not in `folder` are ignored, so that several folders can share one file. Raises UserError
+    if the file is missing or malformed, or if none of its entries is a file in `folder`.
     """
     try:
         entries = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
     if not isinstance(entries, dict):
-        raise UserError(f'{path}: not an object; write {{"file name": [x0, y0, x1, y1]}}')
+        raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")
     boxes = {}
     for name, value in entries.items():
         try:
@@ -84,7 +85,8 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
             raise UserError(message) from error
     in_folder = {name: box for name, box in boxes.items() if (folder / name).is_file()}
     if boxes and not in_folder:
-        raise UserError(f"{path}: none of its names is a file in {folder}, for example {next(iter(boxes))!r}")
+        example = next(iter(boxes))
+        raise UserError(f"{path}: none of its names is a file in {folder}, for example {example!r}; use file names")
     return in_folder
 
 
@@ -99,8 +101,9 @@ def infer_files(
 ) -> Summary:
     """Writes <stem>.json and <stem>_overlay.png for every photo, .jsonl and .mp4 for every video, into `output`.
 
-    Two inputs of one stem keep their full names; an input is never overwritten. JSON holds `FaceLandmarks.to_json`. The
-    `files` of a photo's face become <stem><ending>, those of the second face <stem>_2<ending>.
+    Inputs with the same stem keep their full names; an input is never overwritten. The JSON contains
+    `FaceLandmarks.to_json` of each face. The `files` of a photo's first face become <stem><ending>, those of the second
+    face <stem>_2<ending>.
 
     Args:
         predictor: `(photo, boxes=..., **options) -> faces`.
@@ -112,7 +115,7 @@ def infer_files(
         on_failure: called with one line for each file that fails.
 
     Raises:
-        UserError: nothing to read, nowhere to write, or options that the predictor rejects.
+        UserError: `source` has no photo or video, `output` cannot be created, or the predictor rejects the options.
     """
     source, output = Path(source), Path(output)
     files, ignored = _inputs(source, output)
@@ -148,7 +151,7 @@ def infer_multiview(
 ) -> Summary:
     """As `infer_files`, for a folder whose photos all show one person.
 
-    A photo that cannot be read is left out and reported; videos are ignored.
+    A photo that cannot be read is skipped and reported; videos are ignored.
 
     Args:
         person: `(photos, boxes=..., **options) -> faces of each photo`.
@@ -171,14 +174,14 @@ def infer_multiview(
     summary = Summary(Counter(photo=0, face=0), {}, ignored + [path.name for path in videos])
     loaded = _load_photos(photos, boxes, summary, on_failure)
     if not loaded:
-        raise UserError(f"{source}: none of its photos can be read")
-    found = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
+        raise UserError(f"{source}: none of its photos can be read; see the messages above")
+    results = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
     _make_folder(output)
     protected = _protected(photos, boxes_path)
     targets = output_names(list(loaded), output, protected)
-    for (path, one), faces in zip(loaded.items(), found, strict=True):
+    for (path, decoded), faces in zip(loaded.items(), results, strict=True):
         try:
-            summary.counts.update(write_result(one, faces, path, targets[path], protected))
+            summary.counts.update(write_result(decoded, faces, path, targets[path], protected))
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)
     return summary
@@ -206,10 +209,10 @@ def _record_failure(summary: Summary, path: Path, error: Exception, on_failure: 
 
 
 def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
-    """The photos and videos, and the names of ignored files; outputs of an earlier run in `source` are left out."""
+    """The photos and videos, and the names of ignored files; outputs of an earlier run in `source` are in neither."""
     if not source.is_dir():
         if not source.is_file():
-            raise UserError(f"{source}: there is no such file or folder")
+            raise UserError(f"{source}: there is no such file or folder; check --input")
         return [source], []
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     if source.resolve() == output.resolve():
@@ -217,12 +220,12 @@ def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     readable = photo.IMAGE_SUFFIXES | VIDEO_SUFFIXES
     files = [path for path in entries if path.is_file() and path.suffix.lower() in readable]
     if not files:
-        raise UserError(f"{source}: there is no photo and no video in this folder")
+        raise UserError(f"{source}: the folder contains no photo and no video; check --input")
     return files, [path.name for path in entries if path not in files]
 
 
 def _is_output(path: Path) -> bool:
-    """Whether an earlier run wrote the file: its JSON lies in the same folder."""
+    """Whether an earlier run wrote the file: its name has the form of an output and its JSON is in the same folder."""
     match = OUTPUT_NAME.fullmatch(path.name)
     if not match:
         return False
@@ -234,7 +237,7 @@ def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{output}: the folder cannot be created: {error.strerror}") from error
+        raise UserError(f"{output}: the folder cannot be created ({error.strerror}); change --output") from error
 
 
 def _protected(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> set[Path]:
@@ -244,6 +247,7 @@ def _protected(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> 
 
 
 def _outputs(target: Path) -> set[Path]:
+    """JSON and overlay files of an output path without ending; see `output_names`."""
     return {_with_ending(target, ending).resolve() for ending in (*JSON_ENDINGS, *OVERLAY_ENDINGS)}
 
 
@@ -266,7 +270,7 @@ def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[
 def write_result(
     loaded: photo.Photo, faces: Sequence[FaceLandmarks], path: Path, target: Path, protected: set[Path]
 ) -> Counter:
-    """Writes the overlay, the faces' files and the JSON of one photo.
+    """Writes the overlay, the files of the faces and the JSON of one photo.
 
     Args:
         loaded: the photo.
@@ -282,8 +286,8 @@ def write_result(
         UserError: a file of a face would overwrite an input.
         OSError: a file cannot be written.
     """
-    drawn = overlay.draw_overlay(loaded.pixels, faces, loaded.step)
-    _write(_with_ending(target, OVERLAY_ENDINGS[0]), overlay.encode_png(drawn))
+    image = overlay.draw_overlay(loaded.pixels, faces, loaded.step)
+    _write(_with_ending(target, OVERLAY_ENDINGS[0]), overlay.encode_png(image))
     for number, face in enumerate(faces, start=1):
         for ending, data in face.files.items():
             file = _with_ending(target, f"_{number}{ending}" if number > 1 else ending)
@@ -341,7 +345,7 @@ def _write(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def infer_arrays(
@@ -355,19 +359,20 @@ def infer_arrays(
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
     except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror or 'not an .npz file'}") from error
+        raise UserError(f"{source}: cannot be read ({error.strerror or 'not an .npz file'}); check --raw") from error
     except Exception as error:  # numpy raises any exception for damaged and foreign files
-        raise UserError(f"{source} is not an .npz file of plain arrays ({error})") from error
+        raise UserError(f"{source}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(f"{source}: {name} has dtype {array.dtype}; arrays are float32, images in [0,1]")
+            raise UserError(f"{source}: {name} has dtype {array.dtype}; it must be float32, images in [0,1]")
     try:
         outputs = raw({name: array.astype(np.float32) for name, array in arrays.items()})
     except flax.errors.FlaxError as error:
-        raise UserError(f"{source}: the arrays do not fit the network ({str(error).splitlines()[0]})") from error
+        reason, *_ = str(error).splitlines()
+        raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
     try:
         with open(f"{target}.partial", "wb") as file:
             np.savez(file, **outputs)
         os.replace(f"{target}.partial", target)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}") from error
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from error

@@ -19,10 +19,10 @@ from jaxface.system import System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
-# What a photo is given as; see `photo.load`.
+# The types that `photo.load` accepts.
 Source: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | photo.Photo
 AnySource = TypeVar("AnySource", bound=Source)
-# (4,) or (F,4) numbers x0, y0, x1, y1 px.
+# (4,) or (F,4) numbers x0, y0, x1, y1 in pixels of the full photo.
 Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
@@ -36,8 +36,8 @@ class Predictor:
         config: the configuration that the model was trained with.
         system: see `jaxface.system.System`.
         params: parameters of the model.
-        model_state: its further variables, such as batch statistics.
-        source: where the model comes from.
+        model_state: its non-trained variables, such as batch statistics.
+        source: the origin of the model, for messages.
     """
 
     config: ml_collections.ConfigDict
@@ -57,19 +57,19 @@ class Predictor:
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
-        """The model of a training run or a converted checkpoint. Raises UserError if the workdir holds none."""
+        """The model of a training run or a converted checkpoint. Raises UserError if the workdir has no checkpoint."""
         config = config_file.load(workdir)
         return cls._checked(config, *checkpoint.load_params(workdir), str(workdir))
 
     @classmethod
     def _checked(cls, config: ml_collections.ConfigDict, params: Tree, model_state: Tree, source: str) -> "Predictor":
-        """Raises UserError if the shapes of the parameters are not those of the configured model."""
+        """Builds the predictor; raises UserError if the parameters do not have the shapes of the configured model."""
         system = build(config, source)
         expected = _shapes(jax.eval_shape(system.init, jax.random.key(0))[0])
-        found = _shapes(params)
-        if expected != found:
-            first, *_ = sorted(name for name, _ in expected.items() ^ found.items())
-            raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}")
+        actual = _shapes(params)
+        if expected != actual:
+            first, *_ = sorted(name for name, _ in expected.items() ^ actual.items())
+            raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}; restore it")
         return cls(config, system, params, model_state, source)
 
     @overload
@@ -87,24 +87,25 @@ class Predictor:
     ) -> list[FaceLandmarks]: ...
 
     def __call__(self, photos: Any, boxes: Any = None, *, layout: str | np.ndarray | None = None) -> Any:
-        """The faces in one photo; for a list of photos a list of such lists.
+        """Detects the faces in one photo, or in each photo of a list.
 
         Args:
             photos: a path, a PIL image or an array, see `photo.load`; or a list of these.
-            boxes: (4,) or (F,4) px, x0, y0, x1, y1 from hairline to chin and from side to side, used instead of the
-                detector. For a list of photos a list of these or of None.
-            layout: name of the landmark layout; None takes the system's own. The system "continuous" accepts "68",
-                "98", "dense", region names and template points (N,3) in units of 100 mm.
+            boxes: (4,) or (F,4) px, x0, y0, x1, y1 from hairline to chin and from side to side; the detector is not
+                run. For a list of photos a list with such boxes or None for each.
+            layout: name of the landmark layout; None uses the default of the system. The system "continuous" accepts
+                "68", "98", "dense", region names and template points (N,3) in units of 100 mm.
 
         Returns:
-            `FaceLandmarks`, or `FaceReconstruction` from systems that reconstruct heads, in pixels of the full photo.
+            A list of faces, for a list of photos a list of such lists. A face is a `FaceLandmarks`, or a
+            `FaceReconstruction` from systems that reconstruct heads, in pixels of the full photo.
 
         Raises:
             UserError: a photo cannot be decoded, a box or the layout is invalid, or the system does not take photos.
         """
         if isinstance(photos, (list, tuple)):
-            pairs = zip(photos, _one_each(photos, boxes), strict=True)
-            return [self._faces(source, own_boxes, layout) for source, own_boxes in pairs]
+            pairs = zip(photos, _boxes_per_photo(photos, boxes), strict=True)
+            return [self._faces(source, photo_boxes, layout) for source, photo_boxes in pairs]
         return self._faces(photos, boxes, layout)
 
     def person(
@@ -128,14 +129,13 @@ class Predictor:
             UserError: as in `__call__`, or if the system takes one photo at a time.
         """
         if self.system.predict_multiview is None:
-            raise UserError(f"{self.config.system}: this system takes one photo at a time, not several of one person")
+            raise UserError(f"{self.config.system}: takes one photo at a time; use deep3d for several of one person")
         loaded = [photo.load(source) for source in photos]
-        pairs = zip(loaded, _one_each(photos, boxes), strict=True)
-        kept = [_kept_boxes(one, own_boxes) for one, own_boxes in pairs]
+        pairs = zip(loaded, _boxes_per_photo(photos, boxes), strict=True)
+        options = {"boxes": [_reduced_boxes(one, photo_boxes) for one, photo_boxes in pairs], **self._options(layout)}
         images = [one.pixels for one in loaded]
-        options = {"boxes": kept, **self._options(layout)}
-        found = self.system.predict_multiview(self.params, self.model_state, images, **options)
-        return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, found, strict=True)]
+        results = self.system.predict_multiview(self.params, self.model_state, images, **options)
+        return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, results, strict=True)]
 
     def fit(
         self, scans: Sequence[np.ndarray | meshes.Mesh], *, units: str | None = None, align: str = "auto"
@@ -154,7 +154,7 @@ class Predictor:
             UserError: the system does not take scans, or a scan cannot be aligned.
         """
         if self._takes_photos:
-            raise UserError(f"{self.config.system}: this system takes photos, not scans")
+            raise UserError(f"{self.config.system}: this system takes photos, not scans; scans need nphm")
         return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -175,7 +175,7 @@ class Predictor:
                 f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
             )
         loaded = photo.load(source)
-        options = {"boxes": _kept_boxes(loaded, boxes), **self._options(layout)}
+        options = {"boxes": _reduced_boxes(loaded, boxes), **self._options(layout)}
         faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
         return [face.in_full_image(loaded) for face in faces]
 
@@ -186,46 +186,48 @@ class Predictor:
 
     def __repr__(self) -> str:
         count = sum(int(np.prod(shape)) for shape in _shapes(self.params).values())
-        return f"Predictor(system={self.config.system!r}, parameters={_short(count)}, source={self.source!r})"
+        return f"Predictor(system={self.config.system!r}, parameters={_abbreviated(count)}, source={self.source!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the configuration and the parameters; the system is built again from them."""
+        """Pickles the configuration and the parameters; unpickling builds the system from the configuration."""
         trees = jax.device_get((self.params, self.model_state))
-        return _restored, (self.config.to_dict(), *trees, self.source)
+        return _unpickled, (self.config.to_dict(), *trees, self.source)
 
 
-def _restored(config: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:
-    restored = ml_collections.ConfigDict(config)
-    return Predictor(restored, build(restored, source), params, model_state, source)
+def _unpickled(values: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:
+    config = ml_collections.ConfigDict(values)
+    return Predictor(config, build(config, source), params, model_state, source)
 
 
-def _short(count: int) -> str:
-    """A count with two significant digits: 2.4M, 850k, 12."""
+def _abbreviated(count: int) -> str:
+    """A count with one decimal and a suffix: 2.4M, 850.0k, 12."""
     for unit, name in ((1_000_000, "M"), (1_000, "k")):
         if count >= unit:
             return f"{count / unit:.1f}{name}"
     return str(count)
 
 
-def _one_each(photos: Sequence[Any], boxes: Any) -> list[Any]:
-    """The boxes of each photo. Raises UserError if they are not as many."""
+def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:
+    """The boxes of each photo, or None. Raises UserError if `boxes` is not a list of the length of `photos`."""
     if boxes is None:
         return [None] * len(photos)
     if not isinstance(boxes, Sequence | np.ndarray) or len(boxes) != len(photos):
-        raise UserError(f"boxes: for a list of {len(photos)} photos give a list as long, or None")
+        raise UserError(
+            f"boxes: not a list with one entry per photo; for {len(photos)} photos give {len(photos)} entries, or None"
+        )
     return list(boxes)
 
 
-def _kept_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
-    """Boxes of the full photo, checked, in pixels of `loaded.pixels`."""
+def _reduced_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
+    """Checks boxes in pixels of the full photo and converts them to `loaded.pixels`, which may be reduced."""
     if boxes is None:
         return None
-    return loaded.to_kept(detection.check_boxes(boxes, loaded.width, loaded.height))
+    return loaded.to_pixels(detection.check_boxes(boxes, loaded.width, loaded.height))
 
 
 @functools.cache
 def detector() -> Predictor:
-    """The pretrained landmark detector, loaded once."""
+    """The pretrained landmark detector, loaded once and shared."""
     return Predictor.pretrained("continuous")
 
 
@@ -235,8 +237,10 @@ def _detect(image: np.ndarray, boxes: Any = None) -> list[FaceLandmarks]:
     return predictor.system.predict(predictor.params, predictor.model_state, image, boxes=boxes)
 
 
+# The functions that `System.tools` names.
 TOOLS = {"detect": _detect}
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Shapes of the leaves by path, "encoder/stem/kernel"."""
     return {name: tuple(value.shape) for name, value in pretrained.flat(tree).items()}

@@ -1,6 +1,6 @@
 """Landmark metrics: NME under each published normalisation, failure rate, CED, AUC, per-yaw means, visual checks.
 
-Errors are fractions (0.05 = 5 %), arrays numpy or JAX unless said otherwise; every function answers in kind.
+Errors are fractions (0.05 = 5 %). Functions of `Array` take numpy or JAX arrays and return the same kind.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def mean_distance(points: Array, truth: Array, valid: Array | None = None) -> Ar
     Args:
         points: (…,L,D) predictions.
         truth: (…,L,D) ground truth in the same unit.
-        valid: (…,L) bool, landmarks that count; all where it is None.
+        valid: (…,L) bool, landmarks that are averaged; None: all.
 
     Returns:
         (…) distances in that unit; 0 where no landmark is valid.
@@ -83,7 +83,7 @@ def box_size(extent: Array) -> Array:
 
 
 def landmark_extent(points: Array, valid: Array) -> Array:
-    """Width and height (…,2) of the bounding box of the valid (…,L) landmarks (…,L,2+)."""
+    """Width and height (…,2) of the bounding box of landmarks (…,L,2+); `valid` (…,L) bool selects those that count."""
     xp = alignment.namespace(points)
     plane, inside = points[..., :2], valid[..., None]
     return xp.where(inside, plane, -xp.inf).max(-2) - xp.where(inside, plane, xp.inf).min(-2)
@@ -109,7 +109,7 @@ def auc(errors: np.ndarray, threshold: float = FAILURE_THRESHOLD) -> float:
 
 
 def means_by_yaw(name: str, errors: np.ndarray, yaw_deg: np.ndarray) -> dict[str, float]:
-    """Mean error of each bin of |yaw| that has examples, as {"<name>_yaw_<low>_<high>": mean}.
+    """Mean error of each non-empty bin of |yaw|, as {"<name>_yaw_<low>_<high>": mean}.
 
     Args:
         name: prefix of the keys.
@@ -117,10 +117,12 @@ def means_by_yaw(name: str, errors: np.ndarray, yaw_deg: np.ndarray) -> dict[str
         yaw_deg: (E,) head yaw in degrees, of either sign.
     """
     yaw = np.abs(yaw_deg)
-    bins = {(low, high): (yaw >= low) & (yaw < high) for low, high in YAW_BINS_DEG}
-    return {
-        f"{name}_yaw_{low}_{high}": float(errors[inside].mean()) for (low, high), inside in bins.items() if inside.any()
-    }
+    means = {}
+    for low, high in YAW_BINS_DEG:
+        inside = (yaw >= low) & (yaw < high)
+        if inside.any():
+            means[f"{name}_yaw_{low}_{high}"] = float(errors[inside].mean())
+    return means
 
 
 def mark_landmarks(image: jax.Array, truth_px: jax.Array, points_px: jax.Array) -> jax.Array:

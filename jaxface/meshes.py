@@ -55,11 +55,11 @@ def read(path: str | os.PathLike) -> Mesh:
     except Exception as error:  # readers raise any exception for damaged files
         raise UserError(f"{path.name}: damaged or truncated ({str(error) or type(error).__name__})") from error
     if len(mesh.vertices) == 0:
-        raise UserError(f"{path.name}: the file has no vertices")
+        raise UserError(f"{path.name}: the file has no vertices; export the mesh again")
     if bad := int((~np.isfinite(mesh.vertices)).any(axis=1).sum()):
         raise UserError(f"{path.name}: {bad} of {len(mesh.vertices)} vertices are NaN or infinite; remove them")
     if mesh.triangles.size and not (0 <= mesh.triangles.min() and mesh.triangles.max() < len(mesh.vertices)):
-        raise UserError(f"{path.name}: its triangles have vertex indices out of range")
+        raise UserError(f"{path.name}: its triangles have vertex indices out of range; export the mesh again")
     return mesh
 
 
@@ -84,7 +84,7 @@ def encode(mesh: Mesh, ending: str) -> bytes:
     if ending == ".glb":
         if mesh.texture is not None:
             exported.visual = trimesh.visual.TextureVisuals(mesh.uv, material=_material(mesh.texture))
-        return trimesh.Scene([exported]).export(file_type="glb", tree_postprocessor=_make_matt)
+        return trimesh.Scene([exported]).export(file_type="glb", tree_postprocessor=_make_matte)
     data = exported.export(file_type=ending[1:])
     return data.encode() if isinstance(data, str) else data
 
@@ -126,7 +126,7 @@ def _stored_colors(geometry: Any) -> np.ndarray | None:
 
 
 def _joined(parts: list[Mesh]) -> Mesh:
-    """Concatenates meshes; normals and colours only if all of them have these."""
+    """Concatenates meshes; normals and colours are kept only if all meshes have them."""
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
 
     def all_of(name: str) -> np.ndarray | None:
@@ -142,6 +142,7 @@ def _joined(parts: list[Mesh]) -> Mesh:
 
 
 def _rgba(colors: np.ndarray) -> np.ndarray:
+    """Opaque RGBA (V,4) uint8 of colours (V,3) in [0,1]."""
     opaque = np.ones((len(colors), 1), np.float32)
     return (255 * np.clip(np.concatenate([colors, opaque], axis=1), 0, 1) + 0.5).astype(np.uint8)
 
@@ -160,8 +161,8 @@ def _material(texture: np.ndarray) -> Any:
     return trimesh.visual.material.PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=0.9)
 
 
-def _make_matt(tree: dict) -> None:
-    """Adds a matt material to primitives without one: glTF's default is metallic, nearly black in viewers."""
+def _make_matte(tree: dict) -> None:
+    """Adds a matte material to glTF primitives without one: glTF's default is metallic, nearly black in viewers."""
     for part in (primitive for mesh in tree["meshes"] for primitive in mesh["primitives"]):
         if "material" not in part:
             materials = tree.setdefault("materials", [])

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxface.results import FaceLandmarks
 
-# Runs of points that a line connects, by layout: first, last, closed.
+# Polylines by layout: first point, last point, whether it is closed.
 CONTOURS = {
     "68": ((0, 16, 0), (17, 21, 0), (22, 26, 0), (27, 30, 0), (31, 35, 0), (36, 41, 1), (42, 47, 1), (48, 59, 1))
     + ((60, 67, 1),),
@@ -17,17 +17,17 @@ CONTOURS = {
 }
 BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
 CERTAIN_COLOR, UNCERTAIN_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
-# The sigma, in mean sides of the face box, at which a point has UNCERTAIN_COLOR.
+# Sigma, in units of the mean side of the face box, from which a point has UNCERTAIN_COLOR.
 UNCERTAIN_SIGMA = 0.08
-# More points than this are drawn smaller.
+# From this number of points on, they are drawn smaller.
 MANY_POINTS = 200
 SUBPIXEL_BITS = 4
 
 
 def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 1) -> np.ndarray:
-    """A copy of an image (h,w,3) uint8 RGB with boxes, points (green to red by sigma), contours and sigmas (circles).
+    """A copy of an image with boxes, points (green to red by sigma), contours and sigmas (circles).
 
-    Layers are drawn below all of these and may reach beyond the border.
+    The layers of the faces are drawn first, below all of these; they may extend beyond the image.
 
     Args:
         image: (h,w,3) uint8 RGB.
@@ -39,7 +39,7 @@ def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 
         if face.layer is not None:
             _blend(canvas, *face.layer)
     for face in faces:
-        box, points = ((np.asarray(place) + 0.5) / step - 0.5 for place in (face.box, face.points))
+        box, points = ((np.asarray(full_px) + 0.5) / step - 0.5 for full_px in (face.box, face.points))
         _draw_face(canvas, box, points, np.asarray(face.sigma) / step, face.layout)
     return canvas
 
@@ -68,16 +68,16 @@ def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: n
     for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
     radius = side / (100 if len(points) < MANY_POINTS else 250)
-    for point, spread in zip(points, sigma, strict=True):
-        share = min(1.0, spread / side / UNCERTAIN_SIGMA)
-        color = tuple(int(value) for value in CERTAIN_COLOR * (1 - share) + UNCERTAIN_COLOR * share)
+    for point, point_sigma in zip(points, sigma, strict=True):
+        blend = min(1.0, point_sigma / side / UNCERTAIN_SIGMA)
+        color = tuple(int(value) for value in CERTAIN_COLOR * (1 - blend) + UNCERTAIN_COLOR * blend)
         _draw_circle(canvas, point, radius, color, cv2.FILLED)
-        if spread > radius and layout in CONTOURS:
-            _draw_circle(canvas, point, spread, color, thickness)
+        if point_sigma > radius and layout in CONTOURS:
+            _draw_circle(canvas, point, point_sigma, color, thickness)
 
 
 def _fixed_point(values: Any) -> np.ndarray:
-    """OpenCV's fixed-point integers; places far outside the image are clipped so that they do not overflow."""
+    """Pixels as OpenCV's fixed-point integers, clipped far outside the image so that they do not overflow."""
     return np.rint(np.clip(values, -1e6, 1e6) * 2**SUBPIXEL_BITS).astype(np.int32)
 
 

@@ -18,8 +18,8 @@ from jaxface.errors import UserError
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .jp2 .ppm .pgm .avif".split())
 # PIL needs about 2 GB to decode an image of this size; larger ones are refused.
 MAX_PIXELS = 500_000_000
-# Larger images are kept at 1/2, 1/4, … of their size: 150 MB are enough for crops of faces.
-KEPT_PIXELS = 50_000_000
+# Larger images are reduced to 1/2, 1/4, … of their size: 150 MB are enough for crops of faces.
+MAX_KEPT_PIXELS = 50_000_000
 ORIENTATION_TAG = 0x0112
 
 _size_limit_lock = threading.Lock()
@@ -45,7 +45,7 @@ class Photo:
         """Coordinates in `pixels` -> coordinates in the full image (any shape)."""
         return (np.asarray(points) + 0.5) * self.step - 0.5
 
-    def to_kept(self, points: np.ndarray) -> np.ndarray:
+    def to_pixels(self, points: np.ndarray) -> np.ndarray:
         """Coordinates in the full image -> coordinates in `pixels` (any shape)."""
         return (np.asarray(points) + 0.5) / self.step - 0.5
 
@@ -73,27 +73,28 @@ def read_image(path: str | os.PathLike) -> Photo:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; check the path")
     if path.stat().st_size == 0:
-        raise UserError(f"{path.name}: the file is empty (0 bytes)")
+        raise UserError(f"{path.name}: the file is empty (0 bytes); copy it again")
     try:
         with _open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise UserError(f"{path.name}: {width} x {height} exceeds {MAX_PIXELS // 10**6} megapixels")
+                raise UserError(f"{path.name}: {width} x {height} exceeds {MAX_PIXELS // 10**6} megapixels; reduce it")
             if (step := _step(width, height)) > 1:
                 image.draft(None, (width // step, height // step))  # the JPEG decoder then reduces the image itself
             return _decode(image, width, height)
     except UserError:
         raise
     except PermissionError as error:
-        raise UserError(f"{path.name}: no permission to read the file") from error
+        raise UserError(f"{path.name}: no permission to read the file; change its mode") from error
     except MemoryError as error:
-        raise UserError(f"{path.name}: not enough memory to decode {width} x {height} pixels") from error
+        raise UserError(f"{path.name}: not enough memory to decode {width} x {height} pixels; reduce it") from error
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path.name}: not a readable image file (JPEG, PNG, WebP, TIFF, GIF, BMP …)") from error
+        raise UserError(f"{path.name}: not a readable image file; convert it to JPEG, PNG, WebP or TIFF") from error
     except Exception as error:  # decoders raise any exception for damaged files
-        raise UserError(f"{path.name}: damaged or truncated ({str(error) or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path.name}: damaged or truncated ({reason}); copy it again") from error
 
 
 def _open(path: pathlib.Path) -> Image.Image:
@@ -107,11 +108,12 @@ def _open(path: pathlib.Path) -> Image.Image:
 
 
 def _step(width: int, height: int) -> int:
-    return 2 ** max(0, math.ceil(math.log2(width * height / KEPT_PIXELS) / 2))
+    """Factor, a power of two, by which an image of this size is reduced; see `Photo.step`."""
+    return 2 ** max(0, math.ceil(math.log2(width * height / MAX_KEPT_PIXELS) / 2))
 
 
 def _decode(image: Image.Image, width: int, height: int) -> Photo:
-    """`width`, `height`: size of the full image, which the decoder may have reduced by 2, 4 or 8."""
+    """The photo of a PIL image, which the decoder may have reduced by 2, 4 or 8 from `width` x `height` pixels."""
     orientation, step = image.getexif().get(ORIENTATION_TAG, 1), _step(width, height)
     remaining = step // round(width / image.width)
     image = _eight_bit(image)

@@ -16,7 +16,7 @@ def parse_name(name: str, default_split: str) -> tuple[str, str]:
 
 
 def newest_version(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path | None:
-    """The folder of the newest prepared version of "NAME[/variant]"; None if there is none."""
+    """The folder of the newest prepared version of "NAME[/variant]"; None if it is not prepared."""
     folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json")]
     versions = [folder for folder in folders if re.fullmatch(r"\d+(\.\d+)*", folder.name)]
     return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")], default=None)

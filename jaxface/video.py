@@ -13,13 +13,13 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
-# A tracked face is lost if its median sigma is a larger fraction of its size.
+# A tracked face is lost if its median sigma exceeds this fraction of its size.
 LOST_SIGMA = 0.06
-# Frames between two searches for new faces.
+# Number of frames between two runs of the detector.
 DETECT_EVERY = 15
-# Boxes with a larger intersection over union are the same face.
+# Boxes whose intersection over union reaches this value belong to the same face.
 SAME_FACE_IOU = 0.3
-# Frames per second of a file that does not say.
+# Frames per second that are assumed for a file with no rate or an implausible one.
 DEFAULT_RATE = 25.0
 HIGHEST_RATE = 1000
 
@@ -47,15 +47,16 @@ def open_clip(path: str | os.PathLike) -> Clip:
     """The clip in a file. Raises UserError if it is missing, empty or cannot be decoded by OpenCV."""
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; check the path")
     capture = cv2.VideoCapture(str(path))
     rate = capture.get(cv2.CAP_PROP_FPS)
     readable, frame = capture.read()
     capture.release()
     if not readable:
-        raise UserError(f"{path.name}: not a readable video file, empty or damaged")
-    known_rate = rate if 0 < rate < HIGHEST_RATE else DEFAULT_RATE
-    return Clip(str(path), known_rate, frame.shape[1], frame.shape[0])
+        raise UserError(f"{path.name}: not a readable video file; it is empty, damaged or of an unsupported type")
+    if not 0 < rate < HIGHEST_RATE:
+        rate = DEFAULT_RATE
+    return Clip(str(path), rate, frame.shape[1], frame.shape[0])
 
 
 class ClipWriter:
@@ -80,15 +81,15 @@ class ClipWriter:
 def track(
     frames: Iterable[np.ndarray], predict: Callable[..., list[FaceLandmarks]], box: Any = None
 ) -> Iterator[tuple[np.ndarray, list[FaceLandmarks]]]:
-    """Yields frames with their faces, tracked by starting each crop from the extent in the previous frame.
+    """Yields frames with their faces; a face is tracked by cropping at its extent in the previous frame.
 
-    Faces carry the number of their track. Lost faces are dropped, and new ones searched for every DETECT_EVERY frames
-    and whenever there is none.
+    `track` of a face is the number of its track. Lost faces are dropped. The detector runs on every DETECT_EVERY-th
+    frame and on frames without a tracked face.
 
     Args:
         frames: (H,W,3) uint8 RGB.
         predict: `(frame, boxes=...) -> faces`.
-        box: (4,) px; if given, only this face is tracked and no face is detected.
+        box: (4,) px; if it is not None, only this face is tracked, never dropped, and the detector is not run.
     """
     boxes = {} if box is None else {0: np.asarray(box)}
     count = len(boxes)
@@ -96,12 +97,12 @@ def track(
         faces = predict(frame, boxes=np.stack(list(boxes.values()))) if boxes else []
         faces = [dataclasses.replace(face, track=number) for number, face in zip(boxes, faces, strict=True)]
         if box is None:
-            faces = _distinct([face for face in faces if _is_tracked(face, frame)])
+            faces = _without_duplicates([face for face in faces if _is_tracked(face, frame)])
             if not faces or index % DETECT_EVERY == 0:
                 detected = predict(frame, boxes=None)
                 new = [dataclasses.replace(face, track=number) for number, face in enumerate(detected, count)]
                 count += len(new)
-                faces = _distinct([*faces, *new])
+                faces = _without_duplicates([*faces, *new])
         yield frame, faces
         boxes = {face.track: face.extent if _is_tracked(face, frame) else face.box for face in faces}
 
@@ -113,8 +114,8 @@ def _is_tracked(face: FaceLandmarks, frame: np.ndarray) -> bool:
     return inside and np.median(face.sigma) < LOST_SIGMA * (x1 - x0 + y1 - y0) / 2
 
 
-def _distinct(faces: list[FaceLandmarks]) -> list[FaceLandmarks]:
-    """Faces without those that overlap an earlier one."""
+def _without_duplicates(faces: list[FaceLandmarks]) -> list[FaceLandmarks]:
+    """Non-maximum suppression in the order of `faces`: drops faces that overlap an earlier one."""
     kept: list[FaceLandmarks] = []
     for face in faces:
         if all(_iou(face.extent, other.extent) < SAME_FACE_IOU for other in kept):

@@ -2,10 +2,12 @@
 
 Scans given together are one person in several expressions; in a folder of folders each subfolder is a person. Writes
 OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (errors in
-mm). Without --workdir the pretrained head is used. With --register, a head template is registered to each scan instead.
+mm). Without --workdir the pretrained model is used. With --register, a head template is registered to each scan
+instead; --workdir, --units and --align are then unused.
 
-Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, to which the back view next to it
-is added, or as a folder of SSS/E/obs.npy. For .npy files the defaults are --units nphm and --align none.
+Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, or as a folder of SSS/E/obs.npy
+(S subject, E expression). A back view in the same folder (obs_back.npy) is added. For .npy files the defaults are
+--units nphm and --align none.
 """
 
 import json
@@ -28,7 +30,7 @@ SCAN = flags.DEFINE_multi_string("scan", None, "mesh or point cloud, or a folder
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm training run or converted checkpoint")
 UNITS = flags.DEFINE_enum("units", None, ["mm", "cm", "m", "nphm"], "unit of the scans (default: inferred from size)")
 ALIGN = flags.DEFINE_string(
-    "align", "auto", "auto, none (scans are in FLAME's frame), or a file with a matrix or anchor positions"
+    "align", "auto", "auto (ICP), none (scans are in FLAME's frame), or a file with a 4x4 matrix or anchor positions"
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
@@ -40,14 +42,13 @@ def main(argv: list[str]) -> None:
     """Reads the scans, fits every person and writes the results."""
     del argv
     people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
+    paths, ending = scan_files.result_names(people), "_registered.ply" if REGISTER.value else ".ply"
+    _refuse_inputs([output / f"{name}{ending}" for name in paths], paths.values())
     if REGISTER.value:
         from . import fit_register
 
         fit_register.run(people, HEAD.value, HEAD_PATH.value, output)
         return
-    paths = scan_files.result_names(people)
-    for name in paths:
-        _refuse_input(output / f"{name}.ply", paths.values())
     people_fits = fit(_predictor(), people)
     fits = dict(zip(paths, [fit for person in people_fits.values() for fit in person], strict=True))
     write(output, people_fits, fits, paths)
@@ -63,7 +64,7 @@ def _predictor() -> Predictor:
 
 
 def fit(predictor: Predictor, people: Mapping[str, list[pathlib.Path]]) -> dict[str, list[HeadFit]]:
-    """Fits the scans of each person, as `scan_files.find` lists them."""
+    """Aligns and fits the scans of each person; `people` is as from `scan_files.find`."""
     from jaxface.systems.nphm import predict
     from jaxface.systems.nphm.fitting import scans
     from jaxface.systems.nphm.surface import head_model
@@ -87,7 +88,7 @@ def write(
     fits: Mapping[str, HeadFit],
     paths: Mapping[str, pathlib.Path],
 ) -> None:
-    """Writes all results.
+    """Writes meshes, comparison images, codes.npz and fit.json.
 
     Args:
         folder: the output folder.
@@ -114,9 +115,12 @@ def write(
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _refuse_input(target: pathlib.Path, inputs: Iterable[pathlib.Path]) -> None:
-    if target.resolve() in [path.resolve() for path in inputs]:
-        raise UserError(f"--output: {target} is a scan that would be overwritten; choose another folder")
+def _refuse_inputs(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path]) -> None:
+    """Raises UserError if a file to be written is an input."""
+    resolved = {path.resolve() for path in inputs}
+    for target in targets:
+        if target.resolve() in resolved:
+            raise UserError(f"--output: {target} is an input scan and would be overwritten; choose another folder")
 
 
 if __name__ == "__main__":

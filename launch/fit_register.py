@@ -1,4 +1,4 @@
-"""`launch.fit --register`: registers a head template to scans, with landmarks of the pretrained detector."""
+"""`launch.fit --register`: registers a head template to scans, initialised by the pretrained landmark detector."""
 
 import json
 import pathlib
@@ -12,6 +12,8 @@ from jaxface.errors import UserError, disk_errors
 from jaxface.heads import sources
 from jaxface.heads.closed import ClosedHead, close
 from jaxface.systems.nphm.fitting import register, scan_landmarks
+
+from . import scan_files
 
 # The detector's confidence is exp(-DECAY * mean sigma / face width).
 DECAY = 10
@@ -40,7 +42,7 @@ def _width(face) -> float:
 
 
 def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str, output: str) -> None:
-    """Registers every scan and writes OUT/[person/]<file name>_registered.ply, _registered.npz and registered.json.
+    """Registers every scan and writes OUT/[person/]<stem>_registered.ply, _registered.npz and registered.json.
 
     Args:
         people: scan files by person.
@@ -52,12 +54,11 @@ def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str,
     closed, detect, summary = close(sources.load_head(head, head_path)), detector(), {}
     folder = pathlib.Path(output)
     with disk_errors(folder):
-        for name, paths in people.items():
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            for path in paths:
-                print(f"registering {path}", file=sys.stderr)
-                target = str(folder / name / f"{path.stem}_registered")
-                summary[str(path)] = _register_file(path, closed, detect, target)
+        for name, path in scan_files.result_names(people).items():
+            print(f"registering {path}", file=sys.stderr)
+            target = folder / f"{name}_registered"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            summary[str(path)] = _register_file(path, closed, detect, str(target))
         (folder / "registered.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Scan files of `launch.fit`: which person each belongs to, how it is read, its default frame, names of the results."""
+"""Scan files of `launch.fit`: grouping by person, reading, default unit and alignment, names of the results."""
 
 import collections
 import pathlib
@@ -13,27 +13,30 @@ from jaxface.errors import UserError
 def find(sources: list[str]) -> dict[str, list[pathlib.Path]]:
     """Scan files by person: "" for files and a flat folder, else the name of their folder.
 
-    In NPHM's layout, observations lie one folder deeper, in that of their expression. UserError if a folder holds no
-    scan.
+    An observation in NPHM's layout, SSS/E/obs.npy, belongs to the person SSS. Raises UserError if a folder has no scan.
     """
     people: dict[str, list[pathlib.Path]] = collections.defaultdict(list)
     for source in map(pathlib.Path, sources):
         if not source.is_dir():
             people[""].append(source)
             continue
-        for path in sorted(source.rglob("*")):
-            observation = path.name == nphm_scans.OBSERVATION
-            if (observation or path.suffix.lower() in meshes.READABLE) and path.is_file():
-                parent = path.parent.relative_to(source)
-                parent = parent.parent if observation else parent
-                people["" if parent == pathlib.Path() else parent.as_posix()].append(path)
-        if not people:
-            raise UserError(f"{source}: the folder holds no scan ({', '.join(meshes.READABLE)})")
+        scans = [path for path in sorted(source.rglob("*")) if path.is_file() and _is_scan(path)]
+        if not scans:
+            endings = ", ".join(meshes.READABLE)
+            raise UserError(f"{source}: the folder has no scan; give files {endings} or {nphm_scans.OBSERVATION}")
+        for path in scans:
+            person = path.parent.relative_to(source)
+            person = person.parent if path.name == nphm_scans.OBSERVATION else person
+            people["" if person == pathlib.Path() else person.as_posix()].append(path)
     return dict(people)
 
 
+def _is_scan(path: pathlib.Path) -> bool:
+    return path.name == nphm_scans.OBSERVATION or path.suffix.lower() in meshes.READABLE
+
+
 def read(path: pathlib.Path) -> meshes.Mesh:
-    """Reads a scan; a single-view observation is joined with the back view next to it, if there is one."""
+    """Reads a scan; the back view <stem>_back.npy of a single-view observation is added if it exists."""
     if path.suffix != ".npy":
         return meshes.read(path)
     views = [nphm_scans.read_observation(path)]
@@ -44,7 +47,7 @@ def read(path: pathlib.Path) -> meshes.Mesh:
 
 
 def frame(path: pathlib.Path, units: str | None, align: str) -> tuple[str | None, str]:
-    """The flags --units and --align of a scan, with the defaults of .npy files, which are in NPHM's frame."""
+    """(units, align) of a scan from the flags; by default .npy files are in NPHM's unit and frame."""
     if path.suffix != ".npy":
         return units, align
     units = units or "nphm"
@@ -61,7 +64,7 @@ def result_names(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Pat
 
 
 def unique_stems(paths: list[pathlib.Path]) -> list[str]:
-    """A unique name for each file: the shortest of stem, file name, folder and file name, and number and file name."""
+    """A unique name for each file: its stem, else its file name, else folder_file name, else number_file name."""
     names = [path.stem for path in paths]
     file_names = [path.name for path in paths]
     with_folder = [f"{path.parent.name}_{path.name}" for path in paths]

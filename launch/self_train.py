@@ -19,20 +19,20 @@ from . import app
 CONFIG = app.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the rounds and of rounds.json")
 ROUNDS = flags.DEFINE_list(
-    "rounds", list(self_training.ROUNDS), "training task of each round on pseudo-labels; the first is std"
+    "rounds", list(self_training.ROUNDS), "task of each round: std, cls1, cls2 or cls3; the first is std"
 )
-ROUND0 = flags.DEFINE_string("round0", None, "workdir of a model trained on the labelled data; starts with round 1")
+ROUND0 = flags.DEFINE_string("round0", None, "workdir of a model trained on the labelled data, which replaces round 0")
 app.define_cluster()
 
 
 def main(argv: list[str]) -> None:
-    """Runs all rounds that are not done yet."""
+    """Runs all rounds that are not finished yet."""
     del argv
     config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if config.system != "pipnet":
         raise UserError(f"--config: self-training needs the system pipnet, not {config.system}")
     app.join_cluster()
-    # The errors of each round are logged as it ends.
+    # Logs the errors of each round when it ends.
     logging.getLogger(self_training.__name__).setLevel(logging.INFO)
     results = self_training.run(config, workdir, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value)
     if jax.process_index() == 0:

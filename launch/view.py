@@ -10,8 +10,7 @@ import threading
 import numpy as np
 from absl import flags
 
-from jaxface import meshes
-from jaxface.errors import UserError
+from jaxface import config_file, meshes
 
 from . import app
 
@@ -19,9 +18,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained nphm model 
 PORT = flags.DEFINE_integer("port", 8080, "port on this machine at which the page is served")
 RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side of the head")
 
-# Principal directions with a slider, and the range of the sliders in standard deviations.
+# Number of principal directions with a slider, and the sliders' range in standard deviations.
 SLIDERS, SLIDER_RANGE = 6, 3.0
 MEAN, NEUTRAL = "mean", "neutral"
+# Point size in model units.
 ANCHOR_COLOR, ANCHOR_SIZE = (200, 40, 40), 0.012
 
 
@@ -130,20 +130,21 @@ class Page:
 
 
 def _row(name: str, none: str) -> int:
+    """The row of a code selected in a dropdown, -1 for the entry `none`."""
     return -1 if name == none else int(name)
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> None:
+    """Serves the page of the model until the process ends."""
+    del argv
     import viser
 
     from jaxface.inference import Predictor
     from jaxface.systems.nphm.surface import explore, head_model
 
+    if WORKDIR.value:
+        config_file.check_system(WORKDIR.value, "nphm")
     predictor = Predictor.from_workdir(WORKDIR.value) if WORKDIR.value else Predictor.pretrained("nphm")
-    if predictor.config.system != "nphm":
-        raise UserError(
-            f"--workdir: {WORKDIR.value} holds a model of {predictor.config.system}; launch.view needs nphm"
-        )
     explorer = explore.Explorer(head_model.load(predictor.config, predictor.params))
     Page(viser.ViserServer(port=PORT.value), explorer, RESOLUTION.value).serve()
 

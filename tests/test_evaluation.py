@@ -28,3 +28,5 @@ def test_unknown_evaluator_is_refused(tmp_path):
     config = toy.config()
     with pytest.raises(UserError, match="not evaluated on 'wflw'; choose from held_out"):
         evaluation.evaluate(toy.build(config), config, tmp_path, ["wflw"])
+    with pytest.raises(UserError, match="names no test sets"):
+        evaluation.evaluate(toy.build(config), config, tmp_path, [])

@@ -41,7 +41,7 @@ def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, image):
     boxes = [BOX, [0.0, 0.0, 30.0, 40.0]]
     assert np.array_equal([face.box for face in predictor(image, boxes=boxes)], boxes)
     assert predictor([image, image], boxes=[None, boxes])[0] == predictor(image, boxes=[]) == []
-    with pytest.raises(UserError, match="a list as long"):
+    with pytest.raises(UserError, match="one entry per photo"):
         predictor([image, image], boxes=[BOX])
 
 

@@ -24,7 +24,7 @@ def read_pts(path: pathlib.Path, count: int = 0) -> np.ndarray:
     lines = _text(path).splitlines()
     braces = [i for i, line in enumerate(lines) if line.strip() in ("{", "}")]
     if len(braces) != 2:
-        raise UserError(f"{path}: not a .pts file; its points must be between {{ and }}")
+        raise UserError(f"{path}: not a .pts file; put its points between {{ and }}")
     points = _numbers(path, " ".join(lines[braces[0] + 1 : braces[1]]))
     if len(points) % 2 or (count and len(points) != 2 * count):
         raise UserError(f"{path}: {len(points)} numbers; expected {f'{count} points' if count else 'pairs'}")
@@ -56,7 +56,7 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
 
     Args:
         path: the file.
-        names: variables that are read; all of them if none is named (files up to version 7).
+        names: variables to read (default: all, for files up to version 7 only).
 
     Raises:
         UserError: the file is missing or damaged, or has no variable of a given name.
@@ -69,7 +69,7 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
                 arrays = {name: file[name][()].T for name in names if name in file}
         else:
             arrays = scipy.io.loadmat(path, variable_names=names or None)
-    except Exception as error:  # on damaged files scipy raises whatever its parser runs into
+    except Exception as error:  # scipy raises arbitrary exceptions on damaged files
         raise UserError(f"{path}: damaged or not a MATLAB file ({type(error).__name__}: {error})") from error
     missing = [name for name in names if name not in arrays]
     if missing:

@@ -1,4 +1,4 @@
-"""Photometric augmentation of uint8 RGB crops on the host with OpenCV; all random numbers come from `rng`."""
+"""Photometric augmentation of uint8 RGB crops (H,W,3) on the host with OpenCV; all randomness comes from `rng`."""
 
 import cv2
 import numpy as np

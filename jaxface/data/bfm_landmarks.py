@@ -64,25 +64,22 @@ def load(folder: pathlib.Path) -> Basis:
         ]
         return Basis(at_landmarks[0].reshape(LANDMARKS, 3), *at_landmarks[1:])
     except (ValueError, IndexError) as error:
-        raise UserError(f"{folder}: the files do not match each other ({error}); expected {TREE}") from error
+        raise UserError(f"{folder}: the files do not match each other ({error})") from error
 
 
 def _read_shape(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean shape (3V,1) and identity modes (3V,I), from 3DDFA's cut model or else the whole BFM 2009."""
+    """Mean shape (3V,1) and identity modes (3V,I), from 3DDFA's cut model or otherwise the whole BFM 2009."""
     cut, whole = folder / "Model_Shape.mat", folder / "01_MorphableModel.mat"
     if cut.is_file() or not whole.is_file():
         mean, identity = _read(cut, "mu_shape", "w")
         return mean, identity
-    (kept,) = _read(folder / "model_info.mat", "trimIndex")
-    kept = kept.ravel().astype(int) - 1
-    per_vertex = [value.reshape(len(value) // 3, 3, -1)[kept] for value in _read(whole, "shapeMU", "shapePC")]
-    mean, identity = (value.reshape(3 * len(kept), -1) for value in per_vertex)
+    (vertices,) = _read(folder / "model_info.mat", "trimIndex")
+    vertices = vertices.ravel().astype(int) - 1
+    per_vertex = [value.reshape(len(value) // 3, 3, -1)[vertices] for value in _read(whole, "shapeMU", "shapePC")]
+    mean, identity = (value.reshape(3 * len(vertices), -1) for value in per_vertex)
     return mean, identity
 
 
 def _read(path: pathlib.Path, *names: str) -> list[np.ndarray]:
-    try:
-        arrays = annotations.read_mat(path, *names)
-    except UserError as error:
-        raise UserError(f"{error}; computing 3D points needs {TREE}") from error
+    arrays = annotations.read_mat(path, *names)
     return [arrays[name] for name in names]

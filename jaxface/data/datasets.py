@@ -1,4 +1,4 @@
-"""The data sets "NAME[/variant][:SPLIT]" of a configuration: opened, built if tiny, mixed into batches, evaluated."""
+"""The data sets "NAME[/variant][:SPLIT]" of a configuration: opened, built on demand, and read as batches."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ class Split(NamedTuple):
 def open_dataset(data: ml_collections.ConfigDict, dataset: str, size: int) -> stream.Builder:
     """The prepared data set "NAME[/variant]" of `config.data`.
 
-    If `data.build_examples` is not 0 and the data set is missing, the first host builds it with so many examples.
+    If the data set is missing and `data.build_examples` is not 0, the first host builds it with that many examples.
 
     Args:
         data: the configuration's section with the keys `dir` and `build_examples`.
         dataset: "NAME[/variant]".
-        size: size of the examples that are built, as `--size` of launch.prepare.
+        size: size of the examples when they are built, `--size` of launch.prepare.
 
     Raises:
         UserError: the data set is not prepared.
@@ -61,12 +61,12 @@ def train_batches(
 
     Args:
         config: with `batch_size` (of all hosts together) and `seed`.
-        splits: the splits that are mixed, in this order within a batch.
+        splits: splits to mix, in this order within a batch.
         step: number of the first batch.
         process: (example, seed) -> arrays of fixed shape, as in `stream.train_stream`.
 
     Raises:
-        UserError: the batch does not divide equally over the data sets.
+        UserError: the batch cannot be divided equally among the splits.
     """
     local = parallel.local_batch_size(config.batch_size)
     share, rest = divmod(local, len(splits))

@@ -1,9 +1,9 @@
-"""Annotated photos as TFDS records: what the builders of landmark data sets share.
+"""Annotated photos as TFDS records: common code of the builders of 2D landmark data sets.
 
-A record holds the face with its surroundings at the photo's resolution, the landmarks in its pixels, and PIPNet's crop
-of it (jhb86253817/PIPNet, lib/preprocess.py): the rectangle, and the landmarks in units of it, in which that system
-trains and scores. PIPNet stores the crop itself; here it is cut when the record is read, so that other systems can use
-more of the image.
+A record holds the face with its surroundings at the photo's resolution, the landmarks in pixels of that image, and
+PIPNet's crop (jhb86253817/PIPNet, lib/preprocess.py) as a rectangle, with the landmarks in units of it for training and
+evaluation of that system. PIPNet stores the cropped image; here it is cropped when the record is read, so that other
+systems can use more of the image.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ JPEG_QUALITY = 95
 class Crop:
     """PIPNet's rectangle in pixels of the photo: corners `low`, `high` (2,) float64, x before y.
 
-    Landmarks are measured between the exact corners; the pixels are those from the truncated `low` up to, excluding,
-    the truncated `high`.
+    Landmarks are normalised by the exact corners. The pixels of the crop are those from the truncated `low` up to the
+    truncated `high`, which is excluded.
     """
 
     low: np.ndarray
@@ -42,13 +42,13 @@ class AnnotatedFace:
     """One face of a data set.
 
     Attributes:
-        name: where the photo comes from, unique within a split.
+        name: identifies the face in the original data set, unique within a split.
         image: the photo (H,W,3) uint8, BGR as OpenCV reads it.
         crop: PIPNet's crop.
         box: (4,) x0, y0, x1, y1 px, the data set's own face box.
         landmarks: (L,2) px, pixel centres at integers; None if not annotated.
         crop_landmarks: (L,2) float64 in crop units as PIPNet computes them; None if not annotated.
-        attributes: further features that only this data set has.
+        attributes: further features, specific to the data set.
     """
 
     name: str
@@ -103,10 +103,10 @@ def info(
 ) -> tfds.core.DatasetInfo:
     """Features and metadata of an annotated data set.
 
-    Features: image, the face and half a crop around it, RGB. landmarks (L,2) and box (4,), px of `image`, pixel centres
-    at integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded. crop_landmarks (L,2): PIPNet's
-    landmarks in units of it. name: where the photo comes from. NaN stands for missing landmarks. Metadata: `layout`,
-    and `meanface`, 2L float64 x0, y0, x1, … in crop units.
+    Features: image (H,W,3) RGB, the crop with a margin of half its size. landmarks (L,2) and box (4,), px of `image`,
+    pixel centres at integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded. crop_landmarks (L,2):
+    landmarks in crop units, as PIPNet computes them. name: see `AnnotatedFace`. Missing landmarks are NaN. Metadata:
+    `layout`, and `meanface`, 2L float64 x0, y0, x1, … in crop units.
 
     Args:
         builder: the data set's builder, whose docstring is the description.
@@ -138,7 +138,7 @@ def records(
 
     Args:
         faces: the faces of a split.
-        count: number of landmarks, NaN for faces without annotation.
+        count: number of landmarks; those of faces without annotation are NaN.
         meanface_info: if given, the mean of the landmarks in crop units is written to its metadata as "meanface".
 
     Yields:
@@ -161,7 +161,7 @@ def records(
 
 
 def _record(face: AnnotatedFace, landmarks: np.ndarray, crop_landmarks: np.ndarray) -> dict[str, Any]:
-    """The features of a face: the image cut to the crop and half of its size around it, coordinates relative to it."""
+    """The features of a face: the image cut to the crop and a margin of half its size, coordinates relative to it."""
     height, width = face.image.shape[:2]
     x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
     if not (0 <= x0 < x1 and 0 <= y0 < y1):

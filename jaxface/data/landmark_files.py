@@ -1,7 +1,7 @@
-"""Landmarks of a face that the user keeps in files next to the image.
+"""Landmarks of a face in the user's files next to the image.
 
-NAME.pts as iBUG's (68 points, 1-based, y down); landmarks/NAME.txt and detections/NAME.txt as Deep3DFaceRecon_pytorch
-writes them (68 points with y up from the last row; 5 points with y down).
+NAME.pts in iBUG's format (68 points, 1-based, y down); landmarks/NAME.txt and detections/NAME.txt in the formats of
+Deep3DFaceRecon_pytorch (68 points with y up from the last row; 5 points with y down).
 """
 
 import pathlib
@@ -24,10 +24,10 @@ def read_landmarks(image: pathlib.Path, height: int, width: int) -> np.ndarray |
         width: its columns.
 
     Returns:
-        the landmarks, or None if no file of the image's name has them.
+        the landmarks, or None if the image has no such file.
 
     Raises:
-        UserError: such a file does not hold 68 points, or all of them are outside the image.
+        UserError: a file does not hold 68 points, or all of them are outside the image.
     """
     ibug = image.with_suffix(".pts")
     deep3d = image.parent / "landmarks" / f"{image.stem}.txt"
@@ -38,7 +38,7 @@ def read_landmarks(image: pathlib.Path, height: int, width: int) -> np.ndarray |
     else:
         return None
     if not ((points > -0.5) & (points < [width - 0.5, height - 0.5])).all(1).any():
-        raise UserError(f"{path.name}: all points are outside the image of {width} x {height} px")
+        raise UserError(f"{path.name}: all points are outside the image of {width} x {height} px; correct them")
     return points
 
 
@@ -63,7 +63,7 @@ def _read_points(path: pathlib.Path, count: int) -> np.ndarray:
         pairs = [row for row in rows if len(row) == 2 and ":" not in row[0]]
         points = np.array([[float(word) for word in row] for row in pairs])
     except (OSError, ValueError) as error:
-        raise UserError(f"{path.name}: not lines of x y ({error})") from error
+        raise UserError(f"{path.name}: not a text file with a line x y per point ({error})") from error
     if points.shape != (count, 2) or not np.isfinite(points).all():
         raise UserError(f"{path.name}: {len(points)} points; expected {count}")
     return points

@@ -16,8 +16,9 @@ from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 
 SEED = 20230618
-# Records made from the points of one scan.
+# Number of records that the points of one scan are divided into.
 RECORDS = {"surface": 24, "pairs": 4, "observation": 1}
+# Share of a record's surface points on the face.
 FACE_SHARE = 0.75
 
 
@@ -45,7 +46,7 @@ class Job:
 
     @property
     def records(self) -> int:
-        """Number of records made from the job's points."""
+        """Number of records that the job's points are divided into."""
         return RECORDS[self.part]
 
 

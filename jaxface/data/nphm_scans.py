@@ -26,20 +26,21 @@ VALIDATION = (199, 286, 290, 291, 292, 293, 294, 295, 297, 298)
 SINGLE_VIEW, OBSERVATION = "single_view", "obs.npy"
 TREE = (
     f"NPHM's data set: SSS/EEE/{{{', '.join(FILES)}}}, {NEUTRALS}, and {FACE_MASK} from the assets of the official "
-    f"code; if there, {SINGLE_VIEW}/SSS/E/{OBSERVATION} as well"
+    f"code; optionally {SINGLE_VIEW}/SSS/E/{OBSERVATION}"
 )
 
 # Surface points within this distance of a vertex of the registered face belong to the face: 5 cm in NPHM's units.
 FACE_RADIUS = 0.2
-# Standard deviations of the pairs' offsets along the normal, in units.
+# Standard deviations of the pairs' offsets along the normal, in NPHM's units.
 OFFSETS = (0.01, 0.002)
-# The camera of single-view observations: distance from the origin in units, focal length, image size, kept points.
+# The camera of single-view observations: distance from the origin in NPHM's units, focal length, image size (H,W).
 CAMERA_DISTANCE, FOCAL_PX, SIZE = 0.65 * 4, 1500.0, (1000, 1000)
+# Maximum number of points of an observation.
 OBSERVED = 2500
-# Limits of the camera's direction: LOWEST_Z < z < HIGHEST_Z and |y| < WIDEST_Y, among so many directions on a sphere.
-LOWEST_Z, HIGHEST_Z, WIDEST_Y = 0.6, 0.9, 0.55
+# Camera directions: those of DIRECTIONS on a Fibonacci sphere with MIN_Z < z < MAX_Z and |y| < MAX_Y.
+MIN_Z, MAX_Z, MAX_Y = 0.6, 0.9, 0.55
 DIRECTIONS = 1000
-# Rounds of sampling until a scan's face has enough points; the face is a few tenths of a scan's area.
+# Maximum number of rounds of sampling until a scan's face has enough points; it has a few tenths of the scan's area.
 MAX_ROUNDS = 50
 
 
@@ -98,7 +99,7 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
         folder: the scan.
         mask: (V,) bool, face vertices of the registered mesh.
         face: number of points on the face.
-        rest: number of points elsewhere; a scan whose surface is almost only face may give none.
+        rest: number of points elsewhere; there are none if all of the surface is face.
         seed: seed of the sampling.
 
     Returns:
@@ -113,7 +114,7 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
         sampled = sampling.sample(scan.vertices, scan.triangles, 2 * (face + rest), rng)
         points = sampled.on(scan.vertices, scan.triangles)
         rows = np.stack([points, sampling.unit(sampled.on(normals, scan.triangles))], axis=1)
-        above, near = _above(points, plane), face_tree.query(points)[0] < FACE_RADIUS
+        above, near = flame.above_throat(points, plane), face_tree.query(points)[0] < FACE_RADIUS
         samples["face"].append(rows[above & near])
         samples["nonface"].append(rows[above & ~near])
         if sum(map(len, samples["face"])) >= face:
@@ -121,9 +122,9 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
     arrays = {}
     for part, count in (("face", face), ("nonface", rest)):
         rows = np.concatenate(samples[part])
-        # Too few points are resampled with replacement; an empty set stays empty.
-        chosen = rows[rng.integers(0, len(rows), count)] if 0 < len(rows) < count else rows[:count]
-        arrays |= {f"{part}_points": chosen[:, 0], f"{part}_normals": chosen[:, 1]}
+        # Too few points are resampled with replacement; an empty part stays empty.
+        kept = rows[rng.integers(0, len(rows), count)] if 0 < len(rows) < count else rows[:count]
+        arrays |= {f"{part}_points": kept[:, 0], f"{part}_normals": kept[:, 1]}
     return arrays
 
 
@@ -139,15 +140,10 @@ def throat(folder: pathlib.Path) -> np.ndarray:
     return meshes.read(folder / "flame.ply").vertices[list(flame.THROAT)]
 
 
-def _above(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
-    """Which points (N,) lie above the plane through three points (3,3)."""
-    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
-
-
 def pairs(
     neutral: pathlib.Path, posed: pathlib.Path, mask: np.ndarray, count: int, seed: tuple
 ) -> dict[str, np.ndarray]:
-    """Corresponding points near the registered faces of two scans of one person, half sampled on either.
+    """Corresponding points near the registered faces of two scans of one person, half sampled on each.
 
     Args:
         neutral: the neutral scan.
@@ -184,16 +180,16 @@ def read_observation(path: pathlib.Path) -> np.ndarray:
 
 
 def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) -> np.ndarray:
-    """What a depth camera in front of the face observes of a scan: points (n,3) float32 above the throat, n <= 2500.
+    """Single-view depth observation of a scan from the front: points (n,3) float32.
 
-    The published observation if the data set's folder has it, else one rendered from a random direction as the official
-    code does.
+    The published observation, uncut, if the data set has it; else one rendered from a random direction as in the
+    official code, cut at the throat, of at most OBSERVED points.
 
     Args:
         root: the data set.
         subject: number of the person.
         expression: number of the scan.
-        seed: seed of the direction and of the choice of points.
+        seed: seed of the camera's direction and of the subset of points.
     """
     published = root / SINGLE_VIEW / f"{subject:03d}" / str(expression) / OBSERVATION
     if published.is_file():
@@ -201,15 +197,15 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
     folder, rng = scan_folder(root, subject, expression), np.random.default_rng(seed)
     directions = views.fibonacci_sphere(DIRECTIONS)
     y, z = directions[:, 1], directions[:, 2]
-    allowed = directions[(z > LOWEST_Z) & (z < HIGHEST_Z) & (np.abs(y) < WIDEST_Y)]
+    allowed = directions[(z > MIN_Z) & (z < MAX_Z) & (np.abs(y) < MAX_Y)]
     eye = CAMERA_DISTANCE * allowed[rng.integers(len(allowed))]
     points = _visible_points(meshes.read(folder / "scan.ply"), eye)
-    points = points[_above(points, throat(folder))]
+    points = points[flame.above_throat(points, throat(folder))]
     return points[rng.permutation(len(points))[:OBSERVED]].astype(np.float32)
 
 
 def _visible_points(scan: Mesh, eye: np.ndarray) -> np.ndarray:
-    """The points (N,3) in units that a camera at `eye` (3,) sees, looking at the origin; rendered in millimetres."""
+    """Points (N,3) that a camera at `eye` (3,) sees, looking at the origin, in NPHM's units; rendered in mm."""
     scale = head_space.MM_PER_UNIT
     rotation = views.look_at(eye, np.zeros(3))
     view = views.render(scale * scan.vertices, scan.triangles, scale * eye, rotation, FOCAL_PX, SIZE)

@@ -1,4 +1,4 @@
-"""What data sets of images with 3D landmarks share: features, image reading, and faces in the layout of 3DDFA.
+"""Common code of the builders of 3D landmark data sets: features, image reading, and annotations by 3DMM parameters.
 
 `points_3d` (N,3) px: x right and y down with pixel centres at integers, z towards the viewer in the same unit.
 """
@@ -27,7 +27,7 @@ Examples = Iterator[tuple[str, dict]]
 
 
 def info(builder: tfds.core.DatasetBuilder, description: str, points: int, **features) -> tfds.core.DatasetInfo:
-    """Features of a data set: image, its name, `points` 3D points, and `features`."""
+    """Description and features of a data set: image, name, points_3d (`points`,3), and `features`."""
     common = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "name": tfds.features.Text(),
@@ -55,10 +55,10 @@ def parametric_example(
 
     Args:
         path: the image.
-        basis: the model at its landmarks.
+        basis: the morphable model at its landmarks.
 
     Returns:
-        the example, with image, all PARAMETERS and the points_3d computed from them; and the file's arrays.
+        (the example with image, all PARAMETERS and the points_3d computed from them, the arrays of the .mat file).
 
     Raises:
         UserError: a parameter is missing or has another length.
@@ -75,9 +75,9 @@ def parametric_example(
     return example, arrays
 
 
-def find_files(folder: pathlib.Path, pattern: str, expected: str) -> list[pathlib.Path]:
-    """The files of `folder` that match a pattern, sorted. Raises UserError, naming what is `expected`, for none."""
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise UserError(f"{folder}: has no {pattern}; expected {expected}")
-    return files
+def find_files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """The files of `folder` that match a pattern, sorted. Raises UserError if there are none."""
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise UserError(f"{folder}: has no {pattern}")
+    return paths

@@ -1,4 +1,4 @@
-"""Pseudo-labels: landmarks predicted for an unlabelled data set, a TFDS data set read alongside it."""
+"""Pseudo-labels: landmarks predicted for an unlabelled data set, as a TFDS data set that is read together with it."""
 
 import pathlib
 from collections.abc import Iterator
@@ -39,12 +39,12 @@ class PseudoLabels(tfds.core.GeneratorBasedBuilder):
 
 
 def dataset_name(source: str) -> str:
-    """The name of the pseudo-labels of the data set `source`."""
+    """The name of the data set of pseudo-labels of the data set `source`."""
     return f"pseudo_labels/{source.replace('/', '_')}"
 
 
 def write(source: str, data_dir: str | pathlib.Path, labels: dict[str, np.ndarray]) -> None:
-    """Writes pseudo-labels to `data_dir`, all or (if interrupted) none of them.
+    """Writes pseudo-labels to `data_dir`, atomically: an interrupted call leaves none.
 
     Args:
         source: the data set that was labelled.

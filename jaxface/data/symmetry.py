@@ -1,4 +1,4 @@
-"""Flip maps estimated from a mean face: the permutation of landmarks under mirroring."""
+"""Flip maps estimated from a mean face: the permutation of the landmarks in a mirrored image."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def find_flip(meanface: np.ndarray) -> np.ndarray:
     """
     squared = _squared_distances(meanface)
     flip = scipy.optimize.linear_sum_assignment(squared)[1]
-    # Ties can leave cycles longer than two, which no mirroring has: their closest pairs are matched greedily instead.
+    # With ties the assignment can contain cycles longer than two. Their landmarks are paired greedily by distance.
     unmatched = set(np.flatnonzero(flip[flip] != np.arange(len(flip))).tolist())
     candidates = sorted((squared[a, b], a, b) for a in unmatched for b in unmatched if a <= b)
     for _, a, b in candidates:

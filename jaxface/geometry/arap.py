@@ -42,18 +42,19 @@ class Arap:
     def _rotations(self, current: np.ndarray) -> np.ndarray:
         """Local step: rotations (V,3,3) that best map the rest edges of each vertex to its current edges."""
         rest = self.rest[self.first] - self.rest[self.second]
-        now = current[self.first] - current[self.second]
-        outer = (self.weight[:, None, None] * now[:, :, None] * rest[:, None, :]).reshape(-1, 9)
+        deformed = current[self.first] - current[self.second]
+        outer = (self.weight[:, None, None] * deformed[:, :, None] * rest[:, None, :]).reshape(-1, 9)
         covariance = (self._sum_at(outer, self.first) + self._sum_at(outer, self.second)).reshape(-1, 3, 3)
         u, _, vt = np.linalg.svd(covariance)
         u[:, :, 2] *= np.linalg.det(u @ vt)[:, None]
         return u @ vt
 
     def _right_side(self, rotations: np.ndarray) -> np.ndarray:
+        """Right-hand side (V,3) of the global step: rest edges rotated by the mean of their ends' rotations, summed."""
         rest = self.rest[self.first] - self.rest[self.second]
         mean = 0.5 * (rotations[self.first] + rotations[self.second])
-        turned = self.weight[:, None] * (mean @ rest[..., None])[..., 0]
-        return self._sum_at(turned, self.first) - self._sum_at(turned, self.second)
+        rotated = self.weight[:, None] * (mean @ rest[..., None])[..., 0]
+        return self._sum_at(rotated, self.first) - self._sum_at(rotated, self.second)
 
 
 def _edges(rest: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

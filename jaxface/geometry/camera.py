@@ -7,7 +7,9 @@ camera.
 import jax
 import jax.numpy as jnp
 
+# Diagonal of the matrix from head axes to camera axes.
 HEAD_TO_CAMERA = (1.0, -1.0, -1.0)
+# Lower bound of the depth in `project`.
 MIN_DEPTH_MM = 1e-3
 
 
@@ -16,8 +18,8 @@ def to_camera(vertices: jax.Array, rotation: jax.Array, translation: jax.Array) 
 
     `rotation` (3,3) acts in the head frame; `translation` (3,) mm is the head's origin in camera space.
     """
-    turned = jnp.matmul(vertices, rotation.T, precision="highest")
-    return turned * jnp.array(HEAD_TO_CAMERA, turned.dtype) + translation
+    rotated = jnp.matmul(vertices, rotation.T, precision="highest")
+    return rotated * jnp.array(HEAD_TO_CAMERA, rotated.dtype) + translation
 
 
 def project(points: jax.Array, focal_px: jax.Array, center_px: jax.Array) -> jax.Array:

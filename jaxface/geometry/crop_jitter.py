@@ -5,10 +5,10 @@ import numpy as np
 
 from jaxface.geometry import alignment
 
-# Shift along x and y, in sides of the crop, and factor of the side, log-uniform.
+# Largest shift along x and y as a fraction of the crop's side; range of the factor of the side, log-uniform.
 SHIFT = 0.06
 SCALE = (0.85, 1.2)
-# Rotation about the centre. Compiled code keeps the rounded value with which the shipped detectors were trained.
+# Largest rotation about the centre. Compiled code keeps the rounded value that the shipped detectors were trained with.
 ROTATION_RAD, COMPILED_ROTATION_RAD = np.deg2rad(15.0), 0.26
 
 

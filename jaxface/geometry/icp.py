@@ -1,8 +1,8 @@
-"""Iterative closest point (ICP; Besl & McKay, PAMI 1992) on the host, and the least-squares steps that it is made of.
+"""Iterative closest point (ICP; Besl & McKay, PAMI 1992) on the host, and its least-squares updates.
 
-`icp` is the loop. What differs between its users are the correspondences, which a function finds for every transform,
-and the update: `procrustes` (point to point) or `point_to_plane_update` (Chen & Medioni, 1992). Points are numpy arrays
-in any unit; this module needs no nearest-neighbour library.
+`icp` is the loop. Its callers pass a function that finds the correspondences for the current transform, and the update:
+`procrustes` (point to point) or `point_to_plane_update` (Chen & Medioni, 1992). Points are numpy arrays in any unit;
+this module needs no nearest-neighbour library.
 """
 
 import itertools
@@ -13,9 +13,9 @@ import numpy as np
 from jaxface.geometry import alignment
 from jaxface.geometry.alignment import Similarity
 
-# The Geman-McClure scale is this many median residuals.
+# Geman-McClure scale in units of the median residual.
 MEDIANS_PER_SCALE = 3.0
-# Relative cut-off of singular values: motions along which a surface slides freely are left out of the update.
+# Relative cut-off of singular values: motions along which a surface slides freely are excluded from the update.
 RANK_TOLERANCE = 1e-9
 
 Match = Callable[[Similarity], tuple[np.ndarray, ...]]
@@ -23,7 +23,7 @@ Update = Callable[..., Similarity]
 
 
 def icp(start: Similarity, match: Match, update: Update, steps: int, tolerance: float = 0.0) -> Similarity:
-    """Registers a source to a target by alternating between correspondences and the motion that they ask for.
+    """Registers a source to a target by alternating between correspondence search and transform update.
 
     Args:
         start: initial transform from source to target coordinates.

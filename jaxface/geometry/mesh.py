@@ -35,8 +35,8 @@ def incidence(triangles: np.ndarray, vertices: int) -> np.ndarray:
 def vertex_normals(vertices: jax.Array, triangles: jax.Array, around: jax.Array | None = None) -> jax.Array:
     """Unit vertex normals (…,V,3): the normalised sum of the unit normals of incident triangles, not area-weighted.
 
-    `around` (V, valence), from `incidence`, replaces the scatter by a gather, which is deterministic on GPUs as well,
-    where atomic additions come in any order; on CPUs both take the same time. Vertices without a triangle get 0.
+    `around` (V,valence), from `incidence`, replaces the scatter by a gather. The gather is deterministic on GPUs, where
+    the order of atomic additions varies; on CPUs both take the same time. Vertices without a triangle get 0.
     Source: Deep3DFaceRecon_pytorch, models/bfm.py, compute_norm.
     """
     normals = face_normals(vertices, triangles)

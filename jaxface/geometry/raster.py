@@ -26,7 +26,12 @@ NO_TRIANGLE = jnp.iinfo(jnp.int32).max
 
 
 class Visibility(NamedTuple):
-    """triangle_id (H,W) int32, -1 for background; overflow () int32, number of triangles that no tier had room for."""
+    """Result of the visibility pass.
+
+    Attributes:
+        triangle_id: (H,W) int32, -1 for background.
+        overflow: () int32, number of triangles beyond the capacity or the windows of the tiers, which are not drawn.
+    """
 
     triangle_id: jax.Array
     overflow: jax.Array
@@ -51,7 +56,7 @@ class _Image(NamedTuple):
 
 
 class _Setup(NamedTuple):
-    """Per-triangle values of N triangles as separate vectors (N,), contiguous for vector units."""
+    """Triangle setup: values of N triangles as separate vectors (N,), contiguous for vector units."""
 
     corners: tuple[jax.Array, ...]  # x0 y0 x1 y1 x2 y2
     inverse_depth: tuple[jax.Array, ...]
@@ -61,6 +66,7 @@ class _Setup(NamedTuple):
 
 
 def _split(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Upper and lower half of the mantissa: value = upper + lower."""
     bits = lax.bitcast_convert_type(lax.stop_gradient(value), jnp.int32)
     upper = lax.bitcast_convert_type(bits & UPPER_BITS, jnp.float32)
     return upper, value - upper
@@ -149,6 +155,7 @@ def _sort(candidates: _Candidates, pixels: int) -> _Image:
 
 
 def _merge(one: _Image, other: _Image) -> _Image:
+    """Depth test of two images, pixel by pixel; the smallest id wins among equals."""
     nearer = other.nearness > one.nearness
     nearer |= (other.nearness == one.nearness) & (other.triangle < one.triangle)
     return jax.tree.map(functools.partial(jnp.where, nearer), other, one)
@@ -201,7 +208,7 @@ def _visible(points_px, depth, triangles, *, height, width, tiers, near, resolve
 
 
 def _sequential_vmap_on_cpu(function: Callable) -> Callable:
-    """`function` of arrays whose vmap is a loop on CPUs, where a batch leaves the cache and takes 3-7 times as long."""
+    """`function` of arrays whose vmap is a loop on CPUs, where a batch exceeds the cache and is 3-7 times slower."""
 
     @jax.custom_batching.custom_vmap
     def batchable(*arrays):

@@ -31,11 +31,11 @@ def area_vectors(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def sample(vertices: np.ndarray, triangles: np.ndarray, count: int, rng: np.random.Generator) -> SurfacePoints:
-    """`count` points, uniform over the area of a mesh (W,3). Raises ValueError if the mesh has no area."""
+    """`count` random points, uniform over the area of a mesh (W,3). Raises ValueError if the mesh has no area."""
     area = np.linalg.norm(area_vectors(vertices, triangles), axis=1).astype(np.float64)
     total = np.cumsum(area)
     if not len(area) or total[-1] <= 0:
-        raise ValueError("a mesh without area has no surface to draw points from")
+        raise ValueError("mesh: the area is 0, no points can be sampled on it; check its triangles")
     # The cumulative sum may round below the largest random draw.
     chosen = np.minimum(np.searchsorted(total, rng.random(count) * total[-1], "right"), len(area) - 1)
     first, second = np.sqrt(rng.random(count)), rng.random(count)
@@ -72,7 +72,7 @@ def pairs(
     Args:
         neutral, posed: vertices (W,3) of both poses.
         parts: (triangles (T,3), number of pairs to sample on them).
-        spreads: standard deviations of the offset; points are shared equally among them.
+        spreads: standard deviations of the offset, each used for an equal share of the points.
         rng: random generator.
     """
     samples = []

@@ -1,7 +1,7 @@
 """Exact closest points of a triangle mesh, on the host.
 
-Triangles are found by their centroids in a KD-tree and checked exactly (Ericson, Real-Time Collision Detection, 2005,
-§5.1.5).
+Candidate triangles come from a KD-tree of their centroids and are checked exactly (Ericson, Real-Time Collision
+Detection, 2005, §5.1.5).
 """
 
 import numpy as np
@@ -9,22 +9,22 @@ import scipy.spatial
 
 from jaxface.errors import UserError
 
-# Centroids looked up for each point at first; four times as many while a farther triangle could still be closer.
+# Candidates of the first query of a point; four times as many in each further one, while a closer triangle may exist.
 CANDIDATES = 12
 
 
 class SurfaceQuery:
     """Closest-point queries on a mesh of vertices (V,3) and triangles (T,3); exact for triangles of any size.
 
-    UserError if there are no triangles, an index is out of range or a vertex is not finite.
+    Raises UserError if there are no triangles, an index is out of range or a vertex is not finite.
     """
 
     def __init__(self, vertices: np.ndarray, triangles: np.ndarray):
         vertices, triangles = np.asarray(vertices, np.float64), np.asarray(triangles)
         if triangles.size == 0 or triangles.min() < 0 or triangles.max() >= len(vertices):
-            raise UserError("a surface needs triangles whose corners are among its vertices")
+            raise UserError("mesh: needs triangles with indices of its vertices; check that it is not a point cloud")
         if not np.isfinite(vertices).all():
-            raise UserError("the vertices of a surface must be finite numbers")
+            raise UserError("mesh: some vertices are NaN or infinite; use finite vertices")
         self._corners = vertices[triangles]
         centroids = self._corners.mean(1)
         self._radius = np.linalg.norm(self._corners - centroids[:, None], axis=-1).max(1)

@@ -12,7 +12,7 @@ from jaxface.geometry import mesh, raster
 GOLDEN_ANGLE_RAD = np.pi * (3 - 5**0.5)
 # Meshes are padded to multiples of these, so that one compiled renderer serves many.
 VERTEX_STEP, TRIANGLE_STEP = 8192, 16384
-# Fewer rasteriser tiers than the default: they are compiled for each image size and used a few times only.
+# Fewer rasteriser tiers than the default: they are compiled for each image size and run only a few times.
 WINDOWS = (8, 64)
 
 
@@ -54,9 +54,9 @@ def look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def project(points: np.ndarray, eye: np.ndarray, rotation: np.ndarray, focal_px: float, size: tuple[int, int]):
     """(pixels (N,2), depth (N,) mm) of points (N,3) in a camera at `eye`, principal point at the centre of `size`."""
-    own = (points - eye) @ rotation.T
-    middle = (np.array(size[::-1], np.float32) - 1) / 2
-    return focal_px * own[:, :2] / np.maximum(own[:, 2:], 1e-3) + middle, own[:, 2]
+    in_camera = (points - eye) @ rotation.T
+    center_px = (np.array(size[::-1], np.float32) - 1) / 2
+    return focal_px * in_camera[:, :2] / np.maximum(in_camera[:, 2:], 1e-3) + center_px, in_camera[:, 2]
 
 
 def render(
@@ -66,12 +66,12 @@ def render(
     """Renders a mesh (V,3), (T,3) from a camera at `eye` (3,) with `rotation` (3,3) into an image of `size` (H,W)."""
     pixels, depth = project(vertices, eye, rotation, focal_px, size)
     pad = -len(vertices) % VERTEX_STEP
-    pixels, depth, own = (
+    pixels, depth, padded_vertices = (
         np.pad(array, [(0, pad)] + [(0, 0)] * (array.ndim - 1)).astype(np.float32)
         for array in (pixels, depth, vertices)
     )
     padded_triangles = np.pad(triangles, ((0, -len(triangles) % TRIANGLE_STEP), (0, 0)))
-    points, normals, hit = map(np.asarray, _render(pixels, depth, own, padded_triangles, size))
+    points, normals, hit = map(np.asarray, _render(pixels, depth, padded_vertices, padded_triangles, size))
     return View(points, normals, hit)
 
 

@@ -1,7 +1,7 @@
-"""Hair in front of the face and glasses, drawn over a rendered head, because head models lack both.
+"""Hair in front of the face and glasses, composited over a rendered head, because head models have neither.
 
-They lie on planes parallel to the face. Lengths are millimetres in the head frame: x to the subject's left, y up, z out
-of the face. Images are (S,S,3).
+Both are flat: they lie in planes z = constant of the head frame, except for the temples of glasses. Lengths are
+millimetres in the head frame: x to the subject's left, y up, z out of the face. Images are (S,S,3), S pixels per side.
 """
 
 import flax.struct
@@ -12,7 +12,7 @@ from jaxface.geometry import alignment, camera
 from jaxface.heads import background
 
 SUNGLASSES_SHARE = 0.2
-# Rays whose direction has a smaller cosine with the normal of a plane are treated as missing it.
+# Viewing directions with a smaller z component towards the plane, in head axes, are treated as missing it.
 MIN_COSINE = 0.15
 
 
@@ -32,7 +32,10 @@ class View:
     depth: jax.Array
 
     def plane(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Intersects the pixels' rays with the plane at `z`: (x, y (S,S,2), depth (S,S)); depth is inf on a miss."""
+        """Intersects the rays of the pixels with the plane at `z` () mm of the head frame.
+
+        Returns x, y (S,S,2) mm in the plane, and depth (S,S) mm in camera space, inf where the ray misses the plane.
+        """
         to_head = self.rotation.T * jnp.array(camera.HEAD_TO_CAMERA)
         rays, eye = self.rays @ to_head.T, to_head @ self.translation
         hits = rays[..., 2] < -MIN_COSINE
@@ -48,7 +51,7 @@ class View:
         return self.translation[2] * (self.rays[0, 1] - self.rays[0, 0])[0]
 
 
-def rays(size: int, focal_px: jax.Array, center_px: jax.Array, crop: jax.Array | None) -> jax.Array:
+def view_rays(size: int, focal_px: jax.Array, center_px: jax.Array, crop: jax.Array | None) -> jax.Array:
     """Viewing directions (S,S,3) with z = 1 of the pixels, S = `size`; `crop` (2,3) as in `scenes.render`."""
     pixels = background.pixel_grid(size)
     if crop is not None:
@@ -62,28 +65,31 @@ def _inside(distance_mm: jax.Array, pixel_mm: jax.Array) -> jax.Array:
 
 
 def hair(key: jax.Array, image: jax.Array, view: View, landmarks: jax.Array, color: jax.Array) -> jax.Array:
-    """Draws hair of `color` (3,) around an opening for the face; landmarks (68,3) in the head frame."""
+    """`image` with hair of `color` (3,) around an opening for the face; landmarks (68,3) in the head frame."""
     k = jax.random.split(key, 9)
-    place, _ = view.plane((landmarks[27, 2] + landmarks[0, 2]) / 2)
-    across = (landmarks[16, 0] - landmarks[0, 0]) / 2
-    half = across * jax.random.uniform(k[0], minval=0.8, maxval=1.1)
+    position, _ = view.plane((landmarks[27, 2] + landmarks[0, 2]) / 2)
+    half_face = (landmarks[16, 0] - landmarks[0, 0]) / 2
+    half_width = half_face * jax.random.uniform(k[0], minval=0.8, maxval=1.1)
     brows = landmarks[17:27, 1].mean()
     top = brows + jax.random.uniform(k[1], minval=-6.0, maxval=45.0)
-    arch = jax.random.uniform(k[2], minval=50.0, maxval=110.0)
-    ends = brows + jax.random.uniform(k[3], minval=-190.0, maxval=40.0)
-    wider, higher = jax.random.uniform(k[4], (2,), minval=12.0, maxval=60.0)
-    x = place[..., 0] - landmarks[27, 0]
-    y = place[..., 1] - jax.random.uniform(k[5], minval=-0.3, maxval=0.3) * x
+    arch_height = jax.random.uniform(k[2], minval=50.0, maxval=110.0)
+    bottom = brows + jax.random.uniform(k[3], minval=-190.0, maxval=40.0)
+    thickness_x, thickness_y = jax.random.uniform(k[4], (2,), minval=12.0, maxval=60.0)
+    x = position[..., 0] - landmarks[27, 0]
+    y = position[..., 1] - jax.random.uniform(k[5], minval=-0.3, maxval=0.3) * x
     frequency, phase = jax.random.uniform(k[6], (3,), minval=0.02, maxval=0.25), jax.random.uniform(k[7], (3,)) * 6.28
     ragged = 3.0 * jnp.sin((x + 0.7 * y)[..., None] * frequency + phase).sum(-1)
 
-    def outline(more_across: jax.Array, more_up: jax.Array) -> jax.Array:
-        """Approximate signed distance to an arch with straight sides, positive outside."""
-        up = jnp.maximum(y - top + arch, 0.0) / (arch + more_up)
-        return (jnp.sqrt((x / (half + more_across)) ** 2 + up**2 + 1e-9) - 1.0) * half
+    def outline(margin_x: jax.Array, margin_y: jax.Array) -> jax.Array:
+        """Approximate signed distance mm to the face opening enlarged by margins (mm), positive outside.
+
+        The opening is an arch with straight sides.
+        """
+        up = jnp.maximum(y - top + arch_height, 0.0) / (arch_height + margin_y)
+        return (jnp.sqrt((x / (half_width + margin_x)) ** 2 + up**2 + 1e-9) - 1.0) * half_width
 
     opening = outline(0.0, 0.0)
-    distance = jnp.maximum(jnp.maximum(-opening, outline(wider, higher)), ends - y) + ragged
+    distance = jnp.maximum(jnp.maximum(-opening, outline(thickness_x, thickness_y)), bottom - y) + ragged
     # Strands run along the opening.
     strands = jnp.sin(opening * 1.7 + ragged) * jnp.sin(opening * 0.6 - 0.7 * ragged)
     shaded = color * (1.0 + 0.35 * strands)[..., None] * jax.random.uniform(k[8], minval=0.6, maxval=1.3)
@@ -91,46 +97,52 @@ def hair(key: jax.Array, image: jax.Array, view: View, landmarks: jax.Array, col
 
 
 def glasses(key: jax.Array, image: jax.Array, view: View, landmarks: jax.Array) -> jax.Array:
-    """Draws glasses, in part sunglasses, in front of the eyes of landmarks (68,3) in the head frame."""
+    """`image` with glasses, a share of SUNGLASSES_SHARE tinted, on the eyes of landmarks (68,3) in the head frame."""
     k = jax.random.split(key, 11)
     eyes = landmarks[36:48].reshape(2, 6, 3).mean(1)
-    middle, apart = eyes.mean(0), (eyes[1, 0] - eyes[0, 0]) / 2
+    middle, half_spacing = eyes.mean(0), (eyes[1, 0] - eyes[0, 0]) / 2
     z = middle[2] + jax.random.uniform(k[0], minval=8.0, maxval=18.0)
-    place, depth = view.plane(z)
-    x = abs(place[..., 0] - middle[0])
-    y = place[..., 1] - middle[1] - jax.random.uniform(k[1], minval=-7.0, maxval=3.0)
-    half = jnp.stack(
-        [apart * jax.random.uniform(k[2], minval=0.6, maxval=0.9), jax.random.uniform(k[3], minval=12.0, maxval=26.0)]
-    )
-    round_mm = half.min() * jax.random.uniform(k[4], minval=0.15, maxval=1.0)
+    position, depth = view.plane(z)
+    x = abs(position[..., 0] - middle[0])
+    y = position[..., 1] - middle[1] - jax.random.uniform(k[1], minval=-7.0, maxval=3.0)
+    half_width = half_spacing * jax.random.uniform(k[2], minval=0.6, maxval=0.9)
+    half_height = jax.random.uniform(k[3], minval=12.0, maxval=26.0)
+    half_size = jnp.stack([half_width, half_height])
+    corner_radius = half_size.min() * jax.random.uniform(k[4], minval=0.15, maxval=1.0)
     frame = jax.random.uniform(k[5], minval=0.4, maxval=2.5)
-    beyond = jnp.stack([abs(x - 1.05 * apart), abs(y)], -1) - half + round_mm
-    rim = jnp.sqrt((jnp.maximum(beyond, 0.0) ** 2).sum(-1) + 1e-9) + jnp.minimum(beyond.max(-1), 0.0) - round_mm
-    bridge = jnp.maximum(x - (1.05 * apart - half[0]), abs(y - 0.25 * half[1]) - frame)
+    # `rim` is the signed distance to the edge of a lens, a rounded rectangle; negative inside.
+    from_corner = jnp.stack([abs(x - 1.05 * half_spacing), abs(y)], -1) - half_size + corner_radius
+    outside = jnp.sqrt((jnp.maximum(from_corner, 0.0) ** 2).sum(-1) + 1e-9)
+    rim = outside + jnp.minimum(from_corner.max(-1), 0.0) - corner_radius
+    bridge = jnp.maximum(x - (1.05 * half_spacing - half_width), abs(y - 0.25 * half_height) - frame)
     pixel, front = view.pixel_mm(), view.in_front(depth)[..., None]
 
     tint = jax.random.uniform(k[6], (3,)) * jax.random.uniform(k[7], maxval=0.5)
-    dark = jax.random.bernoulli(k[8], SUNGLASSES_SHARE)
-    opaque = jnp.where(dark, jax.random.uniform(k[9], minval=0.6), 0.12 * jax.random.uniform(k[9]))
-    image = image + front * opaque * _inside(rim, pixel) * (tint - image)
+    is_sunglasses = jax.random.bernoulli(k[8], SUNGLASSES_SHARE)
+    opacity = jnp.where(is_sunglasses, jax.random.uniform(k[9], minval=0.6), 0.12 * jax.random.uniform(k[9]))
+    image = image + front * opacity * _inside(rim, pixel) * (tint - image)
     color = jax.random.uniform(k[10], (4,))
     color = color[:3] * color[3] ** 3
     for distance in (abs(rim) - frame, bridge):
         image = image + front * _inside(distance, pixel) * (color - image)
     for side, ear in ((-1, landmarks[0]), (1, landmarks[16])):
-        hinge = jnp.stack([middle[0] + side * (1.05 * apart + half[0]), middle[1], z])
-        hook = jnp.stack([ear[0] * 1.05, middle[1], ear[2] - 15.0])
-        distance, depth = _bar(view, hinge, hook)
+        hinge = jnp.stack([middle[0] + side * (1.05 * half_spacing + half_width), middle[1], z])
+        tip = jnp.stack([ear[0] * 1.05, middle[1], ear[2] - 15.0])
+        distance, depth = _temple(view, hinge, tip)
         mask = _inside(distance - frame, pixel) * view.in_front(depth)[..., None]
         image = image + mask * (color - image)
     return image
 
 
-def _bar(view: View, start: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(distance (S,S) mm of each pixel from the segment between two head points (3,), depth (S,S) of the segment)."""
+def _temple(view: View, start: jax.Array, end: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The temple of glasses, a segment between two points (3,) of the head frame.
+
+    Returns the distance (S,S) mm of each pixel from the projected segment, at the depth of the head, and the depth
+    (S,S) mm of the nearest point of the segment.
+    """
     ends = camera.to_camera(jnp.stack([start, end]), view.rotation, view.translation)
-    places = camera.project(ends, 1.0, jnp.zeros(2))
-    offset, along = view.rays[..., :2] - places[0], places[1] - places[0]
-    share = jnp.clip(offset @ along / ((along**2).sum() + 1e-9), 0.0, 1.0)
-    away = jnp.sqrt(((offset - share[..., None] * along) ** 2).sum(-1) + 1e-12)
-    return away * view.translation[2], ends[0, 2] + share * (ends[1, 2] - ends[0, 2])
+    projected = camera.project(ends, 1.0, jnp.zeros(2))
+    offset, direction = view.rays[..., :2] - projected[0], projected[1] - projected[0]
+    fraction = jnp.clip(offset @ direction / ((direction**2).sum() + 1e-9), 0.0, 1.0)
+    distance = jnp.sqrt(((offset - fraction[..., None] * direction) ** 2).sum(-1) + 1e-12)
+    return distance * view.translation[2], ends[0, 2] + fraction * (ends[1, 2] - ends[0, 2])

@@ -1,6 +1,6 @@
-"""Random surroundings of a rendered head: background, occluders, cast shadow, camera blur and noise.
+"""Random background, occluders, cast shadow, camera blur and noise of a rendered head.
 
-Images are (S,S,3) float32 in [0,1]; positions are pixels with centres at integers.
+Images are (S,S,3) float32 in [0,1], S pixels per side; pixel centres are at integers.
 """
 
 import jax
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 # Number of procedural patterns per image and their shortest period.
 WAVES = 8
 MIN_PERIOD_PX = 3.0
+# Maximum numbers of shapes behind and in front of the head.
 BACKGROUND_SHAPES = 5
 OCCLUDERS = 2
+# Probability of a shadow edge across the image.
 SHADOW_SHARE = 0.4
 BLUR_TAPS = 7
 
@@ -22,7 +24,10 @@ def pixel_grid(size: int) -> jax.Array:
 
 
 def shape_mask(grid: jax.Array, center: jax.Array, radii: jax.Array, angle: jax.Array, square: jax.Array) -> jax.Array:
-    """Antialiased mask (S,S) of a rotated ellipse, or of a rectangle if `square` (a bool array ()) is True."""
+    """Antialiased mask (S,S) of a rotated ellipse, or of a rectangle if `square` () bool is True.
+
+    `grid` from `pixel_grid`; `center` (2,) px, `radii` (2,) px (half sides of the rectangle), `angle` in radians.
+    """
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     offset = grid - center
     u = (offset[..., 0] * cos + offset[..., 1] * sin) / radii[0]
@@ -41,7 +46,7 @@ def _color(key: jax.Array) -> jax.Array:
 def _waves(key: jax.Array, grid: jax.Array) -> jax.Array:
     """Patterns (S,S,WAVES) in [-1,1]: products of two sine waves with periods from `MIN_PERIOD_PX` to the image size.
 
-    They dominate the cost of a background, so each image computes them once and every surface mixes its own colours.
+    They dominate the cost of a background, so they are computed once per image and mixed with new colours per surface.
     """
     keys = jax.random.split(key, 3)
     size = grid.shape[0]
@@ -61,7 +66,7 @@ def _surface(key: jax.Array, waves: jax.Array) -> jax.Array:
 
 
 def _add_shapes(key: jax.Array, image: jax.Array, waves: jax.Array, count: int, scale: float) -> jax.Array:
-    """`image` covered by up to `count` ellipses and rectangles with radii up to `scale` times its side."""
+    """`image` (S,S,3) with up to `count` ellipses and rectangles on top, of radii up to `scale` times its side."""
     size = image.shape[0]
     grid = pixel_grid(size)
 
@@ -77,9 +82,9 @@ def _add_shapes(key: jax.Array, image: jax.Array, waves: jax.Array, count: int, 
 
 
 def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Array) -> jax.Array:
-    """Background (S,S,3): texture, shapes, in part shoulders, and in part hair that extends beyond the head.
+    """Background (S,S,3): pattern and shapes; with probability 0.7 shoulders, with 0.4 hair that surrounds the head.
 
-    `head_px` (2,) is the centre of the face in the image and `scale_px` () the length of 100 mm there.
+    `head_px` (2,) px is the centre of the face and `scale_px` () px the length of 100 mm at its depth.
     """
     k = jax.random.split(key, 8)
     grid = pixel_grid(size)
@@ -96,7 +101,7 @@ def background(key: jax.Array, size: int, head_px: jax.Array, scale_px: jax.Arra
 
 
 def occlude(key: jax.Array, image: jax.Array, probability: jax.Array) -> jax.Array:
-    """`image` (S,S,3), with `probability` () partly occluded by random shapes."""
+    """`image` (S,S,3), with probability `probability` () partly occluded by random shapes."""
     present, shapes, pattern = jax.random.split(key, 3)
     waves = jax.lax.optimization_barrier(_waves(pattern, pixel_grid(image.shape[0])))
     occluded = _add_shapes(shapes, image, waves, OCCLUDERS, 0.22)
@@ -104,12 +109,12 @@ def occlude(key: jax.Array, image: jax.Array, probability: jax.Array) -> jax.Arr
 
 
 def _blur(image: jax.Array, sigma_px: jax.Array) -> jax.Array:
-    """Separable Gaussian blur of (S,S,3)."""
+    """Separable Gaussian blur of (S,S,3) by `sigma_px` ()."""
     taps = jnp.arange(BLUR_TAPS) - BLUR_TAPS // 2
     weights = jnp.exp(-0.5 * (taps / sigma_px) ** 2)
     weights /= weights.sum()
     for axis in (0, 1):
-        # Without the barrier XLA evaluates everything before the blur again for every tap.
+        # Without the barrier XLA recomputes everything before the blur for every tap.
         image = jax.lax.optimization_barrier(image)
         pad = [(0, 0)] * 3
         pad[axis] = (BLUR_TAPS // 2, BLUR_TAPS // 2)
@@ -120,7 +125,7 @@ def _blur(image: jax.Array, sigma_px: jax.Array) -> jax.Array:
 
 
 def expose(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Camera model: in part a shadow edge, then exposure, gamma, blur and sensor noise; (S,S,3) in [0,1]."""
+    """Random camera: shadow edge (probability SHADOW_SHARE), exposure, gamma, blur, sensor noise; (S,S,3) in [0,1]."""
     k = jax.random.split(key, 9)
     grid = pixel_grid(image.shape[0])
     edge = grid @ jax.random.normal(k[0], (2,)) / image.shape[0] + jax.random.normal(k[1]) * 0.7
@@ -129,5 +134,6 @@ def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     image = image * (1.0 - depth * (1.0 - lit[..., None])) * jnp.exp(0.25 * jax.random.normal(k[5]))
     image = jnp.clip(image, 1e-4, 1.0) ** jnp.exp(0.2 * jax.random.normal(k[6]))
     image = _blur(image, jax.random.uniform(k[7], minval=0.3, maxval=1.6))
-    amount = 0.04 * jax.random.uniform(k[8]) ** 2
-    return jnp.clip(image + amount * jax.random.normal(k[8], image.shape), 0.0, 1.0)
+    # Strength and values of the noise share a key, as in the renderings that the shipped models were trained on.
+    strength = 0.04 * jax.random.uniform(k[8]) ** 2
+    return jnp.clip(image + strength * jax.random.normal(k[8], image.shape), 0.0, 1.0)

@@ -17,10 +17,12 @@ from jaxface.errors import UserError
 from jaxface.heads import bfm_h5, landmarks
 from jaxface.heads.morphable import MorphableHead
 
+# File names: the front face, and the files from which it is built.
 READY = "BFM_model_front.mat"
 SHAPES, EXPRESSIONS = "01_MorphableModel.mat", "Exp_Pca.bin"
 DEVIATIONS, EXPRESSION_ROWS, FRONT_ROWS = "std_exp.txt", "BFM_exp_idx.mat", "BFM_front_idx.mat"
 TOPOLOGY = "facemodel_info.mat"
+# Numbers of modes, and the fields of BFM_model_front.mat with modes and with indices.
 IDENTITIES, EXPRESSION_MODES, ALBEDOS = 80, 64, 80
 MODES = {"idBase": IDENTITIES, "exBase": EXPRESSION_MODES, "texBase": ALBEDOS}
 INDICES = ("tri", "tri_mask2", "keypoints", "frontmask2_idx")
@@ -41,8 +43,8 @@ class FrontFace:
         albedo: (80,V,3) per standard deviation.
         triangles: (T,3).
         keypoints: (68,) vertices in iBUG order.
-        front: (F,) vertices of the crop used by the perceptual loss.
-        crop_triangles: (C,3), indices into `front`, not into the vertices.
+        front: (F,) vertices of the region of the photometric loss (`frontmask2_idx`).
+        crop_triangles: (C,3) triangles of that region, indices into `front`, not into the vertices.
         skin: (V,) bool.
     """
 
@@ -156,9 +158,9 @@ def _build_front(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Builds the fields of `BFM_model_front.mat` from the source files in `folder`."""
     names = ("shapePC", "shapeEV", "shapeMU", "texPC", "texEV", "texMU")
     model = _fields(folder / SHAPES, names)
-    for modes, deviations in (("shapePC", "shapeEV"), ("texPC", "texEV")):
-        if model[modes].ndim != 2 or model[modes].shape[1] != model[deviations].size:
-            raise UserError(f"{folder / SHAPES}: {modes} {model[modes].shape} does not fit {deviations}")
+    for basis, scale in (("shapePC", "shapeEV"), ("texPC", "texEV")):
+        if model[basis].ndim != 2 or model[basis].shape[1] != model[scale].size:
+            raise UserError(f"{folder / SHAPES}: {basis} {model[basis].shape} does not fit {scale}")
     in_shapes = _rows(folder / EXPRESSION_ROWS, "trimIndex", len(model["shapeMU"]) // 3)
     front = _rows(folder / FRONT_ROWS, "idx", len(in_shapes))
     expressions = _read_expressions(folder / EXPRESSIONS, len(in_shapes))
@@ -191,7 +193,7 @@ def _validate(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
 
     vertices, rest = divmod(fields["meanshape"].size, 3)
     if rest or vertices == 0:
-        refuse("meanshape", f"has {fields['meanshape'].size} numbers, which is not three a vertex")
+        refuse("meanshape", f"has {fields['meanshape'].size} numbers, which is not a multiple of 3")
     shapes = {"meantex": (3 * vertices,), "skinmask": (vertices,), "keypoints": (68,), "tri": (-1, 3)}
     shapes |= {"tri_mask2": (-1, 3), "frontmask2_idx": (-1,)}
     shapes |= {name: (3 * vertices, count) for name, count in MODES.items()}

@@ -82,24 +82,24 @@ def _model(file, part: str) -> tuple[np.ndarray, np.ndarray]:
 def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.ndarray]:
     """(iBUG numbers, positions (N,3)) of the landmarks that the file names."""
     try:
-        positions = {entry["id"]: entry["coordinates"] for entry in json.loads(text)}
-        numbers = [number for name, number in NAMED.items() if name in positions]
-        places = np.array([positions[name] for name in NAMED if name in positions], np.float64)
+        named = {entry["id"]: entry["coordinates"] for entry in json.loads(text)}
+        numbers = [number for name, number in NAMED.items() if name in named]
+        positions = np.array([named[name] for name in NAMED if name in named], np.float64)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: metadata/landmarks/json is not a list of named landmarks") from error
     if len(numbers) < MIN_NAMED:
         raise UserError(f"{path}: names {len(numbers)} of the landmarks {', '.join(NAMED)}; {MIN_NAMED} are needed")
-    return numbers, places
+    return numbers, positions
 
 
-def _warp_landmarks(numbers: list[int], places: np.ndarray) -> np.ndarray:
-    """The 68 landmarks (68,3) of the embedded head, warped so that landmarks `numbers` lie at `places` (N,3)."""
+def _warp_landmarks(numbers: list[int], positions: np.ndarray) -> np.ndarray:
+    """The 68 landmarks (68,3) of the embedded head, warped so that landmarks `numbers` map to `positions` (N,3)."""
     head = procedural_head()
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
-    scale, rotation, translation = alignment.similarity(points[numbers], places)
+    scale, rotation, translation = alignment.similarity(points[numbers], positions)
     points = scale * points @ rotation.T + translation
-    moved = scipy.interpolate.RBFInterpolator(points[numbers], places - points[numbers], kernel="linear")
-    return points + moved(points)
+    displacement = scipy.interpolate.RBFInterpolator(points[numbers], positions - points[numbers], kernel="linear")
+    return points + displacement(points)
 
 
 def assemble(template, triangles, identity, expression, albedo_mean, albedo, layout_68, name: str) -> MorphableHead:

@@ -1,4 +1,4 @@
-"""Canonical template for 3D queries: the embedded head with its mouth half open, in units of 100 mm.
+"""Canonical template for 3D queries: the procedural head with its mouth half open, in units of 100 mm.
 
 The mouth is open so that coordinates distinguish the upper from the lower lip. Other heads are registered to the
 template by a smooth warp that maps their landmarks to the canonical ones, so that a query denotes the same point on
@@ -16,11 +16,14 @@ from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 from jaxface.heads.procedural import procedural_head
 
 MM_PER_UNIT = 100.0
+# Weight of the expression jawOpen in the template.
 JAW_OPEN = 0.5
+# Smoothing of the registration spline (`scipy.interpolate.RBFInterpolator`).
 SMOOTHING = 1e-2
 
 
 def _with_open_mouth(head: MorphableHead) -> np.ndarray:
+    """Vertices (V,3) mm of the mean head with half-open mouth."""
     weights = head.expression_weights(jawOpen=JAW_OPEN)
     return head.template + np.tensordot(weights, head.expression, 1)
 
@@ -30,32 +33,33 @@ def _anchors(head: MorphableHead, vertices: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(head.landmark_points(vertices, layout)) for layout in ("68", "98")])
 
 
-def canonical(head: MorphableHead) -> np.ndarray:
+def canonical_vertices(head: MorphableHead) -> np.ndarray:
     """Canonical coordinates (V,3) float32, in template units, of each vertex of `head`.
 
     The open-mouthed head is aligned by a similarity, then warped by the biharmonic spline (kernel r) that maps its 68
     and 98 landmarks to the canonical ones.
     """
-    own = _with_open_mouth(head)
+    vertices = _with_open_mouth(head)
     reference = procedural_head()
     if head.name == reference.name:
-        return (own / MM_PER_UNIT).astype(np.float32)
-    source, target = _anchors(head, own), _anchors(reference, _with_open_mouth(reference))
+        return (vertices / MM_PER_UNIT).astype(np.float32)
+    source, target = _anchors(head, vertices), _anchors(reference, _with_open_mouth(reference))
     scale, rotation, translation = alignment.similarity(source, target)
-    own, source = (scale * points @ rotation.T + translation for points in (own, source))
+    vertices, source = (scale * points @ rotation.T + translation for points in (vertices, source))
     source, first = np.unique(source.round(4), axis=0, return_index=True)
     warp = scipy.interpolate.RBFInterpolator(source, target[first], kernel="linear", smoothing=SMOOTHING)
-    return (warp(own) / MM_PER_UNIT).astype(np.float32)
+    return (warp(vertices) / MM_PER_UNIT).astype(np.float32)
 
 
 @functools.cache
 def _reference() -> tuple[MorphableHead, np.ndarray]:
+    """The procedural head and its canonical vertices (V,3)."""
     head = procedural_head()
-    return head, canonical(head)
+    return head, canonical_vertices(head)
 
 
 def layout_names() -> list[str]:
-    """Names that `queries` accepts: landmark layouts, `dense` and the regions of the embedded head."""
+    """Names that `queries` accepts: landmark layouts, `dense` and the regions of the procedural head."""
     head, _ = _reference()
     return [*head.landmarks, "dense", *(name for name in head.regions if name != TRANSPARENT)]
 

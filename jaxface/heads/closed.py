@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 
-# Regions that are removed, and regions counted as face by NPHM's sampling.
+# Regions that are removed, and regions that belong to the face in NPHM's sampling.
 INSIDE = ("mouth", "socket", "eyeball_L", "eyeball_R", TRANSPARENT)
 FACE = ("face", "lips", "ears")
 # Positions of the rings between the boundary (0) and the middle line (1).
@@ -140,23 +140,25 @@ def boundary_loops(triangles: np.ndarray) -> list[np.ndarray]:
 
 
 def _face_vertices(head: MorphableHead) -> np.ndarray:
+    """Mask (V,) bool of the regions FACE."""
     return np.logical_or.reduce([np.asarray(head.regions[name]) for name in FACE])
 
 
 def _filling(head: MorphableHead, loop: np.ndarray) -> Filling:
+    """The filling of the hole with the boundary `loop` (L,), whose first corner is the point with the smallest x."""
     edge = np.asarray(head.template)[loop]
     loop, edge = (np.roll(array, -int(edge[:, 0].argmin()), axis=0) for array in (loop, edge))
     return Filling(loop, _partners(edge), _kind(head, edge))
 
 
 def _kind(head: MorphableHead, edge: np.ndarray) -> str:
-    """Kind of the hole with boundary `edge` (L,3): the nearest of mouth and eyeballs within 30 mm."""
+    """Kind of the hole with boundary `edge` (L,3) mm: the nearest of mouth and eyeballs within 30 mm, else ""."""
     template, middle = np.asarray(head.template), edge.mean(0)
     corners = head.landmark_points(template, "68")[[48, 54]]
     eyeballs = {name: template[np.asarray(head.regions[name])].mean(0) for name in ("eyeball_L", "eyeball_R")}
-    places = {"mouth": corners.mean(0), **eyeballs}
-    nearest = min(places, key=lambda name: np.linalg.norm(places[name] - middle))
-    return nearest if np.linalg.norm(places[nearest] - middle) < 30.0 else ""
+    centers = {"mouth": corners.mean(0), **eyeballs}
+    nearest = min(centers, key=lambda name: np.linalg.norm(centers[name] - middle))
+    return nearest if np.linalg.norm(centers[nearest] - middle) < 30.0 else ""
 
 
 def _partners(edge: np.ndarray) -> np.ndarray:
@@ -167,18 +169,18 @@ def _partners(edge: np.ndarray) -> np.ndarray:
     count = len(edge)
     other = int(np.linalg.norm(edge - edge[0], axis=1).argmax())
     step = np.linalg.norm(np.roll(edge, -1, axis=0) - edge, axis=1)
-    along = np.concatenate([[0.0], np.cumsum(step)])
-    there, whole = along[other], along[-1]
-    share = np.where(along <= there, along / there, (whole - along) / (whole - there))
+    length = np.concatenate([[0.0], np.cumsum(step)])
+    first_arc, total = length[other], length[-1]
+    share = np.where(length <= first_arc, length / first_arc, (total - length) / (total - first_arc))
     weights = np.zeros((count, count))
     arcs = np.arange(other + 1), np.append(np.arange(other, count), 0)[::-1]
-    for own, opposite in (arcs, arcs[::-1]):
+    for arc, opposite in (arcs, arcs[::-1]):
         shares = np.append(share[:-1], 0.0)[opposite]
-        position = np.interp(share[own], shares, np.arange(len(opposite)))
+        position = np.interp(share[arc], shares, np.arange(len(opposite)))
         first = np.minimum(position.astype(int), len(opposite) - 2)
-        weights[own] = 0.0
-        np.add.at(weights, (own, opposite[first]), 1 - (position - first))
-        np.add.at(weights, (own, opposite[first + 1]), position - first)
+        weights[arc] = 0.0
+        np.add.at(weights, (arc, opposite[first]), 1 - (position - first))
+        np.add.at(weights, (arc, opposite[first + 1]), position - first)
     return weights
 
 
@@ -186,6 +188,7 @@ def _sphere(points: np.ndarray) -> tuple[np.ndarray, float]:
     """Centre (3,) and radius of the least-squares sphere through points (N,3)."""
     points = points.astype(np.float64)
     middle = points.mean(0)
-    own = points - middle
-    solution = np.linalg.lstsq(np.column_stack([2 * own, np.ones(len(own))]), (own**2).sum(1), rcond=None)[0]
+    centered = points - middle
+    system = np.column_stack([2 * centered, np.ones(len(centered))])
+    solution = np.linalg.lstsq(system, (centered**2).sum(1), rcond=None)[0]
     return middle + solution[:3], float(np.sqrt(solution[3] + solution[:3] @ solution[:3]))

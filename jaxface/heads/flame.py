@@ -17,11 +17,14 @@ from jaxface.heads.mirroring import mirror_map
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 
 MM_PER_METRE = 1000.0
+# Numbers of vertices: in total, of the skin, of each eyeball.
 VERTICES, SKIN, EYEBALL = 5023, 3931, 546
+# Number of shape modes, which precede the expression modes.
 SHAPES = 300
+# Index of the jaw joint, and its angle in `jawOpen` (20 degrees).
 JAW = 2
 OPEN_JAW_RAD = 0.35
-NEEDED = ("v_template", "shapedirs", "f")
+REQUIRED = ("v_template", "shapedirs", "f")
 
 # NPHM's 39 anchors and its throat plane. Source: github.com/SimonGiebenhain/NPHM.
 ANCHORS = (
@@ -40,7 +43,7 @@ LANDMARKS_68 = (
     2845, 2785, 3533, 1668, 1730, 1669, 3509, 2786,
 )  # fmt: skip
 
-# Optional region file next to the model, and its names for the regions of a head.
+# Optional region file next to the model, and the names of its masks for the regions of a head.
 MASKS_FILE = "FLAME_masks.pkl"
 MASKS = {"face": "face", "scalp": "scalp", "lips": "lips", "neck": "neck"}
 
@@ -65,8 +68,8 @@ class Flame:
         """Vertices (V,3) mm with the jaw rotated by `rotation` (3,3): linear blend skinning with pose correctives."""
         joint = self.joint_weights @ vertices
         corrected = vertices + self.correctives @ (rotation - np.eye(3)).ravel()
-        turned = (corrected - joint) @ rotation.T + joint
-        return corrected + self.skinning[:, None] * (turned - corrected)
+        rotated = (corrected - joint) @ rotation.T + joint
+        return corrected + self.skinning[:, None] * (rotated - corrected)
 
 
 def load_flame(path: str | pathlib.Path) -> Flame:
@@ -77,9 +80,10 @@ def load_flame(path: str | pathlib.Path) -> Flame:
     lips and ears are empty. Raises UserError if the file is not a FLAME model.
     """
     arrays = flame_file.read(path)
-    missing = [name for name in NEEDED if name not in arrays]
+    missing = [name for name in REQUIRED if name not in arrays]
     if missing or arrays["v_template"].shape != (VERTICES, 3):
-        raise UserError(f"{path}: not a FLAME model ({', '.join(missing) + ' missing' if missing else 'another mesh'})")
+        reason = f"{', '.join(missing)} missing" if missing else f"v_template is not {(VERTICES, 3)}"
+        raise UserError(f"{path}: not a FLAME model ({reason}); give its .pkl or .npz file")
     template = (MM_PER_METRE * arrays["v_template"] + ORIGIN_MM).astype(np.float32)
     modes = np.moveaxis(MM_PER_METRE * arrays["shapedirs"], 2, 0).astype(np.float32)
     masks = pathlib.Path(path).with_name(MASKS_FILE)
@@ -91,7 +95,7 @@ def load_flame(path: str | pathlib.Path) -> Flame:
         expression=modes[SHAPES:],
         albedo_mean=np.broadcast_to(paint.SKIN.astype(np.float32), template.shape),
         albedo=np.zeros((0, VERTICES, 3), np.float32),
-        mirror=mirror_map(template, _halves()),
+        mirror=mirror_map(template, _mirrored_parts()),
         landmarks=_landmarks(template, regions),
         regions=regions,
         name="flame",
@@ -102,22 +106,28 @@ def load_flame(path: str | pathlib.Path) -> Flame:
     return _with_jaw(head, arrays, path)
 
 
+def above_throat(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Mask (N,) bool of points (N,3) above the plane through three points (3,3), the vertices THROAT of a mesh."""
+    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
+
+
 def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray], path: str | pathlib.Path) -> Flame:
-    absent = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]
-    if absent:
-        raise UserError(f"{path}: {', '.join(absent)} missing, which the jaw joint needs; use the published file")
-    # Nine correctives per joint, those of the neck first.
+    """Adds the jaw joint, and `jawOpen` as the first expression."""
+    missing = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing, which the jaw joint needs; use the published file")
+    # Nine pose correctives per joint, those of the neck first.
     correctives = MM_PER_METRE * arrays["posedirs"][:, :, 9 * (JAW - 1) : 9 * JAW]
     flame = Flame(head, arrays["weights"][:, JAW], arrays["J_regressor"][JAW], correctives)
     sin, cos = np.sin(OPEN_JAW_RAD), np.cos(OPEN_JAW_RAD)
-    turned = flame.open_jaw(head.template, np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]))
-    opened = (turned - head.template).astype(np.float32)
+    rotated = flame.open_jaw(head.template, np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]))
+    opened = (rotated - head.template).astype(np.float32)
     names = ("jawOpen", *head.expression_names)
     head = head.replace(expression=np.concatenate([opened[None], head.expression]), expression_names=names)
     return dataclasses.replace(flame, head=head)
 
 
-def _halves() -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def _mirrored_parts() -> list[tuple[tuple[int, int], tuple[int, int]]]:
     first, second = (SKIN, SKIN + EYEBALL), (SKIN + EYEBALL, VERTICES)
     return [((0, SKIN), (0, SKIN)), (first, second)]
 
@@ -134,7 +144,7 @@ def _regions(template: np.ndarray, masks: dict[str, np.ndarray]) -> dict[str, np
     below, ahead = template[:, 1] < eye[1] - 115.0, template[:, 2] > eye[2] - 60.0
     above = template[:, 1] > eye[1] + 45.0
     regions |= {"neck": skin & below, "face": skin & ahead & ~below & ~above, "scalp": skin & ~below & (above | ~ahead)}
-    regions |= {name: np.isin(index, masks[own]) for name, own in MASKS.items() if own in masks}
+    regions |= {name: np.isin(index, masks[mask]) for name, mask in MASKS.items() if mask in masks}
     if "left_ear" in masks:
         regions["ears"] = np.isin(index, np.concatenate([masks["left_ear"], masks["right_ear"]]))
     return regions

@@ -91,7 +91,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         tree = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
         return {str(name): array for name, value in tree.items() if (array := _dense(value)) is not None}
     except DAMAGE as error:
-        raise UserError(f"{path}: damaged, or not a FLAME model ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}: damaged, or not a FLAME file ({type(error).__name__}: {error}); download it again"
+        ) from error
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -100,7 +102,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         for name in data.files:
             try:
                 arrays[name] = data[name]
-            except ValueError:  # an array of pickled objects, which FLAME's own arrays are not
+            except ValueError:  # a pickled object array; the arrays that are needed are numeric
                 continue
     return arrays
 

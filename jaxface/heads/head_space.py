@@ -17,7 +17,7 @@ ORIGIN_MM = np.array([0.0, 0.0, 50.0], np.float32)
 
 # Jaw opening of neutral scans: the lips are apart, so that they are separate surfaces.
 NEUTRAL_JAW = 0.3
-# Share of active expression modes and upper limit on the sum of their weights.
+# Expected share of active expression modes, and upper limit on the sum of their weights.
 ACTIVE_SHARE, MAX_WEIGHT_SUM = 0.12, 3.0
 
 # Anchors: iBUG landmarks, midpoints of two of them, or directions "azimuth elevation" in degrees seen from `CENTER_MM`
@@ -55,18 +55,19 @@ def anchor_vertices(head: MorphableHead) -> np.ndarray:
     template = np.asarray(head.template)
     skin = np.flatnonzero(skin_vertices(head))
     points_68 = head.landmark_points(template, "68")
-    away = template[skin] - CENTER_MM
-    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    directions = template[skin] - CENTER_MM
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 
     def vertex(place: tuple | str, allowed: np.ndarray) -> int:
+        """The skin vertex of the mask `allowed` (V,) that is closest to an entry of PAIRS or MIDDLE."""
         if isinstance(place, str):
             azimuth, elevation = np.deg2rad([float(part) for part in place.split()])
             level = np.cos(elevation)
             direction = np.array([level * np.sin(azimuth), np.sin(elevation), level * np.cos(azimuth)])
-            fit = away @ direction
+            score = directions @ direction
         else:
-            fit = -np.linalg.norm(template[skin] - points_68[list(place)].mean(0), axis=1)
-        return int(skin[np.where(allowed[skin], fit, -np.inf).argmax()])
+            score = -np.linalg.norm(template[skin] - points_68[list(place)].mean(0), axis=1)
+        return int(skin[np.where(allowed[skin], score, -np.inf).argmax()])
 
     mirror, everywhere = np.asarray(head.mirror), np.ones(len(template), bool)
     middle = mirror == np.arange(len(template))
@@ -103,7 +104,7 @@ def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.
 
 
 def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -> list[np.ndarray]:
-    """Vertices (W,3) float32, in units, of a subject's closed surface in each of the expressions `numbers`."""
+    """Vertices (W,3) float32, in head-space units, of a subject's closed surface in the expressions `numbers`."""
     head = closed.head
     person = np.asarray(head.template) + np.tensordot(identity(head, seed, subject), head.identity, 1)
     surfaces = []
@@ -116,7 +117,7 @@ def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -
 
 
 def anchors(head: MorphableHead, seed: int, subjects: Sequence[int]) -> np.ndarray:
-    """Anchors (P,39,3) float32, in units, of the neutral scans of `subjects`."""
+    """Anchors (P,39,3) float32, in head-space units, of the neutral scans of P subjects."""
     vertices = anchor_vertices(head)
     coefficients = np.stack([identity(head, seed, subject) for subject in subjects])
     moved = np.tensordot(coefficients, np.asarray(head.identity)[:, vertices], 1)

@@ -16,6 +16,8 @@ from jaxface.heads.mirroring import mirror_map
 from jaxface.heads.morphable import MorphableHead
 
 MM_PER_UNIT = 10.0
+# (neutral (V,3), identity modes (I,V,3), expression modes (E,V,3), expression names, triangles (T,3)), model units.
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
 VERTICES = 26719
 IDENTITIES = 100
 NECK_MM = -95.0
@@ -67,11 +69,11 @@ def load_ict(path: str | pathlib.Path) -> MorphableHead:
             f"{path}: no such file or folder; give the FaceXModel folder of ICT-FaceKit or an .npz of its arrays"
         )
     if len(neutral) != VERTICES:
-        raise UserError(f"{path}: {len(neutral)} vertices, but ICT-FaceKit has {VERTICES}")
+        raise UserError(f"{path}: {len(neutral)} vertices, but ICT-FaceKit has {VERTICES}; give the original files")
     return _assemble(MM_PER_UNIT * neutral, MM_PER_UNIT * identity, MM_PER_UNIT * expression, names, triangles)
 
 
-def _read_npz(path: pathlib.Path):
+def _read_npz(path: pathlib.Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as data:
             identity = data["identity_q"] * data["identity_scale"][:, None, None]
@@ -84,6 +86,8 @@ def _read_npz(path: pathlib.Path):
 
 def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:
     """(vertices (V,3), polygons) in file order, which is significant; mesh libraries merge or split vertices."""
+    if not path.is_file():
+        raise UserError(f"{path.parent}: {path.name} is missing; give the FaceXModel folder of ICT-FaceKit")
     vertices, polygons = [], []
     for line in path.read_text().splitlines():
         if line.startswith("v "):
@@ -93,11 +97,8 @@ def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:
     return np.array(vertices, np.float32), polygons
 
 
-def _read_folder(folder: pathlib.Path):
-    neutral_path = folder / "generic_neutral_mesh.obj"
-    if not neutral_path.is_file():
-        raise UserError(f"{folder}: generic_neutral_mesh.obj is missing; give the FaceXModel folder of ICT-FaceKit")
-    neutral, polygons = _read_obj(neutral_path)
+def _read_folder(folder: pathlib.Path) -> Arrays:
+    neutral, polygons = _read_obj(folder / "generic_neutral_mesh.obj")
     triangles = [(p[0], p[i], p[i + 1]) for p in polygons for i in range(1, len(p) - 1)]
     index_path = folder / "vertex_indices.json"
     if not index_path.is_file():
@@ -111,6 +112,7 @@ def _read_folder(folder: pathlib.Path):
 
 
 def _mirrored_parts() -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Vertex ranges for `mirror_map`: parts that cross the plane of symmetry, and pairs of a left and a right part."""
     central = [(0, 9409), (9409, 11248), (11248, 13294), (14062, 17039), (17039, 21451)]
     left = [(13294, 13678), (21451, 22221), (22221, 23021), (24591, 24795), (24999, 25023), (25047, 25199)]
     left += [(25351, 26035)]

@@ -13,7 +13,7 @@ def _resample(line: np.ndarray, count: int) -> np.ndarray:
 
 
 def wflw_from_ibug(points: np.ndarray, pupils: np.ndarray) -> np.ndarray:
-    """WFLW's points (98,3) mm of a neutral head from iBUG's 68 points (68,3) and the pupils (2,3), image left first.
+    """WFLW's points (98,3) mm of a neutral head from iBUG's points (68,3) and the pupils (2,3), subject's right first.
 
     Jaw and lids are resampled along the iBUG lines. The upper and lower line of a brow lie half its height above and
     below iBUG's single line, except at its outer end. Nose and mouth are common to both layouts.

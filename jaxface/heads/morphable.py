@@ -24,7 +24,7 @@ class MorphableHead:
         template: (V,3) mm.
         triangles: (T,3) int32, counter-clockwise from outside.
         identity: (I,V,3) mm per standard deviation.
-        expression: (E,V,3) mm at weight 1; weights lie in [0,1].
+        expression: (E,V,3) mm at weight 1; weights of blend shapes lie in [0,1], those of statistical modes are signed.
         albedo_mean: (V,3) sRGB in [0,1].
         albedo: (A,V,3) sRGB per standard deviation.
         mirror: (V,) int32, mirror image of each vertex under x -> -x, an involution.
@@ -86,6 +86,6 @@ def rotate_eyes(head: MorphableHead, vertices: Array, gaze: Array) -> jax.Array:
     for side in ("eyeball_L", "eyeball_R"):
         inside = jnp.asarray(head.regions[side])[:, None]
         center = (vertices * inside).sum(0) / inside.sum()
-        turned = (vertices - center) @ (yaw @ pitch).T + center
-        vertices = jnp.where(inside, turned, vertices)
+        rotated = (vertices - center) @ (yaw @ pitch).T + center
+        vertices = jnp.where(inside, rotated, vertices)
     return vertices

@@ -1,7 +1,7 @@
-"""Random rendered photographs of a `MorphableHead` with ground truth, as pure functions of (head, key).
+"""Synthetic photographs: random renderings of a `MorphableHead` with ground truth, as pure functions of (head, key).
 
-Used for the data sets on disk and for training batches that are rendered inside the step. Pixel coordinates have x
-right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
+Used for the data sets on disk and for training batches that are rendered inside the training step. Pixel coordinates
+have x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
 import dataclasses
@@ -17,14 +17,19 @@ from jaxface.geometry import camera, lighting, mesh, raster
 from jaxface.heads import accessories, background
 from jaxface.heads.morphable import MorphableHead, rotate_eyes
 
+# Height of a face, with which the focal length is chosen.
 FACE_MM = 170.0
+# Near plane of the rasteriser, and the largest distance of the camera.
 NEAR_MM = 50.0
 FARTHEST_MM = 3000.0
+# Number of sine waves in the pattern of the skin.
 TEXTURE_WAVES = 8
-# Factor on the beard mode of heads with accessories.
+# Factor on the beard coefficient of heads with a strong beard.
 STRONG_BEARD = 3.0
+# Probabilities of hair in front of the face and of glasses, for a scene with accessories.
 HAIR_SHARE, GLASSES_SHARE = 0.6, 0.5
-UNTEXTURED_SHARE = 0.15
+# Share of heads whose features and eyes are faded, like statues, and of heads whose features are faded at all.
+UNTEXTURED_SHARE, FADED_SHARE = 0.15, 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,7 @@ class CaptureConfig:
         tilt_deg: maximum pitch and roll.
         nearest_mm: minimum camera distance.
         occluded: probability of occluders in front of the head.
-        accessories: probability of strong beards, hair in front of the face and glasses.
+        accessories: probability of accessories (hair in front of the face, glasses); twice that of a strong beard.
     """
 
     yaw_deg: float = 60.0
@@ -64,11 +69,11 @@ class Scene:
         sun: (2,3) direction and colour of a directional light, in a y-up frame facing the viewer.
         gloss: () strength of its highlight.
         exposure: () mean brightness of the head.
-        hair: (3,) sRGB.
+        hair: (3,) sRGB colour of the scalp and of hair in front of the face.
         tone: (3,) factor on the skin colour.
-        fade: (2,) how far brows, lips and hair, and how far the eyes, are faded to the skin colour.
+        fade: (2,) in [0,1], blend weights towards the skin colour: of brows, lips and hair, and of the eyes.
         occluded, accessories: () probabilities of occluders and of accessories.
-        key: random key of textures and surroundings.
+        key: random key of skin pattern, background, occluders, accessories and camera noise.
     """
 
     identity: jax.Array
@@ -114,12 +119,13 @@ def renderable(head: MorphableHead) -> MorphableHead:
 
 
 def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """Random expression weights (E,), sparse, mostly symmetric, with a sum of at most 3 before the jaw."""
-    twin = {name: i for i, name in enumerate(names)}
-    first = np.array([min(i, twin.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
+    """Random expression weights (E,): sparse, mostly symmetric, with a sum of at most 3 before the jaw is opened."""
+    index = {name: i for i, name in enumerate(names)}
+    # Of a left and a right expression the first of the two, for every other expression itself.
+    symmetric = np.array([min(i, index.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
     k = jax.random.split(key, 5)
     weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
-    weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[first], weights)
+    weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[symmetric], weights)
     weights /= jnp.maximum(1.0, weights.sum() / 3.0)
     jaw = names.index("jawOpen")
     opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
@@ -131,26 +137,36 @@ def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
 
 
 def _pose(key: jax.Array, middle: jax.Array, size: int, capture: CaptureConfig) -> dict[str, jax.Array]:
-    """Random rotation, distance (up to `FARTHEST_MM`), focal length and framing of the face centre `middle` (3,)."""
+    """Random pose and camera: the fields rotation, translation, focal_px and center_px of a `Scene`.
+
+    Args:
+        key: random key.
+        middle: (3,) mm, centre of the face in the head frame; it projects to `center_px`.
+        size: side of the image in pixels.
+        capture: limits of the angles and of the distance; the distance is log-uniform up to FARTHEST_MM.
+    """
     k = jax.random.split(key, 6)
     spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
     pitch, roll = jnp.deg2rad(capture.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
     yaw = jnp.deg2rad(capture.yaw_deg) * spread[0, 0]
     rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
     distance = capture.nearest_mm * (FARTHEST_MM / capture.nearest_mm) ** jax.random.uniform(k[1])
-    share = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
+    face_per_image = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
     center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
-    ahead = jnp.array([0.0, 0.0, 1.0]) * distance
+    face_center = jnp.array([0.0, 0.0, 1.0]) * distance
     return {
         "rotation": rotation,
-        "translation": ahead - camera.to_camera(middle, rotation, jnp.zeros(3)),
-        "focal_px": share * size * distance / FACE_MM,
+        "translation": face_center - camera.to_camera(middle, rotation, jnp.zeros(3)),
+        "focal_px": face_per_image * size * distance / FACE_MM,
         "center_px": center,
     }
 
 
 def _appearance(key: jax.Array) -> dict[str, jax.Array]:
-    """Random light, skin tone and hair; 15 % of the heads are untextured, like statues of any colour."""
+    """Random light, skin tone and hair colour: the fields light to fade of a `Scene`.
+
+    A share of UNTEXTURED_SHARE of the heads looks like statues of any colour.
+    """
     k = jax.random.split(key, 12)
     ambient = jax.random.uniform(k[0], minval=0.35, maxval=1.0)
     light = 0.18 * jax.random.normal(k[1], (9, 1)) + 0.03 * jax.random.normal(k[2], (9, 3))
@@ -168,7 +184,7 @@ def _appearance(key: jax.Array) -> dict[str, jax.Array]:
         "exposure": jax.random.uniform(k[10], minval=0.2, maxval=0.6),
         "hair": jax.random.uniform(k[9]) ** 2 * jnp.array([0.75, 0.62, 0.48]) + 0.05,
         "tone": dark ** jnp.array([0.8, 1.0, 1.15]) * jnp.exp(tint),
-        "fade": jnp.where(untextured, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < 0.4), 0.0])),
+        "fade": jnp.where(untextured, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < FADED_SHARE), 0.0])),
     }
 
 
@@ -195,7 +211,7 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: Captur
 
 
 def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
-    """Vertex albedo (V,3): the head's, with recoloured hair, faded towards the skin colour, toned and mottled."""
+    """Albedo (V,3) of the vertices: that of the head, with the hair, fade and tone of the scene and a skin pattern."""
     k = jax.random.split(scene.key, 4)
     albedo = head.colors(scene.albedo)
     albedo = jnp.where(head.regions["scalp"][:, None], scene.hair, albedo)
@@ -204,9 +220,9 @@ def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
     albedo += jnp.where(eyes, scene.fade[1], scene.fade[0]) * (skin - albedo)
     waves = jax.random.normal(k[0], (TEXTURE_WAVES, 3)) * 0.25 * jax.random.uniform(k[1], (TEXTURE_WAVES, 1)) ** 2
     phase = jax.random.uniform(k[2], (TEXTURE_WAVES,), maxval=6.28)
-    mottle = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
+    pattern = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
     albedo *= jnp.where(eyes, scene.tone ** scene.fade[1], scene.tone)
-    return albedo * (1.0 + 0.3 * jax.random.uniform(k[3]) * mottle)
+    return albedo * (1.0 + 0.3 * jax.random.uniform(k[3]) * pattern)
 
 
 def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
@@ -222,7 +238,7 @@ def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
 
 
 def _cull_back_faces(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
-    """Triangles (T,3) with back faces made degenerate, which halves the work of the rasteriser."""
+    """Triangles (T,3) with back faces replaced by degenerate triangles, which halves the work of the rasteriser."""
     a, b, c = (points_px[triangles[:, corner]] for corner in range(3))
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     return jnp.where(area[:, None] < 0, triangles, 0)
@@ -242,7 +258,8 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
         head: from `renderable`.
         scene: from `sample_scene`.
         size: side of the image or crop.
-        crop: optional affine map (2,3) from image to crop pixels; only the crop is rendered.
+        crop: optional affine map (2,3) from image to crop pixels; only the crop is rendered, and `points_px` and
+            `depth` are those of the crop.
     """
     vertices, points_px = project_vertices(head, scene)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
@@ -257,13 +274,12 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     k = jax.random.split(scene.key, 3)
     middle = head.landmark_points(points_px, "68").mean(0)
     scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
-    behind = background.background(k[0], size, middle, scale_px)
+    surroundings = background.background(k[0], size, middle, scale_px)
     shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
     brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
     exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
-    image = _add_accessories(
-        head, scene, jnp.where(covered[..., None], exposed, behind), vertices, surface[..., 6], crop
-    )
+    image = jnp.where(covered[..., None], exposed, surroundings)
+    image = _add_accessories(head, scene, image, vertices, surface[..., 6], crop)
     image = background.expose(k[2], background.occlude(k[1], image, scene.occluded))
     return Rendering(image, surface[..., 6], points, points_px)
 
@@ -276,11 +292,14 @@ def _add_accessories(
     depth: jax.Array,
     crop: jax.Array | None,
 ) -> jax.Array:
-    """Draws the hair and glasses of the scene over `image` (S,S,3)."""
+    """`image` (S,S,3) with random glasses and hair in front of the head, if the scene has accessories.
+
+    `vertices` (V,3) mm are in the head frame, `depth` (S,S) mm and `crop` as in `render`.
+    """
     k = jax.random.split(jax.random.fold_in(scene.key, 1), 5)
     present = jax.random.bernoulli(k[0], scene.accessories)
     landmarks = head.landmark_points(vertices, "68")
-    rays = accessories.rays(len(image), scene.focal_px, scene.center_px, crop)
+    rays = accessories.view_rays(len(image), scene.focal_px, scene.center_px, crop)
     view = accessories.View(rays, scene.rotation, scene.translation, depth)
 
     def glasses(image: jax.Array) -> jax.Array:
@@ -295,16 +314,19 @@ def _add_accessories(
 
 
 def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Random face points, uniform over triangles: (vertices (count,3) int32, barycentric weights (count,3))."""
-    faces = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
-    which, where = jax.random.split(key)
-    cumulative = jnp.cumsum(faces)
-    chosen = jnp.searchsorted(cumulative, jax.random.randint(which, (count,), 1, cumulative[-1] + 1))
-    return jnp.asarray(head.triangles)[chosen], jax.random.dirichlet(where, jnp.ones(3), (count,))
+    """Random points on the face, as (vertex indices (count,3) int32, barycentric weights (count,3)).
+
+    Triangles are chosen uniformly, whatever their area.
+    """
+    in_face = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
+    triangle_key, weights_key = jax.random.split(key)
+    cumulative = jnp.cumsum(in_face)
+    triangle = jnp.searchsorted(cumulative, jax.random.randint(triangle_key, (count,), 1, cumulative[-1] + 1))
+    return jnp.asarray(head.triangles)[triangle], jax.random.dirichlet(weights_key, jnp.ones(3), (count,))
 
 
 def face_box(head: MorphableHead, points_px: jax.Array) -> jax.Array:
-    """Extent (4,) x0, y0, x1, y1 of the face: hairline to chin and side to side."""
+    """Box (4,) x0, y0, x1, y1 px of the face: hairline to chin and side to side."""
     inside = jnp.asarray(head.regions["face"])[:, None]
     low = jnp.where(inside, points_px, jnp.inf).min(0)
     return jnp.concatenate([low, jnp.where(inside, points_px, -jnp.inf).max(0)])

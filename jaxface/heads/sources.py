@@ -11,7 +11,7 @@ NAMES = ("procedural", "ict", "bfm", "flame")
 
 
 def load_head(name: str, path: str = "") -> MorphableHead:
-    """Loads a head model: `procedural` (embedded), or `ict`, `bfm`, `flame` from `path`.
+    """Loads a head model: `procedural`, which is part of the package, or `ict`, `bfm`, `flame` from `path`.
 
     Raises UserError for an unknown name, a missing path or an unreadable file.
     """

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxface.nn.depthwise import Depthwise
 from jaxface.nn.mlp import gelu
 
-# timm's size names: (blocks per stage, channels per stage).
+# Size names of timm: (blocks per stage, channels per stage).
 SIZES = {
     "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
     "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
@@ -87,8 +87,9 @@ class Block(nn.Module):
 class ConvNeXt(nn.Module):
     """ConvNeXt backbone without classifier: normalised image (B,H,W,3) to (pooled features (B,C), feature maps).
 
-    The list of feature maps has one (B,h,w,C) per stage, not normalised. Sides that are not multiples of 32 are
-    floored, as in PyTorch.
+    Pooled features are the spatial mean of the last map. The feature maps are the outputs (B,h,w,C) of the stages, at
+    strides 4, 8, 16 and 32, before any final norm. Sides are floored to multiples of the stride, as in
+    PyTorch.
 
     Attributes:
         depths: blocks per stage, see `SIZES`.
@@ -97,8 +98,8 @@ class ConvNeXt(nn.Module):
         drop_path: stochastic depth rate of the last block; the rate grows linearly from 0 at the first block. Applied
             per sample, in training only, from the "dropout" random stream.
         layer_scale: initial layer scale (version 1).
-        final_norm: applies LayerNorm to the pooled features, as before the official classifier.
-        dtype: of the computation; parameters are float32.
+        final_norm: whether LayerNorm is applied to the pooled features, as before the official classifier.
+        dtype: type of the computation; parameters are float32.
     """
 
     depths: tuple[int, ...]

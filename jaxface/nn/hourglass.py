@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 class Residuals(nn.Module):
-    """Sequence of `blocks` bottlenecks."""
+    """Sequence of `blocks` bottlenecks, (B,H,W,C) to (B,H,W,2*planes)."""
 
     planes: int
     blocks: int
@@ -69,20 +69,20 @@ class Residuals(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Hourglass of `depth` resolutions with a skip branch at each: (B,H,W,2*planes) to the same shape.
+    """Hourglass of `levels` resolutions with a skip branch at each: (B,H,W,2*planes) to the same shape.
 
-    H and W are multiples of 2**depth. Level 0 is the innermost one, as in the original's lists, and the only one with
+    H and W are multiples of 2**levels. Level 0 is the innermost one, as in the original's lists, and the only one with
     a fourth branch.
     """
 
-    depth: int
+    levels: int
     planes: int
     blocks: int = 1
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return self._level(self.depth - 1, x, train)
+        return self._level(self.levels - 1, x, train)
 
     def _level(self, level: int, x: jax.Array, train: bool) -> jax.Array:
         def branch(number: int, x: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxface.nn.batch_norm import BatchNorm
 from jaxface.nn.convolution import Conv
@@ -22,39 +21,41 @@ EXPANSION = 4
 INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def convolution(x: jax.Array, width: int, size: int, stride: int, dtype: jnp.dtype, name: str) -> jax.Array:
+def convolution(x: jax.Array, width: int, size: int, stride: int, name: str) -> jax.Array:
     """Convolution without bias as a submodule of the calling module; kernel (size,size,C,width), PyTorch's padding."""
-    return Conv(width, size, stride, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
+    return Conv(width, size, stride, use_bias=False, kernel_init=INIT, name=name)(x)
 
 
 class Block(nn.Module):
-    """Residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 with 4 * `width` outputs; then ReLU."""
+    """Residual block, then ReLU: two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1 with 4 * `width` outputs.
+
+    (B,H,W,C) to (B,H/stride,W/stride,`width` or 4 * `width`).
+    """
 
     width: int
     stride: int
     bottleneck: bool
     axis_name: str | None
-    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         out = self.width * (EXPANSION if self.bottleneck else 1)
-        sizes = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
+        # (outputs, kernel size, stride) of each convolution.
+        layers = [(self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1)]
         if not self.bottleneck:
-            sizes = [(out, 3, self.stride), (out, 3, 1)]
+            layers = [(out, 3, self.stride), (out, 3, 1)]
         y = x
-        for number, size in enumerate(sizes, start=1):
-            y = self._conv_norm(y, f"{number}", *size, train)
-            if number < len(sizes):
+        for number, layer in enumerate(layers, start=1):
+            y = self._conv_norm(y, str(number), *layer, train)
+            if number < len(layers):
                 y = nn.relu(y)
         if self.stride != 1 or x.shape[-1] != out:
             x = self._conv_norm(x, "_shortcut", out, 1, self.stride, train)
         return nn.relu(x + y)
 
-    def _conv_norm(self, x: jax.Array, number: str, width: int, size: int, stride: int, train: bool) -> jax.Array:
-        return BatchNorm(self.axis_name, name=f"bn{number}")(
-            convolution(x, width, size, stride, self.dtype, f"conv{number}"), train
-        )
+    def _conv_norm(self, x: jax.Array, suffix: str, width: int, size: int, stride: int, train: bool) -> jax.Array:
+        x = convolution(x, width, size, stride, f"conv{suffix}")
+        return BatchNorm(self.axis_name, name=f"bn{suffix}")(x, train)
 
 
 class ResNet(nn.Module):
@@ -62,19 +63,17 @@ class ResNet(nn.Module):
 
     Stage s has stride 4 * 2**s and C = width * 2**s channels, four times as many with bottlenecks. The input of the
     official classifier is the mean of the last map. `depths` and `bottleneck` are listed in `SIZES`. If `axis_name` is
-    given, batch statistics are synchronised over that axis. `dtype` is that of the convolutions; parameters are
-    float32.
+    given, batch statistics are synchronised over that axis.
     """
 
     depths: Sequence[int]
     bottleneck: bool = False
     width: int = 64
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> list[jax.Array]:
-        x = convolution(image, self.width, 7, 2, self.dtype, "conv1")
+        x = convolution(image, self.width, 7, 2, "conv1")
         x = nn.relu(BatchNorm(self.axis_name, name="bn1")(x, train))
         x = max_pool(x)
         maps = []
@@ -83,6 +82,6 @@ class ResNet(nn.Module):
                 stride = 2 if stage and index == 0 else 1
                 name = f"layer{stage + 1}_{index}"
                 width = self.width * 2**stage
-                x = Block(width, stride, self.bottleneck, self.axis_name, self.dtype, name=name)(x, train)
+                x = Block(width, stride, self.bottleneck, self.axis_name, name=name)(x, train)
             maps.append(x)
         return maps

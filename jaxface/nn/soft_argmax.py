@@ -1,4 +1,4 @@
-"""Soft-argmax: attention over the cells of a feature map, its moments, and its cross-entropy with a Gaussian heat map.
+"""Soft-argmax: expectation and moments under an attention over map cells, and its heat-map loss.
 
 The expected position under a softmax over cells is a differentiable argmax (integral regression, Sun et al., ECCV
 2018). A heat-map loss on the same softmax trains it much faster than the gradient through that expectation.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def cell_centers(height: int, width: int, extent: float = 1.0) -> jax.Array:
-    """Centres (T,2) of a map's cells as x, y (right, down), if the map covers [0, extent] on both axes."""
+    """Centres (T,2) of the cells as x (right), y (down), for a map that covers [0, extent] on both axes."""
     x, y = ((jnp.arange(count) + 0.5) * extent / count for count in (width, height))
     return jnp.stack(jnp.meshgrid(x, y), -1).reshape(-1, 2)
 
@@ -33,8 +33,8 @@ def moments(
     """Mean and covariance of the position, and mean of the features, under an attention.
 
     Args:
-        attention: sums to 1 over `axis`.
-        positions: (T,D) position of each cell. Centre them near 0: the covariance is a difference of squares.
+        attention: (B,K,T) or (B,T,K), sums to 1 over `axis`.
+        positions: (T,D) position of each cell, centred near 0: the covariance is a difference of squares, which cancel.
         features: (B,T,C).
         axis: axis of the cells in `attention`.
 
@@ -43,12 +43,12 @@ def moments(
     """
     cells, dimensions = positions.shape
     products = (positions[:, :, None] * positions[:, None]).reshape(cells, -1)
-    powers = jnp.concatenate([positions, products], -1)
-    powers = jnp.broadcast_to(powers, (attention.shape[0], *powers.shape))
-    expected = expectation(attention, jnp.concatenate([powers, features], -1), axis)
-    mean, second, features = jnp.split(expected, [dimensions, dimensions + dimensions**2], axis=-1)
-    covariance = second.reshape(*mean.shape, dimensions) - mean[..., None] * mean[..., None, :]
-    return mean, covariance, features
+    monomials = jnp.concatenate([positions, products], -1)
+    monomials = jnp.broadcast_to(monomials, (attention.shape[0], *monomials.shape))
+    expected = expectation(attention, jnp.concatenate([monomials, features], -1), axis)
+    mean, second_moment, mean_features = jnp.split(expected, [dimensions, dimensions + dimensions**2], axis=-1)
+    covariance = second_moment.reshape(*mean.shape, dimensions) - mean[..., None] * mean[..., None, :]
+    return mean, covariance, mean_features
 
 
 def cross_entropy(
@@ -57,10 +57,10 @@ def cross_entropy(
     """Cross-entropy (B,K) of an attention with a Gaussian heat map around each target.
 
     Args:
-        log_attention: log-probabilities of the cells.
+        log_attention: (B,K,T) or (B,T,K), log-probabilities of the cells.
         centers: (T,2) centres of the cells.
         target: (B,K,2) positions in the same unit.
-        std: standard deviation of the Gaussian in the same unit; it is normalised over the cells.
+        std: standard deviation of the Gaussian in the same unit. The heat map is normalised over the cells.
         axis: axis of the cells in `log_attention`.
     """
     if axis == 1:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxface.nn.mlp import MLP
 
-# PyTorch's default, which the XCiT code of the unofficial detector keeps.
+# Default of PyTorch, as in the XCiT code of the unofficial detector (florisdf/continuous_landmarks).
 EPSILON = 1e-5
 
 
@@ -33,6 +33,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 def _normalize_over_tokens(x: jax.Array) -> jax.Array:
+    """L2-normalises (B,N,H,C) over the tokens N, with the norm clamped at 1e-12 as in PyTorch."""
     squared = jnp.sum(jnp.square(x), axis=1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))
 
@@ -57,6 +58,8 @@ class LocalInteraction(nn.Module):
 
 
 class _ChannelAffine(nn.Module):
+    """Scale and bias per channel of (…,D)."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
@@ -64,9 +67,9 @@ class _ChannelAffine(nn.Module):
 
 
 class CrossCovarianceBlock(nn.Module):
-    """XCiT block: x += g1 XCA(LN x); x += g3 LPI(LN x) if `local`; x += g2 MLP(LN x).
+    """XCiT block: x += g1 XCA(LN x); with `local` x += g3 LPI(LN x); x += g2 MLP(LN x).
 
-    MLP ratio 4; layer scales g are initialised to 1. Source: facebookresearch/xcit, with the order and sizes of the
+    g are layer scales, initialised to 1; MLP ratio 4. Source: facebookresearch/xcit, with the order and sizes of the
     unofficial continuous detector.
     """
 

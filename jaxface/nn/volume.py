@@ -1,4 +1,4 @@
-"""3D convolutions that downsample a volume, as matrix products: XLA's own take minutes on a CPU."""
+"""3D convolutions that downsample a volume, as matrix products: XLA's convolutions take minutes on a CPU."""
 
 import flax.linen as nn
 import jax

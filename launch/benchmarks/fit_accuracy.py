@@ -1,9 +1,9 @@
 """Accuracy of `launch.fit` on unseen ICT-FaceKit heads, in mm: python -m launch.benchmarks.fit_accuracy --ict DIR
 
-Samples people that no training split contains, scans a neutral and an expression of each as a cloud of surface points,
-fits every person by `launch.fit` and measures point-to-triangle distances on the face, both ways. The baseline is the
-mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON line per
-kind of scan.
+Generates people that no training split contains, samples surface points of a neutral head and an expression of each,
+fits every person by `launch.fit` and measures point-to-triangle distances on the face in both directions. The baseline
+is the mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON
+line per kind of scan.
 """
 
 import json
@@ -26,14 +26,17 @@ from jaxface.heads.closed import ClosedHead, close
 from .. import app
 
 ICT = flags.DEFINE_string("ict", None, "ICT-FaceKit: its FaceXModel folder, or an .npz file of its arrays")
-WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm run (default: the model that ships)")
+WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm run (default: the pretrained model)")
 PEOPLE = flags.DEFINE_integer("people", 4, "number of people")
 POINTS = flags.DEFINE_integer("points", 2500, "points of a scan")
 SEED = flags.DEFINE_integer("seed", 1, "seed of people and points; 20230618 is that of the training data")
 
 SCANS = ("neutral", "expression")
+# Share of a scan's points on the face, as in the training data.
+FACE_SHARE = 0.75
+# Surface points at which distances are measured.
 MEASURED = 20_000
-# Longer edges are split before distances are measured: a query is fast if no triangle is large.
+# Longer edges are split before distances are measured: closest-point queries are fast if all triangles are small.
 LONGEST_EDGE_MM = 4.0
 
 
@@ -66,29 +69,20 @@ def scans_mm(closed: ClosedHead, seed: int, person: int) -> list[np.ndarray]:
 
 
 def write_clouds(folder: pathlib.Path, closed: ClosedHead, scans: dict[str, np.ndarray]) -> None:
-    """One PLY file of surface points a scan; the share of points on the face is that of the training data."""
+    """Writes FOLDER/<name>.ply, a cloud of surface points, for every scan (vertices (W,3) mm)."""
     folder.mkdir(parents=True)
     for name, vertices in scans.items():
         rng = np.random.default_rng((SEED.value, POINTS.value))
-        face = surface_points(vertices, closed.triangles[closed.face], round(0.75 * POINTS.value), rng)
+        face = surface_points(vertices, closed.triangles[closed.face], round(FACE_SHARE * POINTS.value), rng)
         rest = surface_points(vertices, closed.triangles[~closed.face], POINTS.value - len(face), rng)
         cloud = meshes.Mesh(np.concatenate([face, rest]).astype(np.float32), np.zeros((0, 3), np.int32))
         (folder / f"{name}.ply").write_bytes(meshes.encode(cloud, ".ply"))
 
 
 def fit(scans: pathlib.Path, output: pathlib.Path) -> None:
-    """Runs `launch.fit` in a separate process, as a user does."""
-    command = [
-        sys.executable,
-        "-m",
-        f"{app.__package__}.fit",
-        "--scan",
-        str(scans),
-        "--units",
-        "mm",
-        "--output",
-        str(output),
-    ]
+    """Runs `launch.fit` on a folder of people, in a separate process."""
+    command = [sys.executable, "-m", f"{app.__package__}.fit"]
+    command += ["--scan", str(scans), "--units", "mm", "--output", str(output)]
     subprocess.run(command + (["--workdir", WORKDIR.value] if WORKDIR.value else []), check=True, stdout=sys.stderr)
 
 

@@ -1,6 +1,6 @@
-"""Benchmarks of NPHM: the identity model of the published size at one code whose field is roughly a head.
+"""Benchmarks of NPHM: the identity model of the published size, with a code whose SDF is roughly a head.
 
-The batch of a benchmark is its number of points, for `train_step` of people.
+The batch size of a benchmark is its number of points, that of `train_step` the number of people.
 """
 
 import functools
@@ -24,7 +24,7 @@ from .benchmark import Benchmark, Run, load_config, training_run
 DENSE_POINTS, GRADIENT_POINTS, TILED_POINTS, FIT_POINTS, TRAIN_BATCH = 4096, 2048, 16384, 1000, 2
 CHUNK = 2048
 RESOLUTION = 128
-# The baseline would take minutes for the grid of `extract`; it is measured on this many points of it.
+# The original takes minutes for the grid of `extract`; it is measured on a subset of this many points.
 BASELINE_POINTS = 8192
 # Semi-axes of an ellipsoid the size of a head, in NPHM units.
 RADII = np.float32([0.33, 0.45, 0.42])

@@ -1,6 +1,6 @@
-"""Each annotated data set, written in its original layout and read back: features, mean face, messages of one line.
+"""Annotated data sets, written in their original layout and read back: every feature, the mean face, error messages.
 
-Red encodes x and green encodes y, so the pixels of a record show which part of the image it holds.
+The images encode positions (red is x, green is y), so that a record's region shows where it was cut.
 """
 
 import json
@@ -28,7 +28,7 @@ def rgb() -> np.ndarray:
     return np.stack([x, y, 0 * x], -1).astype(np.uint8)
 
 
-def write_picture(path: pathlib.Path) -> None:
+def write_image(path: pathlib.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), rgb()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])
 
@@ -56,7 +56,7 @@ def write_300w(root: pathlib.Path, scale: float = 1.1) -> dict[str, list[dict]]:
         points = random_points(68)
         rows = "".join(f"{x} {y}\n" for x, y in points)
         write_text(root / folder / f"{stem}.pts", f"version: 1\nn_points:  68\n{{\n{rows}}}\n")
-        write_picture(root / folder / f"{stem}{ending}")
+        write_image(root / folder / f"{stem}{ending}")
         whole = [(int(x), int(y)) for x, y in points]
         corners = []
         for axis, size in enumerate((WIDTH, HEIGHT)):
@@ -79,7 +79,7 @@ def write_wflw(root: pathlib.Path, protocol: bool = False) -> dict[str, list[dic
     lines = {"train": [], "test": []}
     found = {"train": [], "test": []}
     annotations = root / "WFLW_annotations"
-    write_picture(root / "WFLW_images" / "1--Handshaking" / "two_faces.jpg")
+    write_image(root / "WFLW_images" / "1--Handshaking" / "two_faces.jpg")
     for number in range(4):
         split = "train" if number < 2 else "test"
         points = random_points(98)
@@ -117,10 +117,10 @@ def write_cofw(root: pathlib.Path, protocol: bool = False) -> dict[str, list[dic
         found[split] = []
         with h5py.File(root / f"COFW_{split}_color.mat", "w") as file:
             cells = file.create_dataset(f"Is{suffix}", (1, 2), h5py.ref_dtype)
-            for i, picture in enumerate((rgb(), rgb()[..., 0])):
+            for i, image in enumerate((rgb(), rgb()[..., 0])):
                 points, occluded = random_points(29), RNG.random(29) < 0.3
                 shapes[i] = [*points.T.ravel(), *occluded]
-                cells[0, i] = file.create_dataset(f"#refs#/{i}", data=picture.T).ref
+                cells[0, i] = file.create_dataset(f"#refs#/{i}", data=image.T).ref
                 x, y, w, h = boxes[i]
                 more = {"visible": ~occluded}
                 if protocol:
@@ -157,7 +157,7 @@ def write_aflw(root: pathlib.Path) -> dict[str, list[dict]]:
     found = {"train": [], "test": []}
     for rank, index in enumerate(order[0] - 1):
         name = str(names[index, 0, 0])
-        write_picture(root / "flickr" / name)
+        write_image(root / "flickr" / name)
         x0, x1, y0, y1 = boxes[index]
         rectangle = (max(x0, 0), y0, min(x1, WIDTH - 1), y1)
         points = np.clip(shapes[index].reshape(2, 19).T, 0, (WIDTH, HEIGHT))
@@ -174,7 +174,7 @@ def write_lapa(root: pathlib.Path) -> dict[str, list[dict]]:
             points = random_points(106)
             rows = "".join(f"{x} {y}\n" for x, y in points)
             write_text(root / split / "landmarks" / f"{number}_0.txt", f"106\n{rows}")
-            write_picture(root / split / "images" / f"{number}_0.jpg")
+            write_image(root / split / "images" / f"{number}_0.jpg")
             w, h = (points.max(0) - points.min(0)) * 0.1
             (x0, y0), (x1, y1) = points.min(0), points.max(0)
             crop = (x0 - w, y0 - h, x1 + w, y1 + h)
@@ -186,7 +186,7 @@ def write_lapa(root: pathlib.Path) -> dict[str, list[dict]]:
 def write_celeba(root: pathlib.Path) -> dict[str, list[dict]]:
     write_text(root / "celeba_bboxes.txt", "000001.jpg 60 40 159 139\n000002.jpg 5 30 144 169\n")
     for name in ("000001.jpg", "000002.jpg"):
-        write_picture(root / "img_celeba" / name)
+        write_image(root / "img_celeba" / name)
     first = {"name": "000001.jpg", "crop": (50, 55, 169, 149), "box": (60, 40, 159, 139)}
     second = {"name": "000002.jpg", "crop": (0, 51, 158, 179), "box": (5, 30, 144, 169)}
     return {"train": [first, second]}

@@ -1,4 +1,4 @@
-"""A folder of photographs as a data set: included files, skipped files and their reasons, photos grouped by person."""
+"""A folder of photos as a data set: its examples, the listed failures, sets of one person."""
 
 import functools
 
@@ -18,7 +18,7 @@ POINTS = canonical.queries("68")[:, :2] * [50, -50] + [80, 60]
 
 
 def detect(photo, box):
-    """Stand-in detector: fixed landmarks, centred in `box` unless it is None; None for a black photo."""
+    """POINTS unless the image is black, moved to the centre of the box if there is one."""
     if photo.pixels.max() == 0:
         return None
     return POINTS if box is None else POINTS + np.reshape(box, (2, 2)).mean(0) - [80, 60]
@@ -27,7 +27,7 @@ def detect(photo, box):
 TOOLS = {"detect": detect, "align": aligned_face}
 
 
-def picture(path, value=120):
+def write_photo(path, value=120):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = np.full((120, 160, 3), value, np.uint8)
     cv2.imwrite(str(path), cv2.circle(image, (80, 66), 8, (0, 0, value), -1))
@@ -38,12 +38,12 @@ def read(folder, name, split="train"):
     return list(stream.open_dataset(name, folder).as_dataset(split=split).as_numpy_iterator())
 
 
-def test_photos_become_records_and_others_are_skipped(tmp_path):
+def test_photos_and_failures(tmp_path):
     photos = tmp_path / "photos"
     for name in ("a.jpg", "b.png", "own/c.jpg", "own/d.jpg", "e.jpg", ".hidden/f.jpg", "mask/a.jpg"):
-        picture(photos / name)
-    picture(photos / "black.png", 0)
-    (photos / "damaged.jpg").write_bytes(b"no picture")
+        write_photo(photos / name)
+    write_photo(photos / "black.png", 0)
+    (photos / "damaged.jpg").write_bytes(b"not an image")
     (photos / "a.pts").write_text(
         "version: 1\nn_points: 68\n{\n" + "\n".join(f"{x + 1} {y + 1}" for x, y in POINTS) + "\n}"
     )
@@ -81,7 +81,7 @@ def test_sets_are_of_one_person(tmp_path):
     photos = tmp_path / "photos"
     for name, count in (("ann", 7), ("bob", 2), ("cis", 1)):
         for index in range(count):
-            picture(photos / name / f"{index}.jpg", 60 + 10 * index)
+            write_photo(photos / name / f"{index}.jpg", 60 + 10 * index)
     info = prepare("face_folder/sets", str(tmp_path), str(photos), TOOLS, size=32)
     train, test = (read(tmp_path, "face_folder/sets", split) for split in ("train", "test"))
     assert [example["name"] for example in train] == [b"ann", b"ann"] and [example["name"] for example in test] == [
@@ -107,7 +107,7 @@ def test_sets_are_of_one_person(tmp_path):
 def test_wrong_options_are_one_line(tmp_path, dataset, names, options, message):
     (tmp_path / "photos").mkdir()
     for name in names:
-        picture(tmp_path / "photos" / "black.png", 0).rename(tmp_path / "photos" / name)
+        write_photo(tmp_path / "photos" / "black.png", 0).rename(tmp_path / "photos" / name)
     with pytest.raises(UserError, match=message):
         prepare(dataset, str(tmp_path / "data"), str(tmp_path / "photos"), TOOLS, **options)
 

@@ -1,4 +1,4 @@
-"""The builder of head surfaces: contents of the records, determinism, and the batches of both phases."""
+"""The builder of head surfaces: its records, their reproducibility, and the batches of both phases."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_surfaces_lie_on_their_scan(folder):
 
 
 def test_pairs_correspond():
-    """For a scan and its translated copy, pairs differ by the translation; half have the smaller offset."""
+    """Pairs of a scan and its translation differ by the translation; half of them have the smaller offset."""
     surface = closed.close(procedural_head())
     (vertices,) = head_space.scans(surface, SEED, 0, [0])
     moved = vertices + np.float32([0.1, 0, -0.2])

@@ -1,4 +1,4 @@
-"""Own data: text and `.pts` become the same records, with a mean face and a flip table; mistakes are one line each."""
+"""The user's own data: text and `.pts` files give the same records, with mean face and flip map; error messages."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ COUNT = 12
 
 
 def write(root: pathlib.Path, kind: str) -> np.ndarray:
-    """COUNT pictures of 160 x 150 pixels with a face each; its landmarks (COUNT,6,2)."""
+    """COUNT images of 160 x 150 px with one face each; returns its landmarks (COUNT,6,2)."""
     rng = np.random.default_rng(0)
     shapes = np.round(FACE + rng.normal(0, 1.5, (COUNT, 1, 2)) + rng.normal(0, 0.5, (COUNT, 6, 2)), 2)
     lines = []

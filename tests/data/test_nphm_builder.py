@@ -1,4 +1,4 @@
-"""The public NPHM layout with a few generated heads: the records, and resuming an interrupted run."""
+"""The layout of the NPHM data set, with a tiny one of generated heads: its records, and an interrupted run."""
 
 import concurrent.futures
 import json
@@ -21,7 +21,7 @@ PEOPLE = {1: 10, 286: 3, 99: -1, 283: 1, 7: 4}
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
-    """Two people to train on, one to validate, one to test; the template's mesh stands for the registered one."""
+    """Two training people, one validation, one test person; the template mesh takes the place of the registration."""
     root = tmp_path_factory.mktemp("nphm")
     surface = closed.close(procedural_head())
     for subject, neutral in PEOPLE.items():
@@ -72,8 +72,8 @@ def small(monkeypatch):
     monkeypatch.setattr(nphm_scans, "FOCAL_PX", 90.0)
 
 
-def test_a_published_observation_is_used(tmp_path):
-    """A full map is (H*W,3) with NaN where nothing was hit; obs.npy has 2500 points, some of them twice."""
+def test_a_published_observation_is_taken(tmp_path):
+    """A full map is (H*W,3) with NaN for background; obs.npy has 2500 points, some of them twice."""
     full = np.full((1000, 3), np.nan)
     full[::3] = np.arange(1002).reshape(334, 3)
     path = tmp_path / nphm_scans.SINGLE_VIEW / "001" / "10" / nphm_scans.OBSERVATION

@@ -1,4 +1,4 @@
-"""Readers of data sets with 3D points, each on a tiny fixture in the original layout; messages of one line."""
+"""Builders of data sets with 3D points, from tiny fixtures in the original layout; error messages."""
 
 import json
 
@@ -21,7 +21,7 @@ KEPT = np.sort(DRAW.permutation(VERTICES + 10)[:VERTICES])
 KEYPOINTS = DRAW.permutation(VERTICES)[:68]
 
 
-def photograph(path, size=(80, HEIGHT)):
+def write_photo(path, size=(80, HEIGHT)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(DRAW.integers(0, 255, (size[1], size[0], 3), np.uint8)).save(path)
 
@@ -39,7 +39,7 @@ def morphable_model(folder, whole):
 
 
 def parameters(path, **more):
-    """The .mat file of a picture, as 300W-LP and AFLW2000-3D have it."""
+    """The .mat file of an image, as in 300W-LP and AFLW2000-3D."""
     pose = np.array([0.2, -0.5, 0.1, 40.0, 30.0, -7.0, 3e-4])
     numbers = {"Shape_Para": DRAW.normal(0, 1e4, (199, 1)), "Exp_Para": DRAW.normal(0, 1, (29, 1))}
     numbers |= {"Illum_Para": np.ones((1, 10)), "Color_Para": np.ones((1, 7)), "Tex_Para": np.ones((199, 1))}
@@ -48,7 +48,7 @@ def parameters(path, **more):
 
 
 def expected(numbers, pose):
-    """Landmarks computed step by step: rotations by pitch, yaw and roll, y up from the last row."""
+    """The landmarks by definition: pitch, yaw and roll one after the other, y up from the last row."""
     own = (MEAN[KEPT] + 1 + (SHAPE.reshape(-1, 3, 199)[KEPT] @ numbers["Shape_Para"][:, 0]))[KEYPOINTS]
     own += (EXPRESSION.reshape(-1, 3, 29) @ numbers["Exp_Para"][:, 0])[KEYPOINTS]
     for axis in (2, 1, 0):
@@ -70,8 +70,8 @@ def read(name, folder, split):
 @pytest.mark.parametrize("whole", [False, True])
 def test_300w_lp(tmp_path, whole):
     source = tmp_path / "source"
-    photograph(source / "AFW" / "a_1_0.jpg")
-    photograph(source / "AFW_Flip" / "a_1_0.jpg")
+    write_photo(source / "AFW" / "a_1_0.jpg")
+    write_photo(source / "AFW_Flip" / "a_1_0.jpg")
     flat = np.arange(136.0).reshape(2, 68)
     numbers, pose = parameters(source / "AFW" / "a_1_0.mat", pt2d=flat, roi=np.array([[1, 2, 3, 4]]))
     morphable_model(source / "bfm", whole)
@@ -89,7 +89,7 @@ def test_300w_lp(tmp_path, whole):
 
 def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     source = tmp_path / "source"
-    photograph(source / "image00002.jpg")
+    write_photo(source / "image00002.jpg")
     solid = np.arange(204.0).reshape(3, 68)
     numbers, pose = parameters(source / "image00002.mat", pt2d=-np.ones((2, 21)), pt3d_68=solid)
     with pytest.raises(UserError, match=r"Model_Exp.mat: missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
@@ -112,7 +112,7 @@ def annotation(**changes):
 
 def test_the_original_s_annotations(tmp_path):
     source = tmp_path / "source"
-    photograph(source / "300wLP" / "images" / "b.png")
+    write_photo(source / "300wLP" / "images" / "b.png")
     train, test = annotation(), annotation(isValidation=True, objpos=[-1, -1])
     (source / "anno.json").write_text(json.dumps([train, test]))
     prepare("jvcr_json", str(tmp_path), str(source))
@@ -132,7 +132,7 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
     source = tmp_path / "source"
     points = DRAW.uniform(10, 50, (66, 3)).round(3)
     for folder, ending in (("train", ".jpg"), ("test_img", ".png")):
-        photograph(source / folder / f"c{ending}")
+        write_photo(source / folder / f"c{ending}")
     for path in (source / "train" / "c_lm.csv", source / "test_img" / "c.pts"):
         path.write_text("\n".join(",".join(map(str, row)) for row in points))
     prepare("faw3d", str(tmp_path), str(source))
@@ -147,7 +147,7 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
 
 @pytest.mark.parametrize("mode", transforms.MODES)
 def test_crops_for_training_carry_their_points(mode):
-    """Colours encode positions: under every augmentation the points stay on pixels of their colour."""
+    """The colours of the image encode positions: under every augmentation the points keep their colours."""
     y, x = np.mgrid[:200, :240]
     pixels = np.stack([x, y, np.full_like(x, 0)], -1).astype(np.uint8)
     points = np.concatenate([DRAW.uniform((80, 60), (160, 140), (68, 2)), DRAW.normal(0, 20, (68, 1))], 1)
@@ -161,7 +161,7 @@ def test_crops_for_training_carry_their_points(mode):
         column, row = np.rint(plane[inside]).astype(int).T
         colors = image[row, column, :2]
         assert image.shape == (128, 128, 3) and made["coordinates"].shape == (71, 3) and made["in_volume"].all()
-        # A mirrored picture's points are in the order of the mirrored face; colours follow places by an affine map.
+        # Points of a mirrored image are renumbered; colours are an affine function of positions.
         flip = data.LAYOUT_68.flip
         errors = [np.abs(_residual(points[order][inside, :2], colors)).max() for order in (np.arange(68), flip)]
         assert inside.sum() > 40 and min(errors) < 0.03 and max(errors) > 0.1

@@ -1,4 +1,4 @@
-"""The builder of rendered heads: features, determinism, and messages for wrong options."""
+"""The builder of rendered heads: every feature, determinism, and error messages."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """The decoded training examples of a tiny data set, in order."""
+    """The decoded training examples of a tiny data set in the order of generation."""
     folder = str(tmp_path_factory.mktemp("heads"))
     info = prepare("rendered_heads/procedural", folder, examples=6, size=SIZE)
     assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 6, "test": 8}
@@ -47,7 +47,7 @@ def test_features_are_consistent(examples):
     assert 0.3 < seen.mean() < 0.99
 
 
-def test_images_are_deterministic(examples, tmp_path):
+def test_images_are_reproducible(examples, tmp_path):
     prepare("rendered_heads/procedural", str(tmp_path), examples=6, size=SIZE)
     read = stream.open_dataset("rendered_heads/procedural", tmp_path).as_dataset(split="train")
     for one, other in zip(examples, read.as_numpy_iterator(), strict=True):
@@ -56,7 +56,7 @@ def test_images_are_deterministic(examples, tmp_path):
 
 
 def test_training_crops_keep_points_on_their_pixels(examples):
-    """Red encodes x and green encodes y, so the colour of a crop at a point gives the point in the image."""
+    """The image encodes positions (red is x, green is y), so the colour of the crop at a point is the point."""
     example = dict(examples[0])
     x, y = np.meshgrid(np.arange(SIZE), np.arange(SIZE))
     example["image"] = np.stack([4 * x, 4 * y, 0 * x], axis=-1).astype(np.uint8)

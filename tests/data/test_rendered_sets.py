@@ -1,4 +1,4 @@
-"""Rendered sets: five images of one person, agreement of images and parameters, and batches."""
+"""Rendered sets: one person in five images, ground truth consistent with the images, and batches of sets."""
 
 import functools
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_landmarks_follow_from_the_parameters(folder):
+def test_images_show_their_ground_truth(folder):
     head = procedural_head()
     for example in stream.open_dataset("rendered_sets/procedural", folder).as_dataset(split="test").as_numpy_iterator():
         for number in range(PER_SET):
@@ -31,8 +31,8 @@ def test_landmarks_follow_from_the_parameters(folder):
             points += example["translation"][number]
             px = example["focal_px"][number] * points[:, :2] / points[:, 2:] + example["center_px"][number]
             np.testing.assert_allclose(px, example["landmarks"][number], atol=0.02)
-        pictures = example["image"].reshape(PER_SET, SIZE, SIZE, 3).astype(float)
-        assert all(np.abs(pictures[i] - pictures[i - 1]).mean() > 5 for i in range(PER_SET))
+        images = example["image"].reshape(PER_SET, SIZE, SIZE, 3).astype(float)
+        assert all(np.abs(images[i] - images[i - 1]).mean() > 5 for i in range(PER_SET))
 
 
 def test_batches_of_sets(folder):

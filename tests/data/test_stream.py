@@ -1,4 +1,4 @@
-"""The stream of prepared data sets: order, resuming, padding, and the message for an unreadable record."""
+"""The stream of prepared data sets: order, resuming, padding and unreadable records."""
 
 import io
 import pathlib
@@ -14,7 +14,7 @@ COUNT = 11
 
 
 class Squares(tfds.core.GeneratorBasedBuilder):
-    """Images of one colour each; the one with number `broken` is not an image file."""
+    """Eleven images of one colour each; the bytes of number `broken` are not an image."""
 
     VERSION = tfds.core.Version("1.0.0")
     broken = -1
@@ -31,7 +31,7 @@ class Squares(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for number in range(COUNT):
             image = np.full((4, 5, 3), (number, 2 * number, 200), np.uint8)
-            yield number, {"image": io.BytesIO(b"no picture") if number == self.broken else image, "number": number}
+            yield number, {"image": io.BytesIO(b"not an image") if number == self.broken else image, "number": number}
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_missing_set_and_split(folder):
         next(stream.eval_stream(stream.open_dataset("squares", folder), "test", 2, lambda e: process(e, 0)))
 
 
-@pytest.mark.parametrize("damage", ["picture", "flipped", "truncated"])
+@pytest.mark.parametrize("damage", ["image", "flipped", "truncated"])
 def test_unreadable_record_is_named(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(Squares, "broken", 7 if damage == "picture" else -1)
+    monkeypatch.setattr(Squares, "broken", 7 if damage == "image" else -1)
     Squares(data_dir=tmp_path).download_and_prepare()
     file = next(tmp_path.glob("squares/1.0.0/*tfrecord*"))
     content = bytearray(file.read_bytes())

@@ -18,10 +18,10 @@ def test_similarity_recovers_the_map(xp, dimensions):
     rotation = np.linalg.qr(rng.normal(size=(4, dimensions, dimensions)))[0]
     rotation[..., 0] *= np.linalg.det(rotation)[:, None]
     target = 2.5 * source @ np.swapaxes(rotation, -1, -2) + [7, -3, 1][:dimensions]
-    scale, found, translation = alignment.similarity(xp.asarray(source), xp.asarray(target))
+    scale, estimated, translation = alignment.similarity(xp.asarray(source), xp.asarray(target))
     assert isinstance(scale, jax.Array) == (xp is jnp)
     np.testing.assert_allclose(scale, np.full(4, 2.5), rtol=1e-5)
-    np.testing.assert_allclose(found, rotation, atol=1e-5)
+    np.testing.assert_allclose(estimated, rotation, atol=1e-5)
     np.testing.assert_allclose(translation, np.tile([7, -3, 1][:dimensions], (4, 1)), atol=1e-5)
 
 

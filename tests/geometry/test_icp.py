@@ -59,8 +59,8 @@ def test_point_to_plane_icp_recovers_a_similarity_despite_outliers(bumpy):
         return current(closest), target, normals @ current.rotation.T
 
     start = Similarity(1.0, np.eye(3), np.zeros(3))
-    found = icp.icp(start, match, icp.point_to_plane_update, 60, 1e-7)
-    np.testing.assert_allclose(found(bumpy[0]), MOTION(bumpy[0]), atol=0.02)
+    estimated = icp.icp(start, match, icp.point_to_plane_update, 60, 1e-7)
+    np.testing.assert_allclose(estimated(bumpy[0]), MOTION(bumpy[0]), atol=0.02)
 
 
 def test_axis_rotations_are_the_24_of_the_cube():

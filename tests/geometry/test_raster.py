@@ -54,7 +54,7 @@ def sphere(rings, columns, bump):
     return vertices.reshape(-1, 3), triangles.astype(np.int32)
 
 
-def seen(vertices, triangles, turn, translation, focal):
+def projected(vertices, triangles, turn, translation, focal):
     """(points_px, depth, triangles) of a rotated mesh in front of the camera."""
     cos, sin = np.cos(turn), np.sin(turn)
     rotation = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
@@ -84,10 +84,10 @@ def lattice():
 
 
 SCENES = {
-    "ball": lambda: seen(*sphere(40, 60, 0.0), 0.3, [0, 0, 500.0], 130.0),
-    "bumpy, turned": lambda: seen(*sphere(30, 40, 0.2), 1.2, [10, -20, 400.0], 120.0),
-    "half out of the picture": lambda: seen(*sphere(24, 30, 0.1), 0.5, [90, 40, 300.0], 140.0),
-    "camera inside": lambda: seen(*sphere(24, 30, 0.1), 0.0, [5, 3, 20.0], 30.0),
+    "ball": lambda: projected(*sphere(40, 60, 0.0), 0.3, [0, 0, 500.0], 130.0),
+    "bumpy, turned": lambda: projected(*sphere(30, 40, 0.2), 1.2, [10, -20, 400.0], 120.0),
+    "half outside the image": lambda: projected(*sphere(24, 30, 0.1), 0.5, [90, 40, 300.0], 140.0),
+    "camera inside": lambda: projected(*sphere(24, 30, 0.1), 0.0, [5, 3, 20.0], 30.0),
     "small triangles": lambda: soup(0, 2.0),
     "large triangles": lambda: soup(1, 40.0),
     "lattice": lattice,
@@ -105,17 +105,17 @@ def padded(points, depth, triangles):
 def test_ids_equal_brute_force(scene, visibility):
     points, depth, triangles = SCENES[scene]()
     expected = brute_force(points, depth, triangles, SIZE, SIZE)
-    found = rasterize(*padded(points, depth, triangles), SIZE, SIZE, visibility=visibility)
-    assert found.overflow == 0 and (expected >= 0).any()
-    np.testing.assert_array_equal(found.triangle_id, expected)
+    visible = rasterize(*padded(points, depth, triangles), SIZE, SIZE, visibility=visibility)
+    assert visible.overflow == 0 and (expected >= 0).any()
+    np.testing.assert_array_equal(visible.triangle_id, expected)
 
 
 def test_ids_and_depth_equal_the_reference_of_deep3d():
     golden = np.load(GOLDEN)
     points, depth, triangles = golden["points_px"], golden["depth"], jnp.asarray(golden["triangles"], jnp.int32)
-    found = rasterize(points, depth, triangles, 224, 224)
-    np.testing.assert_array_equal(found.triangle_id, golden["triangle_id"])
-    surface = interpolate(jnp.asarray(depth)[:, None], points, depth, triangles, found.triangle_id)[..., 0]
+    visible = rasterize(points, depth, triangles, 224, 224)
+    np.testing.assert_array_equal(visible.triangle_id, golden["triangle_id"])
+    surface = interpolate(jnp.asarray(depth)[:, None], points, depth, triangles, visible.triangle_id)[..., 0]
     np.testing.assert_allclose(surface[::8, ::8], golden["depth_every_8"], atol=5e-6)
 
 
@@ -145,13 +145,13 @@ def test_triangles_with_a_vertex_behind_the_camera_are_culled():
 )
 def test_overflow_counts_undrawn_triangles(tiers, overflow):
     points = QUADS * np.repeat([0.75, 1], 4)[:, None].astype(np.float32)  # boxes of 6 and of 9 pixel centres
-    found = rasterize(points, np.full(8, 50, np.float32), QUAD_TRIANGLES, 16, 16, tiers=tiers)
-    assert found.overflow == overflow
-    assert len(np.unique(found.triangle_id)) == 1 + 4 - overflow
+    visible = rasterize(points, np.full(8, 50, np.float32), QUAD_TRIANGLES, 16, 16, tiers=tiers)
+    assert visible.overflow == overflow
+    assert len(np.unique(visible.triangle_id)) == 1 + 4 - overflow
 
 
 def test_batches_equal_single_images():
-    scenes = [padded(*seen(*sphere(40, 60, 0.1), turn, [0, 0, 400.0], 120.0)) for turn in (0.0, 0.4)]
+    scenes = [padded(*projected(*sphere(40, 60, 0.1), turn, [0, 0, 400.0], 120.0)) for turn in (0.0, 0.4)]
     points, depth = (np.stack(part) for part in list(zip(*scenes, strict=True))[:2])
     triangles = scenes[0][2]
     tiers = ((2, None), (SIZE, None))
@@ -167,15 +167,15 @@ def test_interpolation_is_perspective_correct():
     points, depth, triangles = padded(*SCENES["bumpy, turned"]())
     ids = rasterize(points, depth, triangles, SIZE, SIZE).triangle_id
     space = np.concatenate([(points - (SIZE - 1) / 2) * depth[:, None] / 120, depth[:, None]], 1)
-    found = np.asarray(interpolate(space, points, depth, triangles, ids))
-    back = np.asarray(camera.project(found, 120.0, np.full(2, (SIZE - 1) / 2)))
+    points_mm = np.asarray(interpolate(space, points, depth, triangles, ids))
+    back = np.asarray(camera.project(points_mm, 120.0, np.full(2, (SIZE - 1) / 2)))
     row, column = np.nonzero(np.asarray(ids) >= 0)
     np.testing.assert_allclose(back[row, column], np.stack([column, row], -1), atol=1e-3)
-    assert (found[np.asarray(ids) < 0] == 0).all()
+    assert (points_mm[np.asarray(ids) < 0] == 0).all()
 
 
 def test_gradients_of_interpolation():
-    points, depth, triangles = map(jnp.asarray, padded(*seen(*sphere(6, 7, 0.1), 0.3, [0, 0, 400.0], 120.0)))
+    points, depth, triangles = map(jnp.asarray, padded(*projected(*sphere(6, 7, 0.1), 0.3, [0, 0, 400.0], 120.0)))
     colors = jnp.asarray(np.random.default_rng(0).random((len(points), 2)), jnp.float32)
     ids = rasterize(points, depth, triangles, SIZE, SIZE).triangle_id
     row = jnp.linspace(0.2, 1, SIZE)[:, None, None] / SIZE

@@ -23,7 +23,8 @@ def landmarks():
 
 def view(rotation=None, depth=0.0, crop=None):
     rotation = jnp.eye(3) if rotation is None else rotation
-    return accessories.View(accessories.rays(SIZE, FOCAL, CENTER, crop), rotation, AHEAD, jnp.full((SIZE, SIZE), depth))
+    rays = accessories.view_rays(SIZE, FOCAL, CENTER, crop)
+    return accessories.View(rays, rotation, AHEAD, jnp.full((SIZE, SIZE), depth))
 
 
 def changed_pixels(draw, seed, camera_view, landmarks):
@@ -39,12 +40,12 @@ def test_plane_intersection_inverts_the_projection():
     rotation = jaxlie.SO3.from_rpy_radians(0.2, -0.7, 0.1).as_matrix()
     crop = jnp.array([[0.9, 0.2, 5.0], [-0.2, 0.9, 11.0]])
     point = jnp.array([23.0, -31.0, 40.0])
-    seen = camera.to_camera(point, rotation, AHEAD)
-    pixel = crop[:, :2] @ camera.project(seen, FOCAL, CENTER) + crop[:, 2]
+    camera_point = camera.to_camera(point, rotation, AHEAD)
+    pixel = crop[:, :2] @ camera.project(camera_point, FOCAL, CENTER) + crop[:, 2]
     moved = crop.at[:, 2].add(jnp.array([50.0, 60.0]) - pixel)  # the point now projects to pixel (50, 60)
-    places, depth = view(rotation, crop=moved).plane(point[2])
-    np.testing.assert_allclose(places[60, 50], point[:2], atol=1e-2)
-    assert depth[60, 50] == pytest.approx(float(seen[2]), abs=1e-2)
+    positions, depth = view(rotation, crop=moved).plane(point[2])
+    np.testing.assert_allclose(positions[60, 50], point[:2], atol=1e-2)
+    assert depth[60, 50] == pytest.approx(float(camera_point[2]), abs=1e-2)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -53,7 +53,7 @@ def test_transparent_parts_are_not_drawn(head):
 
 
 def test_landmarks_are_registered_to_the_canonical_ones(head):
-    places = canonical.canonical(head)
+    places = canonical.canonical_vertices(head)
     assert places.shape == (ict.VERTICES, 3)
     np.testing.assert_allclose(head.landmark_points(places, "68"), canonical.queries("68"), atol=1e-3)
 

@@ -47,7 +47,7 @@ def test_backbone_becomes_a_workdir(tmp_path, tiny):
     safetensors.numpy.save_file({f"model.{name}": value for name, value in tensors.items()}, tmp_path / "x.safetensors")
     done = convert("--torch", tmp_path / "x.safetensors", "--workdir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
-    assert "dropped: norm.weight, norm.bias, head.weight, head.bias" in done.stdout
+    assert "dropped entries: norm.weight, norm.bias, head.weight, head.bias" in done.stdout
     params, _ = checkpoint.load_params(tmp_path / "w")
     assert config_file.load(tmp_path / "w").system == "continuous"
     assert checkpoint.steps(tmp_path / "w") == [0]

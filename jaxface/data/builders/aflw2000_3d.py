@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from jaxface.data import bfm_landmarks, points3d
 from jaxface.data.faces import float_tensor
 
-TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat next to each) and " + bfm_landmarks.TREE
+TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat file each) and " + bfm_landmarks.TREE
 
 
 def make(data_dir: str) -> tfds.core.DatasetBuilder:
@@ -17,7 +17,7 @@ def make(data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 class Aflw20003d(tfds.core.GeneratorBasedBuilder):
-    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's own."""
+    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's."""
 
     name = "aflw2000_3d"
     VERSION = tfds.core.Version("1.0.0")
@@ -30,7 +30,7 @@ class Aflw20003d(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
         basis = bfm_landmarks.load(root / "bfm")
-        return {"test": self._generate_examples(basis, points3d.find_files(root, "image*.jpg", TREE))}
+        return {"test": self._generate_examples(basis, points3d.find_files(root, "image*.jpg"))}
 
     def _generate_examples(self, basis: bfm_landmarks.Basis, paths: list[pathlib.Path]) -> points3d.Examples:
         for path in paths:

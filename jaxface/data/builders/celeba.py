@@ -1,7 +1,7 @@
 """CelebA (Liu et al., ICCV 2015) without landmarks, for PIPNet's self-training: one split, train.
 
-The images in the wild and the author's detected boxes, enlarged 1.2 times to the left, right and bottom while the top
-moves down by 0.15 of the height (lib/preprocess_gssl.py).
+Crops are the boxes detected by PIPNet's author in the images in the wild, with a margin of a tenth on the left, right
+and bottom; the top moves down by 0.15 of the height (lib/preprocess_gssl.py).
 """
 
 import pathlib
@@ -44,7 +44,7 @@ def _face(root: pathlib.Path, row: list[str]) -> faces.AnnotatedFace:
     try:
         box = np.array(row[1:], np.float64)
     except ValueError as error:
-        raise UserError(f"{root / FILE}: the box of {row[0]} is not four numbers") from error
+        raise UserError(f"{root / FILE}: the box of {row[0]} is not four numbers; correct the line") from error
     image = faces.read_image(root / "img_celeba" / row[0])
     size = box[2:] - box[:2] + 1
     margin = size * (SCALE - 1) / 2

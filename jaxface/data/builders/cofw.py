@@ -1,9 +1,9 @@
-"""COFW (Burgos-Artizzu et al., ICCV 2013): 29 landmarks and which of them are occluded, from its MATLAB 7.3 files.
+"""COFW (Burgos-Artizzu et al., ICCV 2013): 29 landmarks with occlusion flags, from its MATLAB 7.3 files.
 
 Variant `68` is that of PIPNet's cross-domain protocol: the test faces with 68 landmarks (Ghiasi and Fowlkes, 2015) and
 the training faces without landmarks (NaN), crops enlarged 1.3 times (lib/preprocess_gssl.py). Otherwise the crop is the
-given box (lib/preprocess.py). Coordinates are 1-based: 1 is subtracted from pixels, but not from
-PIPNet's landmarks in crop units.
+given box (lib/preprocess.py). The files are 1-based: 1 is subtracted from landmarks and boxes in pixels, but, as in
+PIPNet, not from its crop and the landmarks in crop units.
 """
 
 import pathlib
@@ -85,14 +85,14 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
 
 def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
     """The landmarks (68,2) of test face i, 1-based."""
-    found = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
-    if not found:
+    folders = [folder / name for name in POINTS_68 if (folder / name).is_dir()]
+    if not folders:
         raise UserError(f"{folder / POINTS_68[0]}: missing")
-    return annotations.read_mat(found[0] / f"{i + 1}_points.mat", "Points")["Points"].astype(np.float64)
+    return annotations.read_mat(folders[0] / f"{i + 1}_points.mat", "Points")["Points"].astype(np.float64)
 
 
 def _images(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]:
-    """The images (H,W,3) BGR of a cell array one by one; some are grey in the file."""
+    """Yields the images (H,W,3) uint8 BGR of a cell array; some are grey in the file."""
     with h5py.File(path) as file:
         if name not in file or file[name].size != count:
             raise UserError(f"{path}: {name} does not hold one image for each of {count} boxes")

@@ -1,8 +1,8 @@
 """Any folder of photos as a training set: the largest face of each photo, aligned, with landmarks and skin mask.
 
 Without a variant an example is one photo; variant `sets` groups PER_SET photos of one person, a person being a folder.
-The landmark detector and the alignment come from higher levels, as arguments. A photo that cannot be used is skipped
-and listed, with the reason, under `failed` in the data set's metadata.json.
+The landmark detector and the alignment are arguments, because they belong to systems. A photo that cannot be used is
+skipped and listed, with the reason, under `failed` in the data set's metadata.json.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class Settings:
 
     Attributes:
         size: side of the square crops in pixels.
-        detect: (photo, box (4,) or None) -> 68 landmarks (68,2) of a face in pixels of the full photo, or None.
+        detect: (photo, box (4,) px or None) -> landmarks (68,2) of a face in pixels of the full photo, or None.
         align: (pixels, landmarks, size) -> image (size,size,3) and skin (size,size) uint8, landmarks (68,2) and crop
             (5,) float32; raises UserError if the landmarks are not a face's.
     """
@@ -72,7 +72,7 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "a folder of photos, one subfolder a person; your own landmarks are read from NAME.pts next to them, "
+        "a folder of photos, one subfolder per person; your own landmarks are read from NAME.pts next to them, "
         "landmarks/NAME.txt (68 lines, y up) or detections/NAME.txt (5 lines, y down)"
     )
 
@@ -148,7 +148,7 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
                 points = self._settings.detect(loaded, landmark_files.read_box(path))
             if points is None:
                 raise UserError("no face found")
-            example = self._settings.align(loaded.pixels, loaded.to_kept(points), self._settings.size)
+            example = self._settings.align(loaded.pixels, loaded.to_pixels(points), self._settings.size)
         except UserError as error:
             self._failed[name] = str(error).removeprefix(f"{path.name}: ")
             return None
@@ -156,7 +156,7 @@ class FaceFolder(tfds.core.GeneratorBasedBuilder):
 
 
 def _iterate_later(examples: list) -> Iterator[tuple[str, Example]]:
-    """The examples of a list that is filled before the first one is requested."""
+    """The examples of a list that is filled by the time the first one is requested."""
     yield from examples
 
 
@@ -168,14 +168,14 @@ def _photos(folder: pathlib.Path) -> list[pathlib.Path]:
         excluded = any(part.startswith(".") or part == MASKS for part in parts)
         return path.suffix.lower() in photo.IMAGE_SUFFIXES and not excluded and path.is_file()
 
-    found = [path for path in folder.rglob("*") if is_photo(path)]
-    if not found:
+    photos = [path for path in folder.rglob("*") if is_photo(path)]
+    if not photos:
         raise UserError(f"{folder}: has no photo")
-    return sorted(found, key=lambda path: (path.parent, path.name))
+    return sorted(photos, key=lambda path: (path.parent, path.name))
 
 
 def _sets(name: str, faces: list[Example]) -> Iterator[Example]:
-    """Sets of PER_SET faces of one person; the last one is filled up with the first faces."""
+    """Sets of PER_SET faces of one person; the last one is completed with the person's first faces."""
     for start in range(0, len(faces), PER_SET):
         chosen = [faces[index % len(faces)] for index in range(start, start + PER_SET)]
         images = {key: np.concatenate([face[key] for face in chosen]) for key in ("image", "skin")}

@@ -1,7 +1,7 @@
 """3DFAW (Jeni et al., ECCV 2016 workshops): images with 66 3D points, those of iBUG without the inner mouth corners.
 
-The challenge's files were not available: any folder of images is read that has, for each image, a text file of 66 lines
-x, y, z with the image's name and the ending .csv, _lm.csv or .pts. z grows towards the viewer.
+The challenge's files were not available. The builder reads any folder of images with, for each image, a text file of 66
+lines x, y, z px that has the image's name and the ending .csv, _lm.csv or .pts. z increases towards the viewer.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ class Faw3d(tfds.core.GeneratorBasedBuilder):
         folders = {"train": ("train*",), "test": ("test*", "valid*")}
         splits = {name: _labelled_images(root, patterns) for name, patterns in folders.items()}
         if not any(splits.values()):
-            raise UserError(f"{root}: has no labelled image; expected {TREE}")
+            raise UserError(f"{root}: has no labelled image")
         return {name: self._generate_examples(root, pairs) for name, pairs in splits.items() if pairs}
 
     def _generate_examples(

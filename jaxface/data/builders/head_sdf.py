@@ -25,7 +25,7 @@ from jaxface.heads import head_space
 from jaxface.heads.closed import ClosedHead, close
 
 SEED = 20230618
-# Heads with named expressions, whose weights can be sampled independently; PCA modes would need a distribution.
+# Variants are heads with named expressions, whose weights can be sampled independently.
 VARIANTS = ("", "procedural", "ict")
 # Test people are numbered from here, so that more training people never overlap with them.
 FIRST_TEST_PERSON = 1_000_000
@@ -70,7 +70,7 @@ def make(data_dir: str, variant: str, examples: int = 400, size: int = 8000) -> 
         size: points per record.
 
     Raises:
-        UserError: no person, or too few points.
+        UserError: fewer than one person, or too few points.
     """
     if examples < 1 or size < MIN_POINTS:
         raise UserError(

@@ -69,7 +69,7 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
 
 
 def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(.pts file, photo) by name; one name of iBUG contains a blank. Raises UserError for one without the other."""
+    """(.pts file, photo) pairs by name without blanks (one name has one). Raises UserError if a file is missing."""
     if not folder.is_dir():
         raise UserError(f"{folder}: missing")
     stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir())}

@@ -37,7 +37,7 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
         splits = {"train": [], "test": []}
-        for path in points3d.find_files(root, "*.json", TREE):
+        for path in points3d.find_files(root, "*.json"):
             for item in _read_items(path):
                 splits["test" if item["isValidation"] else "train"].append(item)
         return {name: self._generate_examples(root, items) for name, items in splits.items() if items}
@@ -55,7 +55,7 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
 
 
 def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The annotations of a file. Raises UserError naming the first malformed one."""
+    """The annotations of a file. Raises UserError, which names the item, if one is malformed."""
     try:
         items = json.loads(path.read_text())
     except ValueError as error:
@@ -63,14 +63,14 @@ def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, item in enumerate(items if isinstance(items, list) else [None]):
         missing = [key for key in KEYS if not isinstance(item, dict) or key not in item]
         if missing:
-            raise UserError(f"{path}, item {number}: lacks {', '.join(missing)}; expected a list of annotations")
+            raise UserError(f"{path}, item {number}: has no {', '.join(missing)}")
         if np.shape(item["landmarks"]) != (68, 3):
             raise UserError(f"{path}, item {number}: landmarks are {np.shape(item['landmarks'])}; expected (68, 3)")
     return items
 
 
 def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
-    found = [root / folder / name for folder in FOLDERS if (root / folder / name).is_file()]
-    if not found:
-        raise UserError(f"{root}: {name} is in none of its image folders; expected {TREE}")
-    return found[0]
+    paths = [root / folder / name for folder in FOLDERS if (root / folder / name).is_file()]
+    if not paths:
+        raise UserError(f"{root}: image {name} is missing")
+    return paths[0]

@@ -1,10 +1,10 @@
 """The user's own folder: images with any number of landmarks, in one text file or in `.pts` files.
 
-`landmark_folder/NAME` gives the data set its own name, so that several can be kept. Splits: those of train.txt and
-test.txt, or of the folders train and test if they hold `.pts` files, else every tenth image is for testing. Text files
-are 0-based, `.pts` files 1-based. PIPNet's crop is that of LaPa: the bounding box of the landmarks, enlarged 1.2 times.
-The metadata also hold "flip", the flip map: found from the mean face unless flip.txt lists it. To read a changed folder
-again, remove the prepared data set.
+`landmark_folder/NAME` names the data set, so that several can be prepared. Splits: train.txt and test.txt, or the
+folders train and test if they hold `.pts` files; otherwise every tenth image is for testing. Text files are 0-based,
+`.pts` files 1-based. PIPNet's crop is that of LaPa: the bounding box of the landmarks, enlarged 1.2 times. The metadata
+also hold "flip", the flip map: from flip.txt, or estimated from the mean face. To read a changed folder again, remove
+the prepared data set.
 """
 
 import pathlib
@@ -111,7 +111,7 @@ def _from_pts(root: pathlib.Path) -> Labelled:
         candidates = [label.with_suffix(ending) for ending in (*IMAGE_ENDINGS, *map(str.upper, IMAGE_ENDINGS))]
         image = next((path for path in candidates if path.is_file()), None)
         if image is None:
-            raise UserError(f"{label}: has no image next to it")
+            raise UserError(f"{label}: has no image of the same name next to it")
         labelled.append((image, annotations.read_pts(label, count) - 1))
     return labelled
 
@@ -120,10 +120,10 @@ def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
     """The image of a line: relative to the folder, or anywhere in it by its file name."""
     if (root / name).is_file():
         return root / name
-    found = sorted(root.rglob(pathlib.Path(name).name))
-    if not found:
+    paths = sorted(root.rglob(pathlib.Path(name).name))
+    if not paths:
         raise UserError(f"{root / name}: missing")
-    return found[0]
+    return paths[0]
 
 
 def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.AnnotatedFace:
@@ -141,7 +141,7 @@ def _face(root: pathlib.Path, path: pathlib.Path, points: np.ndarray) -> faces.A
 
 
 def _flip(root: pathlib.Path, meanface: np.ndarray) -> list[int]:
-    """The flip map of flip.txt, else of the mean face's symmetry. Raises UserError if the file is not a flip map."""
+    """The flip map of flip.txt, or by the mean face's symmetry. Raises UserError if the file is not a flip map."""
     path = root / FLIP
     if not path.is_file():
         return symmetry.find_flip(meanface).tolist()

@@ -48,7 +48,7 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
 def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:
     numbers = annotations.read_numbers(path)
     if len(numbers) != 1 + 2 * 106 or numbers[0] != 106:
-        raise UserError(f"{path}: does not hold 106 and 106 points")
+        raise UserError(f"{path}: does not hold 106 and 106 points; copy it again")
     points = numbers[1:].reshape(106, 2)
     image = faces.read_image(folder / "images" / f"{path.stem}.jpg")
     crop = faces.landmark_crop(points, SCALE, image)

@@ -1,11 +1,11 @@
 """The public NPHM data set (Giebenhain et al., CVPR 2023) as records for training and evaluation.
 
-It is distributed on request only; `manual_dir` is the folder as it comes, with face.npy of the official assets.
-Sampling the scans takes hours: they are distributed to processes, or by Apache Beam to machines, and the sampled points
-are kept in `nphm/drawn` of the data folder, so that an interrupted run continues; the folder may be deleted afterwards.
-Splits: `train` and `train_expressions`; `test` and `test_expressions` (the official validation people); and
-`observations`, a single-view depth observation of each scan of the official test people (the published one if its file
-is in `single_view`) with its surface.
+It is distributed on request only; `manual_dir` is the unpacked folder, with face.npy of the official assets. Sampling
+the scans takes hours: they are distributed to processes, or by Apache Beam to machines, and the sampled points are kept
+in `nphm/drawn` of the data folder, so that an interrupted run continues; the folder may be deleted afterwards. Splits:
+`train` and `train_expressions`; `test` and `test_expressions` (the official validation people); and `observations`, a
+single-view depth observation of each scan of the official test people (the published one if its file is in
+`single_view`) with its surface.
 """
 
 import concurrent.futures

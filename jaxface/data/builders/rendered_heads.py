@@ -19,7 +19,7 @@ from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.heads import scenes, sources
-from jaxface.heads.canonical import canonical
+from jaxface.heads.canonical import canonical_vertices
 from jaxface.heads.morphable import MorphableHead
 from jaxface.layouts import LAYOUT_68
 
@@ -30,7 +30,7 @@ VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
 EMBEDDED = "procedural"
 ICT_FILE = "ict_facekit.npz"
-# Heads with named expressions and complete surfaces; a face mesh that is cut off would not look like a photo.
+# Variants are heads with named expressions and complete surfaces: a truncated face mesh does not look like a photo.
 CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
 VARIANTS = ("", *(head + suffix for suffix in CAPTURES for head in (EMBEDDED, "ict")))
 
@@ -72,7 +72,7 @@ def make(data_dir: str, variant: str = "", examples: int = 20000, size: int = 25
         size: see `RenderedHeadsConfig`.
 
     Raises:
-        UserError: no example, or images that are too small.
+        UserError: fewer than one example, or images that are too small.
     """
     return RenderedHeads(data_dir=data_dir, config=make_config(variant, examples, size))
 
@@ -179,7 +179,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         head = load_head(self.builder_config.head, dl_manager)
-        on_device = jax.device_put((scenes.renderable(head), canonical(head)))
+        on_device = jax.device_put((scenes.renderable(head), canonical_vertices(head)))
         return {name: self._generate_examples(*on_device, name) for name in SPLITS}
 
     def _generate_examples(

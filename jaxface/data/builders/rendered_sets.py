@@ -16,7 +16,7 @@ from jaxface.heads.morphable import MorphableHead
 
 PER_SET = 5
 VARIANTS = rendered_heads.VARIANTS
-# Fields of a scene that a person keeps, and fields stored for each image.
+# Fields of a scene that the images of a person share, and fields stored for each image.
 PERSON = ("identity", "albedo", "hair", "tone", "fade")
 PER_IMAGE = ("expression", "gaze", "rotation", "translation", "focal_px", "center_px")
 
@@ -39,7 +39,7 @@ def render_image(
     Args:
         head: the renderable head.
         person_key: key of the person's appearance.
-        key: key of everything else in the image.
+        key: key of everything else, such as expression, pose and light.
         size: side of the image in pixels.
         capture: distribution of capture conditions.
     """

@@ -1,7 +1,7 @@
 """300W-LP (Zhu et al., CVPR 2016): 61,225 images of 300W rotated to profile, with 3DMM parameters.
 
-3D points are computed with the user's Basel Face Model. Variants: none, or `flipped`, which adds the mirrored images of
-the folders *_Flip.
+3D points are computed with the user's Basel Face Model. Without a variant: the folders AFW, HELEN, IBUG and LFPW;
+variant `flipped` adds the mirrored images of the folders *_Flip.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ from jaxface.errors import UserError
 VARIANTS = ("", "flipped")
 SETS = ("AFW", "HELEN", "IBUG", "LFPW")
 TREE = (
-    "the contents of 300W-LP.zip ({AFW,HELEN,IBUG,LFPW}[_Flip]/*.jpg with a .mat next to each, landmarks/) and "
+    "the contents of 300W-LP.zip ({AFW,HELEN,IBUG,LFPW}[_Flip]/*.jpg with a .mat file each, landmarks/) and "
     + bfm_landmarks.TREE
 )
 
@@ -45,8 +45,8 @@ class W300lp(tfds.core.GeneratorBasedBuilder):
             folders += [root / f"{name}_Flip" for name in SETS]
         existing = [folder for folder in folders if folder.is_dir()]
         if not existing:
-            raise UserError(f"{root}: has none of the folders {', '.join(SETS)}; expected {TREE}")
-        paths = [path for folder in existing for path in points3d.find_files(folder, "*.jpg", TREE)]
+            raise UserError(f"{root}: has none of the folders {', '.join(SETS)}")
+        paths = [path for folder in existing for path in points3d.find_files(folder, "*.jpg")]
         return {"train": self._generate_examples(root, basis, paths)}
 
     def _generate_examples(
@@ -66,7 +66,7 @@ class W300lp(tfds.core.GeneratorBasedBuilder):
 
 
 def _corrected_landmarks(root: pathlib.Path, path: pathlib.Path, landmarks: np.ndarray) -> dict[str, np.ndarray]:
-    """The corrected 2D and 3D-projected landmarks of the folder landmarks; the image's own if there are none."""
+    """Corrected 2D and projected 3D landmarks from the folder landmarks; `landmarks` (68,2) if it has no such file."""
     folder = path.parent.name.removesuffix("_Flip")
     corrected = root / "landmarks" / folder / f"{path.stem}_pts.mat"
     arrays = {"pts_2d": landmarks, "pts_3d": landmarks}

@@ -1,9 +1,8 @@
 """WFLW (Wu et al., CVPR 2018): 98 landmarks, six attributes, from the lists and images as they are released.
 
 Splits: train, test and its six subsets, by the lists in list_98pt_test. PIPNet's crop is the given box, enlarged 1.2
-times. Variant `68` is that of its cross-domain protocol: 68 points computed from the 98 (98 -> 68 in
-lib/preprocess_gssl.py), the top of the crop moved down instead of up. Coordinates are taken as 0-based, as they are in
-the lists.
+times. Variant `68` is that of its cross-domain protocol: 68 points computed from the 98 (lib/preprocess_gssl.py), and
+the top of the crop moved down instead of up. Coordinates are taken as 0-based, as in the lists.
 """
 
 import pathlib
@@ -22,6 +21,7 @@ LIST = "list_98pt_rect_attr_train_test/list_98pt_rect_attr_{}.txt"
 SUBSET_LIST = "list_98pt_test/list_98pt_test_{}.txt"
 # Words of a line: landmarks, box, attributes, image.
 FIELDS = 2 * 98 + 4 + len(ATTRIBUTES) + 1
+# (number from 0, words) of a line.
 Row = tuple[int, list[str]]
 SCALE = 1.2
 COUNTS = {"": 98, "68": 68}
@@ -59,7 +59,8 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
             rows = [row for _, row in _rows(root, SUBSET_LIST.format(subset))]
             unlisted = [row for row in rows if _key(row) not in test_rows]
             if unlisted:
-                raise UserError(f"WFLW's list of {subset} has {unlisted[0][-1]}, which is not in its test list")
+                path = SUBSET_LIST.format(subset)
+                raise UserError(f"{path}: lists {unlisted[0][-1]}, which is not in the test list; copy the lists again")
             lists[f"test_{subset}"] = [test_rows[_key(row)] for row in rows]
         return {split: self._generate_examples(root, split, rows) for split, rows in lists.items()}
 
@@ -71,7 +72,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         try:
             values = np.array(row[:-1], np.float64)
         except ValueError as error:
-            raise UserError(f"WFLW's line of {row[-1]}: not only numbers ({error})") from error
+            raise UserError(f"WFLW, line of {row[-1]}: not only numbers ({error}); copy the lists again") from error
         image = faces.read_image(root / "WFLW_images" / row[-1])
         points, box = values[:196].reshape(98, 2), values[196:200]
         points = np.clip(points, 0, image.shape[1::-1])
@@ -82,12 +83,12 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         if self._count == 68:
             points, crop_landmarks = wflw_to_ibug(points), ibug_landmarks(crop_landmarks)
         attributes = dict(zip(ATTRIBUTES, values[200:] != 0, strict=True))
-        # A photo can show several faces: the line number makes the name unique.
+        # A photo can show several faces: the row number makes the name unique.
         return faces.AnnotatedFace(f"{row[-1]}#{number}", image, crop, box, points, crop_landmarks, attributes)
 
 
 def ibug_landmarks(points: np.ndarray) -> np.ndarray:
-    """68 landmarks (68,2) of 98 (98,2) with PIPNet's eye weights 0.666 and 0.333, whose sum is 0.999."""
+    """68 landmarks (68,2) of 98 (98,2) with PIPNet's eye weights 0.666 and 0.333, which do not sum to 1."""
     converted = wflw_to_ibug(points)
     for target, source in ((36, 60), (42, 68)):
         for place, a, b in ((1, 1, 2), (2, 3, 2), (4, 5, 6), (5, 7, 6)):
@@ -96,9 +97,10 @@ def ibug_landmarks(points: np.ndarray) -> np.ndarray:
 
 
 def _rows(root: pathlib.Path, name: str) -> list[Row]:
+    """The rows of an annotation list."""
     return list(enumerate(annotations.read_rows(root / "WFLW_annotations" / name, FIELDS)))
 
 
 def _key(row: list[str]) -> str:
-    """What identifies a row across lists, as in PIPNet: the first coordinate and the image."""
+    """The identity of a row across lists, as in PIPNet: the first coordinate and the image."""
     return f"{row[0]}_{row[-1]}"

@@ -16,7 +16,7 @@ from jaxface.systems.continuous import losses, metrics, model, predict, renderin
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config`, in which no value is left open."""
+    """A copy of `config` with its references resolved: this system leaves no value open."""
     return config.copy_and_resolve_references()
 
 
@@ -24,12 +24,12 @@ def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/continuous.py). Raises UserError if values do not fit together."""
     net = model.model_from_config(config.model)
     score = functools.partial(metrics.score, net)
-    size, dense = config.model.image_size, config.data.num_surface_samples
+    size, num_surface_samples = config.model.image_size, config.data.num_surface_samples
     names = config.head.names if config.data.endless else ()
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:
-            return _indices(config)
+            return _index_batches(config)
         from jaxface.systems.continuous import data
 
         return data.train_stream(config, step)
@@ -43,8 +43,8 @@ def build(config: ml_collections.ConfigDict) -> System:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
         return {name: rendering.rendering_head(head) for name, head in heads.items()}
 
-    def rendered(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
-        return rendering.render_batch(batch, key, constants, size, dense)
+    def render(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
+        return rendering.render_batch(batch, key, constants, size, num_surface_samples)
 
     return System(
         init=functools.partial(model.init, net, size),
@@ -60,16 +60,21 @@ def build(config: ml_collections.ConfigDict) -> System:
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
-        **({"preprocess_on_device": rendered} if config.data.endless else {}),
+        **({"preprocess_on_device": render} if config.data.endless else {}),
     )
 
 
-def _indices(config: ml_collections.ConfigDict) -> Iterator[Batch]:
-    """Batches that only say how many pictures to render: the step's key makes them differ.
+def _index_batches(config: ml_collections.ConfigDict) -> Iterator[Batch]:
+    """Endless equal batches, `index` (B,), that only carry their length; `preprocess_on_device` renders the images.
 
-    Raises UserError where a device has less of a batch than there are heads.
+    The images differ from step to step because the key of the step does. Raises UserError if a device would render
+    fewer images than there are heads.
     """
     count, heads = parallel.local_batch_size(config.batch_size), len(config.head.names)
     if count < heads * jax.local_device_count():
-        raise UserError(f"batch_size {config.batch_size} has less than one picture of each of {heads} heads a device")
+        devices = jax.device_count()
+        raise UserError(
+            f"config.batch_size: {config.batch_size} is too small for {heads} heads on {devices} devices; use at least "
+            f"{heads * devices}"
+        )
     return itertools.repeat({"index": np.arange(count, dtype=np.int32)})

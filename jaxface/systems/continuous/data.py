@@ -12,14 +12,9 @@ from jaxface.geometry import alignment, crop_jitter
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
 from jaxface.system import Batch
-from jaxface.systems.continuous.rendering import MAX_COORDINATE
+from jaxface.systems.continuous import crop_units
 
 MIRROR_X = np.float32([-1, 1, 1])
-
-
-def _normalise(points_px: np.ndarray, size: int) -> np.ndarray:
-    """Crop pixels to [-1,1] of the crop."""
-    return ((2 * points_px + 1) / size - 1).astype(np.float32)
 
 
 def preprocess_train(
@@ -27,17 +22,18 @@ def preprocess_train(
 ) -> dict[str, np.ndarray]:
     """A training example: a jittered, augmented crop with its 68 landmarks and random surface points as queries.
 
-    Mirrored images mirror the queries, not their order.
+    Half of the examples are mirrored. Mirroring negates the x of the queries and keeps their order.
 
     Args:
-        example: image (H,W,3) uint8, box (4,), landmarks (68,2) px, dense_queries (N,3) template units, dense (N,2) px.
+        example: image (H,W,3) uint8, box (4,), landmarks (68,2) px, dense_queries (N,3) template units
+            (100 mm), dense (N,2) px, the image positions of `dense_queries`.
         seed: seed of the augmentation.
         size: side of the crop in pixels.
         num_surface_samples: number K of surface points.
 
     Returns:
-        image (size,size,3) float32 in [0,1]; queries (68+K,3); points (68+K,2) in [-1,1] of the crop; valid (68+K,)
-        bool, whether the point is in or near the crop.
+        image (size,size,3) float32 in [0,1]; queries (68+K,3); points (68+K,2) in `crop_units`; valid (68+K,) bool,
+        whether the point is in or near the crop.
     """
     rng = np.random.default_rng(seed)
     center, side, angle = crop_jitter.sample(rng, example["box"])
@@ -46,38 +42,41 @@ def preprocess_train(
     chosen = rng.choice(len(example["dense"]), num_surface_samples, replace=False)
     points_px = np.concatenate([example["landmarks"], example["dense"][chosen]])
     queries = np.concatenate([canonical.queries("68"), example["dense_queries"][chosen]])
-    points = _normalise(alignment.apply_affine(matrix, points_px), size)
+    points = crop_units.from_pixels(alignment.apply_affine(matrix, points_px), size).astype(np.float32)
     if rng.random() < 0.5:
         image, queries, points = image[:, ::-1], queries * MIRROR_X, points * np.float32([-1, 1])
-    image = augment.cutout(augment.degrade(augment.color(np.ascontiguousarray(image), rng), rng), rng)
+    image = augment.color(np.ascontiguousarray(image), rng)
+    image = augment.cutout(augment.degrade(image, rng), rng)
     return {
         "image": image.astype(np.float32) / 255,
         "queries": queries,
         "points": points,
-        "valid": (np.abs(points) < MAX_COORDINATE).all(-1),
+        "valid": (np.abs(points) < crop_units.MAX_COORDINATE).all(-1),
     }
 
 
 def preprocess_eval(example: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """An evaluation example: the crop of the given box and what `metrics.landmark_errors` reads.
+    """An evaluation example: the crop of the annotated box and the inputs of `metrics.landmark_errors`.
 
     Args:
-        example: as for training, with landmarks_mm (68,3) camera space, focal_px (), rotation (3,3), visible (68,).
+        example: as for training, with landmarks_mm (68,3) in camera space, focal_px (), rotation (3,3) of the head
+            (`camera.to_camera`), visible (68,) bool.
         size: side of the crop in pixels.
 
     Returns:
-        image (size,size,3) float32 in [0,1], landmarks (68,2) and eye_distance () in [-1,1] of the crop, visible (68,)
-        bool, yaw_rad ().
+        image (size,size,3) float32 in [0,1], landmarks (68,2) and eye_distance () in `crop_units`, visible (68,) bool,
+        yaw_rad ().
     """
     center, side = alignment.square_crop(example["box"])
     matrix = alignment.crop_matrix(center, side, size)
     eyes_px = landmark_metrics.projected_interocular_px(
         example["landmarks_mm"], example["focal_px"], LAYOUT_68.eye_corners
     )
+    landmarks_px = alignment.apply_affine(matrix, example["landmarks"])
     rotation = example["rotation"]
     return {
         "image": crops.cut(example["image"], center, side, 0.0, size).astype(np.float32) / 255,
-        "landmarks": _normalise(alignment.apply_affine(matrix, example["landmarks"]), size),
+        "landmarks": crop_units.from_pixels(landmarks_px, size).astype(np.float32),
         "visible": example["visible"],
         "eye_distance": np.float32(2 * eyes_px / side),
         "yaw_rad": np.float32(np.arctan2(rotation[0, 2], rotation[2, 2])),
@@ -93,7 +92,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
-    """Batches of the data set "NAME[:SPLIT]", by default its test split, padded."""
+    """Batches of the data set "NAME[:SPLIT]", by default its test split; the last batch is padded."""
     size = config.model.image_size
     split = datasets.open_split(config.data, name, size, "test")
     return datasets.eval_batches(config, split, functools.partial(preprocess_eval, size=size))

@@ -9,7 +9,7 @@ from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
 from jaxface.systems.continuous.model import MAP_STRIDE, Continuous, cell_centers
 
-# Fixed sigma of the points' likelihood during the warm-up, in crop units ([-1,1]).
+# Fixed sigma of the points' likelihood during the warm-up, in `crop_units`.
 WARMUP_SIGMA = 0.05
 
 
@@ -41,11 +41,11 @@ def detector_loss(
     positions are learned before confidence; afterwards both follow the joint likelihood.
 
     Args:
-        points: (B,Q,2) predicted, in [-1,1] of the crop.
+        points: (B,Q,2) predicted, in `crop_units`.
         sigma: (B,Q) predicted standard deviation, in the same unit.
         target: (B,Q,2).
         valid: (B,Q) bool; False marks padding.
-        step: int32 scalar.
+        step: int32 scalar, number of completed updates.
         warmup: number of warm-up steps.
 
     Returns:
@@ -60,13 +60,13 @@ def detector_loss(
 
 
 def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Heat-map loss () of a soft-argmax predictor: cross-entropy with a Gaussian one cell wide. Ours.
+    """Heat-map loss () of a soft-argmax predictor: cross-entropy with a Gaussian whose std is one cell. Ours.
 
     Args:
         log_attention: (B,Q,T) over the T cells of the map.
-        target: (B,Q,2) in [-1,1] of the crop; targets outside the crop are ignored.
+        target: (B,Q,2) in `crop_units`; targets outside the crop are ignored.
         valid: (B,Q) bool; False marks padding.
-        size: height and width of the image in pixels.
+        size: height and width of the crop in pixels.
     """
     height, width = (side // MAP_STRIDE for side in size)
     cell_width = 2 / (height * width) ** 0.5
@@ -85,16 +85,16 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss`: `detector_loss`, plus `attention_loss` if the predictor has an attention.
+    """`System.loss`: `detector_loss`, plus the weighted `attention_loss` if the predictor sows "log_attention".
 
     Args:
         net: the network.
         settings: `config.loss`: `warmup` steps and the weight of the `attention` loss.
         params: parameters.
         model_state: batch statistics.
-        batch: as `data.preprocess_train` makes it: image (B,S,S,3), queries (B,Q,3), valid (B,Q), points (B,Q,2).
-        key: random key of the dropout.
-        step: int32 scalar.
+        batch: arrays of `data.preprocess_train`: image (B,S,S,3), queries (B,Q,3), valid (B,Q), points (B,Q,2).
+        key: random key of dropout and stochastic depth.
+        step: int32 scalar, number of completed updates.
         constants: unused.
 
     Returns:
@@ -103,7 +103,9 @@ def training_loss(
     del constants
     (points, sigma), updated = net.apply(
         {"params": params, **model_state},
-        *(batch[name] for name in ("image", "queries", "valid")),
+        batch["image"],
+        batch["queries"],
+        batch["valid"],
         train=True,
         rngs={"dropout": key},
         mutable=[*model_state, "intermediates"],

@@ -7,16 +7,17 @@ import numpy as np
 from jaxface import landmark_metrics
 from jaxface.heads import canonical
 from jaxface.system import Batch, Tree
+from jaxface.systems.continuous import crop_units
 from jaxface.systems.continuous.model import Continuous
 
 
 def score(net: Continuous, params: Tree, model_state: Tree, batch: Batch, constants: Tree) -> dict[str, jax.Array]:
-    """`Evaluator.predict`: `landmark_errors` of the network's 68 landmarks, and "picture" with both point sets."""
+    """`Evaluator.predict`: `landmark_errors` of the 68 landmarks, and "picture" with true and predicted points."""
     del constants
     queries = jnp.broadcast_to(canonical.queries("68"), (len(batch["image"]), 68, 3))
     points, _ = net.apply({"params": params, **model_state}, batch["image"], queries)
     size = batch["image"].shape[1]
-    truth_px, points_px = ((normalised + 1) * size / 2 - 0.5 for normalised in (batch["landmarks"], points))
+    truth_px, points_px = crop_units.to_pixels(batch["landmarks"], size), crop_units.to_pixels(points, size)
     picture = landmark_metrics.mark_landmarks(batch["image"], truth_px, points_px)
     return {**landmark_errors(points, batch), "picture": picture}
 
@@ -25,9 +26,9 @@ def landmark_errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str,
     """NME of each example over the projected 3D inter-ocular distance.
 
     Args:
-        points: (B,68,2) predictions in [-1,1] of the crop.
-        batch: landmarks (B,68,2) in the same unit, visible (B,68) bool, eye_distance (B,) the norm in the same unit
-            (`landmark_metrics.projected_interocular_px`), yaw_rad (B,).
+        points: (B,68,2) predictions in `crop_units`.
+        batch: landmarks (B,68,2) in the same unit, visible (B,68) bool, eye_distance (B,), the normalising
+            distance (`landmark_metrics.projected_interocular_px`) in the same unit, yaw_rad (B,).
 
     Returns:
         nme (B,) over all landmarks, nme_visible (B,) over the visible ones, yaw (B,) rad.

@@ -1,9 +1,9 @@
 """Continuous landmark detection with 3D queries (Chandran et al., CVPR 2023): 2D positions of any template points.
 
 A ConvNeXt encodes the image into features, an MLP encodes each query (a 3D point of the template) into a code, and a
-predictor regresses the query's position in the crop and its standard deviation from both. The paper leaves sizes open:
-comments mark what follows the unofficial PyTorch reimplementation florisdf/continuous_landmarks ("unofficial") and
-what is our own ("ours").
+predictor regresses the query's position (`crop_units`) and its standard deviation from both. The paper leaves sizes
+open: docstrings mark what follows the unofficial PyTorch reimplementation florisdf/continuous_landmarks ("unofficial")
+and what deviates from both ("ours").
 """
 
 import functools
@@ -25,7 +25,7 @@ from jaxface.parallel import AXIS
 
 GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
-# In crop units; 0.11 px of a 224 px crop. Without a floor the likelihood is unbounded.
+# In `crop_units`: 0.11 px in a crop of 224 px. Without a floor the likelihood is unbounded.
 SIGMA_FLOOR = 1e-3
 # Stride of the finest map that `MapPool` keeps.
 MAP_STRIDE = 8
@@ -34,7 +34,7 @@ MAP_STRIDE = 8
 class GridPool(nn.Module):
     """Flattens the last map instead of averaging it: LayerNorm, 1x1 convolution, flatten, Dense, GELU. (B,width).
 
-    Ours, for small encoders: it keeps the position of features, and fixes the image size.
+    Ours, for small encoders: it keeps the position of features, and requires a fixed image size.
     """
 
     width: int
@@ -65,7 +65,7 @@ class MapPool(nn.Module):
 
 
 class QueryEncoder(nn.Module):
-    """Encodes template positions (…,3) as codes (…,width) with a two-layer MLP.
+    """Encodes template positions (…,3) as codes (…,width) with an MLP of two layers, each followed by GELU.
 
     The input is extended by `fourier_bands` octaves of sines and cosines (ours; the paper has none).
     """
@@ -81,9 +81,9 @@ class QueryEncoder(nn.Module):
 
 
 class ConditionedDense(nn.Module):
-    """Linear layer (B,N,width) on concatenated codes (B,N,Q) and image features (B,F).
+    """Linear layer (B,N,width) on concatenated codes (B,N,Q) and image features (B,C).
 
-    Its matrix is split in two, so the features are multiplied once per image instead of once per query.
+    Its matrix is split in two, so that the features are multiplied once per image instead of once per query.
     """
 
     width: int
@@ -95,7 +95,7 @@ class ConditionedDense(nn.Module):
 
 
 class PointwisePredictor(nn.Module):
-    """MLP of `layers` layers with GELU and 3 outputs per query (paper). Each query is independent of the others."""
+    """MLP of `layers` hidden layers with GELU and 3 outputs per query (paper). Queries do not influence each other."""
 
     width: int
     layers: int
@@ -110,8 +110,8 @@ class PointwisePredictor(nn.Module):
 class SoftArgmaxPredictor(nn.Module):
     """Soft-argmax over a feature map (B,h,w,C), refined by an MLP on the attended features (ours).
 
-    Regression from one vector has to learn the position of every template point. Here a query only has to learn what
-    its surroundings look like, which takes far fewer examples. Each query is independent of the others. Sows
+    Regression from one feature vector has to learn the position of every template point. Here a query only has to
+    match the local appearance of its point, which takes far fewer examples. Queries do not influence each other. Sows
     "log_attention" (B,N,h*w), which `losses.training_loss` supervises as a heat map.
     """
 
@@ -134,7 +134,7 @@ class SoftArgmaxPredictor(nn.Module):
 
 
 def cell_centers(height: int, width: int) -> jax.Array:
-    """Centres (height * width, 2) of a map's cells, row by row, as x, y in [-1,1] of the crop."""
+    """Centres (height * width, 2) of a map's cells, row by row, as x, y in `crop_units`."""
     return soft_argmax.cell_centers(height, width, extent=2.0) - 1
 
 
@@ -166,7 +166,7 @@ class TransformerPredictor(nn.Module):
 
 
 class Continuous(nn.Module):
-    """The whole network: encoder, query encoder and predictor. B images, N queries.
+    """The whole network: encoder, query encoder and predictor. Shapes: B images, N queries, C features.
 
     An image is encoded once, and any number of query sets can be predicted from its features. Parameters, and all
     computation after the encoder, are float32.
@@ -177,8 +177,8 @@ class Continuous(nn.Module):
         query_encoder: template position to code.
         mean: (3,) of RGB in [0,1], subtracted from the image.
         std: (3,) of RGB in [0,1], by which the image is divided.
-        pool: replaces the encoder's global mean; None keeps it (paper).
-        log_sigma: the third output is log sigma, clamped, with a floor (ours); otherwise log variance (unofficial).
+        pool: replaces the encoder's global average pooling; None keeps it (paper).
+        log_sigma: whether the third output is log sigma, clamped, with a floor (ours), or log variance (unofficial).
     """
 
     encoder: ConvNeXt
@@ -199,13 +199,13 @@ class Continuous(nn.Module):
         """Position and standard deviation of each query.
 
         Args:
-            features: of `encode`.
+            features: output of `encode`.
             queries: (B,N,3) template units.
             valid: (B,N) bool; False marks padding, which does not influence other queries. None: all are valid.
-            train: whether dropout and the batch's statistics are used.
+            train: whether to use dropout and batch statistics.
 
         Returns:
-            Points (B,N,2) in [-1,1] of the crop, and sigma (B,N), isotropic, in the same unit.
+            Points (B,N,2) in `crop_units`, and sigma (B,N), isotropic, in the same unit.
         """
         out = self.predictor(self.query_encoder(queries), features, valid, train)
         if self.log_sigma:
@@ -225,13 +225,15 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     """The network of `config.model`. Raises UserError for unknown names and inconsistent widths. Keys:
 
     encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
-    image_size: int, side of the crop in pixels (read by `init`).
+    image_size: side of the crop in pixels (not read here).
     dtype: "float32" or "bfloat16", of the encoder's computation only.
-    layer_scale: initial layer scale of a V1 block (1e-6 as published; short trainings of shallow nets need 1).
-    final_norm: LayerNorm after the mean (unofficial: False). drop_path: stochastic depth rate of the last block.
+    layer_scale: initial layer scale of a V1 block (1e-6 as published; short training runs of shallow nets need 1).
+    final_norm: LayerNorm after the mean (unofficial: False); pools other than "mean" have their own.
+    drop_path: stochastic depth rate of the last block.
     pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "soft_argmax").
     feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
-    query_width: width of the query encoder (64). fourier_bands: 0 (paper), or octaves of sin and cos (ours).
+    query_width: width of the query encoder (64).
+    fourier_bands: octaves of sines and cosines that are added to a query (ours), 0 in the paper.
     predictor: "mlp", "transformer" (unofficial layout, with batch norm), "xca" (without batch norm), "mhsa" (ours),
         "soft_argmax" (ours; needs pool "map").
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
@@ -317,8 +319,8 @@ def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]
         arrays: `image` (B,H,W,3) RGB in [0,1], and optionally `queries` (B,N,3) in template units.
 
     Returns:
-        `features` (B,C) as fed to the predictor (a map is flattened row by row), and with queries `points` (B,N,2) in
-        [-1,1] of the crop and `sigma` (B,N).
+        `features` (B,C) as fed to the predictor (a map is flattened row by row), and with queries `points` (B,N,2) and
+        `sigma` (B,N) in `crop_units`.
 
     Raises:
         UserError: `image` is missing, or a shape does not fit.

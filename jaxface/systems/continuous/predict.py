@@ -1,6 +1,6 @@
-"""Landmarks of the faces in an image: crop, run the network, realign the crop by its own landmarks, run it again.
+"""Landmarks of the faces in an image: crop, run the network, realign the crop by the predicted landmarks, repeat.
 
-The paper leaves the alignment to another detector; here the network aligns its own crops.
+The paper aligns crops with a separate detector; here the network aligns them itself.
 """
 
 import dataclasses
@@ -16,25 +16,27 @@ from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.results import FaceLandmarks
+from jaxface.systems.continuous import crop_units
 
-# Realignments before the final pass: after a rough detection, after a given box.
+# Realignments before the final pass, for boxes of the detector and for boxes of the caller.
 REALIGNMENTS_DETECTED, REALIGNMENTS_GIVEN = 2, 1
-# A crop with a larger median sigma (1 = half a crop) is not realigned.
+# A crop with a larger median sigma, in `crop_units`, is not realigned.
 MAX_MEDIAN_SIGMA = 0.12
 # Numbers of queries for which the predictor is compiled; fewer queries are padded, more are split.
 QUERY_SIZES = (128, 512, 2048)
-# Template units are 100 mm; a larger coordinate means that the caller used another unit.
-LARGEST_QUERY = 10.0
+# In template units (100 mm); a larger coordinate means that the caller used another unit.
+MAX_QUERY_COORDINATE = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The compiled halves of a network.
+    """The two compiled functions of a network.
 
     Attributes:
         encode: `(variables, image (B,S,S,3)) -> features`.
-        query: `(variables, features, queries (B,N,3), valid (B,N)) -> points (B,N,2), sigma (B,N)`.
-        image_size: S px.
+        query: `(variables, features, queries (B,N,3), valid (B,N)) -> points (B,N,2), sigma (B,N)`, both in
+            `crop_units`.
+        image_size: side S of the crops in pixels.
     """
 
     encode: Callable[..., jax.Array]
@@ -44,7 +46,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class SquareCrops:
-    """Square crops of F faces: center (F,2) and side (F,) px, angle_rad (F,) of the eye line."""
+    """Square crops of F faces: center (F,2) and side (F,) in pixels of the image, angle_rad (F,) of the eye line."""
 
     center: np.ndarray
     side: np.ndarray
@@ -61,39 +63,39 @@ def bind(model: Any, image_size: int) -> Callable[..., list[FaceLandmarks]]:
 def predict(
     network: Network, params: Any, model_state: Any, image: np.ndarray, boxes: Any = None, layout: Any = "68"
 ) -> list[FaceLandmarks]:
-    """Landmarks of the faces in an image; `sigma` is the standard deviation that the network estimates.
+    """`System.predict`: landmarks of the faces in an image; `sigma` is the predicted standard deviation in pixels.
 
     Args:
         network: the compiled network.
         params: its parameters.
-        model_state: its further variables.
+        model_state: its non-trained variables.
         image: (H,W,3) uint8 RGB.
-        boxes: (4,) or (F,4) px; None detects faces.
+        boxes: (4,) or (F,4) px, hairline to chin and side to side; None runs the face detector.
         layout: "68", "98", "dense", a region name, or template points (N,3) in units of 100 mm.
 
     Returns:
-        Faces in the order of `boxes`, or the largest first.
+        Faces in the order of `boxes`; detected faces are sorted by size, the largest first.
 
     Raises:
         UserError: unknown layout, malformed queries or boxes, or a network whose output is not finite.
     """
     queries = layout_queries(layout)
     variables = {"params": params, **model_state}
-    start = detection.given_or_detected(boxes, image)
-    if len(start) == 0:
+    initial_boxes = detection.check_or_detect(boxes, image)
+    if len(initial_boxes) == 0:
         return []
-    extents = start
-    squares = SquareCrops(*alignment.square_crop(start), np.zeros(len(start)))
+    extents = initial_boxes
+    squares = SquareCrops(*alignment.square_crop(initial_boxes), np.zeros(len(initial_boxes)))
     for _ in range(REALIGNMENTS_DETECTED if boxes is None else REALIGNMENTS_GIVEN):
         landmarks, sigma = _landmarks(network, variables, image, squares, canonical.queries("68"))
         squares, realigned = realign(squares, landmarks, sigma)
         extents = np.where(realigned[:, None], crops.extent_boxes(landmarks), extents)
     points, sigma = _landmarks(network, variables, image, squares, queries)
-    face_boxes = extents if boxes is None else start
-    label = layout if isinstance(layout, str) else "custom"
+    face_boxes = extents if boxes is None else initial_boxes
+    name = layout if isinstance(layout, str) else "custom"
     return [
-        FaceLandmarks(box=face_boxes[i], extent=extents[i], layout=label, points=points[i], sigma=sigma[i])
-        for i in range(len(start))
+        FaceLandmarks(box=box, extent=extent, layout=name, points=face_points, sigma=face_sigma)
+        for box, extent, face_points, face_sigma in zip(face_boxes, extents, points, sigma, strict=True)
     ]
 
 
@@ -113,17 +115,17 @@ def layout_queries(layout: Any) -> np.ndarray:
     if not np.isfinite(queries).all():
         bad = int((~np.isfinite(queries)).any(axis=1).sum())
         raise UserError(f"layout: {bad} of {len(queries)} template points are NaN or infinite; remove them")
-    if np.abs(queries).max() > LARGEST_QUERY:
+    if np.abs(queries).max() > MAX_QUERY_COORDINATE:
         largest = f"{np.abs(queries).max():g}"
         raise UserError(f"layout: a template coordinate is {largest}, far outside the head; use units of 100 mm")
     return queries
 
 
 def realign(squares: SquareCrops, landmarks: np.ndarray, sigma: np.ndarray) -> tuple[SquareCrops, np.ndarray]:
-    """Upright crops around landmarks; faces that are uncertain or would move too far keep their crop.
+    """Crops around landmarks, rotated with the eye line; uncertain or implausibly moved faces keep their crop.
 
     Args:
-        squares: the crops in which the landmarks were found.
+        squares: the crops from which the landmarks were predicted.
         landmarks: (F,68,2) px.
         sigma: (F,68) px.
 
@@ -155,16 +157,16 @@ def _rotate(points: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
 def _landmarks(
     network: Network, variables: Any, image: np.ndarray, squares: SquareCrops, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """points (F,N,2) and sigma (F,N) in pixels of the image."""
+    """Points (F,N,2) and sigma (F,N) of the queries in every crop, in pixels of the image."""
     size = network.image_size
-    frames = zip(squares.center, squares.side, squares.angle_rad, strict=True)
-    cut = np.stack([crops.cut(image, center, side, angle, size) for center, side, angle in frames])
-    points, sigma = run_mirrored(network, variables, cut.astype(np.float32) / 255, queries)
+    regions = zip(squares.center, squares.side, squares.angle_rad, strict=True)
+    images = np.stack([crops.cut(image, center, side, angle, size) for center, side, angle in regions])
+    points, sigma = run_mirrored(network, variables, images.astype(np.float32) / 255, queries)
     crops.check_finite(points, sigma)
     matrices = alignment.crop_matrix(squares.center, squares.side, size, squares.angle_rad)
-    in_crop = (points + 1) * size / 2 - 0.5
-    in_image = alignment.apply_affine(alignment.invert_affine(matrices), in_crop)
-    return in_image, sigma * squares.side[:, None] / 2
+    crop_px = crop_units.to_pixels(points, size)
+    image_px = alignment.apply_affine(alignment.invert_affine(matrices), crop_px)
+    return image_px, sigma * squares.side[:, None] / 2
 
 
 def run_mirrored(
@@ -183,10 +185,10 @@ def run_mirrored(
 def run_network(
     network: Network, variables: Any, images: np.ndarray, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """points (F,N,2) in [-1,1] of the crops and sigma (F,N) for images (F,S,S,3) in [0,1] and queries (N,3).
+    """Points (F,N,2) and sigma (F,N) in `crop_units` for images (F,S,S,3) in [0,1] and queries (N,3).
 
     Features are computed once per image. More than 2048 queries are split into groups: with a predictor whose queries
-    attend to each other, a point then depends on the queries of its own group only.
+    attend to each other, a point then depends only on the queries of its group.
     """
     groups = np.split(queries, range(QUERY_SIZES[-1], len(queries), QUERY_SIZES[-1]))
 
@@ -200,7 +202,7 @@ def run_network(
 
 
 def _run_group(network: Network, variables: Any, features: jax.Array, queries: np.ndarray) -> list[np.ndarray]:
-    """points and sigma (B,N,...) float64 of queries that are padded to one of QUERY_SIZES."""
+    """[points (B,N,2), sigma (B,N)] float64 of queries (N,3), which are padded to one of QUERY_SIZES."""
     count, batch = len(queries), len(features)
     size = next(size for size in QUERY_SIZES if size >= count)
     padded = np.broadcast_to(crops.pad_rows(queries, size), (batch, size, 3))

@@ -23,8 +23,8 @@ UNOFFICIAL_ENCODER = "FeatureExtractor.model."
 class NamingScheme:
     """How one library names the entries of a ConvNeXt.
 
-    `downsample`, `block` and `stem` are templates of the stage s (also s2 = 2s, s3 = 2s + 1), the block b and the
-    layer p (0 or 1).
+    `downsample`, `block` and `stem` are format strings with the fields s (stage), s2 = 2s, s3 = 2s + 1, b (block) and
+    p (layer, 0 or 1).
 
     Attributes:
         name: the library.
@@ -91,8 +91,8 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: An
     """Parameters and model state from a PyTorch checkpoint.
 
     An ImageNet backbone, recognised by its names, fills the encoder only: its classifier, and its final norm if the
-    model has none, are dropped, and the rest stays randomly initialised, as a note says. A state dict of the
-    unofficial reimplementation fills the whole network.
+    model has none, are dropped, and all other layers stay randomly initialised; `Converted.notes` states this. A state
+    dict of the unofficial reimplementation fills the whole network.
 
     Args:
         model: the network.
@@ -127,7 +127,7 @@ def _recognise(tensors: Tensors) -> NamingScheme:
     first_names = ", ".join(list(tensors)[:5])
     raise UserError(
         "checkpoint: neither a ConvNeXt (Facebook, timm or torchvision names) nor a state dict of "
-        f"florisdf/continuous_landmarks; its first entries are {first_names}"
+        f"florisdf/continuous_landmarks; choose another --torch (its first entries are {first_names})"
     )
 
 

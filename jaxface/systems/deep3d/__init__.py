@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import optim
+from jaxface import optim, prepared_data
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.deep3d import face_model, metrics, model, objective, predict, torch_weights
 
@@ -18,12 +18,12 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/deep3d.py), resolved. Raises UserError if values do not fit together."""
     config = resolve(config)
-    objective.check(config)
-    net, size, sets = model.model_from_config(config.model), config.model.image_size, config.model.confidence
-    combine = functools.partial(model.combine, net) if sets else None
+    objective.check_loss_config(config)
+    net, size, has_cnet = model.model_from_config(config.model), config.model.image_size, config.model.confidence
+    combine = functools.partial(model.combine, net) if has_cnet else None
     regress = functools.partial(model.regress, net)
     load_face = functools.partial(face_model.from_config, config)
-    network = predict.network(regress, load_face, net.sizes, size, combine)
+    network = predict.build_network(regress, load_face, net.sizes, size, combine)
 
     def train_data(step: int) -> Iterator[Batch]:
         from jaxface.systems.deep3d import data
@@ -36,12 +36,12 @@ def build(config: ml_collections.ConfigDict) -> System:
 
             return data.eval_stream(config, name)
 
-        score = metrics.score(net, name.partition("/")[2].partition("_")[0] == config.head.name, sets)
+        score = metrics.score(net, _shows_head(name, config.head.name), has_cnet)
         return Evaluator(examples, score, metrics.summarise, config.eval_every)
 
     return System(
-        init=functools.partial(model.init, net, size, sets, load_face=load_face),
-        warm_start=functools.partial(model.warm_start, net, size, sets),
+        init=functools.partial(model.init, net, size, has_cnet, load_face=load_face),
+        warm_start=functools.partial(model.warm_start, net, size, has_cnet),
         constants=functools.partial(objective.constants, config),
         loss=functools.partial(objective.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps),
@@ -54,3 +54,9 @@ def build(config: ml_collections.ConfigDict) -> System:
         inputs={"image": f"B, {size}, {size}, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )
+
+
+def _shows_head(dataset: str, head: str) -> bool:
+    """Whether a data set "rendered_{heads,sets}/HEAD[_portraits][:SPLIT]" shows heads of the model `head`."""
+    name, _ = prepared_data.parse_name(dataset, "test")
+    return name.partition("/")[2].partition("_")[0] == head

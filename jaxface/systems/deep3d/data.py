@@ -17,8 +17,9 @@ from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.preprocessing import augment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, aligned_face
 
-# Ground truth of rendered heads; in a set, identity is stored once and the rest for each image.
-GROUND_TRUTH = ("identity", "expression", "gaze", "rotation", "translation")
+# Ground truth of rendered heads that `metrics` reads; in a set, identity is stored once and the rest for each image.
+GROUND_TRUTH = ("identity", "expression", "rotation")
+# Arrays in pixels; the other arrays are uint8 images.
 POINTS = ("landmarks", "dense")
 
 Example = dict[str, np.ndarray]
@@ -46,9 +47,9 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if len(image) > size else cv2.INTER_LINEAR)
 
 
-def _augment(face: Example, rng: np.random.Generator, share: float) -> Example:
+def _augment(face: Example, rng: np.random.Generator, strength: float) -> Example:
     """The face under one random affine map of its crop; see `augment.random_affine`."""
-    affine, mirror = augment.random_affine(rng, REFERENCE_SIZE, share)
+    affine, mirror = augment.random_affine(rng, REFERENCE_SIZE, strength)
     to_reference = np.diag([1, 1, len(face["image"]) / REFERENCE_SIZE])
     image_affine = np.linalg.inv(to_reference) @ affine @ to_reference
     warped = {key: augment.warp_image(face[key], image_affine) for key in ("image", "skin") if key in face}
@@ -60,7 +61,7 @@ def _augment(face: Example, rng: np.random.Generator, share: float) -> Example:
 
 
 def _to_arrays(faces: list[Example], is_set: bool) -> Example:
-    """Float32 arrays of the faces, images in [0,1], with a leading axis for a set."""
+    """Float32 arrays of the faces, images in [0,1]; with a leading axis of images if `is_set`."""
     stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) for key in faces[0]}
     stacked = {key: value if key in POINTS else value / 255 for key, value in stacked.items()}
     return stacked if is_set else {key: value[0] for key, value in stacked.items()}
@@ -72,7 +73,7 @@ def preprocess_train(
     size: int,
     with_skin: bool = True,
     points: dense_points.DensePoints | None = None,
-    share: float = 1.0,
+    strength: float = 1.0,
 ) -> Example:
     """An augmented training example without any ground-truth coefficient.
 
@@ -81,25 +82,25 @@ def preprocess_train(
         seed: seed of the augmentation.
         size: side of the crop in pixels.
         with_skin: whether to compute the skin mask.
-        points: dense points that are projected into single rendered images; none for sets.
-        share: strength relative to the published augmentation.
+        points: dense points that are projected into rendered images; not used for sets.
+        strength: strength of the augmentation relative to the published one.
 
     Returns:
         float32 arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) in [0,1];
         landmarks (68,2) and dense (K,2) in pixels of a 224 px crop, y up from its last row, whatever `size` is.
 
     Raises:
-        UserError: the landmarks are not a face's.
+        UserError: the face cannot be aligned; see `alignment.align`.
     """
     rng, is_set = np.random.default_rng(seed), example["landmarks"].ndim == 3
     faces = _aligned_faces(example, size, with_skin)
     if points is not None and not is_set:
         faces[0]["dense"] = points.in_crop(example, size)
-    return _to_arrays([_augment(face, rng, share) for face in faces], is_set)
+    return _to_arrays([_augment(face, rng, strength) for face in faces], is_set)
 
 
 def preprocess_eval(example: Example, size: int) -> Example:
-    """An evaluation example: image and landmarks as of `preprocess_train` without augmentation, and GROUND_TRUTH."""
+    """An evaluation example: image and landmarks as in `preprocess_train` without augmentation, and GROUND_TRUTH."""
     faces = _aligned_faces(example, size, with_skin=False)
     ground_truth = {key: np.asarray(example[key], np.float32) for key in GROUND_TRUTH if key in example}
     return {**_to_arrays(faces, is_set=example["landmarks"].ndim == 3), **ground_truth}
@@ -114,7 +115,7 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
         size=size,
         with_skin=config.loss.attention != "none",
         points=dense_points.from_config(config),
-        share=config.data.augment,
+        strength=config.data.augment,
     )
     return datasets.train_batches(config, splits, step, process)
 

@@ -21,7 +21,7 @@ from jaxface.heads.morphable import MorphableHead
 MM_PER_DM = 100.0
 # Ours. Standard deviation of an expression weight for heads whose weights run from 0 to 1 (ARKit-like blendshapes).
 EXPRESSION_DEVIATION = 0.25
-# The parts of the model with a number of modes of their own: keys of `config.model` and fields of `FaceModel`.
+# The linear parts of the model: keys of `config.model` (numbers of modes) and fields of `FaceModel` (modes).
 KINDS = ("identity", "expression", "albedo")
 CROPS = ("tf", "pytorch")
 # Regions of a head inside the face that the reflectance loss leaves out.
@@ -34,10 +34,11 @@ Array = jax.Array | np.ndarray
 
 @flax.struct.dataclass
 class SkinSurface:
-    """The skin as a mesh of its own, for `networks.refine`.
+    """The skin region as a separate mesh, for `networks.refine`.
 
     Attributes:
-        vertices: (W,) vertices of the face. The first N are skin; the others only belong to triangles that touch skin.
+        vertices: (W,) int32 indices of face vertices. The first N are skin; the others complete the triangles that
+            touch skin.
         triangles: (U,3) indices into `vertices`.
         incidence: (N,valence) triangles around each skin vertex; see `mesh.incidence`.
         area: (N,) area of the mean face that each skin vertex represents, in dm².
@@ -65,11 +66,12 @@ class FaceModel:
         incidence: (V,valence) triangles around each vertex; see `mesh.incidence`.
         landmarks: 68 points as vertices (68,3) and their barycentric weights (68,3).
         skin: (V,) float, 1 where the reflectance loss applies.
-        crop_triangles: (C,3) or None. If given, the photometric loss compares the pixels that these triangles alone
-            cover, even where other triangles hide them.
-        crop_triangle_mask: (T,) bool or None. Otherwise it compares the pixels whose visible triangle is marked here.
+        crop_triangles: (C,3) or None. If set, the photometric mask is these triangles rendered alone, without occlusion
+            by the others.
+        crop_triangle_mask: (T,) bool or None. If `crop_triangles` is None, the photometric mask is the pixels whose
+            visible triangle is marked here.
         face_vertices: (N,) int, vertices of the face region, over which shapes are compared.
-        skin_surface: the skin as a mesh.
+        skin_surface: the skin region as a mesh.
     """
 
     mean: Array
@@ -103,7 +105,7 @@ def from_config(config: ml_collections.ConfigDict) -> FaceModel:
 
 
 def on_device(config: ml_collections.ConfigDict) -> FaceModel | None:
-    """The face model of a configuration on the default device, cached; None if its head needs a file and has none."""
+    """The face model of a configuration on the default device, cached; None if its head needs a path and has none."""
     if config.head.name != "procedural" and not config.head.path:
         return None
     return _on_device(*_arguments(config))

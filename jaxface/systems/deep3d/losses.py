@@ -18,7 +18,7 @@ LANDMARKS = 68
 # Nose bridge, nose tip and inner lips have a higher weight (models/losses.py, landmark_loss).
 HIGH_WEIGHT_LANDMARKS = (28, 29, 30, *range(60, 68))
 HIGH_LANDMARK_WEIGHT = 20.0
-# The paper's rule: the skin attention is 1 where the skin probability exceeds this.
+# The paper's rule: the attention is 1 where the skin probability exceeds this, otherwise the probability.
 CERTAIN_SKIN = 0.5
 ATTENTIONS = ("posterior", "paper", "none")
 DISTANCES = ("squared", "plain")
@@ -39,7 +39,8 @@ def photometric_loss(image: jax.Array, target: jax.Array, mask: jax.Array) -> ja
 def skin_attention(posterior: jax.Array, rule: str) -> jax.Array:
     """Photometric weights (B,S,S) from the skin posterior (B,S,S) in [0,1].
 
-    rule: "posterior", the posterior itself, as in both public codes; "paper", 1 where it exceeds one half.
+    rule: "posterior", the posterior itself, as in both public codes; "paper", 1 where it exceeds one half, elsewhere
+    the posterior.
     """
     return jnp.where(posterior > CERTAIN_SKIN, 1.0, posterior) if rule == "paper" else posterior
 
@@ -63,7 +64,7 @@ def landmark_loss(points: jax.Array, target: jax.Array, distance: str = "squared
 
 
 def valid_landmark_distance(points: jax.Array, target: jax.Array) -> jax.Array:
-    """Mean pseudo-Huber distance, in pixels, of points (B,K,2) to the targets (B,K,2) that are not NaN."""
+    """Mean pseudo-Huber distance in pixels, at least HUBER_DELTA_PX, of points (B,K,2) to targets that are not NaN."""
     valid, target = _valid_targets(target)
     distance = jnp.sqrt(((points - target) ** 2).sum(-1) + HUBER_DELTA_PX**2)
     return (valid * distance).sum() / jnp.maximum(valid.sum(), 1)
@@ -92,7 +93,7 @@ def heat_map_loss(log_attention: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def _valid_targets(target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which points (B,K) of (B,K,2) are finite, and the points with 0 in place of NaN, so that gradients are finite."""
+    """Mask (B,K) of finite targets (B,K,2), and the targets with 0 in place of NaN, so that gradients are finite."""
     valid = jnp.isfinite(target).all(-1)
     return valid, jnp.where(valid[..., None], target, 0.0)
 

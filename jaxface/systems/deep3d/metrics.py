@@ -1,7 +1,7 @@
 """Training-time evaluation of Deep3D: errors per example on the device, summaries on the host.
 
 Shape errors are mean distances over the face's vertices in millimetres. A photo determines neither size nor distance,
-so scale and translation are always aligned first; whether the rotation is aligned too is said for each error.
+so scale and translation are always aligned first; each error states whether the rotation is aligned too.
 """
 
 import functools
@@ -21,28 +21,28 @@ from jaxface.systems.deep3d.rendering import image_formation
 Score = Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
 
 
-def score(net: RNet, own_head: bool, sets: bool) -> Score:
+def score(net: RNet, comparable: bool, sets: bool) -> Score:
     """`Evaluator.predict`.
 
     Args:
         net: the regressor.
-        own_head: whether the images show heads of the model's kind, so that vertices correspond.
+        comparable: whether the images are renderings of the configured head, so that vertices correspond.
         sets: whether examples are sets of images of one person.
     """
-    return functools.partial(_score_sets if sets else _score_images, net, own_head)
+    return functools.partial(_score_sets if sets else _score_images, net, comparable)
 
 
 def _score_images(
-    net: RNet, own_head: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
+    net: RNet, comparable: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
-    """Errors of single images: landmarks (B,) px at 224 px, `head_errors` if comparable, and "picture"."""
+    """Errors of single images: landmarks (B,) px of the 224 px crop, `head_errors` if comparable, and "picture"."""
     face = constants["face"]
     vector, *_ = regress_and_refine(net, {"params": params, **model_state}, batch["image"], face)
     coefficients = image_formation.split(vector, net.sizes)
     decoded = image_formation.decode(face, coefficients)
     rendered = image_formation.render(face, decoded, batch["image"].shape[1])
     errors = {"landmarks": jnp.linalg.norm(decoded.landmarks - batch["landmarks"], axis=-1).mean(-1)}
-    if own_head and _has_model_coefficients(face, batch):
+    if comparable and _has_model_coefficients(face, batch):
         errors |= head_errors(face, coefficients, batch)
     overlay = jnp.where(rendered.covered[..., None], jnp.clip(rendered.image, 0, 1), batch["image"])
     return {**errors, "picture": jnp.concatenate([batch["image"], overlay], axis=2)}
@@ -111,7 +111,7 @@ def distance_mm(points: jax.Array, truth: jax.Array, rotate: bool) -> jax.Array:
 
 
 def _score_sets(
-    net: RNet, own_head: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
+    net: RNet, comparable: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
     """Identity errors (S,) mm of sets: of single images, their average, the C-Net's weighted mean and the mean head.
 
@@ -124,7 +124,7 @@ def _score_sets(
     identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
     confidence = confidence_net.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
     spread = confidence.std(1).mean(-1)
-    if not (own_head and _has_model_coefficients(face, batch)):
+    if not (comparable and _has_model_coefficients(face, batch)):
         return {"confidence_spread": spread}
     true_neutral = neutral_shapes(face, batch["identity"])
 

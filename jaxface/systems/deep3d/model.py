@@ -1,8 +1,8 @@
 """R-Net of Deep3DFaceReconstruction: a ResNet that regresses the coefficients, pose and lighting of a morphable face.
 
 Source: Deng et al., CVPRW 2019, §3; ReconNetWrapper in models/networks.py of Deep3DFaceRecon_pytorch. As there, images
-are in [0,1] without ImageNet normalisation, and the seven linear heads are zero-initialised, so an untrained network
-predicts the mean face.
+are in [0,1] without ImageNet normalisation, and the seven linear output layers are zero-initialised, so an untrained
+network predicts the mean face.
 
 Ours: the regressor "map_fit", which predicts landmarks and fits the face to them, and the photometric refinement of
 `networks.refine` after it.
@@ -30,9 +30,9 @@ from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 BACKBONES = ("resnet18", "resnet50")
 REGRESSORS = ("linear", "map_fit")
-# The heads whose outputs are the prior mean of the regressor "map_fit", in the order of its unknowns.
-FITTED_HEADS = ("identity", "expression", "angles", "translation", "depth")
-# The head "translation" gives x and y; the head "depth" gives z.
+# The output layers that give the prior mean of the regressor "map_fit", in the order of its unknowns.
+FITTED_OUTPUTS = ("identity", "expression", "angles", "translation", "depth")
+# The output layer "translation" predicts x and y, the layer "depth" predicts z.
 IN_PLANE = 2
 LANDMARKS = 68
 
@@ -43,7 +43,7 @@ class RNet(nn.Module):
     Attributes:
         backbone: the ResNet.
         sizes: number of coefficients of each kind.
-        regressor: "linear", heads on the pooled feature (published), or "map_fit" (ours), a MAP fit to landmarks.
+        regressor: "linear" (published), linear layers on the pooled feature; "map_fit" (ours), a MAP fit to landmarks.
         num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks.
         refine: number of Gauss-Newton steps of `regress_and_refine`; the module itself does not use it.
     """
@@ -70,28 +70,28 @@ class RNet(nn.Module):
         """
         maps = self.backbone(image, train)
         pooled = maps[-1].mean((1, 2))
-        outputs = self._heads(pooled) if self.regressor == "linear" else self._fit_landmarks(maps, train)
+        outputs = self._output_layers(pooled) if self.regressor == "linear" else self._fit_landmarks(maps, train)
         return jnp.concatenate([*outputs.values()], -1), pooled, maps[0]
 
     def _fit_landmarks(self, maps: list[jax.Array], train: bool) -> dict[str, jax.Array]:
-        """The outputs of the heads, those in FITTED_HEADS replaced by their MAP estimate given predicted landmarks."""
+        """The outputs of the layers, with FITTED_OUTPUTS replaced by their MAP estimate given predicted landmarks."""
         count = LANDMARKS + self.num_dense_points
-        predict_landmarks = map_fit.SoftArgmaxHead(count, self.backbone.axis_name, name="reader")
+        predict_landmarks = map_fit.SoftArgmaxHead(count, self.backbone.axis_name, name=map_fit.SOFT_ARGMAX)
         features, points, covariance = predict_landmarks(maps, train)
-        outputs = self._heads(features)
-        prior_mean = jnp.concatenate([outputs[name] for name in FITTED_HEADS], -1)
+        outputs = self._output_layers(features)
+        prior_mean = jnp.concatenate([outputs[name] for name in FITTED_OUTPUTS], -1)
         estimate = map_fit.MAPFitLayer(self.sizes, name=map_fit.NAME)(prior_mean, points, covariance)
-        ends = np.cumsum([outputs[name].shape[-1] for name in FITTED_HEADS])
+        ends = np.cumsum([outputs[name].shape[-1] for name in FITTED_OUTPUTS])
         fitted = jnp.split(estimate, ends[:-1], axis=-1)
-        return outputs | dict(zip(FITTED_HEADS, fitted, strict=True))
+        return outputs | dict(zip(FITTED_OUTPUTS, fitted, strict=True))
 
-    def _heads(self, features: jax.Array) -> dict[str, jax.Array]:
-        zeros, counts = nn.initializers.zeros, head_sizes(self.sizes)
+    def _output_layers(self, features: jax.Array) -> dict[str, jax.Array]:
+        zeros, counts = nn.initializers.zeros, output_sizes(self.sizes)
         return {name: nn.Dense(count, kernel_init=zeros, name=name)(features) for name, count in counts.items()}
 
 
-def head_sizes(sizes: Sizes) -> dict[str, int]:
-    """Output widths of the linear heads, in the order of the coefficient vector; translation is split into xy and z."""
+def output_sizes(sizes: Sizes) -> dict[str, int]:
+    """Widths of the linear output layers, in the order of the coefficient vector, translation split into xy and z."""
     counts = dict(sizes.groups)
     depth = counts.pop("translation") - IN_PLANE
     return {**counts, "translation": IN_PLANE, "depth": depth}
@@ -109,14 +109,14 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         image_size: int, side of the crop in pixels; 224 as published.
         backbone: "resnet18" or "resnet50".
         width: channels of the first stage; 64 as published.
-        regressor: "linear", as published: linear heads on the pooled feature; "map_fit" (ours): the face is fitted to
+        regressor: "linear", as published: linear layers on the pooled feature; "map_fit" (ours): the face is fitted to
             landmarks that the network predicts.
         num_dense_points: number of face points that "map_fit" predicts besides the 68 landmarks; even.
         refine: number of steps of `refine.refine` (ours) after "map_fit"; 0: none. R-Net itself trains without them.
         identity, expression, albedo: numbers of coefficients; 80, 64, 80 as published.
         white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
             per colour channel, as in both public codes (257).
-        confidence: whether the model has a C-Net, which combines several images of a person.
+        confidence: whether the model has a C-Net, which combines the identities of several images of a person.
 
     Raises:
         UserError: a value is unknown or does not fit the others.
@@ -166,7 +166,7 @@ def warm_start(
     """Adapts (params, model_state) of another run to this model.
 
     If the config asks for a C-Net (`confidence`) and `params` has none, it is randomly initialised from `key`, or from
-    seed 0 if `key` is None. Everything else is returned as it is.
+    seed 0 if `key` is None. Everything else is returned unchanged.
     """
     if not confidence or confidence_net.NAME in params:
         return params, model_state
@@ -248,9 +248,9 @@ def raw(
 
     Args:
         model: the network.
-        load_face: returns the face model that decodes the coefficients, or None if there is none.
+        load_face: returns the face model that decodes the coefficients, or None if its file is not configured.
         params: parameters.
-        model_state: batch statistics and constants of the network.
+        model_state: batch statistics and the constants of `map_fit`.
         arrays: `image` (B,S,S,3), RGB in [0,1], or `coefficients` (B,sizes.total).
 
     Returns:
@@ -258,7 +258,7 @@ def raw(
         (B,68,2) in pixels of the 224 px crop, y up, and `colors` (B,V,3), lit RGB, unclipped, 1 = white.
 
     Raises:
-        UserError: neither array is given, or it has the wrong shape.
+        UserError: neither array is present, or it has the wrong shape.
     """
     coefficients = _raw_coefficients(model, {"params": params, **model_state}, arrays)
     outputs = {"coefficients": coefficients}
@@ -273,8 +273,8 @@ def _raw_coefficients(model: RNet, variables: Any, arrays: dict[str, Any]) -> ja
     if "coefficients" in arrays:
         coefficients = jnp.asarray(arrays["coefficients"], jnp.float32)
         if coefficients.ndim != 2 or coefficients.shape[1] != model.sizes.total:
-            raise UserError(f"coefficients has shape {coefficients.shape}; it must be (B,{model.sizes.total})")
+            raise UserError(f"coefficients: the shape is {coefficients.shape}; it must be (B,{model.sizes.total})")
         return coefficients
     if "image" not in arrays:
-        raise UserError(f"the arrays are {sorted(arrays)}; give image or coefficients")
+        raise UserError(f"arrays: there are only {sorted(arrays)}; add image or coefficients")
     return regress(model.clone(refine=0), variables, crops.image_input(arrays))

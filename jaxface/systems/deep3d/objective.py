@@ -24,7 +24,7 @@ Terms = dict[str, jax.Array]
 LOG = logging.getLogger(__name__)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check_loss_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError if `config.loss` has an unknown attention or distance."""
     for key, allowed in (("attention", losses.ATTENTIONS), ("distance", losses.DISTANCES)):
         if config.loss[key] not in allowed:
@@ -34,14 +34,14 @@ def check(config: ml_collections.ConfigDict) -> None:
 def constants(config: ml_collections.ConfigDict) -> Tree:
     """`System.constants`: "face", the face model, and "recognition", ArcFace's variables if the config names them.
 
-    Without ArcFace weights the perceptual loss is left out, with a warning. Raises UserError if the head's file is
+    Without ArcFace weights the perceptual loss is omitted, with a warning. Raises UserError if the head's file is
     missing or `config.loss.recognition` is not a file of ArcFace weights.
     """
     constants = {"face": face_model.from_config(config)}
     if config.loss.recognition:
         constants["recognition"] = recognition.load(config.loss.recognition)
     elif config.loss.weights.perceptual:
-        LOG.warning("config.loss.recognition: no ArcFace weights are named; the perceptual loss is off")
+        LOG.warning("config.loss.recognition: not set, no perceptual loss; set it to a file of ArcFace weights")
     return constants
 
 
@@ -61,7 +61,7 @@ def training_loss(
         net: the network.
         config: the run's configuration.
         params: parameters of R-Net and, if present, C-Net.
-        model_state: batch statistics and constants of the network.
+        model_state: batch statistics and the constants of `map_fit`.
         batch: `image` (B,S,S,3) in [0,1]; `landmarks` (B,68,2) in pixels of the 224 px crop, y up; `skin` (B,S,S) in
             [0,1] unless `config.loss.attention` is "none"; `dense` (B,K,2) as `landmarks`, NaN where unknown, if the
             network has dense points. For a C-Net each array has an axis of N images of a person after the batch axis.
@@ -91,9 +91,9 @@ def training_loss(
 def _map_fit_terms(net: RNet, sown: Tree, batch: Batch) -> Terms:
     """Ours: losses of the regressor "map_fit" on what its modules have sown.
 
-    "heat_map" trains the attention of each landmark and dense point; "points" their positions on the fitted face.
+    "heat_map" supervises the attention of each landmark and dense point, "points" their positions on the fitted face.
     """
-    (log_attention,) = sown["reader"]["log_attention"]
+    (log_attention,) = sown[map_fit.SOFT_ARGMAX]["log_attention"]
     (points,) = sown[map_fit.NAME]["points"]
     target = batch["landmarks"]
     if net.num_dense_points:

@@ -23,6 +23,7 @@ from jaxface.systems.deep3d.reconstruction import LAYOUT
 from jaxface.systems.deep3d.rendering import image_formation, texture
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
+# Largest batch of crops of one network call.
 MAX_BATCH = 16
 
 Detect = Callable[[np.ndarray, Any], list[FaceLandmarks]]
@@ -32,7 +33,7 @@ Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The morphable head on the device, and its texture atlas, which is made when it is first needed."""
+    """The morphable head on the device, and a function that returns its texture atlas, computed on the first call."""
 
     face: FaceModel
     atlas: Callable[[], texture.Atlas]
@@ -40,7 +41,7 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The parts of a model that prediction needs; see `network`."""
+    """The parts of a model that prediction needs; see `build_network`."""
 
     regress: Regress
     head: Callable[[], Head]
@@ -58,14 +59,14 @@ class AlignedFace:
     crop: Crop
 
 
-def network(
+def build_network(
     regress: Regress,
     load_face: Callable[[], FaceModel],
     sizes: Sizes,
     image_size: int,
     combine: Combine | None = None,
 ) -> Network:
-    """The model as `predict` and `predict_multiview` take it.
+    """The model in the form that `predict` and `predict_multiview` take.
 
     Args:
         regress: `(variables, images (B,S,S,3) in [0,1], face) -> coefficients (B,sizes.total)`, compiled.
@@ -129,10 +130,10 @@ def predict_multiview(
     layout: str = LAYOUT,
     detect: Detect | None = None,
 ) -> list[list[FaceReconstruction]]:
-    """As `predict`, for several images of one person, who gets one identity in all of them.
+    """As `predict`, for several images of one person, reconstructed with one identity.
 
-    The identity is the network's own combination, or the mean. Returns for each image a list with the largest face or
-    that in its box, empty if there is none.
+    The identity is the output of `network.combine`, or the mean over the images. Returns for each image a list with one
+    face, the largest or the one in its box; the list is empty if no face was detected.
     """
     boxes = [None] * len(images) if boxes is None else boxes
     largest = [
@@ -143,9 +144,11 @@ def predict_multiview(
         return [[] for _ in images]
     cut, variables = _cut(faces), {"params": params, **model_state}
     vectors = _regress(network, variables, cut)
-    own = vectors[:, : network.sizes.identity]
-    combined = own.mean(0) if network.combine is None else network.combine(variables, cut, vectors)
-    vectors = np.concatenate([np.broadcast_to(combined, own.shape), vectors[:, network.sizes.identity :]], axis=1)
+    identities = vectors[:, : network.sizes.identity]
+    combined = identities.mean(0) if network.combine is None else network.combine(variables, cut, vectors)
+    vectors = np.concatenate(
+        [np.broadcast_to(combined, identities.shape), vectors[:, network.sizes.identity :]], axis=1
+    )
     remaining = iter(_results(network, vectors, faces))
     return [[next(remaining)] if per_image else [] for per_image in largest]
 
@@ -199,7 +202,7 @@ def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -
     """The decoded head of one coefficient vector (sizes.total,), seen through `crop`."""
     shape, rotation, decoded = jax.device_get(_decode(face, sizes, vector[None]))
     return reconstruction.Reconstruction(
-        coefficients=reconstruction.split_coefficients(vector, sizes),
+        coefficients=sizes.split(vector),
         crop=crop,
         shape=shape[0],
         vertices=decoded.vertices[0],

@@ -1,8 +1,7 @@
 """Published scan-to-mesh protocols of MICC and NoW, as functions of meshes.
 
-Both align the reconstructed head to the scan by its own similarity, first from landmarks and then by ICP, and measure
-from scan points to the head's surface, in the scan's unit, millimetres. `launch.evaluate --protocol now|micc` will use
-them.
+Both align the reconstructed head to each scan by a similarity, first from landmarks and then by ICP, and measure
+distances from scan points to the head's surface, in millimetres. They are a library only: no launcher calls them yet.
 
 MICC, as its author describes it (Deep3DFaceReconstruction, issue 23): point-to-plane RMSE within 95 mm of the nose tip,
 without the forehead. NoW (Sanyal et al., CVPR 2019): distances of all masked points to the surface; median, mean and
@@ -34,15 +33,15 @@ LEAST_ROBUST_SCALE_MM = 0.05
 def align_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
     """Least-squares similarity of landmarks (K,3) onto corresponding ones; without `scale` a rigid motion.
 
-    UserError if there are fewer than three, the shapes differ or a number is not finite.
+    Raises UserError if there are fewer than three, the shapes differ or a number is not finite.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3 or len(source) < 3:
         raise UserError(
-            f"landmarks must be at least 3 points (K,3), the same on both; not {source.shape}, {target.shape}"
+            f"landmarks: shapes {source.shape} and {target.shape}; use at least 3 points (K,3), the same on both"
         )
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise UserError("landmarks must be finite numbers")
+        raise UserError("landmarks: some are NaN or infinite; use finite points")
     return icp.procrustes(source, target, scale)
 
 
@@ -108,7 +107,9 @@ def micc_error(
     """
     near = scan[micc_region(scan, nose_tip, up)]
     if len(near) == 0:
-        raise UserError(f"no point of the scan lies within {MICC_RADIUS_MM:g} mm of its nose tip")
+        raise UserError(
+            f"scan: no point lies within {MICC_RADIUS_MM:g} mm of the nose tip; check its unit (mm) and the nose tip"
+        )
     aligned = align_surface(near, vertices, triangles, start)
     closest, normals = SurfaceQuery(aligned(np.asarray(vertices, np.float64)), triangles).closest(near)
     return float(np.sqrt((((near - closest) * normals).sum(1) ** 2).mean()))
@@ -142,7 +143,7 @@ def now_distances(
     """
     scan = np.asarray(scan, np.float64)
     if not np.any(mask):
-        raise UserError("the mask of the scan is empty")
+        raise UserError("the mask of the scan is empty; mark at least one point")
     masked = scan[np.asarray(mask, bool)]
     start = align_landmarks(landmarks, scan_landmarks, scale=not metric)
     aligned = align_surface(masked, vertices, triangles, start, scale=not metric)

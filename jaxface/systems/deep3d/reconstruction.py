@@ -1,4 +1,4 @@
-"""A reconstructed face as result: mesh, camera and crop, and the output files that show them."""
+"""Converts a decoded face to the public result: mesh, camera and crop, and the encoders of its output files."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ from jaxface.results import Camera, FaceLandmarks, FaceReconstruction, LazyFiles
 from jaxface.systems.deep3d.face_model import MM_PER_DM
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, Crop, flip_y
 from jaxface.systems.deep3d.rendering import render_overlay, texture
-from jaxface.systems.deep3d.rendering.image_formation import CAMERA_DM, Sizes
+from jaxface.systems.deep3d.rendering.image_formation import CAMERA_DM
 from jaxface.systems.deep3d.rendering.render_overlay import DEPTH_STEP_MM
 
 LAYOUT = "68"
@@ -34,15 +34,15 @@ class Reconstruction:
     """One face of one image, decoded to numpy arrays. V vertices, T triangles.
 
     Attributes:
-        coefficients: by the names of `Sizes.groups`.
+        coefficients: {group: (n,)}, names of `Sizes.groups`.
         crop: the crop that the network saw.
         shape: (V,3) dm, with expression, before posing.
         vertices: (V,3) dm, in camera space.
-        normals: (V,3), rotated with the head.
-        albedo: (V,3), reflectance.
-        colors: (V,3), shaded.
+        normals: (V,3) unit normals, rotated with the head.
+        albedo: (V,3) RGB, unclipped, 1 = white.
+        colors: (V,3), albedo under the estimated lighting, unclipped.
         landmarks: (68,2) px of the crop at 224 px, y up.
-        rotation: (3,3).
+        rotation: (3,3), of the angles.
         triangles: (T,3).
     """
 
@@ -60,13 +60,7 @@ class Reconstruction:
     @property
     def points_px(self) -> np.ndarray:
         """The 68 points (68,2) in the image."""
-        return self.crop.at(REFERENCE_SIZE).to_image(self.landmarks)
-
-
-def split_coefficients(vector: np.ndarray, sizes: Sizes) -> dict[str, np.ndarray]:
-    """The groups of one vector (sizes.total,) by name."""
-    ends = np.cumsum(list(sizes.groups.values()))
-    return dict(zip(sizes.groups, np.split(vector, ends[:-1]), strict=True))
+        return self.crop.with_size(REFERENCE_SIZE).to_image(self.landmarks)
 
 
 def to_result(
@@ -74,7 +68,7 @@ def to_result(
 ) -> FaceReconstruction:
     """The public result of a decoded face.
 
-    Its `sigma` is the distance between the points of the head and the detected ones, combined with the detector's own.
+    Its `sigma` (px) is the distance between projected and detected landmarks and the detector's sigma, root sum square.
     `files`: .glb with the photo as texture, .obj with vertex colours, .npz and .mat with the coefficients under the
     original's names, _normals.png and _depth.png of the size of the image (`render_overlay`, 0.1 mm a step).
 
@@ -143,7 +137,7 @@ def _original_arrays(head: Reconstruction) -> dict[str, np.ndarray]:
     """The six groups (1,n), lm68 (1,68,2) with y down in the 224 px crop, and trans_params (1,5)."""
     arrays = {ORIGINAL_NAMES[name]: value[None] for name, value in head.coefficients.items()}
     arrays["lm68"] = flip_y(head.landmarks, REFERENCE_SIZE)[None]
-    arrays["trans_params"] = head.crop.at(REFERENCE_SIZE).parameters[None]
+    arrays["trans_params"] = head.crop.with_size(REFERENCE_SIZE).parameters[None]
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 

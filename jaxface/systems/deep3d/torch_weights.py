@@ -5,7 +5,7 @@ from typing import Any
 from jaxface import torch_names
 from jaxface.errors import UserError
 from jaxface.system import Converted
-from jaxface.systems.deep3d.model import RNet, head_sizes
+from jaxface.systems.deep3d.model import RNet, output_sizes
 from jaxface.systems.deep3d.networks import confidence_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
@@ -34,8 +34,8 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
     network = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_STATES)}
     network = torch_names.without_counters(unwrap(network, NETWORK))
     sources = torch_names.resnet(backbone, "backbone/", "backbone.")
-    for index, head in enumerate(head_sizes(model.sizes)):
-        sources |= torch_names.layer(head, f"final_layers.{index}", linear, bias=True)
+    for index, name in enumerate(output_sizes(model.sizes)):
+        sources |= torch_names.layer(name, f"final_layers.{index}", linear, bias=True)
     expected = {name: value for name, value in params.items() if name != confidence_net.NAME}
     converted = rename(network, sources, {"params": expected, **model_state})
     return Converted({**params, **converted.pop("params")}, converted)

@@ -12,7 +12,7 @@ from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config`, in which no value is left open."""
+    """A copy of `config`; this system has no values to fill in from data."""
     return config.copy_and_resolve_references()
 
 
@@ -22,8 +22,8 @@ def build(config: ml_collections.ConfigDict) -> System:
         raise UserError(f"config.mode is {config.mode!r}; use one of {', '.join(transforms.MODES)}")
     losses.check(config.loss)
     net = model.model_from_config(config.model)
-    # The original normalises on each device by itself.
-    trained = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)
+    # Batch statistics are averaged over the devices, except in the original, where each device has its own.
+    training_net = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)
     mode, size = config.mode, config.model.image_size
 
     def train_data(step: int) -> Iterator[Batch]:
@@ -42,7 +42,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         preprocess_on_device=functools.partial(
             targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE
         ),
-        loss=functools.partial(losses.training_loss, trained, config.loss, size),
+        loss=functools.partial(losses.training_loss, training_net, config.loss, size),
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
         evaluators={

@@ -1,6 +1,6 @@
-"""Training and evaluation examples of JVCR, as the original makes them or as we do. Only this file loads TensorFlow.
+"""Training and evaluation examples of JVCR in mode "reference" or "clean". Only this file loads TensorFlow.
 
-Any prepared data set of images with 3D landmarks can be used: with `points_3d`, or of rendered heads.
+Any prepared data set of images with 3D landmarks can be used: rendered heads, or records with `points_3d`.
 """
 
 import dataclasses
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import crops as face_crops
+from jaxface import crops
 from jaxface.data import augment, datasets
 from jaxface.geometry import alignment
 from jaxface.layouts import LAYOUT_68
 from jaxface.system import Batch
-from jaxface.systems.jvcr import crops, transforms
+from jaxface.systems.jvcr import framing, transforms
 
 # The original enlarges the annotated square by this factor.
 SQUARE_MARGIN = 1.25
-# Points that 3DFAW's 66 lack: the neighbours that stand in for them where all 68 are needed.
+# The two points of iBUG's 68 that 3DFAW lacks (inner mouth corners), and the neighbours that replace them.
 ABSENT_OF_66 = {60: 48, 64: 54}
 
 
@@ -33,7 +33,7 @@ class AnnotatedImage:
         valid: (68,) bool, landmarks that are annotated.
         center: (2,) px, centre of the original's square.
         scale: size of the original's square in units of 200 px.
-        box: (4,) px, the face box, hairline to chin and side to side, of which our square is made.
+        box: (4,) px, the face box, hairline to chin and side to side; mode "clean" crops the square around it.
     """
 
     image: np.ndarray
@@ -48,18 +48,18 @@ def annotated_image(example: dict[str, np.ndarray]) -> AnnotatedImage:
     """The annotation in a record of any of the data sets.
 
     Args:
-        example: image; points_3d (68,3) or (66,3) px with z towards the viewer, or the features of a rendered head
-            (`rendered_points`); optionally objpos (2,) and scale_provided (), the original's square, which else is made
-            of the landmarks' bounding box; optionally box (4,), which else is the landmarks' extent.
+        example: image (H,W,3) uint8 RGB; points_3d (68,3) or (66,3) px, z towards the viewer, or the features of a
+            rendered head (see `rendered_points`). Optional: objpos (2,) and scale_provided (), the original's square
+            (default: from the landmarks' bounding box); box (4,) (default: `framing.face_box` of the landmarks).
     """
     points = example["points_3d"] if "points_3d" in example else rendered_points(example)
     valid = np.ones(transforms.LANDMARKS, bool)
     if len(points) == len(valid) - len(ABSENT_OF_66):
         points, valid = _complete_66(points)
-    center, scale = crops.landmark_frame(points[valid])
+    center, scale = framing.landmark_frame(points[valid])
     if "objpos" in example and example["objpos"][0] != -1:
         center, scale = example["objpos"], SQUARE_MARGIN * float(example["scale_provided"])
-    box = example["box"] if "box" in example else crops.face_box(points)
+    box = example["box"] if "box" in example else framing.face_box(points)
     volume_points = transforms.flip_depth(np.float64(points))
     return AnnotatedImage(example["image"], volume_points, valid, np.float64(center), scale, box)
 
@@ -77,7 +77,7 @@ def rendered_points(example: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _complete_66(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """68 points of 66, and which of them are annotated."""
+    """68 points (68,3) from the 66 of 3DFAW (66,3), and (68,) bool, the annotated ones."""
     valid = ~np.isin(np.arange(transforms.LANDMARKS), list(ABSENT_OF_66))
     completed = np.zeros((transforms.LANDMARKS, 3), points.dtype)
     completed[valid] = points
@@ -87,7 +87,7 @@ def _complete_66(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample_augmentation(rng: np.random.Generator, settings: ml_collections.ConfigDict) -> tuple[float, float, bool]:
-    """Factor of the square's side, rotation in degrees and whether to mirror: the original's draws in its order."""
+    """Samples (factor of the square's side, rotation in degrees, whether to mirror) in the original's order."""
     scale = np.clip(1 + settings.scale * rng.standard_normal(), 1 - settings.scale, 1 + settings.scale)
     limit = 2 * settings.rotation_deg
     rotation = np.clip(settings.rotation_deg * rng.standard_normal(), -limit, limit)
@@ -106,12 +106,15 @@ def preprocess_train(
         mode: "reference" (the original's) or "clean" (ours).
         size: side of the crop in pixels.
         points: number N of points, 68 or 71 (with the centres of eyes and mouth).
-        settings: config.data.augment.
+        settings: config.data.augment. `scale` and `rotation_deg`: standard deviations of scale (clipped at one) and
+            rotation (clipped at two), `rotation_share`: probability of a rotation, `color`: largest offset of a channel
+            in [0,1]. Mode "clean" only: `shift`, largest shift in sides of the square; `degrade`, whether to apply
+            `augment.color` and `augment.degrade`.
 
     Returns:
-        image (size,size,3) float32 in [0,1]; coordinates (N,3) px of the crop; valid (N,) bool, points that are
-        annotated; in_volume (N,) bool, points that are rendered into the volume: the original leaves out those whose x
-        in the image is not positive.
+        image (size,size,3) float32 in [0,1]; coordinates (N,3) px of the crop, z away from the viewer; valid (N,) bool,
+        points that are annotated; in_volume (N,) bool, points that are rendered into the volume: the original leaves
+        out those whose x in the image is not positive.
     """
     rng = np.random.default_rng(seed)
     augment_image = _augment_reference if mode == "reference" else _augment_clean
@@ -142,13 +145,13 @@ def _augment_reference(
     factor, rotation, flip = _sample_augmentation(rng, settings)
     image, points = annotated.image / 255.0, annotated.points
     valid, center = annotated.valid, annotated.center
-    if flip:  # about W, not W - 1
+    if flip:  # the original mirrors x to W - x instead of W - 1 - x
         width = image.shape[1]
         image, center = image[:, ::-1], np.array([width - center[0], center[1]])
         points, valid = transforms.mirror(points, width), valid[LAYOUT_68.flip]
     image = np.clip(image + rng.uniform(-settings.color, settings.color, 3), 0, 1)
     scale = annotated.scale * factor
-    crop = crops.reference_crop(image, center, scale, size, rotation)
+    crop = framing.reference_crop(image, center, scale, size, rotation)
     coordinates = transforms.encode_reference(points, center, np.float64(scale), size, size, rotation)
     in_volume = with_center_flags(valid) & (transforms.with_centers(points)[:, 0] > 0)
     return crop, coordinates, valid, in_volume
@@ -162,7 +165,7 @@ def _augment_clean(
     center, side = alignment.square_crop(np.float64(annotated.box))
     center, side = center + side * rng.uniform(-settings.shift, settings.shift, 2), side * factor
     angle, valid = np.deg2rad(rotation), annotated.valid
-    crop = face_crops.cut(annotated.image, center, side, angle, size)
+    crop = crops.cut(annotated.image, center, side, angle, size)
     coordinates = transforms.encode(annotated.points, center, side, size, angle)
     if flip:
         crop, coordinates = crop[:, ::-1], transforms.mirror(coordinates, size - 1)
@@ -175,7 +178,7 @@ def _augment_clean(
 
 
 def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[str, np.ndarray]:
-    """An evaluation example: as for training without augmentation, and what `metrics.score` reads.
+    """An evaluation example: a training example without augmentation, and further arrays for `metrics.score`.
 
     Args:
         example: see `annotated_image`.
@@ -190,11 +193,11 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
     annotated = annotated_image(example)
     if mode == "reference":
         center, scale, side = annotated.center, annotated.scale, transforms.SCALE_PX * annotated.scale
-        crop = crops.reference_crop(annotated.image, center, scale, size)
+        crop = framing.reference_crop(annotated.image, center, scale, size)
         coordinates = transforms.encode_reference(annotated.points, center, np.float64(scale), size, size)
     else:
         center, side = alignment.square_crop(np.float64(annotated.box))
-        crop = face_crops.cut(annotated.image, center, side, 0.0, size) / 255.0
+        crop = crops.cut(annotated.image, center, side, 0.0, size) / 255.0
         coordinates = transforms.encode(annotated.points, center, side, size)
     return {
         **_arrays(crop, coordinates, annotated.valid, with_center_flags(annotated.valid), points),

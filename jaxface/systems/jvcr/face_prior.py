@@ -1,7 +1,7 @@
 """Learned linear face prior (ours): MAP estimate of shape and pose from independently predicted 3D points.
 
-The paper's encoder learns from examples how landmarks move together when a head turns. Here that geometry is known: the
-shape is a mean plus learned modes under a similarity transform, estimated by Gauss-Newton.
+The paper's encoder learns from examples how landmarks move together when a head turns. Here that geometry is built in:
+the face is a mean plus learned modes under a similarity transform, estimated by Gauss-Newton.
 """
 
 import flax.linen as nn
@@ -23,8 +23,8 @@ TEMPLATE_SCALE = 0.45
 # Centre of the crop on every axis.
 CENTER = 0.5
 # Initial standard deviations: noise of the observed x, y, z in crop units; initial entries of the modes; pose prior.
-READ_STD, MODE_STD, POSE_PRIOR_STD = (0.02, 0.02, 0.06), 0.01, 0.1
-# Initial logit of the share of the residual that is added back.
+OBSERVATION_STD, MODE_STD, POSE_PRIOR_STD = (0.02, 0.02, 0.06), 0.01, 0.1
+# Initial logit of the fraction of the residual that is added back.
 RESIDUAL_LOGIT = -2.0
 
 
@@ -32,8 +32,8 @@ class FacePrior(nn.Module):
     """Corrects points (B,N,3) by the MAP estimate of a linear face under a similarity transform.
 
     The unknowns are mode weights, a rotation vector, a log scale and a translation. Mean, modes, the noise of each
-    coordinate and the precision of the prior are learned. A learned share of the residual, which the linear face cannot
-    represent, is added back.
+    coordinate and the precision of the prior are learned. A learned fraction of the residual, which the linear face
+    cannot represent, is added back.
     """
 
     points: int
@@ -51,9 +51,12 @@ class FacePrior(nn.Module):
         """
         mean = self.param("mean", lambda key: jnp.asarray(mean_face()[: self.points]))
         modes = self.param("modes", nn.initializers.normal(MODE_STD), (MODES, self.points, 3))
-        log_std = self.param("log_deviation", lambda key: jnp.tile(jnp.log(jnp.array(READ_STD)), (self.points, 1)))
+        log_std = self.param(
+            "log_deviation", lambda key: jnp.tile(jnp.log(jnp.array(OBSERVATION_STD)), (self.points, 1))
+        )
         prior_std = np.repeat([1.0, POSE_PRIOR_STD], [MODES, POSE])
         log_precision = self.param("log_precision", lambda key: -jnp.log(jnp.float32(prior_std)))
+        # Some parameter names are those of saved checkpoints.
         residual_logit = self.param("believed", nn.initializers.constant(RESIDUAL_LOGIT), (self.points, 3))
 
         def fit(points: jax.Array, prior_mean: jax.Array) -> jax.Array:
@@ -73,6 +76,6 @@ def mean_face() -> np.ndarray:
 
 
 def _apply_pose(pose: jax.Array, point: jax.Array) -> jax.Array:
-    """Position (3,) in the crop of a face point (3,) under a pose (POSE,)."""
+    """Position (3,) in crop units of a face point (3,), centred, under a pose (POSE,)."""
     rotation, log_scale, translation = jnp.split(pose, [3, 4])
     return jnp.exp(log_scale) * jaxlie.SO3.exp(rotation).as_matrix() @ point + translation + CENTER

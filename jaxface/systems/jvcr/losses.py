@@ -1,4 +1,4 @@
-"""Losses of joint voxel and coordinate regression: each network by itself, then both jointly, depending on the step."""
+"""Losses of joint voxel and coordinate regression: first each network separately, then both jointly."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from jax import lax
 from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
-from jaxface.systems.jvcr.model import JVCR, cell_centers
+from jaxface.systems.jvcr.model import JVCR
 
 DISTANCES = ("squared", "plain")
 # Scale of the pseudo-Huber loss in crop units ([0,1]): smaller distances have smaller gradients.
@@ -29,11 +29,11 @@ def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array
 
 
 def coordinate_loss(coordinates: jax.Array, target: jax.Array, valid: jax.Array, kind: str = "squared") -> jax.Array:
-    """Coordinate error () over the valid points.
+    """Coordinate loss () over the valid points.
 
     Args:
-        coordinates: (B,N,3) predicted.
-        target: (B,N,3).
+        coordinates: (B,N,3) predicted, in crop units ([0,1]).
+        target: (B,N,3), in the same unit.
         valid: (B,N) bool.
         kind: "squared", the mean squared error of the paper; or "plain" (ours), the mean pseudo-Huber distance, which
             is less dominated by the worst points.
@@ -55,7 +55,7 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array
         valid: (B,N) bool; other points are ignored.
     """
     side = math.isqrt(log_attention.shape[1])
-    centers = cell_centers(side)
+    centers = soft_argmax.cell_centers(side, side)
     cell_width = 2 * centers[0, 0]
     per_point = soft_argmax.cross_entropy(log_attention, centers, target[..., :2], cell_width, axis=1)
     weight = valid.astype(per_point.dtype)
@@ -73,27 +73,29 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss`: one graph for both training phases, selected by the step; as train.py of the original.
+    """`System.loss`: one compiled graph for both training phases, selected by the step; as train.py of the original.
 
     For the first `settings.pretrain` steps the two networks are trained separately: the volumes from the image, and the
     coordinates from the true volume. Afterwards the coordinates are computed from the predicted volume, and the volume
-    loss is weighted by `settings.voxel`.
+    loss has the weight `settings.voxel`.
 
     Args:
         net: the network.
-        settings: `config.loss`. `attention` weights the heat-map loss of the soft-argmax regressor. `both_volumes`
-            reproduces a side effect of the original: in the first phase, vox2coord's batch statistics are updated with
-            the predicted volume before the true one.
+        settings: `config.loss`. `pretrain`: steps of the first phase. `distance`: see `coordinate_loss`. `voxel`,
+            `attention`: weights of the volume loss in the second phase and of the heat-map loss of the soft-argmax
+            regressor. `both_volumes` reproduces a side effect of the original: in the first phase, vox2coord's batch
+            statistics are updated with the predicted volume before the true one.
         size: side of the crop in pixels.
         params: parameters.
         model_state: batch statistics.
-        batch: image (B,S,S,3), coordinates (B,N,3) px, valid (B,N) bool, and the target volumes.
+        batch: image (B,S,S,3) in [0,1], coordinates (B,N,3) px of the crop, valid (B,N) bool, and volumes, the target
+            volumes of `targets.add_volumes`.
         key: unused.
         step: int32 scalar.
         constants: unused.
 
     Returns:
-        The scalar loss, and (updated model_state, metrics).
+        The scalar loss, and (updated model_state, unweighted losses and the mean distance in crop units).
     """
     del key, constants
     pretraining = step < settings.pretrain

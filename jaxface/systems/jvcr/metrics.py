@@ -1,4 +1,4 @@
-"""Evaluation of 3D landmarks: the original's errors, the 3DFAW challenge's, and how much depth is learned beyond pose.
+"""Evaluation of 3D landmarks: errors of the original and of the 3DFAW challenge, and depth that pose does not explain.
 
 Points are (…,68,3), z towards the viewer unless said otherwise; errors are fractions until `summarise`.
 """
@@ -20,12 +20,13 @@ PROCRUSTES_ITERATIONS = 4
 
 
 def score(net: JVCR, mode: str, size: int, params: Tree, model_state: Tree, batch: Batch, constants: Tree) -> dict:
-    """`Evaluator.predict` of a network whose crops have `size` pixels.
+    """`Evaluator.predict` of a network with crops of `size` pixels.
 
     In mode "clean" the prediction is averaged with that of the mirrored crop, as in inference.
 
     Returns:
-        nme (B,) `box_error` in the crop; predicted, truth (B,68,3) px of the image; valid (B,68) bool; picture.
+        nme (B,) `box_error` in the crop; predicted, truth (B,68,3) px of the image; valid (B,68) bool; picture
+        (B,S,S,3) in [0,1], the crops with both sets of landmarks.
     """
     del constants
 
@@ -80,25 +81,26 @@ def align_shape(shape: np.ndarray, target: np.ndarray) -> np.ndarray:
     return scale[:, None, None] * rotated + translation[:, None]
 
 
-def cross_view_error(points: np.ndarray, other: np.ndarray, valid: np.ndarray) -> np.ndarray:
+def cross_view_error(points: np.ndarray, other_truth: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Cross-view ground truth consistency error, CVGTCE (B,), against the truth of the same face in another view.
 
-    The residual of the least-squares similarity over the inter-ocular distance of that truth. The 3DFAW challenge
-    (Jeni et al., ECCVW 2016) names it; its text was not available, so this follows the common description. A data set
-    with one view per face uses that view's own truth, which differs from another view's by a similarity.
+    The mean residual of the least-squares similarity, divided by the inter-ocular distance of that truth. The metric is
+    that of the 3DFAW challenge (Jeni et al., ECCVW 2016), whose text was not available; this follows the common
+    description. A data set with one view per face uses the truth of the same view: the truths of two views differ by a
+    similarity.
 
     Args:
         points: (B,68,3) predictions.
-        other: (B,68,3) truth of the other view.
+        other_truth: (B,68,3) truth of the other view.
         valid: (B,68) bool.
     """
-    triples = zip(points, other, valid, strict=True)
-    aligned = np.stack([_align_valid(own, truth, inside) for own, truth, inside in triples])
-    norm = landmark_metrics.interocular_distance(other, LAYOUT_68.eye_corners)
-    return landmark_metrics.nme(aligned, other, norm, valid)
+    aligned = np.stack([_align_valid(*face) for face in zip(points, other_truth, valid, strict=True)])
+    norm = landmark_metrics.interocular_distance(other_truth, LAYOUT_68.eye_corners)
+    return landmark_metrics.nme(aligned, other_truth, norm, valid)
 
 
 def _align_valid(points: np.ndarray, target: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Points (68,3) under the similarity that aligns the valid (68,) ones to the target (68,3)."""
     scale, rotation, translation = alignment.similarity(points[valid], target[valid])
     return scale * points @ rotation.T + translation
 
@@ -117,29 +119,30 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
 
 
 def beyond_pose(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How much of the depth is learned beyond the pose of a mean face.
+    """How well the prediction explains depth that the pose of a mean face does not.
 
-    The mean shape of the truths, aligned to each truth, is what a perfect pose alone would predict.
+    The baseline is the mean shape of the truths, aligned to each truth: the prediction of a perfect pose alone.
 
     Args:
-        predicted: (B,68,3) in the image.
-        truth: (B,68,3).
+        predicted: (B,68,3) px of the image.
+        truth: (B,68,3) px.
 
     Returns:
         gte_mean_shape: GTE of the aligned mean shape, in percent.
         depth_correlation: Pearson correlation, over all points, between the depth residuals of predictions and truths
-            against that mean shape (mean depths aligned).
-        depth_correlation_own_pose: the same, but the prediction's residual is against the mean shape in its own pose.
+            from the aligned mean shape; mean depths are aligned first.
+        depth_correlation_own_pose: the same with the prediction's residual from the mean shape aligned to the
+            prediction.
     """
     mean = mean_shape(truth)
-    in_true_pose, in_own_pose = align_shape(mean, truth), align_shape(mean, predicted)
+    in_true_pose, in_predicted_pose = align_shape(mean, truth), align_shape(mean, predicted)
     aligned_depth = predicted[..., 2] + (truth - predicted)[..., 2].mean(-1, keepdims=True)
     residual = truth[..., 2] - in_true_pose[..., 2]
     valid = np.ones(truth.shape[:2], bool)
     return {
         "gte_mean_shape": 100 * ground_truth_error(in_true_pose, truth, valid).mean(),
         "depth_correlation": _correlation(aligned_depth - in_true_pose[..., 2], residual),
-        "depth_correlation_own_pose": _correlation(predicted[..., 2] - in_own_pose[..., 2], residual),
+        "depth_correlation_own_pose": _correlation(predicted[..., 2] - in_predicted_pose[..., 2], residual),
     }
 
 

@@ -82,7 +82,16 @@ class Pix2Vox(nn.Module):
 
 
 class Vox2Coord(nn.Module):
-    """Volume (B,n,n,n) to coordinates (B,points,3) x, y, z by 3D convolutions (paper); n = 4 * 2**len(channels)."""
+    """Volume (B,n,n,n) to coordinates (B,points,3) x, y, z by 3D convolutions (paper); n = 4 * 2**len(channels).
+
+    `features` is unused; it is there for the signature of `SoftArgmaxRegressor`.
+
+    Attributes:
+        channels: channels of the convolutions that halve the volume.
+        width: outputs of the convolution over the remaining 4 x 4 x 4 cells.
+        points: number of points.
+        axis_name: device axis over which batch statistics are averaged.
+    """
 
     channels: tuple[int, ...]
     width: int
@@ -124,7 +133,7 @@ class SoftArgmaxRegressor(nn.Module):
         sharpness = self.param("sharpness", nn.initializers.constant(SHARPNESS), ())
         column = nn.softmax(sharpness * volume.reshape(batch, side * side, depth))
         z = (column * ((jnp.arange(depth) + 0.5) / depth)).sum(-1, keepdims=True)
-        xy = jnp.broadcast_to(cell_centers(side), (batch, side * side, 2))
+        xy = jnp.broadcast_to(soft_argmax.cell_centers(side, side), (batch, side * side, 2))
         shift = nn.Dense(3 * self.points, kernel_init=nn.initializers.zeros, name="shift")(features)
         shift = shift.reshape(batch, side * side, self.points, 3)
         attention = jnp.exp(log_attention)
@@ -142,15 +151,10 @@ class SoftArgmaxRegressor(nn.Module):
         return nn.Dense(face_prior.UNKNOWNS, kernel_init=nn.initializers.zeros, name="guess")(x)
 
 
-def cell_centers(side: int) -> jax.Array:
-    """Centres (side*side,2) of a map's cells, row by row, as x, y in [0,1] of the crop."""
-    return soft_argmax.cell_centers(side, side)
-
-
 class JVCR(nn.Module):
     """Both networks: images (B,S,S,3) in [0,1] to (volumes, coordinates (B,N,3)).
 
-    A landmark in crop pixels is (S-1) * coordinate.
+    A landmark in crop pixels is (S-1) * coordinate; z is away from the viewer, see `transforms`.
     """
 
     pix2vox: Pix2Vox
@@ -204,14 +208,15 @@ def _check(config: ml_collections.ConfigDict, depths: tuple[int, ...]) -> None:
             f"config.model.depths has {len(depths)} depths for {config.stacks} stacks; give one, or one per stack"
         )
     if config.image_size % (STRIDE * 2**config.levels):
-        raise UserError(f"config.model.image_size {config.image_size} is not a multiple of {STRIDE * 2**config.levels}")
+        multiple = STRIDE * 2**config.levels
+        raise UserError(f"config.model.image_size {config.image_size} is not a multiple of {multiple}; choose one")
     if config.regressor == "encoder" and not depths[-1] == side == LAST_SIDE * 2**halvings:
         raise UserError(
             f"config.model: the last volume is {depths[-1]} deep and {side} wide; an encoder with {halvings} channels "
             f"needs {LAST_SIDE * 2**halvings} for both"
         )
     if config.width % 4:
-        raise UserError(f"config.model.width {config.width} is not a multiple of 4")
+        raise UserError(f"config.model.width {config.width} is not a multiple of 4; choose one")
 
 
 def init(model: JVCR, image_size: int, key: jax.Array) -> tuple[Tree, Tree]:

@@ -16,13 +16,13 @@ def compact_volume(mode: str, points: jax.Array, in_volume: jax.Array, size: int
 
     Zhang et al., ICPR 2018, §2.1. Mode `clean` centres each Gaussian exactly on its landmark. Mode `reference` follows
     draw_labelvolume of the original: Gaussians on whole cells, one cell before the landmark in x, y and z and truncated
-    towards zero; the far edge of a Gaussian is cut where truncation moved it; a landmark of negative depth is not drawn
-    (the original wraps around there).
+    towards zero; the far edge of a Gaussian is cut where truncation moved it; a landmark of negative depth is not
+    rendered (the original wraps around there).
 
     Args:
         mode: "clean" or "reference".
         points: (B,N,3) landmarks in pixels of a crop of `size` pixels.
-        in_volume: (B,N) bool, landmarks that are drawn.
+        in_volume: (B,N) bool, landmarks that are rendered.
         size: side of the crop in pixels.
         depth: cells along z.
         side: cells along x and y.
@@ -46,7 +46,7 @@ def _exact_axes(points: jax.Array, cells: tuple[int, ...], size: int) -> list[tu
 
 
 def _reference_axes(points: jax.Array, cells: tuple[int, ...], size: int) -> list[tuple[jax.Array, jax.Array]]:
-    """Cell indices and Gaussian weights (B,N,7) along x, y and z, as the original's integer arithmetic has them."""
+    """Cell indices and Gaussian weights (B,N,7) along x, y and z, by the integer arithmetic of the original."""
     offsets = jnp.arange(-RADIUS, RADIUS + 1)
     weight = jnp.exp(-(offsets.astype(jnp.float32) ** 2) / 2)
     axes = []

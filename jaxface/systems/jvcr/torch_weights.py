@@ -27,8 +27,8 @@ def volume_convolution(weight: np.ndarray) -> np.ndarray:
 def from_torch(model: JVCR, tensors: Tensors, params: Any, model_state: Any) -> Converted:
     """Parameters and model state from an official checkpoint.
 
-    DataParallel's prefix and PyTorch's batch counters are optional. A file with one of the two networks fills that
-    one, and the other stays randomly initialised, as a note says.
+    DataParallel's prefix and PyTorch's batch counters are optional. If the file holds only one of the two networks, the
+    other one stays randomly initialised, and a note says so.
 
     Args:
         model: the network.
@@ -68,15 +68,15 @@ def _split(tensors: Tensors) -> dict[str, Tensors]:
         if last_layer in bare:
             return {name: bare}
     networks, rest = {}, dict(bare)
-    for name, (nest, prefix, _) in NETWORKS.items():
-        for start in (f"{nest}.", f"{prefix}."):
+    for name, (key, prefix, _) in NETWORKS.items():
+        for start in (f"{key}.", f"{prefix}."):
             matching = [entry for entry in rest if entry.startswith(start)]
             if matching:
                 networks[name] = unwrap({entry.removeprefix(start): rest.pop(entry) for entry in matching})
     if rest or not networks:
         names = ", ".join(list(rest)[:5])
         raise UserError(
-            f"checkpoint: not one of JVCR, which has state_dict_p2v and state_dict_v2c; its entries include {names}"
+            f"checkpoint: not one of JVCR, it has {names}; give a file with state_dict_p2v or state_dict_v2c"
         )
     return networks
 

@@ -2,7 +2,7 @@
 
 Points are (…,N,3): x right and y down in pixels with centres at integers, z in the same unit *away* from the viewer,
 with mean 0 over the 68 landmarks. Annotations and predictions have z towards the viewer, as in the original's files.
-All functions take numpy or JAX arrays with batch axes and answer in kind.
+All functions take numpy or JAX arrays with batch axes and return the same kind.
 
 `reference`: HongwenZhang/JVCR-3Dlandmark, utils/transforms.py. Its depths are one unit too large (z + 1), its inverse
 is one crop pixel short in x and y, and the crop's centre is at 128 of 0..255. `clean` has none of this, and its inverse
@@ -47,7 +47,7 @@ def mirror(points: Array, x_sum: float) -> Array:
 
 
 def reference_matrix(center: Array, scale: Array, size: int, rotation_deg: Array = 0.0) -> Array:
-    """Affine maps (…,2,3) of the original from the image to its crop.
+    """Affine maps (…,2,3) of the original from the image to the crop.
 
     Args:
         center: (…,2) px, centre of the square.
@@ -108,7 +108,7 @@ def encode(points: Array, center: Array, side: Array, size: int, angle_rad: Arra
     Args:
         points: (…,N,3) in the image.
         center: (…,2) px, centre of the square.
-        side: (…) px, its side.
+        side: (…) px, side of the square.
         size: side of the crop in pixels.
         angle_rad: (…) rotation of the crop.
     """
@@ -127,13 +127,13 @@ def decode(points: Array, center: Array, side: Array, size: int, angle_rad: Arra
 
 
 def to_image(mode: str, points: Array, center: Array, side: Array, size: int) -> Array:
-    """Crop points as annotations have them: in the image, z towards the viewer with mean 0.
+    """Points of a crop in the frame of annotations: px of the image, z towards the viewer with mean 0.
 
     Args:
         mode: "reference" or "clean".
-        points: (…,N,3) in pixels of the crop.
+        points: (…,N,3) in pixels of the crop, z away from the viewer.
         center: (…,2) px, centre of the crop in the image.
-        side: (…) px, its side in the image.
+        side: (…) px, side of the crop in the image.
         size: side of the crop in pixels.
     """
     if mode == "reference":

@@ -18,7 +18,7 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the anchors and the number of codes of its data set, if that is prepared."""
+    """A copy of `config` with the mean anchors and the number of codes of its data set, if that is prepared."""
     if config.phase not in ("identity", "expression"):
         raise UserError(f'config.phase: unknown {config.phase!r}; choose "identity" or "expression"')
     return model.resolve(config)
@@ -66,7 +66,7 @@ def _expression(config: ml_collections.ConfigDict) -> System:
 
 
 def _data(config: ml_collections.ConfigDict, phase: str, score) -> dict:
-    """What both phases have alike; TensorFlow is loaded when a batch is asked for."""
+    """The members of `System` that both phases share; TensorFlow is imported when the first batch is requested."""
 
     def batches(kind: str, *arguments):
         from jaxface.systems.nphm import data

@@ -33,7 +33,7 @@ def surface_points(example: Example, seed: int, face: int, nonface: int) -> Exam
         face_points, face_normals (face,3), nonface_points, nonface_normals (nonface,3), anchors (39,3), subject ().
 
     Raises:
-        UserError: the scan has no points of a requested part.
+        UserError: the record has no points of a requested part.
     """
     rng = np.random.default_rng(seed)
     arrays = {"anchors": example["anchors"], "subject": np.int32(example["subject"])}
@@ -89,6 +89,7 @@ def _sample_rows(example: Example, names: tuple[str, ...], count: int, rng: np.r
     """The named arrays (n,3) at `count` random rows, the same for all of them."""
     size = len(example[names[0]])
     if count and not size:
-        raise UserError(f"a record of subject {int(example['subject'])} has no {names[0]}; prepare the data set again")
+        subject = int(example["subject"])
+        raise UserError(f"data set: the record of subject {subject} has no {names[0]}; prepare it without this scan")
     rows = rng.integers(0, max(size, 1), count)
     return {name: example[name][rows] for name in names}

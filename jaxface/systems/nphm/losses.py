@@ -25,6 +25,7 @@ FAR_CUBED_RADIUS = 0.5
 FACE_PER_FAR = 8
 # Upper bound of the normal error outside the face, where hair has no well-defined normals.
 MAX_NONFACE_NORMAL_ERROR = 0.75
+# Decay of the penalty exp(-SPACE_DECAY |sdf|) at far points, per model unit.
 SPACE_DECAY = 10.0
 # The zero-offset regulariser uses one point per 10 pairs, in the cube [-1.25, 1.25]^3.
 PAIRS_PER_CUBE_POINT, CUBE_HALF_SIDE = 10, 1.25
@@ -37,7 +38,7 @@ def add_space_points(batch: Batch, key: jax.Array, constants: Tree, stride: int 
         batch: `face_points` (B,F,3), `nonface_points` (B,G,3) and more.
         key: random key.
         constants: unused.
-        stride: near points are drawn around every `stride`-th surface point.
+        stride: near points are sampled around every `stride`-th surface point.
 
     Returns:
         The batch with `near` (B,P,3), surface points with Gaussian noise, and `far` (B,max(F//8,1),3), uniform in a

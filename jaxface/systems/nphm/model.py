@@ -28,7 +28,7 @@ def identity_model(config: ml_collections.ConfigDict) -> IdentityModel:
     if not anchors or len(anchors) % 3 or 2 * model.pairs > len(anchors) // 3:
         raise UserError(
             f"config.model.anchors: {len(anchors)} numbers are not 3 for each of at least {max(2 * model.pairs, 1)} "
-            f"anchors; pass --anchors FILE or prepare the data set {config.data.dataset}"
+            f"anchors; pass --anchors FILE to launch.convert or prepare the data set {config.data.dataset}"
         )
     sizes = (model.global_code, model.local_code, model.width, model.layers, model.position_width)
     return Ensemble(anchors, model.pairs, *sizes, model.narrow_skip)
@@ -44,8 +44,7 @@ def expression_model(config: ml_collections.ConfigDict, identity: IdentityModel)
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy of the configuration with anchors and the number of codes from the metadata of the prepared data set.
 
-    Values that are set are kept. If the data set is not prepared, the copy is left open: a checkpoint may determine
-    them.
+    Values that are set are kept. If the data set is not prepared they stay unset: a checkpoint may determine them.
     """
     config = config.copy_and_resolve_references()
     _set_from_data(config)
@@ -57,6 +56,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _set_from_data(config: ml_collections.ConfigDict) -> None:
+    """Sets `config.model.anchors` and `.codes` from the data set's metadata, where they are unset."""
     model, phase = config.model, config.phase
     needs_anchors = phase == "identity" and model.kind == "ensemble" and not model.anchors
     if model.codes and not needs_anchors:
@@ -114,7 +114,10 @@ def identity_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
     if config.identity:
         identity = config_file.load(config.identity)
         if identity.get("system") != config.system or identity.get("phase") != "identity":
-            raise UserError(f"config.identity: {config.identity} is not a workdir of an identity model of nphm")
+            raise UserError(
+                f"config.identity: {config.identity} is not a workdir of an identity model of nphm; "
+                "pass one of configs/nphm_identity.py"
+            )
         return identity
     if not config.random_identity:
         raise UserError(

@@ -28,10 +28,11 @@ from jaxface.systems.nphm.surface.head_model import HeadModel
 OFFICIAL_UNOBSERVED_MEMBERS = (30, 31, 39)
 # Points of a scan at which errors are measured.
 ERROR_POINTS = 2000
-# The comparison image: side of each of its two panels, margin around the head, side of the points.
+# The comparison image: side of each of its two panels, margin as a share of the head's size, side of a scan point.
 PANEL_PX, MARGIN, POINT_PX = 384, 0.06, 2
+# Direction to the light in the model's frame.
 LIGHT = np.float32([0.3, 0.4, 0.87])
-# Distance of the camera in model units; far away, as in a portrait.
+# Distance of the camera in model units; large, so that perspective is weak.
 CAMERA_DISTANCE = 12.0
 
 
@@ -39,11 +40,13 @@ class AlignedScan(NamedTuple):
     """A scan with its initial pose.
 
     Attributes:
+        name: the scan in messages.
         points: (N,3), in the scan's frame and unit.
         similarity: from the scan to the model.
         unit: the scan's unit, None if a file gave the similarity.
     """
 
+    name: str
     points: np.ndarray
     similarity: Similarity
     unit: str | None
@@ -57,18 +60,18 @@ def align(head: HeadModel, points: np.ndarray, name: str, units: str | None = No
         points: (N,3), as from `scans.scan_points`.
         name: the scan in messages.
         units: the scan's unit; None infers it from the extent.
-        align: "auto" estimates the pose, "none" takes the scan's frame as the model's, anything else is a file with
-            the similarity (`scans.load_similarity`), which also gives the size.
+        align: "auto" estimates the pose by ICP; "none": the scan is in the model's frame; otherwise the path of a file
+            with the similarity (`scans.load_similarity`), which also determines the scale.
 
     Raises:
         UserError: the extent is not that of a head, or the file is malformed.
     """
     if align not in ("auto", "none"):
-        return AlignedScan(points, scans.load_similarity(align, head.mean_anchors), None)
+        return AlignedScan(name, points, scans.load_similarity(align, head.mean_anchors), None)
     unit = scans.infer_unit(points, name, units)
     if align == "none":
-        return AlignedScan(points, Similarity(scans.UNITS[unit], np.eye(3), np.zeros(3)), unit)
-    return AlignedScan(points, scans.align(points, unit, head.mean_mesh.vertices), unit)
+        return AlignedScan(name, points, Similarity(scans.UNITS[unit], np.eye(3), np.zeros(3)), unit)
+    return AlignedScan(name, points, scans.align(points, unit, head.mean_mesh.vertices), unit)
 
 
 def fit_people(
@@ -92,13 +95,13 @@ def fit_people(
         clouds = [[np.float32(scan.similarity(scan.points)) for scan in people[index]] for index in batch]
         variables = _fit_batch(fitter, head.params, clouds, config)
         for row, index in enumerate(batch):
-            own = jax.tree.map(lambda leaf, row=row: leaf[row], variables)
-            fits[index] = _head_fits(head, fitter, own, clouds[row], people[index], config.resolution)
+            fitted = jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), variables)
+            fits[index] = _head_fits(head, fitter, fitted, clouds[row], people[index], config.resolution)
     return [fits[index] for index in range(len(people))]
 
 
 def _unobserved_members(head: HeadModel) -> tuple[int, ...]:
-    """The official ones if the ensemble has the official number of members."""
+    """OFFICIAL_UNOBSERVED_MEMBERS if the ensemble has the official number of anchors, else none."""
     official = head.identity.anchor_count == max(OFFICIAL_UNOBSERVED_MEMBERS)
     return OFFICIAL_UNOBSERVED_MEMBERS if official else ()
 
@@ -106,7 +109,10 @@ def _unobserved_members(head: HeadModel) -> tuple[int, ...]:
 def _fit_batch(
     fitter: inversion.Fitter, params: Tree, clouds: list[list[np.ndarray]], config: ml_collections.ConfigDict
 ) -> inversion.FitVariables:
-    """Variables, with a leading axis of people, fitted to their scans (in the model's frame)."""
+    """Fits people with equally many scans as one batch.
+
+    `clouds`: for each person their scans (N,3) in the model's frame. Returns variables with a leading axis of people.
+    """
     longest = max(len(cloud) for person in clouds for cloud in person)
     padded = np.stack([[np.resize(cloud, (longest, 3)) for cloud in person] for person in clouds])
     counts = np.array([[len(cloud) for cloud in person] for person in clouds], np.int32)
@@ -125,8 +131,7 @@ def _head_fits(
     person: Sequence[AlignedScan],
     resolution: int,
 ) -> list[HeadFit]:
-    """Results of one person, from the fitted variables; `clouds` are the scans in the model's frame."""
-    variables = jax.tree.map(np.asarray, variables)
+    """Results of one person from the fitted `variables` (numpy); `clouds` are the scans in the model's frame."""
     neutral = head.neutral_mesh(variables.identity, resolution)
     fits = []
     for row, (cloud, scan) in enumerate(zip(clouds, person, strict=True)):
@@ -141,7 +146,7 @@ def _head_fits(
                 expression=expression,
                 similarity=similarity,
                 unit=scan.unit,
-                errors_mm=_errors_mm(fitter, head.params, variables, row, cloud),
+                errors_mm=_errors_mm(fitter, head.params, variables, row, cloud, scan.name),
                 scan=scan.points,
                 draw=functools.partial(draw_comparison, scan.points, mesh, similarity),
             )
@@ -156,14 +161,14 @@ def _refined_pose(initial: Similarity, pose: np.ndarray) -> Similarity:
 
 
 def _errors_mm(
-    fitter: inversion.Fitter, params: Tree, variables: inversion.FitVariables, row: int, cloud: np.ndarray
+    fitter: inversion.Fitter, params: Tree, variables: inversion.FitVariables, row: int, cloud: np.ndarray, name: str
 ) -> dict[str, float]:
-    """Distances from points of a scan to the fitted surface, by the model's SDF at their canonical points."""
+    """`HeadFit.errors_mm` of scan number `row`: |SDF| at the canonical positions of its points."""
     points = cloud[np.random.default_rng(0).permutation(len(cloud))[:ERROR_POINTS]]
     distance, valid = _distances(fitter, params, variables, np.array([row]), points[None])
     distance_mm = MM_PER_UNIT * np.abs(np.asarray(distance))[np.asarray(valid)]
     if not len(distance_mm):
-        raise UserError("no scan point converged to the model surface; check --units and --align")
+        raise UserError(f"{name}: no scan point converged to the model surface; check --units and --align")
     return {
         "mean": float(distance_mm.mean()),
         "median": float(np.median(distance_mm)),
@@ -175,7 +180,8 @@ def _errors_mm(
 @functools.partial(jax.jit, static_argnums=0)
 def _distances(
     fitter: inversion.Fitter, params: Tree, variables: inversion.FitVariables, row: jax.Array, points: jax.Array
-):
+) -> tuple[jax.Array, jax.Array]:
+    """(SDF (N,) in model units, converged (N,) bool) at points (1,N,3) of the scan `row` (1,)."""
     canonical, converged = fitter.canonical(params, variables, row, points)
     return fitter.identity.sdf(params["identity"], variables.identity[None], canonical)[0], converged[0]
 
@@ -190,25 +196,26 @@ def bind(config: ml_collections.ConfigDict) -> Callable[..., list[HeadFit]]:
     def predict(params: Tree, model_state: Tree, source: Any, **options: Any) -> list[HeadFit]:
         del model_state
         listed = source if isinstance(source, list) else [source]
-        meshes = [scan if isinstance(scan, Mesh) else _as_mesh(scan) for scan in listed]
         if options.pop("boxes", None) is not None or set(options) - {"units", "align"}:
-            raise UserError("nphm fits scans and has the options units and align; use python -m launch.fit --scan FILE")
+            raise UserError("nphm: fits scans, with the options units and align; use python -m launch.fit --scan FILE")
         head = head_model.load(config, params)
         aligned = []
-        for number, mesh in enumerate(meshes):
+        for number, scan in enumerate(listed):
             name = f"scan {number}"
+            mesh = scan if isinstance(scan, Mesh) else _as_mesh(scan, name)
             aligned.append(align(head, scans.scan_points(mesh, name), name, **options))
         return fit_people(head, config.fit, [aligned])[0]
 
     return predict
 
 
-def _as_mesh(points: Any) -> Mesh:
+def _as_mesh(points: Any, name: str) -> Mesh:
+    """Points (N,3) as a point cloud. Raises UserError, starting with the scan's `name`, for anything else."""
     points = np.asarray(points)
     if points.ndim != 2 or points.shape[1] != 3:
-        raise UserError(f"nphm fits scans, points (N,3), not {points.shape}; use python -m launch.fit --scan FILE")
+        raise UserError(f"{name}: an array {points.shape}, but nphm fits scans; pass points (N,3) or a Mesh")
     if not np.isfinite(points).all():
-        raise UserError("the scan has NaN or infinite points; remove them")
+        raise UserError(f"{name}: has NaN or infinite points; remove them")
     return Mesh(points.astype(np.float32), np.zeros((0, 3), np.int32))
 
 
@@ -218,7 +225,7 @@ def draw_comparison(cloud: np.ndarray, mesh: Mesh, similarity: Similarity) -> np
     Args:
         cloud: scan points (N,3) in the scan's frame.
         mesh: the fitted mesh in the scan's frame.
-        similarity: from the scan to the model, whose z axis is the viewing direction.
+        similarity: from the scan to the model's frame, whose z axis points to the camera.
     """
     vertices = similarity(mesh.vertices)
     low, high = vertices.min(0), vertices.max(0)

@@ -1,8 +1,8 @@
 """Published evaluation of a reconstructed head against its scan, as functions of meshes.
 
-`launch.evaluate --protocol nphm` will use them; the training-time evaluator is `metrics`. Only what is visible from
-outside counts: both surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The
-renderings do not reach the inside of the mouth, by design. Source: scripts/evaluation of
+No command calls them yet; the training-time evaluator is `metrics`. Only what is visible from outside counts: both
+surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The inside of the mouth is
+excluded in this way. Source: scripts/evaluation of
 github.com/SimonGiebenhain/NPHM, with lengths in millimetres in place of FLAME's metres.
 """
 
@@ -13,6 +13,7 @@ import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
+from jaxface.heads import flame
 from jaxface.meshes import Mesh
 
 VIEWS = 10
@@ -51,14 +52,6 @@ def visible_surface(mesh: Mesh, size: tuple[int, int] = SIZE) -> OrientedPoints:
     return OrientedPoints(points, normals)
 
 
-def above_throat(points: np.ndarray, plane: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Mask (N,) bool of points (N,3) above the throat, a plane through three points (3,3), by more than `margin`.
-
-    As in the official code the plane's normal is not normalised: `margin` is in the cube of the points' unit.
-    """
-    return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > margin
-
-
 def on_face(points: np.ndarray, face: OrientedPoints) -> np.ndarray:
     """Mask (N,) bool of points (N,3) mm near the face, given as vertices of a registered template."""
     distance, closest = scipy.spatial.cKDTree(face.points).query(points, workers=-1)
@@ -72,7 +65,7 @@ def face_vertices(vertices: np.ndarray, triangles: np.ndarray, mask: np.ndarray)
 
 
 def resample(surface: OrientedPoints, count: int = SAMPLES, seed: int = 0) -> OrientedPoints:
-    """`count` of the points, drawn with replacement."""
+    """`count` of the points, sampled with replacement."""
     return surface[np.random.default_rng(seed).integers(0, len(surface.points), count)]
 
 
@@ -112,8 +105,8 @@ def evaluate(
         reconstruction: in the scan's frame, with the origin inside the head.
         scan: the ground truth.
         face: vertices of the face, as from `face_vertices`.
-        throat: (3,3), a plane as for `above_throat`; points below it are left out.
-        samples: points drawn from each surface.
+        throat: (3,3), a plane as for `flame.above_throat`; points below it are excluded.
+        samples: points sampled from each surface.
         size: (height, width) of the renderings.
 
     Raises:
@@ -121,12 +114,12 @@ def evaluate(
     """
     surfaces = [visible_surface(mesh, size) for mesh in (reconstruction, scan)]
     if throat is not None:
-        surfaces = [surface[above_throat(surface.points, throat)] for surface in surfaces]
+        surfaces = [surface[flame.above_throat(surface.points, throat)] for surface in surfaces]
     errors = compare(*(resample(surface, samples) for surface in surfaces))
     if face is not None:
         faces = [surface[on_face(surface.points, face)] for surface in surfaces]
         if min(len(part.points) for part in faces) == 0:
-            raise UserError("no point of the mesh or of the scan lies on the face; bring both into one frame")
+            raise UserError("no visible point of the mesh or of the scan lies on the face; use one frame for both")
         face_errors = compare(*(resample(part, samples) for part in faces))
         errors |= {f"face_{name}": value for name, value in face_errors.items()}
     return errors

@@ -86,8 +86,9 @@ def expression_raw(
 def _evaluate(
     model: IdentityModel, params: Tree, points: jax.Array, codes: jax.Array, replicate_last_point_bug: bool
 ) -> Arrays:
+    """SDF, gradient and anchors, CHUNK points at a time; the number of points may be symbolic (`jax.export`)."""
     batch, count, _ = points.shape
-    # The bug of the official code concerns the last point of a call: all points are one chunk.
+    # The bug of the official code concerns the last point of a call, so all points must be one chunk.
     chunk = count if replicate_last_point_bug else core.min_dim(CHUNK, count)
     chunks = -(-count // chunk)
     padded = jnp.pad(points, ((0, 0), (0, chunks * chunk - count), (0, 0)))

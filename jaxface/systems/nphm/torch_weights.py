@@ -34,7 +34,7 @@ def from_torch(
 ) -> Converted:
     """The decoder and codes of a checkpoint; if it has no codes, those of `params` are kept.
 
-    The result's `config` holds what only the checkpoint determines: `model.position_width` and the number of
+    The result's `config` has the values that only the checkpoint determines: `model.position_width` and the number of
     `model.codes`. Raises UserError naming every missing, left-over or misshaped entry, and for another number of
     anchors.
     """
@@ -75,7 +75,7 @@ def _check_anchors(model: Ensemble, decoder: Tensors) -> None:
     last = decoder.get("mlp_pos.4.bias")
     if last is not None and len(last) != len(model.mean_anchors):
         raise UserError(
-            f"--anchors: {model.anchor_count} mean anchors, but the checkpoint has {len(last) // 3}; pass its own"
+            f"--anchors: {model.anchor_count} mean anchors, but the checkpoint has {len(last) // 3}; pass its file"
         )
 
 

@@ -22,7 +22,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/pipnet.py), resolved.
 
-    Raises UserError if values do not fit together or there is no mean face.
+    Raises UserError if values do not fit together or no mean face is available.
     """
     config = resolve(config)
     net = model.model_from_config(config.model)

@@ -1,6 +1,6 @@
 """PIPNet's augmentation of crops and landmarks, in its order: lib/data_utils.py. Its crops have 256 pixels.
 
-Every step draws from the given generator. Lengths in pixels refer to a crop of 256 pixels and scale with the crop.
+All randomness comes from `rng`. Lengths in pixels refer to a crop of 256 pixels and scale with the crop.
 """
 
 import cv2
@@ -25,7 +25,7 @@ def augment(image: np.ndarray, points: np.ndarray, flip: np.ndarray, rng: Rng) -
         image: (S,S,3) uint8 RGB crop.
         points: (L,2) landmarks in crop units.
         flip: (L,) flip map.
-        rng: source of all draws.
+        rng: random generator.
 
     Returns:
         image and points; only the translation clips points to the crop.

@@ -1,7 +1,7 @@
-"""Training and evaluation examples of PIPNet. Beside `self_training_data` the only file that loads TensorFlow.
+"""Training and evaluation examples of PIPNet. Only this file and `self_training_data` load TensorFlow.
 
-Annotated photos (`jaxface.data.faces`) have the original's crop, its landmarks and its augmentation
-(lib/data_utils.py). Rendered heads have a box, which is cropped as in the continuous detector.
+Annotated photos (`jaxface.data.faces`) are cropped and augmented as in the original (lib/data_utils.py). Rendered heads
+are cropped to the square around their box, as in the system "continuous".
 """
 
 import functools
@@ -43,10 +43,10 @@ def preprocess_train(example: Example, seed: int, size: int, flip: np.ndarray) -
 
 
 def preprocess_eval(example: Example, size: int, eye_corners: tuple[int, ...]) -> Example:
-    """An evaluation example with the norms of its errors.
+    """An evaluation example with the distances by which its errors are normalised.
 
-    The norm is the inter-ocular distance, without eye corners the crop's size; of rendered heads it is the projected 3D
-    inter-ocular distance, so that turned heads do not inflate the error.
+    Annotated photos: the inter-ocular distance, or the crop's size if there are no eye corners. Rendered heads: the
+    projected 3D inter-ocular distance, which does not shrink when the head turns.
 
     Args:
         example: a record of an annotated or rendered data set.
@@ -55,7 +55,7 @@ def preprocess_eval(example: Example, size: int, eye_corners: tuple[int, ...]) -
 
     Returns:
         image (size,size,3) float32 in [0,1]; landmarks (L,2) in crop units; crop_px (2,) width and height of the crop
-        in the photo; norm_crop and norm_px (), the norm in crop units and in pixels of the photo.
+        in the photo; norm_crop and norm_px (), the normalising distance in crop units and in pixels of the photo.
     """
     evaluate = _eval_annotated if "crop" in example else _eval_rendered
     return evaluate(example, size, eye_corners)
@@ -98,7 +98,7 @@ def _augment_rendered(
 def _crop_units(
     points_px: np.ndarray, center: np.ndarray, side: float, size: int, angle_rad: float = 0.0
 ) -> np.ndarray:
-    """Points (L,2) px of the image in units of the crop."""
+    """Points (L,2) px of the image in crop units, 0 and 1 at the pixel edges of the crop."""
     matrix = alignment.crop_matrix(center, side, size, angle_rad)
     return (alignment.apply_affine(matrix, points_px) + 0.5) / size
 
@@ -122,7 +122,9 @@ def flip_map(config: ml_collections.ConfigDict) -> np.ndarray:
         flip = layouts.LAYOUTS[config.model.layout].flip
     count = config.model.landmarks
     if len(flip) != count or not np.array_equal(flip[flip % count], np.arange(count)):
-        raise UserError(f"config.data.flip must pair each of the {count} landmarks with its mirror image")
+        raise UserError(
+            f"config.data.flip: must pair each of the {count} landmarks with its mirror image; list {count} indices"
+        )
     return flip
 
 
@@ -149,5 +151,7 @@ def open_labelled(config: ml_collections.ConfigDict, name: str, default: str) ->
     count = features["landmarks"].shape[0]
     # The user's own folder has a variable number; the model takes its number from the mean face.
     if count not in (None, config.model.landmarks):
-        raise UserError(f"data set {name} has {count} landmarks, config.model.landmarks is {config.model.landmarks}")
+        raise UserError(
+            f"data set {name} has {count} landmarks, config.model.landmarks is {config.model.landmarks}; change one"
+        )
     return split

@@ -1,4 +1,4 @@
-"""Decoding of PIPNet's raw maps: own predictions, neighbours' votes and their weighted mean (§3.2).
+"""Decoding of PIPNet's raw maps: each landmark's own prediction, its neighbours' votes and their weighted mean (§3.2).
 
 The neighbour table is computed on the host in float64: consecutive distances of published mean faces differ by as
 little as 9e-11, and the order of the neighbours is part of a checkpoint's meaning. Source: lib/functions.py,
@@ -22,13 +22,13 @@ class Votes:
     Attributes:
         index: (L,M) int32, the votes for each landmark as indices into the L*N neighbour predictions; padding has
             weight 0.
-        weight: (L,M) of the votes.
-        own: (L,) of each landmark's own prediction.
+        weight: (L,M), weights of the votes.
+        own_weight: (L,), weights of the landmarks' own predictions.
     """
 
     index: jax.Array
     weight: jax.Array
-    own: jax.Array
+    own_weight: jax.Array
 
 
 def check_meanface(meanface: tuple[float, ...], landmarks: int) -> np.ndarray:
@@ -56,7 +56,7 @@ def neighbor_table(meanface: np.ndarray, count: int) -> np.ndarray:
 
 
 def voters(table: np.ndarray) -> list[np.ndarray]:
-    """For each landmark, the indices N*a + j of all predictions of it: landmark a has it as its j-th neighbour.
+    """For each landmark, the indices N*a + j of its votes: it is the j-th neighbour of landmark a.
 
     `table` (L,N) holds the neighbours. Raises UserError if a landmark is not a neighbour of any other.
     """
@@ -88,8 +88,8 @@ def votes(table: np.ndarray, merge: str = "cyclic") -> Votes:
     index = np.stack([np.resize(indices, longest) for indices in by_landmark]).astype(np.int32)
     counts = np.array([longest if merge == "cyclic" else len(indices) for indices in by_landmark])
     counted = np.arange(longest) < counts[:, None]
-    own = 1 / (counts + 1)
-    return Votes(index, np.float32(counted * own[:, None]), np.float32(own))
+    own_weight = 1 / (counts + 1)
+    return Votes(index, np.float32(counted * own_weight[:, None]), np.float32(own_weight))
 
 
 def decode(maps: dict[str, jax.Array], votes: Votes) -> dict[str, jax.Array]:
@@ -114,11 +114,11 @@ def decode(maps: dict[str, jax.Array], votes: Votes) -> dict[str, jax.Array]:
     size = jnp.array([width, height], jnp.float32)
     own = (corner + _offsets_at(maps, ("x", "y"), cell)[:, :, 0]) / size
     neighbors = (corner[:, :, None] + _offsets_at(maps, ("nb_x", "nb_y"), cell)) / size
-    cast = neighbors.reshape(batch, -1, 2)[:, votes.index]
+    voted = neighbors.reshape(batch, -1, 2)[:, votes.index]
     weight = votes.weight[..., None]
-    merged = own * votes.own[:, None] + (cast * weight).sum(2)
-    variance = ((own - merged) ** 2).sum(-1) * votes.own
-    variance += (((cast - merged[:, :, None]) ** 2) * weight).sum((2, 3))
+    merged = own * votes.own_weight[:, None] + (voted * weight).sum(2)
+    variance = ((own - merged) ** 2).sum(-1) * votes.own_weight
+    variance += (((voted - merged[:, :, None]) ** 2) * weight).sum((2, 3))
     return {
         "landmarks": merged,
         "landmarks_own": own,

@@ -1,4 +1,4 @@
-"""Targets and losses of PIPNet: pure functions with explicit reductions.
+"""Targets and losses of PIPNet.
 
 Supervised: lib/functions.py, `compute_loss_pip`. Curriculum: lib/functions_gssl.py.
 """
@@ -34,8 +34,8 @@ def targets(points: jax.Array, table: jax.Array, size: int) -> dict[str, jax.Arr
 
     Returns:
         `cls` (B,size,size,L): 1 in each landmark's cell, else 0. `cell` (B,L): that cell, size*row + column. `own`
-        (B,L,2) and `neighbors` (B,L,N,2): offsets (x, y) from that cell's corner in cells; unbounded for neighbours
-        and for points outside the crop.
+        (B,L,2) and `neighbors` (B,L,N,2): offsets (x, y) of the landmark and of its neighbours from the upper left
+        corner of that cell, in cells; unbounded for neighbours and for points outside the crop.
     """
     corner = cells(points, size)
     cell = corner[..., 0] + size * corner[..., 1]
@@ -77,7 +77,7 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
     """Unweighted losses of one batch of self-training, in which every image has its own task.
 
     `map` is the mean over the cells of all grids in use, so an image with a coarse task has less weight, as in the
-    original. Offsets are means over the images of task "std", or 0 if there are none.
+    original. The offset losses are means over the images of task "std", or 0 if the batch has none.
 
     Args:
         maps: output of `PIPNet` with `coarse`.
@@ -95,7 +95,7 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
     size = maps["cls"].shape[1]
     if size < 4:
         raise UserError(
-            f"config.model.stride: a curriculum needs a grid of at least 4 x 4 cells, not {size} x {size}; lower it"
+            f"config.model.stride: a curriculum needs a grid of at least 4 x 4 cells, not {size} x {size}; reduce it"
         )
     target = targets(points, table, size)
     standard = task == TASKS.index("std")

@@ -14,11 +14,12 @@ RENDERED = "rendered_heads"
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of the configuration with its mean face, number of landmarks and flip map filled in where they are open.
+    """A copy of the configuration with its mean face, number of landmarks and flip map filled in where they are empty.
 
-    An empty `model.meanface` becomes that of the first training data set: the canonical face's for rendered heads, else
-    "meanface" in the metadata of the prepared data set, whose "flip" replaces an empty `data.flip`. A `model.landmarks`
-    of 0 becomes the number of points of the mean face. Raises UserError if there is no mean face.
+    An empty `model.meanface` is taken from the first training data set: for rendered heads the canonical face,
+    otherwise "meanface" of the metadata of the prepared data set. An empty `data.flip` is then replaced by "flip" of
+    the metadata, if present. A `model.landmarks` of 0 becomes the number of points of the mean face. Raises UserError
+    if no mean face is available.
     """
     config = config.copy_and_resolve_references()
     if not len(config.model.meanface):
@@ -28,6 +29,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def _set_meanface(config: ml_collections.ConfigDict, name: str) -> None:
+    """Sets `model.meanface` and an empty `data.flip` of `config` from the data set `name`."""
     dataset, _ = prepared_data.parse_name(name, "train")
     prepared = prepared_data.newest_version(dataset, config.data.dir) is not None
     metadata = prepared_data.read_metadata(dataset, config.data.dir) if prepared else {}
@@ -51,16 +53,16 @@ def read(path: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(word) for word in pathlib.Path(path).read_text(encoding="utf-8").split())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the original's meanface.txt") from error
     except ValueError as error:
-        raise UserError(f"{path} is not a text of numbers x y x y … ({error})") from error
+        raise UserError(f"{path}: not a text of numbers ({error}); list x y of every landmark") from error
     if not numbers or len(numbers) % 2 or not np.isfinite(numbers).all():
-        raise UserError(f"{path} has {len(numbers)} numbers; it must hold x and y of every landmark")
+        raise UserError(f"{path}: {len(numbers)} numbers, or some are not finite; list x y of every landmark")
     return numbers
 
 
 def rendered_meanface() -> np.ndarray:
-    """Frontal view (68,2) of the canonical face's landmarks, in units of the crop that `data` cuts around heads."""
+    """Frontal view (68,2) of the canonical face's landmarks, in units of the square crop of rendered heads (`data`)."""
     face = canonical.queries("dense")[:, :2] * [1, -1]
     points = canonical.queries("68")[:, :2] * [1, -1]
     center, side = alignment.square_crop(np.concatenate([face.min(0), face.max(0)]))

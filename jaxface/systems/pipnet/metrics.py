@@ -17,14 +17,14 @@ from jaxface.system import Batch, Tree
 from jaxface.systems.pipnet import model
 from jaxface.systems.pipnet.decoding import Votes
 
-# Sampling step of the CED in `compute_fr_and_auc`.
+# Sampling step of the CED in the original's `compute_fr_and_auc`.
 THRESHOLD_STEP = 1e-4
 
 
 def score(
     net: Any, votes: Votes, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
-    """`Evaluator.predict`: `errors` of the network, and the truth, from which `summarise` scores the mean face."""
+    """`Evaluator.predict`: `errors` of the network, and the ground truth for the mean-face baseline of `summarise`."""
     del constants
     points = model.predict_landmarks(net, votes, {"params": params, **model_state}, batch["image"])["landmarks"]
     truth = {name: batch[name] for name in ("landmarks", "norm_crop")}
@@ -36,8 +36,8 @@ def errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Arra
 
     Args:
         points: (B,L,2) predictions in crop units.
-        batch: landmarks (B,L,2) in crop units, crop_px (B,2) width and height of the crop in the photo, and the
-            normalising distance in either unit, norm_crop (B,) and norm_px (B,).
+        batch: landmarks (B,L,2) in crop units; crop_px (B,2), width and height of the crop in the photo; norm_crop and
+            norm_px (B,), the normalising distance in crop units and in pixels.
 
     Returns:
         nme_crop (B,) and nme_pixels (B,).
@@ -68,7 +68,7 @@ def sampled_failure_and_auc(
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean NMEs, failure rate and AUC of `nme_crop` at 10 %, all in percent.
 
-    `nme_mean_face` is the NME of the best constant prediction, the mean face of the split, in crop units.
+    `nme_mean_face` is the NME in crop units of a constant prediction, the mean face of the split.
     """
     landmarks = np.asarray(arrays["landmarks"], np.float64)
     mean_face_nme = landmark_metrics.nme(landmarks.mean(0), landmarks, arrays["norm_crop"])

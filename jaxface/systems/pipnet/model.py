@@ -42,12 +42,12 @@ class PIPNet(nn.Module):
     4x4 cells (self-training with curriculum, §3.4).
 
     Attributes:
-        backbone: feature extractor; if it returns several maps, the last one is used.
+        backbone: feature extractor; if it returns several maps, the last one (the coarsest) is used.
         landmarks: L.
         neighbors: N.
-        scaling: `config.model.stride` divided by the backbone's stride. 0.5 adds a transposed convolution, 2 one and 4
-            two strided convolutions, of 512 channels. The original supports this for ResNet-18 only: its heads keep
-            the backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
+        scaling: `config.model.stride` divided by the backbone's stride. 0.5 adds a transposed convolution, 2 one
+            strided convolution and 4 two, with 512 channels. The original supports this for ResNet-18 only: its heads
+            keep the backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
         mean: (3,) of RGB, subtracted from the image.
         std: (3,) of RGB, by which the image is divided.
     """
@@ -110,6 +110,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
     landmarks: L. neighbors: N, the number of nearest mean-face points whose positions each landmark predicts (10).
     layout: name of the landmark layout in results. meanface: 2L numbers x0 y0 x1 y1 … in crop units; (): the data
         set's mean face.
+    crop: how inference crops a face: "meanface" for models of annotated photos, "square" for those of rendered heads.
     merge: averaging of the votes, see `decoding.votes`. confidence: whether results have a confidence (ours).
     mean, std: 3 numbers each for RGB in [0,1].
     """
@@ -118,7 +119,9 @@ def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
     if config.stride not in STRIDES or not 0.5 <= scaling <= 4:
         raise UserError(f"config.model.stride is {config.stride}; choose one of {', '.join(map(str, STRIDES))}")
     if config.image_size % config.stride or config.image_size < config.stride:
-        raise UserError(f"config.model.image_size {config.image_size} is not a multiple of the stride {config.stride}")
+        raise UserError(
+            f"config.model.image_size {config.image_size} is not a multiple of the stride {config.stride}; choose one"
+        )
     if config.landmarks < 2 or not 1 <= config.neighbors < config.landmarks:
         raise UserError(
             f"config.model.neighbors is {config.neighbors}; with {config.landmarks} landmarks it must be between 1 and "

@@ -1,8 +1,9 @@
-"""Landmarks of the faces in an image: a crop as in training, one network pass, and where it helps a second crop.
+"""Landmarks of the faces in an image: crop as in training, run the network, and crop again by the predicted landmarks.
 
 The original's demo crops for every model by the rule of its self-trained net, whatever the training data (its issue
-52). Here the mean face tells where in the crop a face lies, and the second crop puts the landmarks where the mean face
-has them. A net of square crops gets a second crop only if the box was detected.
+52). Here the crop is computed from the mean face: the first crop aligns the face box with the bounds of the mean face,
+the second one the predicted landmarks. With square crops (`config.crop`) the second one is made for detected boxes
+only.
 """
 
 import functools
@@ -24,7 +25,7 @@ from jaxface.systems.pipnet import decoding, model
 CROPS = ("square", "meanface")
 # Fraction of a box from hairline to chin that lies above the brows. Measured on the embedded head.
 FOREHEAD = 0.2
-# Width that the points of a layout span, in widths of the box: layouts without a jaw line reach from brow to brow.
+# Width of the landmarks in widths of the box (default: 1): layouts without a jaw line span the brows only.
 SPANS = {"19": 0.76, "29": 0.76}
 
 Outputs = dict[str, np.ndarray]
@@ -34,7 +35,10 @@ RunNetwork = Callable[[Any, np.ndarray], Outputs]
 def bind(
     net: model.PIPNet, votes: decoding.Votes, config: ml_collections.ConfigDict, meanface: np.ndarray
 ) -> Callable[..., list[FaceLandmarks]]:
-    """`System.predict` of a net and `config.model`; see `predict`. Raises UserError for an unknown `config.crop`."""
+    """`System.predict` of a net: `predict` with its first three arguments bound.
+
+    `config` is `config.model`. Raises UserError for an unknown `config.crop`.
+    """
     if config.crop not in CROPS:
         raise UserError(f"config.model.crop: unknown {config.crop!r}; choose one of {', '.join(CROPS)}")
     compiled = jax.jit(functools.partial(model.predict_landmarks, net))
@@ -53,13 +57,15 @@ def predict(
 ) -> list[FaceLandmarks]:
     """Landmarks of the faces in an image.
 
-    `sigma`, for each of x and y, is the spread of a landmark's own prediction and its neighbours' votes: not a
-    calibrated error, but large where they disagree. `confidence` is present with config.model.confidence.
+    `sigma` is the root mean square distance, per coordinate, of a landmark's own prediction and its neighbours' votes
+    from their mean: not a calibrated error, but large where they disagree. `scores` are the highest values of the score
+    maps, unbounded. `confidence` is None unless config.model.confidence.
 
     Args:
-        run_network: `(variables, image (B,S,S,3)) -> landmarks (B,L,2) in crop units, scores and spread (B,L)`.
+        run_network: `(variables, images (B,S,S,3) in [0,1]) -> landmarks (B,L,2) in crop units, scores and spread
+            (B,L)`, see `decoding.decode`.
         config: `config.model`.
-        meanface: (L,2), in crop units.
+        meanface: (L,2) in crop units.
         params: parameters of the network.
         model_state: its further variables.
         image: (H,W,3) uint8 RGB.
@@ -74,44 +80,52 @@ def predict(
     """
     if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
         raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}")
-    start = detection.given_or_detected(boxes, image)
-    if len(start) == 0:
+    initial_boxes = detection.check_or_detect(boxes, image)
+    if len(initial_boxes) == 0:
         return []
     run = functools.partial(_run, functools.partial(run_network, {"params": params, **model_state}), image, config)
     if config.crop == "square":
-        fields = run(_squares(start))
+        points, sigma, scores = run(_squares(initial_boxes))
         if boxes is None:
-            fields = run(_squares(extents(fields["points"], config.layout)))
+            points, sigma, scores = run(_squares(extents(points, config.layout)))
     else:
-        first = run(face_rectangles(start, meanface, config.layout))
-        fields = run(meanface_crops(first["points"], meanface))
-    extent = extents(fields["points"], config.layout)
-    if config.confidence:
-        fields["confidence"] = decoding.confidence(fields["scores"])
+        points, _, _ = run(face_rectangles(initial_boxes, meanface, config.layout))
+        points, sigma, scores = run(meanface_crops(points, meanface))
+    face_extents = extents(points, config.layout)
+    face_boxes = face_extents if boxes is None else initial_boxes
+    confidence = decoding.confidence(scores)
     if layout not in (None, config.layout):
-        fields = {name: _as_68(values) for name, values in fields.items()}
-    face_boxes = extent if boxes is None else start
-    faces = []
-    for i, box in enumerate(face_boxes):
-        own = {name: values[i] for name, values in fields.items()}
-        faces.append(FaceLandmarks(box=box, extent=extent[i], layout=layout or config.layout, **own))
-    return faces
+        points, sigma, scores, confidence = map(_as_68, (points, sigma, scores, confidence))
+    return [
+        FaceLandmarks(
+            box=face_boxes[i],
+            extent=face_extents[i],
+            layout=layout or config.layout,
+            points=points[i],
+            sigma=sigma[i],
+            scores=scores[i],
+            confidence=confidence[i] if config.confidence else None,
+        )
+        for i in range(len(points))
+    ]
 
 
 def _as_68(values: np.ndarray) -> np.ndarray:
-    """Points (F,98,2), or one number of each (F,98), converted to the layout 68."""
+    """Points (F,98,2), or one number per point (F,98), converted from the layout 98 to 68."""
     if values.ndim == 3:
         return wflw_to_ibug(values)
+    # The converter takes points: each number becomes x and y. Column y is taken, as brows average y of two points.
     return wflw_to_ibug(np.stack([values, values], axis=-1))[..., 1]
 
 
 def _squares(boxes: np.ndarray) -> np.ndarray:
+    """Square crops (F,4) px around boxes (F,4), as corners; see `alignment.square_crop`."""
     center, side = alignment.square_crop(boxes)
     return np.concatenate([center - side[:, None] / 2, center + side[:, None] / 2], axis=1).astype(np.float64)
 
 
 def face_rectangles(boxes: np.ndarray, meanface: np.ndarray, layout: str) -> np.ndarray:
-    """Crops (F,4) px in which faces with boxes (F,4), from hairline to chin, lie as the mean face (L,2) does."""
+    """First crops (F,4) px, in which boxes (F,4) without their foreheads have the bounds of the mean face (L,2)."""
     low, high = np.asarray(boxes[:, :2], np.float64), np.asarray(boxes[:, 2:], np.float64)
     margin = (high - low) * [(1 - SPANS.get(layout, 1.0)) / 2, 0]
     low = low + margin + (high - low) * [0, FOREHEAD]
@@ -119,7 +133,7 @@ def face_rectangles(boxes: np.ndarray, meanface: np.ndarray, layout: str) -> np.
 
 
 def extents(points: np.ndarray, layout: str) -> np.ndarray:
-    """Boxes (F,4) px from hairline to chin and from side to side of points (F,N,2) that begin at the brows."""
+    """Boxes (F,4) px from hairline to chin and from side to side of points (F,N,2), the highest being the brows."""
     low, high = points.min(axis=1), points.max(axis=1)
     margin = (high - low) * [(1 / SPANS.get(layout, 1.0) - 1) / 2, 0]
     forehead = (high - low) * [0, FOREHEAD / (1 - FOREHEAD)]
@@ -140,26 +154,33 @@ def _run(
     image: np.ndarray,
     config: ml_collections.ConfigDict,
     rectangles: np.ndarray,
-) -> Outputs:
-    """points (F,L,2), sigma, scores (F,L) for rectangles (F,4) px, measured between pixel centres."""
-    # Here pixel 0 is centred on coordinate 0; in the original's labels its edge lies there.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs the network on crops.
+
+    Args:
+        run_network: `predict`'s with its variables bound.
+        image: (H,W,3) uint8 RGB.
+        config: `config.model`.
+        rectangles: (F,4) px x0, y0, x1, y1 of the crops, pixel centres at integers.
+
+    Returns:
+        points (F,L,2) px, sigma (F,L) px and scores (F,L).
+    """
+    # Coordinate 0 is the centre of pixel 0, but in the original's labels, used with mean-face crops, its edge.
     edges = rectangles + 0.5 if config.crop == "square" else rectangles
     images = np.stack([cut(image, rectangle, config.image_size) for rectangle in edges]).astype(np.float32) / 255
     outputs = crops.run_in_batches(run_network, images)
     crops.check_finite(outputs["landmarks"], outputs["scores"])
-    low, extent = rectangles[:, None, :2], (rectangles[:, 2:] - rectangles[:, :2])[:, None]
-    return {
-        "points": low + outputs["landmarks"].astype(np.float64) * extent,
-        "sigma": outputs["spread"] * np.sqrt(extent.prod(-1) / 2),
-        "scores": outputs["scores"],
-    }
+    corner, size = rectangles[:, None, :2], (rectangles[:, 2:] - rectangles[:, :2])[:, None]
+    points = corner + outputs["landmarks"].astype(np.float64) * size
+    return points, outputs["spread"] * np.sqrt(size.prod(-1) / 2), outputs["scores"]
 
 
 def cut(image: np.ndarray, rectangle: np.ndarray, size: int) -> np.ndarray:
     """The crop (size,size,3) uint8 of a rectangle x0, y0, x1, y1 px, measured between pixel edges.
 
-    As `crops.cut`, but axis-aligned and scaled by its own factor along x and y. Raises UserError if the rectangle does
-    not touch the image.
+    As `crops.cut`, but axis-aligned and with different scales along x and y. Raises UserError if the rectangle does not
+    touch the image.
     """
     low, extent = rectangle[:2], rectangle[2:] - rectangle[:2]
     limit = np.array(image.shape[1::-1])

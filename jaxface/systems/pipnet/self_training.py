@@ -1,9 +1,9 @@
 """Self-training with curriculum (PIPNet §3.4; lib/train_gssl.py): rounds of training on pseudo-labels.
 
-Round 0 is trained on labelled faces only. In every later round the previous model predicts pseudo-labels for all
-unlabelled faces, and a new, randomly initialised model is trained on both. A coarse task supervises only which cell of
-a coarser grid a landmark lies in, where pseudo-labels are more often right. The trainer and the scorer are arguments,
-since a system does not import them.
+Round 0 is trained on labelled faces only. In every later round the previous round's model predicts pseudo-labels for
+all unlabelled faces, and a new model, initialised as in round 0 (config.init), is trained on both. A coarse task (cls2,
+cls3) supervises only the score map on a coarser grid, where pseudo-labels are more often right. The trainer and the
+scorer are arguments, since a system does not import them.
 """
 
 import json
@@ -75,7 +75,7 @@ def run(
             folder = workdir / f"round_{number}"
             round_config = _round_config(config, folder, rounds[number], previous)
             if previous:
-                label_all(round_config, previous)
+                write_pseudo_labels(round_config, previous)
             round_config = pipnet.resolve(round_config)
             fit(pipnet.build(round_config), round_config, folder)
         errors = _score(pipnet.build(round_config), round_config, folder, compile_score)
@@ -86,23 +86,23 @@ def run(
     return results
 
 
-def label_all(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> None:
-    """Writes pseudo-labels of all `config.data.unlabelled` to `config.data.pseudo_labels`, unless they exist.
+def write_pseudo_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> None:
+    """Writes pseudo-labels by the model of `workdir` for each data set of `config.data.unlabelled`, unless they exist.
 
-    The model is that of `workdir`.
+    They are written to `config.data.pseudo_labels`.
     """
     from jaxface.systems.pipnet import self_training_data as data
 
     for name in config.data.unlabelled:
         if not data.is_labelled(config, name):
-            data.write_labels(config, name, find_labels(config, workdir, name))
+            data.write_labels(config, name, predict_labels(config, workdir, name))
 
 
-def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, name: str) -> dict[str, np.ndarray]:
+def predict_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, name: str) -> dict[str, np.ndarray]:
     """Pseudo-labels of the data set `name` by the model of `workdir`, on all devices, in the order of the records.
 
-    Returns `landmarks` (E,L,2), pixels of the record's image, and `crop_landmarks` (E,L,2), crop units. All examples
-    are kept, whatever their scores. Raises UserError if they are not finite.
+    Returns `landmarks` (E,L,2), pixels of the record's image, and `crop_landmarks` (E,L,2), crop units. Low scores are
+    not filtered out, as in the original. Raises UserError if they are not finite.
     """
     from jaxface.systems.pipnet import self_training_data as data
 
@@ -125,7 +125,7 @@ def find_labels(config: ml_collections.ConfigDict, workdir: checkpoint.Path, nam
 
 
 def _labelling_step(config: ml_collections.ConfigDict) -> tuple[Callable, decoding.Votes]:
-    """The per-device step that labels a batch, and its votes, of a model's configuration."""
+    """The per-device step that labels a batch with the configured model, and the model's votes."""
     net = model.model_from_config(config.model)
     meanface = decoding.check_meanface(config.model.meanface, config.model.landmarks)
     table = decoding.neighbor_table(meanface, config.model.neighbors)
@@ -153,7 +153,7 @@ def _check(config: ml_collections.ConfigDict, rounds: Sequence[str]) -> None:
     unknown = sorted(set(rounds) - set(losses.TASKS))
     if unknown or not rounds or rounds[0] != "std":
         raise UserError(
-            f"rounds {','.join(rounds)}: the first must be std, and each one of {', '.join(losses.TASKS)}; correct them"
+            f"--rounds {','.join(rounds)}: the first must be std, and each one of {', '.join(losses.TASKS)}; correct it"
         )
     if not config.data.unlabelled:
         raise UserError("config.data.unlabelled is empty; name prepared data sets to label")
@@ -168,7 +168,7 @@ def _check(config: ml_collections.ConfigDict, rounds: Sequence[str]) -> None:
 def _round_config(
     config: ml_collections.ConfigDict, folder: pathlib.Path, task: str, previous: pathlib.Path | None
 ) -> ml_collections.ConfigDict:
-    """The configuration of one round; without a `previous` round, of the first."""
+    """The configuration of one round; `previous` is the workdir of the previous round, None for the first."""
     from jaxface.systems.pipnet import self_training_data as data
 
     round_config = config.copy_and_resolve_references()
@@ -177,13 +177,14 @@ def _round_config(
         return round_config
     round_config.data.update(pseudo_labels=str(folder), task=task)
     labelled, unlabelled = data.count_examples(config)
+    growth = 1 + unlabelled / labelled
     for section, key in ((round_config, "steps"), (round_config.optim, "boundaries")):
-        section[key] = jax.tree.map(lambda steps: round(steps * (1 + unlabelled / labelled)), section[key])
+        section[key] = jax.tree.map(lambda steps: round(steps * growth), section[key])
     return round_config
 
 
 def _pretrained_config(config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> ml_collections.ConfigDict:
-    """The configuration of an already trained model, to be scored on the test sets of `config`."""
+    """The configuration of an already trained model, with the test sets of `config`."""
     config_file.check_system(workdir, config.system)
     model_config = config_file.load(workdir)
     count = model_config.model.landmarks
@@ -224,8 +225,8 @@ def _finished_rounds(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Resul
     tasks = [result["task"] for result in results]
     if tasks != list(rounds[: len(tasks)]):
         raise UserError(
-            f"{workdir} has the finished rounds {','.join(tasks)}; choose another workdir, or rounds that begin with "
-            "these"
+            f"{workdir} has the finished rounds {','.join(tasks)}; choose another --workdir, or --rounds that begin "
+            "with these"
         )
     return results
 

@@ -45,11 +45,11 @@ def preprocess_unlabelled(example: Example, size: int) -> Example:
 
 
 def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
-    """Batches of a round of self-training: labelled examples and unlabelled ones with the last model's pseudo-labels.
+    """Batches of a round of self-training: labelled examples, and unlabelled ones with pseudo-labels.
 
-    All examples of config.data.datasets and config.data.unlabelled are equally frequent, and each batch holds the data
-    sets in proportion to their sizes. If config.data.task is not "std", `task` (B,) says which task of the curriculum
-    (`TASKS`) each example trains.
+    All examples of config.data.datasets and config.data.unlabelled are equally frequent: each batch holds the data sets
+    in proportion to their sizes. If config.data.task is not "std", `task` (B,) int32 is the curriculum's task of each
+    example, an index into `TASKS`.
     """
     process = functools.partial(data.preprocess_train, size=config.model.image_size, flip=data.flip_map(config))
     unlabelled_task = TASKS.index(config.data.task)
@@ -57,7 +57,8 @@ def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     def process_tagged(example: Example, seed: int, task: int) -> Example:
         return {**process(example, seed), "task": np.int32(task)}
 
-    labelled = [(data.open_labelled(config, name, "train").builder, None, 0) for name in config.data.datasets]
+    standard = TASKS.index("std")
+    labelled = [(data.open_labelled(config, name, "train").builder, None, standard) for name in config.data.datasets]
     unlabelled = [(*open_unlabelled(config, name), unlabelled_task) for name in config.data.unlabelled]
     sources = labelled + unlabelled
     counts = [builder.info.splits["train"].num_examples for builder, _, _ in sources]
@@ -82,17 +83,17 @@ def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
         ]
         # Devices take contiguous parts of a batch: the permutation gives each of them some of every source.
         order = np.random.default_rng((config.seed, step)).permutation(local)
-        names = [name for name in examples[0] if unlabelled_task or name != "task"]
+        names = [name for name in examples[0] if unlabelled_task != standard or name != "task"]
         yield {name: np.concatenate([examples[i][name] for i in order]) for name in names}
         step, taken = step + 1, due
 
 
 def shares(counts: list[int], examples: int) -> list[int]:
-    """How many of the first `examples` examples of a mixed stream come from each source.
+    """Number of examples from each source among the first examples of a mixed stream.
 
     Args:
-        counts: number of examples of each source, to which its share is proportional.
-        examples: their total.
+        counts: size of each source, to which its share is proportional.
+        examples: number of examples of the stream.
     """
     taken = []
     for number, count in enumerate(counts):
@@ -101,7 +102,7 @@ def shares(counts: list[int], examples: int) -> list[int]:
 
 
 def unlabelled_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
-    """The train split of the data set `name` in order, padded, as `preprocess_unlabelled` makes it."""
+    """Padded batches of `preprocess_unlabelled` from the train split of the data set `name`, in order."""
     split = datasets.Split(_open(config, name), "train")
     return datasets.eval_batches(config, split, functools.partial(preprocess_unlabelled, size=config.model.image_size))
 
@@ -112,7 +113,7 @@ def is_labelled(config: ml_collections.ConfigDict, name: str) -> bool:
 
 
 def write_labels(config: ml_collections.ConfigDict, name: str, labels: dict[str, np.ndarray]) -> None:
-    """Writes pseudo-labels to config.data.pseudo_labels; of several hosts, the first does."""
+    """Writes pseudo-labels to config.data.pseudo_labels, on the first host only."""
     folder = config.data.pseudo_labels
     with parallel.process_zero_first(f"write {folder} {name}"):
         if not is_labelled(config, name):
@@ -127,13 +128,13 @@ def count_examples(config: ml_collections.ConfigDict) -> tuple[int, int]:
         counts = {name: split["train"].num_examples if "train" in split else 0 for name, split in splits.items()}
         empty = [name for name, count in counts.items() if not count]
         if empty:
-            raise UserError(f"data set {empty[0]} has no example in its split train")
+            raise UserError(f"data set {empty[0]} has no example in its split train; choose another one")
         totals.append(sum(counts.values()))
     return totals[0], totals[1]
 
 
 def open_unlabelled(config: ml_collections.ConfigDict, name: str) -> tuple[stream.Builder, stream.Builder]:
-    """The unlabelled data set `name` and its pseudo-labels. Raises UserError if one of them is missing."""
+    """The unlabelled data set `name` and the data set of its pseudo-labels. Raises UserError if one is missing."""
     unlabelled = _open(config, name)
     return unlabelled, stream.open_dataset(pseudo_labels.dataset_name(name), config.data.pseudo_labels)
 

@@ -22,7 +22,7 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     """Parameters and model state from a PyTorch checkpoint.
 
     A checkpoint with a classifier and without PIPNet's heads is an ImageNet backbone: it fills the backbone, its
-    classifier is dropped, and the other layers stay randomly initialised, as a note says.
+    classifier is dropped, and the other layers stay randomly initialised; a note says so.
 
     Args:
         model: the network.
@@ -45,9 +45,9 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     if not dropped or f"{HEADS[0]}.weight" in tensors:
         filled = rename(tensors, official(model, backbone), expected)
         return Converted(filled.pop("params"), filled)
-    kept = {name: value for name, value in tensors.items() if name not in dropped}
-    inside = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
-    filled = rename(kept, _backbone(backbone), inside)
+    backbone_tensors = {name: value for name, value in tensors.items() if name not in dropped}
+    backbone_only = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
+    filled = rename(backbone_tensors, _backbone(backbone), backbone_only)
     note = (
         f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
         "layers are randomly initialised."
@@ -63,6 +63,7 @@ def official(model: PIPNet, backbone: str) -> Sources:
         sources |= torch_names.layer(name, name, linear, bias=True)
     if model.scaling < 1:
         sources |= torch_names.conv_norm("deconv1", "bn_deconv1", "deconv1", "bn_deconv1", transposed)
+    # Layers that increase the stride, by `PIPNet.scaling`.
     extra_layers = {2: (5,), 4: (5, 6)}.get(model.scaling, ())
     for number in extra_layers:
         sources |= torch_names.layer(f"layer{number}", f"layer{number}", convolution, bias=True)

@@ -1,4 +1,4 @@
-"""The whole system on its smoke variant: trained, resumed, scored; and its loss falls on one batch."""
+"""The smoke variant is trained, resumed and evaluated; the loss falls on one batch."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxface.systems.continuous import rendering
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The smoke variant with a data folder of its own."""
+    """The smoke variant with a temporary data folder."""
     config = get_config("smoke")
     config.data.dir = str(tmp_path_factory.mktemp("data"))
     return config
@@ -34,8 +34,8 @@ def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
 
 
 def test_batches_are_a_function_of_the_step(prepared):
-    straight = continuous.build(prepared).train_data(0)
-    batches = [next(straight) for _ in range(6)]
+    uninterrupted = continuous.build(prepared).train_data(0)
+    batches = [next(uninterrupted) for _ in range(6)]
     resumed = next(continuous.build(prepared).train_data(5))
     assert batches[5].keys() == resumed.keys()
     for name, array in resumed.items():
@@ -57,21 +57,21 @@ def test_the_loss_falls_on_one_batch(endless, prepared):
     batch = parallel.shard(next(system.train_data(0)), devices=jax.devices()[:1])
     losses = []
     for _ in range(25):
-        state, measured = step(state, batch, constants)
-        losses.append(float(measured["distance"]))
+        state, metrics = step(state, batch, constants)
+        losses.append(float(metrics["distance"]))
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
 def test_endless_batches_contain_every_head(prepared, monkeypatch):
-    def drawn(head, key, size, dense):
+    def fake_example(head, key, size, num_surface_samples):
         return {"key": jax.random.key_data(key), "head": head}
 
-    monkeypatch.setattr(rendering, "render_example", drawn)
+    monkeypatch.setattr(rendering, "render_example", fake_example)
     batch, key = {"index": np.arange(5)}, jax.random.key(0)
-    rendered = rendering.render_batch(batch, key, {"one": jnp.int32(1), "other": jnp.int32(2)}, 32, 4)
+    rendered = rendering.render_batch(batch, key, {"first": jnp.int32(1), "second": jnp.int32(2)}, 32, 4)
     np.testing.assert_array_equal(rendered["head"], [1, 1, 1, 2, 2])
     assert len(np.unique(rendered["key"], axis=0)) == 5
     config = prepared.copy_and_resolve_references()
     config.data.endless, config.head.names = True, ("procedural", "ict", "procedural")
-    with pytest.raises(UserError, match="one picture of each of 3 heads a device"):
+    with pytest.raises(UserError, match="is too small for 3 heads"):
         continuous.build(config).train_data(0)

@@ -20,7 +20,7 @@ def build(**changes):
     net = continuous.model_from_config(config)
     shapes = jax.eval_shape(functools.partial(continuous.init, net, 32), jax.random.key(0))
     rng = np.random.default_rng(3)
-    # Drawn by numpy: compiling the initialisers takes longer than all tests of this file.
+    # Sampled with numpy: compiling the initialisers takes longer than all tests of this file.
     params, model_state = jax.tree.map(lambda leaf: 0.2 * rng.standard_normal(leaf.shape, np.float32), shapes)
     return net, params, jax.tree.map(np.abs, model_state)
 

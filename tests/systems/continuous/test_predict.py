@@ -1,4 +1,4 @@
-"""The geometry of inference, with a stand-in network that reads the place of its crop from the image's colours."""
+"""The geometry of inference, with a fake network that reads the affine map of its crop from the image colours."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ IMAGE = np.stack([X, Y, np.full_like(X, 90)], -1).astype(np.uint8)
 BOX = [75.0, 60.0, 165.0, 180.0]
 
 
-def place(queries: np.ndarray, roll: float) -> np.ndarray:
-    """Template points in the image: 55 px per unit, upright face turned by `roll`."""
+def project(queries: np.ndarray, roll: float) -> np.ndarray:
+    """Template points in the image: 55 px per unit, rotated in the image by `roll` rad."""
     cos, sin = np.cos(roll), np.sin(roll)
     return queries[..., :2] * [55, -55] @ np.array([[cos, sin], [-sin, cos]]) + [121.0, 123.0]
 
 
-def stand_in(roll: float, sigma: float = 0.02) -> predict.Network:
+def fake_network(roll: float, sigma: float = 0.02) -> predict.Network:
     def encode(variables, images):
         grid = (2 * np.arange(SIZE) + 1) / SIZE - 1
         u, v = np.meshgrid(grid, grid)
@@ -28,26 +28,27 @@ def stand_in(roll: float, sigma: float = 0.02) -> predict.Network:
         colors = np.asarray(images, np.float64)[..., :2].reshape(len(images), -1, 2) * 255
         return np.stack([np.linalg.lstsq(design, color, rcond=None)[0].T for color in colors])
 
-    def query(variables, placed, queries, valid):
-        mirrored = np.linalg.det(placed[:, :, :2]) < 0
-        own = np.where(mirrored[:, None, None], [-1, 1, 1], 1) * queries
-        offset = place(own, roll) - placed[:, None, :, 2]
-        return np.einsum("bij,bnj->bni", np.linalg.inv(placed[:, :, :2]), offset), np.full(valid.shape, sigma)
+    def query(variables, crop_to_image, queries, valid):
+        linear, translation = crop_to_image[:, :, :2], crop_to_image[:, None, :, 2]
+        mirrored = np.linalg.det(linear) < 0
+        queries = np.where(mirrored[:, None, None], [-1, 1, 1], 1) * queries
+        offset = project(queries, roll) - translation
+        return np.einsum("bij,bnj->bni", np.linalg.inv(linear), offset), np.full(valid.shape, sigma)
 
     return predict.Network(encode, query, SIZE)
 
 
 @pytest.mark.parametrize("roll", [0.0, 0.5, -0.4])
 def test_points_are_mapped_back_to_the_image_from_realigned_crops(roll):
-    (face,) = predict.predict(stand_in(roll), {}, {}, IMAGE, BOX)
-    truth = place(canonical.queries("68"), roll)
+    (face,) = predict.predict(fake_network(roll), {}, {}, IMAGE, BOX)
+    truth = project(canonical.queries("68"), roll)
     assert np.abs(face.points - truth).max() < 0.3
     assert face.layout == "68" and np.array_equal(face.box, np.float32(BOX))
     assert np.allclose(face.extent, crops.extent_boxes(truth[None])[0], atol=0.5)
 
 
 def test_an_extent_ends_at_chin_and_sides_and_reaches_above_the_brows():
-    truth = place(canonical.queries("68"), 0.0)
+    truth = project(canonical.queries("68"), 0.0)
     x0, y0, x1, y1 = crops.extent_boxes(truth[None])[0]
     assert np.allclose([x0, x1, y1], [truth[:, 0].min(), truth[:, 0].max(), truth[:, 1].max()])
     brows = truth[17:27, 1].mean()
@@ -55,7 +56,7 @@ def test_an_extent_ends_at_chin_and_sides_and_reaches_above_the_brows():
 
 
 def test_realigned_crops_are_upright_and_centred():
-    landmarks = place(canonical.queries("68"), 0.3)[None]
+    landmarks = project(canonical.queries("68"), 0.3)[None]
     start = predict.SquareCrops(np.array([[120.0, 120.0]]), np.array([150.0]), np.zeros(1))
     squares, realigned = predict.realign(start, landmarks, np.full((1, 68), 1.0))
     again, _ = predict.realign(squares, landmarks, np.full((1, 68), 1.0))
@@ -65,18 +66,18 @@ def test_realigned_crops_are_upright_and_centred():
 
 def test_an_uncertain_network_does_not_move_the_crop():
     start = predict.SquareCrops(np.array([[90.0, 130.0]]), np.array([150.0]), np.zeros(1))
-    squares, realigned = predict.realign(start, place(canonical.queries("68"), 0.3)[None], np.full((1, 68), 30.0))
+    squares, realigned = predict.realign(start, project(canonical.queries("68"), 0.3)[None], np.full((1, 68), 30.0))
     assert not realigned.any() and np.array_equal(squares.center, start.center) and squares.angle_rad == 0
-    (face,) = predict.predict(stand_in(0.0, sigma=0.5), {}, {}, IMAGE, BOX)
+    (face,) = predict.predict(fake_network(0.0, sigma=0.5), {}, {}, IMAGE, BOX)
     assert np.array_equal(face.extent, np.float32(BOX)) and np.allclose(face.sigma, 0.5 * 1.3 * 105 / 2)
 
 
 @pytest.mark.parametrize("count", [1, 130, 5000])
 def test_any_number_of_faces_and_queries(count):
     queries = np.random.default_rng(0).uniform(-1, 1, (count, 3)).astype(np.float32)
-    faces = predict.predict(stand_in(0.2), {}, {}, IMAGE, [BOX] * 35, queries)
+    faces = predict.predict(fake_network(0.2), {}, {}, IMAGE, [BOX] * 35, queries)
     assert len(faces) == 35 and faces[0].layout == "custom"
-    assert np.abs(np.stack([face.points for face in faces]) - place(queries, 0.2)).max() < 0.5
+    assert np.abs(np.stack([face.points for face in faces]) - project(queries, 0.2)).max() < 0.5
 
 
 @pytest.mark.parametrize(
@@ -90,4 +91,4 @@ def test_malformed_queries_are_refused(layout):
 
 def test_outputs_that_are_not_finite_are_an_error():
     with pytest.raises(UserError, match="not finite"):
-        predict.predict(stand_in(0.0, sigma=np.nan), {}, {}, IMAGE, BOX)
+        predict.predict(fake_network(0.0, sigma=np.nan), {}, {}, IMAGE, BOX)

@@ -1,4 +1,4 @@
-"""The shipped detector: accuracy on unseen rendered heads, plausibility on a photograph."""
+"""The shipped detector: accuracy on rendered heads that it was not trained on, and on one photograph."""
 
 import jax
 import numpy as np
@@ -17,21 +17,21 @@ def predictor():
     return inference.Predictor.pretrained()
 
 
-def test_it_finds_the_points_of_unseen_heads(predictor):
-    """Errors in percent of the outer eye corners' distance; the mean face in the box scores 27, the bound is 6."""
+def test_the_error_on_test_heads_is_below_6_percent(predictor):
+    """Errors in percent of the outer eye-corner distance; the mean face placed in the box scores 27."""
     head = jax.device_put(scenes.renderable(procedural_head()))
 
     @jax.jit
-    def take(head, key):
+    def render(head, key):
         scene = scenes.sample_scene(head, key, SIZE)
-        picture = scenes.render(head, scene, SIZE)
-        points = head.landmark_points(picture.points, "68")
-        pixels = head.landmark_points(picture.points_px, "68")
-        return picture.image, pixels, points, scenes.face_box(head, picture.points_px), scene.focal_px
+        rendering = scenes.render(head, scene, SIZE)
+        points = head.landmark_points(rendering.points, "68")
+        pixels = head.landmark_points(rendering.points_px, "68")
+        return rendering.image, pixels, points, scenes.face_box(head, rendering.points_px), scene.focal_px
 
     errors = []
     for seed in range(24):
-        image, pixels, points, box, focal_px = jax.device_get(take(head, jax.random.key(1000 + seed)))
+        image, pixels, points, box, focal_px = jax.device_get(render(head, jax.random.key(1000 + seed)))
         (face,) = predictor((255 * image).astype(np.uint8), boxes=box)
         left, right = points[list(LAYOUT_68.eye_corners)]
         eyes_px = focal_px * np.linalg.norm(left - right) / points[:, 2].mean()
@@ -39,12 +39,12 @@ def test_it_finds_the_points_of_unseen_heads(predictor):
     assert np.median(errors) < 6.0
 
 
-def test_it_is_plausible_on_a_photograph(predictor):
-    """Eyes, nose and mouth of the portrait, read off an enlargement to about two pixels."""
+def test_landmarks_on_a_photograph_are_near_the_annotation(predictor):
+    """Eyes, nose and mouth of the portrait, annotated by hand to about two pixels."""
     data = pytest.importorskip("skimage.data")
     (face,) = predictor(data.astronaut())
-    found = LAYOUT_68.five_points(face.points)
-    by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
-    assert np.linalg.norm(found - by_hand, axis=1).max() < 10
+    predicted = LAYOUT_68.five_points(face.points)
+    annotated = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
+    assert np.linalg.norm(predicted - annotated, axis=1).max() < 10
     dense = predictor(data.astronaut(), layout="dense")[0]
     assert dense.points.shape[0] > 1000 and np.isfinite(dense.sigma).all()

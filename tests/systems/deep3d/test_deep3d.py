@@ -103,7 +103,7 @@ def test_multiview_starts_from_the_plain_average_and_trains_the_confidence_net_o
 def test_shape_errors_are_invariant_to_scale_and_translation():
     points = np.random.default_rng(1).random((2, 50, 3)).astype(np.float32)
     moved = 1.7 * points + np.array([3, 4, 5], np.float32)
-    turned = moved @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
+    rotated = moved @ np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
     assert head_metrics.distance_mm(points, moved, rotate=False).max() < 1e-2
-    assert head_metrics.distance_mm(points, turned, rotate=True).max() < 1e-2
-    assert head_metrics.distance_mm(points, turned, rotate=False).min() > 10
+    assert head_metrics.distance_mm(points, rotated, rotate=True).max() < 1e-2
+    assert head_metrics.distance_mm(points, rotated, rotate=False).min() > 10

@@ -96,7 +96,7 @@ def test_an_untrained_network_predicts_the_mean_face():
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({}, "give image or coefficients"),
+        ({}, "add image or coefficients"),
         ({"image": np.zeros((224, 224, 3))}, r"must be \(B,H,W,3\)"),
         ({"coefficients": np.zeros((1, 239))}, r"must be \(B,257\)"),
     ],

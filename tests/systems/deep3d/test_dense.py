@@ -53,7 +53,7 @@ def test_points_lie_apart_in_mirrored_pairs(config):
 def test_dense_points_match_the_rendered_vertices(config, example):
     record, points_px = example
     vertices = dense_points.select_vertices(face_model.from_config(config), COUNT)
-    expected = alignment.align(record["landmarks"], SIZE, SIZE, 128).at(224).landmarks(points_px[vertices])
+    expected = alignment.align(record["landmarks"], SIZE, SIZE, 128).with_size(224).to_crop(points_px[vertices])
     np.testing.assert_allclose(dense_points.from_config(config).in_crop(record, 128), expected, atol=0.02)
 
 

@@ -12,20 +12,20 @@ TEMPLATE = canonical.queries("68")
 
 
 def landmarks(yaw=0.0, at=(60, 60)):
-    turned = TEMPLATE[:, 0] * np.cos(yaw) + TEMPLATE[:, 2] * np.sin(yaw)
-    return (np.stack([turned, -TEMPLATE[:, 1]], -1) * 50 + at).astype(np.float32)
+    rotated = TEMPLATE[:, 0] * np.cos(yaw) + TEMPLATE[:, 2] * np.sin(yaw)
+    return (np.stack([rotated, -TEMPLATE[:, 1]], -1) * 50 + at).astype(np.float32)
 
 
-def example(color=(200, 150, 120), **place):
-    return {"image": np.full((120, 120, 3), color, np.uint8), "landmarks": landmarks(**place)}
+def example(color=(200, 150, 120), **pose):
+    return {"image": np.full((120, 120, 3), color, np.uint8), "landmarks": landmarks(**pose)}
 
 
-@pytest.mark.parametrize("place", [{"yaw": np.pi / 2}, {"yaw": -1.4}, {"at": (5, 110)}, {"at": (115, -10)}])
-def test_profiles_and_faces_at_the_border_make_examples(place):
-    processed = data.preprocess_train(example(**place), 3, 64)
+@pytest.mark.parametrize("pose", [{"yaw": np.pi / 2}, {"yaw": -1.4}, {"at": (5, 110)}, {"at": (115, -10)}])
+def test_profiles_and_faces_at_the_border_make_examples(pose):
+    processed = data.preprocess_train(example(**pose), 3, 64)
     assert processed["image"].shape == (64, 64, 3) and 0 < processed["image"].max() <= 1
     assert np.isfinite(processed["landmarks"]).all() and np.abs(processed["landmarks"] - 112).max() < 250
-    evaluated = data.preprocess_eval(example(**place), 64)
+    evaluated = data.preprocess_eval(example(**pose), 64)
     assert set(evaluated) == {"image", "landmarks"}
 
 

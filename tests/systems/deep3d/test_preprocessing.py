@@ -24,7 +24,7 @@ def test_the_official_crop(golden, image):
     pixels = crop.cut(image)
     np.testing.assert_array_equal(pixels[::4, ::4], golden["img_sub"])
     np.testing.assert_array_equal(pixels.sum((0, 1), dtype=np.int64), golden["img_sum"])
-    np.testing.assert_allclose(crop.landmarks(golden["five"]), golden["lm_new"], atol=1e-5)
+    np.testing.assert_allclose(crop.to_crop(golden["five"]), golden["lm_new"], atol=1e-5)
     np.testing.assert_allclose(crop.to_image(golden["lm_new"]), golden["five"], atol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_other_sizes_than_the_published_are_exact(golden, shift, factor, mirror)
     error = ((crop_image[row, column, :2] + 0.5) / 0.4 - expected)[inside]  # PIL's warp truncates grey levels
     assert inside.sum() > 3000 and np.abs(error.mean(0)).max() < 0.2
     np.testing.assert_allclose(
-        crop.landmarks(expected[:9]), crop.at(224).landmarks(expected[:9]) * size / 224, atol=1e-9
+        crop.to_crop(expected[:9]), crop.with_size(224).to_crop(expected[:9]) * size / 224, atol=1e-9
     )
 
 

@@ -33,31 +33,31 @@ def face():
 
 
 @pytest.fixture(scope="module")
-def answers():
+def predictions():
     """The network's outputs for the crops of the next call."""
     return []
 
 
 @pytest.fixture(scope="module")
-def network(face, answers):
+def network(face, predictions):
     def regress(_variables, images: np.ndarray, _face) -> np.ndarray:
-        return np.resize(answers, (len(images), SIZES.total))
+        return np.resize(predictions, (len(images), SIZES.total))
 
-    return predict.network(regress, lambda: face, SIZES, SIZE)
+    return predict.build_network(regress, lambda: face, SIZES, SIZE)
 
 
 @pytest.fixture
-def reconstruct(face, network, answers):
+def reconstruct(face, network, predictions):
     """Reconstructs the one face of an image, whose points put the mean head's origin at `at` with size `px_per_dm`."""
     index, weights = face.landmarks
     flat = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [1, -1]
 
-    def call(answer, at=(150, 110), px_per_dm=80.0, image=GRAY, **options):
+    def call(prediction, at=(150, 110), px_per_dm=80.0, image=GRAY, **options):
         points = flat * px_per_dm + at
         box = np.concatenate([points.min(0), points.max(0)])
-        found = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
-        answers[:] = [answer]
-        return predict.predict(network, {}, {}, image, **{"detect": lambda image, boxes: [found], **options})[0]
+        detected = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
+        predictions[:] = [prediction]
+        return predict.predict(network, {}, {}, image, **{"detect": lambda image, boxes: [detected], **options})[0]
 
     return call
 
@@ -78,7 +78,7 @@ def decoded(result, ending):
     return cv2.imdecode(np.frombuffer(result.files[ending], np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-POSES = {"front": (0, 0, 0), "turned": (0.2, -0.6, 0.3), "profile": (0, np.pi / 2, 0)}
+POSES = {"front": (0, 0, 0), "rotated": (0.2, -0.6, 0.3), "profile": (0, np.pi / 2, 0)}
 
 
 @pytest.mark.parametrize("angles", POSES.values(), ids=POSES)
@@ -90,12 +90,12 @@ def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, 
     inside = ((px > 0) & (px < [WIDTH - 1, HEIGHT - 1])).all(1)
     layer, (x0, y0) = result.layer
     row, column = np.nonzero(layer[..., 3] > 100)
-    drawn = np.stack([column + x0, row + y0], -1)
+    covered_px = np.stack([column + x0, row + y0], -1)
     used = px[np.isin(np.arange(len(px)), face.triangles)]
     low, high = np.maximum(used.min(0), 0), np.minimum(used.max(0), [WIDTH - 1, HEIGHT - 1])
-    assert (drawn.min(0) > low - 1.6).all() and (drawn.max(0) < high + 1.6).all()
-    shown = px[inside & np.isin(np.arange(len(px)), face.triangles)]
-    assert (drawn.min(0) < shown.min(0) + 1.6).all() and (drawn.max(0) > shown.max(0) - 1.6).all()
+    assert (covered_px.min(0) > low - 1.6).all() and (covered_px.max(0) < high + 1.6).all()
+    visible_px = px[inside & np.isin(np.arange(len(px)), face.triangles)]
+    assert (covered_px.min(0) < visible_px.min(0) + 1.6).all() and (covered_px.max(0) > visible_px.max(0) - 1.6).all()
     steps, normals = decoded(result, "_depth.png"), decoded(result, "_normals.png")[..., ::-1]
     assert steps.shape == (HEIGHT, WIDTH) and normals.shape == (HEIGHT, WIDTH, 3)
     nearest = np.flatnonzero(inside)[depth[inside].argmin()]
@@ -110,18 +110,18 @@ def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, 
 
 
 def test_coefficients_come_as_the_original_names_them(reconstruct):
-    answer = np.random.default_rng(0).normal(0, 0.1, SIZES.total).astype(np.float32)
-    result = reconstruct(answer)
+    prediction = np.random.default_rng(0).normal(0, 0.1, SIZES.total).astype(np.float32)
+    result = reconstruct(prediction)
     with np.load(io.BytesIO(result.files[".npz"])) as arrays:
         npz = dict(arrays)
     mat = scipy.io.loadmat(io.BytesIO(result.files[".mat"]))
     shapes = {"id": 8, "exp": 6, "tex": 4, "angle": 3, "gamma": 27, "trans": 3}
-    np.testing.assert_array_equal(np.concatenate([npz[name][0] for name in shapes]), answer)
+    np.testing.assert_array_equal(np.concatenate([npz[name][0] for name in shapes]), prediction)
     for name, array in npz.items():
         np.testing.assert_array_equal(mat[name], array)
     assert {name: npz[name].shape[1] for name in shapes} == shapes and npz["lm68"].shape == (1, 68, 2)
     assert npz["trans_params"][0, 2] == pytest.approx(result.crop["trans_params"][2] * 224 / SIZE)
-    assert result.coefficients["identity"] == pytest.approx(answer[:8])
+    assert result.coefficients["identity"] == pytest.approx(prediction[:8])
 
 
 def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
@@ -147,25 +147,25 @@ def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
     assert len(original) <= len(mesh.vertices) < 1.2 * len(original)
 
 
-@pytest.mark.parametrize("answer", [vector(translation=9.5), vector(translation=40.0), vector(identity=300.0)])
-def test_heads_near_the_camera_and_behind_it_give_no_nan(reconstruct, answer):
-    result = reconstruct(answer)
+@pytest.mark.parametrize("prediction", [vector(translation=9.5), vector(translation=40.0), vector(identity=300.0)])
+def test_heads_near_the_camera_and_behind_it_give_no_nan(reconstruct, prediction):
+    result = reconstruct(prediction)
     layer, corner = result.layer
     assert np.isfinite(result.points).all() and np.isfinite(result.camera.translation_mm).all()
     assert layer.ndim == 3 and min(corner) >= 0 and decoded(result, "_depth.png").shape == (HEIGHT, WIDTH)
     overlay.draw_overlay(GRAY, [result])
 
 
-def test_several_images_of_a_person_share_one_identity(face, network, answers):
+def test_several_images_of_a_person_share_one_identity(face, network, predictions):
     index, weights = face.landmarks
     points = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [80, -80] + [150, 110]
     box = points[:2].ravel()
-    found = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
+    detected = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
 
     def detect(image, boxes):
-        return [] if image.max() == 0 else [found, found]
+        return [] if image.max() == 0 else [detected, detected]
 
-    answers[:] = [vector(identity=1.0, expression=1.0), vector(identity=3.0, expression=2.0)]
+    predictions[:] = [vector(identity=1.0, expression=1.0), vector(identity=3.0, expression=2.0)]
     per_image = predict.predict_multiview(network, {}, {}, [GRAY, 0 * GRAY, GRAY], detect=detect)
     assert [len(faces) for faces in per_image] == [1, 0, 1]
     coefficients = [faces[0].coefficients for faces in per_image if faces]
@@ -173,7 +173,7 @@ def test_several_images_of_a_person_share_one_identity(face, network, answers):
     assert [groups["expression"][0] for groups in coefficients] == [1.0, 2.0]
 
 
-def test_requests_that_cannot_be_met_are_errors(reconstruct):
+def test_invalid_requests_raise(reconstruct):
     with pytest.raises(UserError, match="not finite"):
         reconstruct(vector(identity=np.nan))
     with pytest.raises(UserError, match="layout '68' only, not '98'"):
@@ -182,5 +182,5 @@ def test_requests_that_cannot_be_met_are_errors(reconstruct):
         reconstruct(vector(), detect=None)
     with pytest.raises(UserError, match="too small"):
         reconstruct(vector(), px_per_dm=1.0, boxes=[0, 0, 10, 10])
-    with pytest.raises(IndexError):  # a detected face that is too small is left out
+    with pytest.raises(IndexError):  # a detected face that is too small is skipped
         reconstruct(vector(), px_per_dm=1.0)

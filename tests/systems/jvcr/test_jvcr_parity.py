@@ -9,7 +9,7 @@ import pytest
 
 from configs.jvcr import get_config
 from jaxface.errors import UserError
-from jaxface.systems.jvcr import crops, losses, metrics, model, targets, transforms
+from jaxface.systems.jvcr import framing, losses, metrics, model, targets, transforms
 from jaxface.systems.jvcr.torch_weights import from_torch
 from tests import weights
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.usefixtures("full_precision")
 @functools.cache
 def checkpoint():
     """A checkpoint as the original saves it: two networks, DataParallel's prefix, no batch counters."""
-    nests = {"pix2vox": "state_dict_p2v", "vox2coord": "state_dict_v2c"}
+    keys = {"pix2vox": "state_dict_p2v", "vox2coord": "state_dict_v2c"}
     tensors = {}
     for name, shape in json.loads((weights.GOLDEN / "jvcr_manifest.json").read_text()).items():
         network, _, entry = name.partition(".")
         if not name.endswith("num_batches_tracked"):
-            tensors[f"{nests[network]}.module.{entry}"] = weights.fill(name, shape, gain=float(GOLDEN["gain"]))
+            tensors[f"{keys[network]}.module.{entry}"] = weights.fill(name, shape, gain=float(GOLDEN["gain"]))
     return tensors
 
 
@@ -56,8 +56,10 @@ def outputs():
     variables, image = {"params": params, **model_state}, weights.image("jvcr", (2, SIZE, SIZE, 3))
     with jax.default_matmul_precision("highest"):
         volumes, coordinates = jax.jit(NET.apply)(variables, image)
-        drawn = jax.jit(functools.partial(NET.apply, method="regress"))(variables, reference_volumes()[0][-1], None)
-    return [np.asarray(volume).transpose(0, 3, 1, 2) for volume in volumes], np.asarray(coordinates), drawn
+        from_truth = jax.jit(functools.partial(NET.apply, method="regress"))(
+            variables, reference_volumes()[0][-1], None
+        )
+    return [np.asarray(volume).transpose(0, 3, 1, 2) for volume in volumes], np.asarray(coordinates), from_truth
 
 
 def sampled(name, array):
@@ -128,17 +130,17 @@ def test_volumes_of_points():
 
 
 def test_losses_of_both_phases(outputs):
-    volumes, coordinates, drawn = outputs
+    volumes, coordinates, from_truth = outputs
     true, points = reference_volumes()
-    wanted = [np.stack([np.asarray(volume[0])] * 2) for volume in true]
-    voxel = losses.volume_loss([volume.transpose(0, 2, 3, 1) for volume in volumes], wanted)
-    target, known = np.stack([points] * 2) / 255, np.ones((2, 71), bool)
-    coordinate = losses.coordinate_loss(coordinates, target, known)
+    target_volumes = [np.stack([np.asarray(volume[0])] * 2) for volume in true]
+    voxel = losses.volume_loss([volume.transpose(0, 2, 3, 1) for volume in volumes], target_volumes)
+    target, valid = np.stack([points] * 2) / 255, np.ones((2, 71), bool)
+    coordinate = losses.coordinate_loss(coordinates, target, valid)
     assert float(voxel) == pytest.approx(float(GOLDEN["loss_vox"]), rel=1e-5)
     assert float(coordinate) == pytest.approx(float(GOLDEN["loss_coord"]), rel=1e-5)
     assert float(coordinate + 0.1 * voxel) == pytest.approx(float(GOLDEN["loss_total"]), rel=1e-5)
-    apart = losses.coordinate_loss(drawn[:1], target[:1], known[:1])
-    assert float(apart) == pytest.approx(float(GOLDEN["loss_coord_pretrain"]), rel=1e-5)
+    pretraining = losses.coordinate_loss(from_truth[:1], target[:1], valid[:1])
+    assert float(pretraining) == pytest.approx(float(GOLDEN["loss_coord_pretrain"]), rel=1e-5)
 
 
 def test_errors():
@@ -149,9 +151,9 @@ def test_errors():
 
 
 @pytest.mark.parametrize("name, rotation", [("crop", 0.0), ("crop_rot25", 25.0)])
-def test_crops_with_their_hidden_stretch(name, rotation):
+def test_reference_crops_stretch_the_contrast(name, rotation):
     pixels = 0.2 + 0.5 * weights.image("jvcr_photo", (1, 300, 280, 3))[0]
-    crop = crops.reference_crop(pixels, np.array([150.0, 140.0]), 1.1, SIZE, rotation)
+    crop = framing.reference_crop(pixels, np.array([150.0, 140.0]), 1.1, SIZE, rotation)
     ours, theirs = sampled(name, crop.transpose(2, 0, 1))
     assert np.abs(ours - theirs).max() < 1.001 / 255
     assert np.allclose([crop.min(), crop.max()], GOLDEN[f"{name}_minmax"], atol=1 / 255)

@@ -66,6 +66,9 @@ def test_similarities_from_files(head, tmp_path):
     np.savetxt(tmp_path / "two.txt", anchors[:2])
     with pytest.raises(UserError, match="4,4.*39, 3"):
         scans.load_similarity(str(tmp_path / "two.txt"), head[:39])
+    np.savetxt(tmp_path / "sheared.txt", np.diag([1, 2, 1, 1]))
+    with pytest.raises(UserError, match="not a similarity"):
+        scans.load_similarity(str(tmp_path / "sheared.txt"), head[:39])
 
 
 def cloud(points, triangles=()):
@@ -106,6 +109,9 @@ def test_single_view_observations_are_scans(head, tmp_path):
     assert scan_files.frame(path, "mm", "auto") == ("mm", "auto")
     assert scan_files.frame(path, None, "a.npy") == ("nphm", "a.npy")
     assert scan_files.frame(path.with_suffix(".ply"), None, "auto") == (None, "auto")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: the folder has no scan"):
+        scan_files.find([str(path), str(tmp_path / "empty")])
 
 
 @pytest.mark.parametrize("phase", ["identity", "expression"])
@@ -139,17 +145,10 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     (folder / "2").mkdir(parents=True)
     (folder / "one.ply").write_bytes(meshes.encode(cloud(250 * head[:500] + 3), ".ply"))
     np.save(folder / "2" / "obs.npy", head[500:1000])
-    command = [
-        sys.executable,
-        "-m",
-        "launch.fit",
-        "--scan",
-        str(tmp_path / "scans"),
-        "--workdir",
-        str(tmp_path / phase),
-    ]
-    done = subprocess.run([*command, "--output", str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    folders = {"--scan": tmp_path / "scans", "--workdir": tmp_path / phase, "--output": tmp_path / "out"}
+    arguments = [f"{flag}={path}" for flag, path in folders.items()]
+    process = subprocess.run([sys.executable, "-m", "launch.fit", *arguments], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     summary, codes = json.loads((tmp_path / "out" / "fit.json").read_text()), np.load(tmp_path / "out" / "codes.npz")
     assert summary.keys() == {"anna/one", "anna/obs"}
     scales = [np.cbrt(np.linalg.det(np.array(summary[name]["matrix"])[:3, :3])) for name in ("anna/one", "anna/obs")]

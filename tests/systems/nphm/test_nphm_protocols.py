@@ -6,6 +6,7 @@ import trimesh
 
 from jaxface.errors import UserError
 from jaxface.geometry import views
+from jaxface.heads import flame
 from jaxface.meshes import Mesh
 from jaxface.systems.nphm import protocols
 
@@ -13,8 +14,8 @@ SIZE = (96, 72)
 
 
 def ball(radius: float, center: tuple = (0, 0, 0)) -> Mesh:
-    made = trimesh.creation.icosphere(subdivisions=4, radius=radius)
-    return Mesh(np.float32(made.vertices + center), np.int32(made.faces))
+    sphere = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+    return Mesh(np.float32(sphere.vertices + center), np.int32(sphere.faces))
 
 
 def plane(height: float, normal: float = 1.0) -> protocols.OrientedPoints:
@@ -83,7 +84,7 @@ def test_face_and_throat():
     np.testing.assert_array_equal(chosen, away < 40)
     assert not protocols.on_face(whole.points + [0, 0, 25], face).any()
     cut = np.float32([[0, 50, 0], [0, 50, 1], [1, 50, 0]])
-    np.testing.assert_array_equal(protocols.above_throat(whole.points, cut), whole.points[:, 1] > 50)
+    np.testing.assert_array_equal(flame.above_throat(whole.points, cut), whole.points[:, 1] > 50)
 
 
 def test_evaluate_of_two_balls():

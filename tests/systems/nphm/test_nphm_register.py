@@ -94,11 +94,11 @@ def test_launch_fit_registers_a_template_by_name_and_file(template, flame_file, 
     scan = Mesh(template.surface(np.asarray(template.head.template)) + 5, template.triangles)
     (tmp_path / "anna.ply").write_bytes(meshes.encode(scan, ".ply"))
     fit_register.run({"": [tmp_path / "anna.ply"]}, "flame", flame_file, str(tmp_path / "out"))
-    found = np.load(tmp_path / "out" / "anna_registered.npz")
-    assert found["identity"].shape == (flame.SHAPES,) and found["expression"].shape == (flames.EXPRESSIONS + 1,)
-    assert np.isfinite(found["landmarks"]).all(1).sum() > 40
+    arrays = np.load(tmp_path / "out" / "anna_registered.npz")
+    assert arrays["identity"].shape == (flame.SHAPES,) and arrays["expression"].shape == (flames.EXPRESSIONS + 1,)
+    assert np.isfinite(arrays["landmarks"]).all(1).sum() > 40
     mesh = meshes.read(tmp_path / "out" / "anna_registered.ply")
-    near = scipy.spatial.cKDTree(mesh.vertices).query(found["landmarks"][30:48])[0]
+    near = scipy.spatial.cKDTree(mesh.vertices).query(arrays["landmarks"][30:48])[0]
     assert np.median(near) < 5
 
 
@@ -125,9 +125,8 @@ def test_arap_propagates_a_rotation_and_follows_targets():
 def test_detected_landmarks_are_back_projected(template):
     """The detector of the test projects the true landmarks with the camera of the rendering."""
     head = template.head
-    lying = (
-        Rotation.from_euler("x", -90, degrees=True).as_matrix().round()
-    )  # up is -z: no face is found in the upright view
+    # The head lies with its top towards -z: no face is found in the upright view.
+    lying = Rotation.from_euler("x", -90, degrees=True).as_matrix().round()
     marks = np.asarray(head.landmark_points(np.asarray(head.template), "68")) @ lying.T
     scan = Mesh(np.float32(template.surface(head.template) @ lying.T), template.triangles)
     cameras = []
@@ -150,10 +149,10 @@ def test_detected_landmarks_are_back_projected(template):
         patch.setattr(scan_landmarks, "render", recording_render)
         patch.setattr(scan_landmarks, "SIZE", (160, 160))
         patch.setattr(icp, "axis_rotations", lambda: few)
-        found = scan_landmarks.detect_landmarks(scan, detect)
+        detected = scan_landmarks.detect_landmarks(scan, detect)
         with pytest.raises(UserError, match="no face is found"):
             scan_landmarks.detect_landmarks(scan, lambda image: None)
-    away = np.linalg.norm(found - marks, axis=1)
-    assert np.nanmedian(away) < 2.5 and np.isfinite(found).all(1).sum() > 60
+    away = np.linalg.norm(detected - marks, axis=1)
+    assert np.nanmedian(away) < 2.5 and np.isfinite(detected).all(1).sum() > 60
     with pytest.raises(UserError, match="point cloud"):
         scan_landmarks.detect_landmarks(Mesh(scan.vertices, scan.triangles[:0]), detect)

@@ -1,4 +1,4 @@
-"""configs/pipnet.py:own on a folder of pictures with six landmarks each: what it takes from the data, and training."""
+"""configs/pipnet.py:own on a folder of images with six landmarks: values resolved from the data set, and training."""
 
 import cv2
 import numpy as np
@@ -19,10 +19,10 @@ def data_dir(tmp_path_factory):
     rng, lines = np.random.default_rng(0), []
     for number in range(12):
         points = np.round(FACE + rng.normal(0, 1, FACE.shape), 2)
-        picture = np.full((150, 160, 3), 90, np.uint8)
+        image = np.full((150, 160, 3), 90, np.uint8)
         for x, y in points:
-            cv2.circle(picture, (round(x), round(y)), 6, (255, 255, 255), -1)
-        cv2.imwrite(str(folder / f"{number}.png"), picture)
+            cv2.circle(image, (round(x), round(y)), 6, (255, 255, 255), -1)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
         lines.append(f"{number}.png " + " ".join(map(str, points.ravel())))
     (folder / "landmarks.txt").write_text("\n".join(lines))
     prepare("landmark_folder", str(folder / "data"), str(folder))

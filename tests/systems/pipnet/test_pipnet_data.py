@@ -1,4 +1,4 @@
-"""Examples to batches: labels follow what happens to pictures, and rendered heads come out where their points are."""
+"""Training and evaluation examples: landmarks follow the augmentation, and rendered heads keep their landmarks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]])
 
 
 def marked(points=POINTS, size=SIZE):
-    """A black picture with a square of its own colour at each point."""
+    """A black image with a coloured square at each point."""
     image = np.zeros((size, size, 3), np.uint8)
     for (x, y), color in zip(points * size, COLORS, strict=True):
         image[int(y) - 3 : int(y) + 3, int(x) - 3 : int(x) + 3] = color
@@ -23,7 +23,7 @@ def marked(points=POINTS, size=SIZE):
 
 
 def centroids(image):
-    """Where the marks are, in units of the picture."""
+    """Centroids (3,2) of the squares in crop units."""
     y, x = (np.mgrid[:SIZE, :SIZE] + 0.5) / SIZE
     weights = [np.where((image == color).all(-1), 1.0, 0.0) for color in COLORS]
     return np.array([[(w * x).sum(), (w * y).sum()] / w.sum() for w in weights])
@@ -67,10 +67,10 @@ def stored(points=POINTS):
 
 
 def test_annotated_faces_are_scored_in_both_units():
-    made = data.preprocess_eval(stored(), SIZE, (0, 1))
-    np.testing.assert_allclose(centroids(np.round(made["image"] * 255)), POINTS, atol=0.6 / SIZE)
-    np.testing.assert_allclose(made["norm_crop"], np.hypot(*(POINTS[0] - POINTS[1])), rtol=1e-6)
-    np.testing.assert_allclose(made["norm_px"], np.hypot(25 * 2, 3), rtol=1e-6)
+    example = data.preprocess_eval(stored(), SIZE, (0, 1))
+    np.testing.assert_allclose(centroids(np.round(example["image"] * 255)), POINTS, atol=0.6 / SIZE)
+    np.testing.assert_allclose(example["norm_crop"], np.hypot(*(POINTS[0] - POINTS[1])), rtol=1e-6)
+    np.testing.assert_allclose(example["norm_px"], np.hypot(25 * 2, 3), rtol=1e-6)
     whole = data.preprocess_eval(stored(), SIZE, ())
     assert whole["norm_crop"] == 1 and whole["norm_px"] == pytest.approx(np.sqrt(128 * 64))
 
@@ -78,34 +78,34 @@ def test_annotated_faces_are_scored_in_both_units():
 def test_mirroring_renames_points():
     mirrored = 0
     for seed in range(40):
-        made = data.preprocess_train(stored(), seed, SIZE, FLIP)
+        example = data.preprocess_train(stored(), seed, SIZE, FLIP)
         again = data.preprocess_train(stored(), seed, SIZE, FLIP)
-        np.testing.assert_array_equal(made["image"], again["image"])
-        left, right = made["points"][:2, 0]
-        assert left < right and made["points"].dtype == made["image"].dtype == np.float32
-        mirrored += np.allclose(made["points"], POINTS[FLIP] * [-1, 1] + [1, 0])
+        np.testing.assert_array_equal(example["image"], again["image"])
+        left, right = example["points"][:2, 0]
+        assert left < right and example["points"].dtype == example["image"].dtype == np.float32
+        mirrored += np.allclose(example["points"], POINTS[FLIP] * [-1, 1] + [1, 0])
     assert mirrored > 2
 
 
 def test_rendered_heads_keep_their_points():
-    """The mean face as a head's landmarks: the crop of its box gives it back; a jittered one is near."""
+    """The mean face as a head's landmarks: the crop of its box reproduces it, a jittered crop roughly."""
     face = meanface.rendered_meanface()
     assert 0.1 < face.min() and face.max() < 0.95
     box, side = np.array([40.0, 30.0, 120.0, 130.0]), 1.3 * 90
     landmarks = np.array([80.0, 80.0]) + (face - 0.5) * side
-    example = {
+    record = {
         "image": np.zeros((160, 160, 3), np.uint8),
         "box": box,
         "landmarks": landmarks,
         "landmarks_mm": np.concatenate([face * 200, np.full((68, 1), 500.0)], 1),
         "focal_px": 300.0,
     }
-    made = data.preprocess_eval(example, SIZE, (36, 45))
-    np.testing.assert_allclose(made["landmarks"], face, atol=1e-5)
-    assert made["norm_px"] == pytest.approx(300 / 500 * 200 * np.linalg.norm(face[36] - face[45]), rel=1e-5)
-    np.testing.assert_allclose(made["norm_px"], made["norm_crop"] * side, rtol=1e-5)
+    example = data.preprocess_eval(record, SIZE, (36, 45))
+    np.testing.assert_allclose(example["landmarks"], face, atol=1e-5)
+    assert example["norm_px"] == pytest.approx(300 / 500 * 200 * np.linalg.norm(face[36] - face[45]), rel=1e-5)
+    np.testing.assert_allclose(example["norm_px"], example["norm_crop"] * side, rtol=1e-5)
     for seed in range(10):
-        points = data.preprocess_train(example, seed, SIZE, LAYOUT_68.flip)["points"]
+        points = data.preprocess_train(record, seed, SIZE, LAYOUT_68.flip)["points"]
         assert np.abs(points - face).max() < 0.3 and points[36, 0] < points[45, 0]
 
 

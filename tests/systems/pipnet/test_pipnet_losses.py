@@ -33,25 +33,25 @@ def predictions(keys, names, landmarks, batch, sizes):
 
 @pytest.mark.parametrize("name", MEAN_FACES)
 def test_neighbors_and_votes_are_the_official_ones(name):
-    found = table(name)
-    np.testing.assert_array_equal(found, AUX[f"{name}_nb"])
-    votes = decoding.votes(found)
+    neighbors = table(name)
+    np.testing.assert_array_equal(neighbors, AUX[f"{name}_nb"])
+    votes = decoding.votes(neighbors)
     longest = int(AUX[f"{name}_maxlen"])
     index = AUX[f"{name}_rev1"] * 10 + AUX[f"{name}_rev2"]
     np.testing.assert_array_equal(votes.index, index.reshape(-1, longest))
     np.testing.assert_allclose(votes.weight, 1 / (longest + 1), rtol=1e-6)
-    np.testing.assert_allclose(votes.own, 1 / (longest + 1), rtol=1e-6)
+    np.testing.assert_allclose(votes.own_weight, 1 / (longest + 1), rtol=1e-6)
 
 
 def test_mean_merge_counts_each_vote_once():
-    found = table("WFLW")
-    votes = decoding.votes(found, "mean")
+    neighbors = table("WFLW")
+    votes = decoding.votes(neighbors, "mean")
     for landmark in (0, 32, 60):
-        voters = decoding.voters(found)[landmark]
+        voters = decoding.voters(neighbors)[landmark]
         used = votes.weight[landmark] > 0
         np.testing.assert_array_equal(votes.index[landmark][used], voters)
         np.testing.assert_allclose(votes.weight[landmark][used], 1 / (len(voters) + 1), rtol=1e-6)
-    np.testing.assert_allclose(votes.weight.sum(1) + votes.own, 1, rtol=1e-6)
+    np.testing.assert_allclose(votes.weight.sum(1) + votes.own_weight, 1, rtol=1e-6)
 
 
 def test_targets():
@@ -76,32 +76,32 @@ def test_decoding_the_targets_returns_the_landmarks():
         neighbors = target["neighbors"][:, None, None, ..., axis]
         maps[name] = scores * target["own"][:, None, None, :, axis]
         maps[f"nb_{name}"] = (scores[..., None] * neighbors).reshape(3, 4, 4, -1)
-    found = decoding.decode(maps, decoding.votes(table("WFLW")))
+    outputs = decoding.decode(maps, decoding.votes(table("WFLW")))
     for name in ("landmarks", "landmarks_own"):
-        np.testing.assert_allclose(found[name], points, atol=1e-5)
-    np.testing.assert_allclose(found["spread"], 0, atol=1e-5)
-    np.testing.assert_array_equal(found["scores"], 1)
+        np.testing.assert_allclose(outputs[name], points, atol=1e-5)
+    np.testing.assert_allclose(outputs["spread"], 0, atol=1e-5)
+    np.testing.assert_array_equal(outputs["scores"], 1)
 
 
 def test_spread_is_the_standard_deviation_of_the_votes():
     counts = {"cls": 5, "x": 5, "y": 5, "nb_x": 10, "nb_y": 10}
     maps = {name: weights.array(f"pipnet.{name}", (2, 3, 3, count)) for name, count in counts.items()}
     votes = decoding.votes(np.array([[1, 2], [2, 3], [3, 4], [4, 0], [0, 1]]), "mean")
-    found = jax.jit(decoding.decode)(maps, votes)
-    flat = np.reshape(found["neighbors"], (2, 10, 2))
+    outputs = jax.jit(decoding.decode)(maps, votes)
+    flat = np.reshape(outputs["neighbors"], (2, 10, 2))
     for landmark in range(5):
-        predictions = np.concatenate([found["landmarks_own"][:, landmark, None], flat[:, votes.index[landmark]]], 1)
-        np.testing.assert_allclose(found["landmarks"][:, landmark], predictions.mean(1), atol=1e-5)
-        np.testing.assert_allclose(found["spread"][:, landmark] ** 2, predictions.var(1).sum(-1), rtol=1e-4)
+        predictions = np.concatenate([outputs["landmarks_own"][:, landmark, None], flat[:, votes.index[landmark]]], 1)
+        np.testing.assert_allclose(outputs["landmarks"][:, landmark], predictions.mean(1), atol=1e-5)
+        np.testing.assert_allclose(outputs["spread"][:, landmark] ** 2, predictions.var(1).sum(-1), rtol=1e-4)
 
 
 def test_supervised_losses():
     keys = [f"pipnet_pred_{key}" for key in ("c", "x", "y", "nx", "ny")]
     maps = predictions(keys, ("cls", "x", "y", "nb_x", "nb_y"), 98, 2, [8] * 5)
     points = jnp.asarray(AUX["target_landmarks"], jnp.float32)
-    found = jax.jit(lambda points: losses.supervised(maps, points, table("WFLW"), SETTINGS))(points)
-    np.testing.assert_allclose([found[name] for name in NAMES], AUX["losses"], rtol=1e-6)
-    total = 10 * found["map"] + sum(found[name] for name in NAMES[1:])
+    result = jax.jit(lambda points: losses.supervised(maps, points, table("WFLW"), SETTINGS))(points)
+    np.testing.assert_allclose([result[name] for name in NAMES], AUX["losses"], rtol=1e-6)
+    total = 10 * result["map"] + sum(result[name] for name in NAMES[1:])
     np.testing.assert_allclose(total, AUX["loss_total"], rtol=1e-6)
 
 
@@ -112,8 +112,8 @@ def test_curriculum_losses():
     points = jnp.asarray(AUX["gssl_target_landmarks"], jnp.float32)
     face = table("data_300W_CELEBA")
     curriculum = jax.jit(lambda task: losses.curriculum(maps, points, task, face, SETTINGS))
-    found = curriculum(jnp.arange(4))
-    np.testing.assert_allclose([found[name] for name in NAMES], AUX["gssl_losses"], rtol=1e-6)
+    result = curriculum(jnp.arange(4))
+    np.testing.assert_allclose([result[name] for name in NAMES], AUX["gssl_losses"], rtol=1e-6)
     standard = curriculum(jnp.zeros(4, int))
     for name, value in jax.jit(lambda points: losses.supervised(maps, points, face, SETTINGS))(points).items():
         np.testing.assert_allclose(standard[name], value, rtol=1e-6)
@@ -128,10 +128,10 @@ def test_errors_failures_and_area():
     size = np.array([200.0, 100.0])
     batch = {"landmarks": truth[None], "crop_px": size[None], "norm_crop": np.linalg.norm(eyes)[None]}
     batch["norm_px"] = np.linalg.norm(eyes * size)[None]
-    found = metrics.errors(points[None], batch)
-    np.testing.assert_allclose(found["nme_crop"], AUX["nme"], rtol=1e-6)
+    errors = metrics.errors(points[None], batch)
+    np.testing.assert_allclose(errors["nme_crop"], AUX["nme"], rtol=1e-6)
     pixels = np.linalg.norm((points - truth) * size, axis=-1).mean() / batch["norm_px"]
-    np.testing.assert_allclose(found["nme_pixels"], pixels, rtol=1e-6)
+    np.testing.assert_allclose(errors["nme_pixels"], pixels, rtol=1e-6)
     np.testing.assert_allclose(metrics.sampled_failure_and_auc(AUX["nmes"]), [AUX["fr"], AUX["auc"]], atol=1e-9)
 
 

@@ -56,8 +56,8 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
     variant, face = GOLDENS[manifest]
     golden = np.load(weights.GOLDEN / f"pipnet_{manifest}_gain1_golden.npz")
     config = configured(variant, face)
-    system, found = converted(config, checkpoint(manifest))
-    params, model_state = found.params, found.model_state
+    system, result = converted(config, checkpoint(manifest))
+    params, model_state = result.params, result.model_state
     net, curriculum = model.model_from_config(config.model), variant.startswith("gssl")
     image = weights.image("pipnet", (2, 256, 256, 3))
     run = jax.jit(functools.partial(net.apply, train=False, coarse=curriculum))
@@ -69,8 +69,8 @@ def test_maps_and_landmarks_are_the_official_ones(manifest):
         flat = np.asarray(values).transpose(0, 3, 1, 2)
         assert flat.shape == tuple(golden[f"{name}_shape"])
         expected = golden[f"{name}_sub"]
-        found = flat.ravel()[:: int(golden[f"{name}_stride"])]
-        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max(), name
+        ours = flat.ravel()[:: int(golden[f"{name}_stride"])]
+        assert np.abs(ours - expected).max() < 1e-5 * np.abs(expected).max(), name
     outputs = system.raw(params, model_state, {"image": image})
     assert outputs.keys() == {"landmarks", "landmarks_own", "scores"}
     for name in ("landmarks", "landmarks_own"):
@@ -83,8 +83,8 @@ def test_every_variant_loads_its_whole_checkpoint(manifest):
     variant, stride, count = MANIFESTS[manifest]
     tensors = checkpoint(manifest)
     config = configured(variant, stride=stride)
-    _, found = converted(config, tensors)
-    params, model_state = found.params, found.model_state
+    _, result = converted(config, tensors)
+    params, model_state = result.params, result.model_state
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert all(np.any(leaf) for leaf in jax.tree.leaves((params, model_state)))
     broken = dict(tensors)
@@ -113,23 +113,23 @@ def test_imagenet_fills_the_backbone_only(manifest, classifier):
     imagenet = {name: value for name, value in whole.items() if "_layer" not in name}
     imagenet |= {f"{classifier}.weight": np.zeros((1000, 4)), f"{classifier}.bias": np.zeros(1000)}
     config = configured(GOLDENS[manifest][0])
-    _, found = converted(config, imagenet)
+    _, result = converted(config, imagenet)
     _, expected = converted(config, whole)
-    params = found.params
+    params = result.params
     jax.tree.map(np.testing.assert_array_equal, params["backbone"], expected.params["backbone"])
-    jax.tree.map(np.testing.assert_array_equal, found.model_state, expected.model_state)
+    jax.tree.map(np.testing.assert_array_equal, result.model_state, expected.model_state)
     assert not any(np.any(leaf) for name in params if name != "backbone" for leaf in jax.tree.leaves(params[name]))
-    assert f"dropped entries: {classifier}.weight, {classifier}.bias" in found.notes[0]
+    assert f"dropped entries: {classifier}.weight, {classifier}.bias" in result.notes[0]
 
 
 def test_transposed_convolution_is_that_of_pytorch():
     torch = pytest.importorskip("torch")
     config = configured("wflw_resnet18", stride=16, image_size=64)
     tensors = checkpoint("resnet18_wflw_s16")
-    _, found = converted(config, tensors)
+    _, result = converted(config, tensors)
     net, x = model.model_from_config(config.model), weights.array("pipnet.deconv", (2, 512, 3, 3))
     run = jax.jit(lambda variables, x: net.apply(variables, x, method=lambda self, x: self.deconv1(x)))
-    ours = run({"params": found.params, **found.model_state}, x.transpose(0, 2, 3, 1))
+    ours = run({"params": result.params, **result.model_state}, x.transpose(0, 2, 3, 1))
     kernel = torch.from_numpy(tensors["deconv1.weight"])
     theirs = torch.nn.functional.conv_transpose2d(torch.from_numpy(x), kernel, stride=2, padding=1)
     np.testing.assert_allclose(np.asarray(ours).transpose(0, 3, 1, 2), theirs, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The geometry of inference, with a stand-in network that reads the place of its crop from the image's colours."""
+"""The geometry of inference, with a stand-in network that locates its crop by the colours of the image."""
 
 import jax
 import numpy as np
@@ -26,9 +26,12 @@ def settings(crop):
 
 
 def stand_in(seen: list, label_offset: float):
-    """Answers with TRUTH in crop units, where labels lie `label_offset` px after pixels; keeps the crops it saw."""
+    """A network that returns TRUTH in crop units and appends its crops to `seen`.
 
-    def answer(variables, images):
+    `label_offset`: position of the pixel centre 0 in the coordinates of the labels.
+    """
+
+    def run_network(variables, images):
         at = (np.arange(SIZE) + 0.5) / SIZE
         u, v = np.meshgrid(at, at)
         design = np.stack([u.ravel(), v.ravel(), np.ones(SIZE**2)], -1)
@@ -40,11 +43,11 @@ def stand_in(seen: list, label_offset: float):
         unit = np.full((len(images), 4), 0.5)
         return {"landmarks": (TRUTH - low) / extent, "scores": 2 * unit, "spread": unit / extent.max()}
 
-    return answer
+    return run_network
 
 
 @pytest.mark.parametrize("crop, label_offset", [("square", 0.0), ("meanface", 0.5)])
-def test_points_come_back_to_the_picture(crop, label_offset):
+def test_points_are_mapped_back_to_the_image(crop, label_offset):
     seen = []
     (face,) = predict.predict(stand_in(seen, label_offset), settings(crop), MEAN, {}, {}, IMAGE, BOX)
     assert np.abs(face.points - TRUTH).max() < 0.3
@@ -75,14 +78,14 @@ def test_extents_are_boxes_from_hairline_to_chin(layout):
     np.testing.assert_allclose(predict.extents(points, layout), [BOX])
 
 
-def test_a_net_of_98_answers_with_68():
+def test_98_landmarks_are_converted_to_68():
     scale = np.random.default_rng(0).random((1, 98)) + 1
     points = np.random.default_rng(1).random((1, 98, 2))
     config = settings("square")
     config.update(layout="98", landmarks=98)
-    found = {"landmarks": points, "scores": scale, "spread": scale}
+    outputs = {"landmarks": points, "scores": scale, "spread": scale}
     whole, some = (
-        predict.predict(lambda *_: found, config, points[0], {}, {}, IMAGE, BOX, layout)[0] for layout in (None, "68")
+        predict.predict(lambda *_: outputs, config, points[0], {}, {}, IMAGE, BOX, layout)[0] for layout in (None, "68")
     )
     np.testing.assert_array_equal(some.points, wflw_to_ibug(whole.points))
     assert whole.layout == "98" and some.layout == "68" and np.array_equal(whole.extent, some.extent)
@@ -107,7 +110,7 @@ def test_many_faces_one_face_and_none():
     assert predict.predict(stand_in(seen, 0.0), settings("square"), MEAN, {}, {}, np.zeros((80, 80, 3), np.uint8)) == []
 
 
-def test_a_real_net_answers_and_what_does_not_fit_is_one_line():
+def test_a_real_network_predicts_and_invalid_input_raises_one_line():
     config = get_config("smoke")
     system = pipnet.build(config)
     params, model_state = system.init(jax.random.key(0))

@@ -61,18 +61,18 @@ def test_interrupted_run_resumes(stopped):
 def test_labels_are_the_predictions_of_the_model(stopped):
     workdir, _, _ = stopped
     config = config_file.load(workdir / "round_1")
-    source, found = self_training_data.open_unlabelled(config, NAME)
+    source, pseudo_labels = self_training_data.open_unlabelled(config, NAME)
     records = stream.eval_stream(
         source, "train", 16, lambda example: {"image": example["image"], "box": example["box"]}
     )
-    batch, labels = next(records), list(found.as_dataset(split="train").as_numpy_iterator())
+    batch, labels = next(records), list(pseudo_labels.as_dataset(split="train").as_numpy_iterator())
     assert len(labels) == batch["mask"].sum() == 16
     predictor = inference.Predictor.from_workdir(workdir / "round_0")
     for i in (0, 5, 15):
-        made = self_training_data.preprocess_unlabelled({name: batch[name][i] for name in ("image", "box")}, 64)
-        expected = predictor.raw({"image": made["image"][None]})["landmarks"][0]
+        example = self_training_data.preprocess_unlabelled({name: batch[name][i] for name in ("image", "box")}, 64)
+        expected = predictor.raw({"image": example["image"][None]})["landmarks"][0]
         np.testing.assert_allclose(labels[i]["crop_landmarks"], expected, atol=1e-4)
-        np.testing.assert_allclose(labels[i]["landmarks"], made["corner"] + expected * made["extent"], atol=1e-2)
+        np.testing.assert_allclose(labels[i]["landmarks"], example["corner"] + expected * example["extent"], atol=1e-2)
 
 
 def test_mixed_batches_contain_both_sources_and_resume(stopped):

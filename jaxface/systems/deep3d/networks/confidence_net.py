@@ -1,4 +1,4 @@
-"""C-Net: the confidence of each image of a person in each of its identity coefficients. Ours, after the paper.
+"""C-Net: predicts a confidence for each identity coefficient of each image of a person. Ours, after the paper.
 
 Deng et al., CVPRW 2019, §5, describe it in words and published neither code nor weights. It reads R-Net's first
 residual stage and pooled feature and predicts positive confidences c_j for the identity a_j of image j. It is trained
@@ -31,7 +31,7 @@ class CNet(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: jax.Array, early: jax.Array) -> jax.Array:
-        """Confidences from R-Net's pooled feature `pooled` (N,C) and its first stage's map `early` (N,h,w,C1)."""
+        """Confidences from R-Net's pooled feature `pooled` (N,C) and first-stage feature map `early` (N,h,w,C1)."""
         for width in WIDTHS:
             early = nn.relu(nn.LayerNorm()(nn.Conv(width, (3, 3), 2)(early)))
         x = jnp.concatenate([early.mean((1, 2)), nn.LayerNorm()(pooled)], -1)

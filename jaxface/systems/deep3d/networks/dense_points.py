@@ -17,7 +17,7 @@ from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.preprocessing import alignment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 
-# Points closer than this to the symmetry plane are not selected: they have no mirror image of their own.
+# Points closer than this to the symmetry plane are not selected: their mirror image would be (nearly) the same point.
 MIDLINE_DM = 0.03
 
 
@@ -45,11 +45,11 @@ def mirror(count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class DensePoints:
-    """Selected points of a head; gives their image positions in rendered examples of that head.
+    """Selected points of a head, with their projection into rendered examples of that head.
 
     Attributes:
         mean: (K,3) in mm.
-        modes: (I+E,K,3) identity and expression modes per unit of the head's own weights.
+        modes: (I+E,K,3) mm, identity and expression modes per unit weight of the head (not of `FaceModel`).
     """
 
     mean: np.ndarray
@@ -59,7 +59,7 @@ class DensePoints:
         """Positions (K,2) in pixels of the example's 224 px crop, y up; NaN unless it is a rendering of this head.
 
         example: a record of `rendered_heads`, with its image, landmarks, camera, pose and head weights.
-        size: side of the crop that the network reads; it decides how the alignment is rounded.
+        size: side of the crop that the network reads; it determines whether the alignment is rounded, see `alignment`.
         """
         weights = [np.asarray(example[name]) for name in ("identity", "expression") if name in example]
         if sum(map(len, weights)) != len(self.modes):
@@ -69,11 +69,11 @@ class DensePoints:
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
         crop = alignment.align(example["landmarks"], width, height, size)
-        return crop.at(REFERENCE_SIZE).landmarks(points_px)
+        return crop.with_size(REFERENCE_SIZE).to_crop(points_px)
 
 
 def from_config(config: ml_collections.ConfigDict) -> DensePoints | None:
-    """The `config.model.num_dense_points` dense points of the configured head; None if there are none."""
+    """The `config.model.num_dense_points` dense points of the configured head; None for 0."""
     if not config.model.num_dense_points:
         return None
     vertices = select_vertices(face_model.from_config(config), config.model.num_dense_points)

@@ -1,9 +1,10 @@
 """Landmark-based regressor of R-Net (ours, for short trainings): soft-argmax landmarks, then a MAP fit of the face.
 
-The paper regresses all coefficients from one pooled vector, so a network has to learn from examples how a rotated head
-projects. Here the geometry is known. Each landmark has an attention over the feature map, supervised as a heat map
-(soft-argmax; integral regression, Sun et al., ECCV 2018). Two Gauss-Newton steps then give the MAP estimate of
-identity, expression and pose: the landmarks are the observation, and an MLP predicts the mean of the prior.
+The paper regresses all coefficients from one pooled vector, so that network has to learn from examples how a rotated
+head projects. Here the projection is part of the network. Each landmark has an attention over the cells of the feature
+map, supervised by a heat map (soft-argmax; integral regression, Sun et al., ECCV 2018). Two Gauss-Newton steps then
+give the MAP estimate of identity, expression and pose: the landmarks are the observation, and an MLP predicts the mean
+of the prior.
 """
 
 import flax.linen as nn
@@ -20,15 +21,16 @@ from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import CENTER_PX, Sizes
 
-# Name of `MAPFitLayer` in R-Net, and of the variable collection with its face points.
-NAME, COLLECTION = "fit", "face"
+# Names of `MAPFitLayer` and `SoftArgmaxHead` in R-Net, and of the variable collection with the face points. These, and
+# the parameter names below, are those of the shipped weights.
+NAME, SOFT_ARGMAX, COLLECTION = "fit", "reader", "face"
 PYRAMID_WIDTH, VALUE_WIDTH, HIDDEN_WIDTH = 96, 8, 384
 GAUSS_NEWTON_STEPS = 2
 # Initial standard deviation of a landmark, in pixels of the 224 px crop.
 LANDMARK_STD_PX = 2.0
 # Initial standard deviations of the prior on coefficients and on the pose (radians and decimetres).
 IDENTITY_PRIOR_STD, EXPRESSION_PRIOR_STD, POSE_PRIOR_STD = 1.0, 1.4, 0.1
-# Initial factor from the standard deviation of an attention to that of its landmark.
+# Initial ratio of a landmark's standard deviation to that of its attention.
 ATTENTION_STD_SCALE = 0.25
 
 
@@ -43,7 +45,7 @@ class SoftArgmaxHead(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list[jax.Array], train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Reads the landmarks.
+        """Predicts landmarks.
 
         Args:
             maps: (B,h,w,C) each, finest first, every map half as large as the one before.
@@ -91,7 +93,7 @@ class MAPFitLayer(nn.Module):
     """MAP estimate of identity, expression and pose of the linear face from observed landmarks and a Gaussian prior.
 
     The noise of each landmark and the precision of the prior are learned. An attention's covariance is part of the
-    noise: a landmark on an outline is located well only across the outline. The points of the face are constants in
+    noise: a landmark on a contour is localised only across the contour. The points of the face are constants in
     the collection "face" (`points_model`). Sows "points" (B,K,2), the projected points of the estimate, and
     "observation", the `Observation` that was fitted.
     """

@@ -35,7 +35,7 @@ COLOR_STEP_SCALES = (5.0, 3.0, 1.0)
 FINAL_COLOR_STEPS = 3
 # Effective number of independent samples per dm² of skin: residuals of neighbouring vertices are correlated.
 EFFECTIVE_SAMPLES = 500.0
-# Skin seen at a smaller cosine to the camera's axis has weight 0.
+# Vertices whose normal has a smaller cosine with the camera's axis have weight 0.
 MIN_COSINE = 0.2
 # Precision (1 / standard deviation) of albedo and lighting about the network's prediction, and of the log exponent of
 # the tone curve about 0. The tone curve models the camera's and is not part of the result.
@@ -185,8 +185,7 @@ def _refine_one(
 
 def _to_unknowns(vector: jax.Array, sizes: Sizes) -> jax.Array:
     """The unknowns (n,), in ORDER with the tone curve 0 at the end, of a coefficient vector (sizes.total,)."""
-    groups = sizes.groups
-    parts = dict(zip(groups, jnp.split(vector, _ends(groups.values())[:-1]), strict=True))
+    parts = sizes.split(vector)
     return jnp.concatenate([*(parts[name] for name in ORDER), jnp.zeros(1)])
 
 
@@ -198,7 +197,7 @@ def _to_vector(unknowns: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def _ends(counts: Iterable[int]) -> np.ndarray:
-    """Indices (n,) at which consecutive parts of the given lengths end."""
+    """End indices (n,) of consecutive parts of lengths `counts`."""
     return np.cumsum([*counts])
 
 
@@ -256,7 +255,7 @@ def _residual(
         light: (28,) or, for white light, (10,): lighting coefficients and the log exponent of the tone curve.
 
     Returns:
-        The residual (3,), and the cosine () at which the vertex is seen, 0 if it is not visible.
+        The residual (3,), and the cosine () between normal and camera axis, 0 if the vertex is not visible.
     """
     rotated_normal = image_formation.rotation(pose[None, :3])[0] @ normal
     light, tone = jnp.broadcast_to(light[:-1].reshape(-1, BANDS), (3, BANDS)), light[-1]

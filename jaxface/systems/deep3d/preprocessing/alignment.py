@@ -1,4 +1,4 @@
-"""Alignment: the crop of a face that the network sees, found from five points, and its map back to the image.
+"""Alignment: the face crop that the network sees, computed from five points, and its map back to the image.
 
 Two frames: landmarks of a crop have y up, counted from its last row, as the network and its losses use them. Image
 points have y down and pixel centres at integers.
@@ -33,7 +33,7 @@ STANDARD_FIVE_DM = np.array(
 )
 # The five points as means of the 68 landmarks: an eye is the midpoint of its corners, not of its lids.
 FIVE_OF_68 = ((36, 39), (42, 45), (30,), (48,), (54,))
-# Ours. Faces of fewer pixels per decimetre are refused.
+# Ours. Faces with fewer pixels per decimetre raise UserError.
 MIN_PX_PER_DM = 4.0
 # Images of up to this many pixels after resizing are resized whole, as in the original.
 MAX_RESIZED_PIXELS = 16_000_000
@@ -49,8 +49,8 @@ class Crop:
         width: of the image in pixels.
         height: of the image in pixels.
         scale: crop pixels per image pixel.
-        x_px: position of the standard face's origin in the image (the original's tx).
-        y_px: its y, up (the original's ty).
+        x_px: x of the standard face's origin in the image (the original's tx).
+        y_px: y of the origin, up from the image's last row (the original's ty).
         size: side of the crop in pixels.
         exact: the resized image and the crop's corner are not rounded to whole pixels.
     """
@@ -68,8 +68,8 @@ class Crop:
         """The original's trans_params (5,): image width and height, scale, tx, ty."""
         return np.array([self.width, self.height, self.scale, self.x_px, self.y_px])
 
-    def at(self, size: int) -> "Crop":
-        """The same crop at another side in pixels."""
+    def with_size(self, size: int) -> "Crop":
+        """The same region at another side in pixels."""
         return dataclasses.replace(self, scale=self.scale * size / self.size, size=size)
 
     @property
@@ -94,13 +94,13 @@ class Crop:
         before = np.array([self.x_px - self.width / 2, self.y_px - self.height / 2])
         return before, (np.array(self.resized) - self.size) / 2
 
-    def landmarks(self, points_px: np.ndarray) -> np.ndarray:
-        """Landmarks (…,2) of the crop, y up, of image points (…,2), y down."""
+    def to_crop(self, points_px: np.ndarray) -> np.ndarray:
+        """Landmarks (…,2) in the crop, y up, of image points (…,2), y down."""
         before, after = self._offsets()
         return (flip_y(points_px, self.height) - before) * self.scale - after
 
     def to_image(self, landmarks: np.ndarray) -> np.ndarray:
-        """Image points (…,2), y down, of landmarks (…,2) of the crop, y up. The inverse of `landmarks`."""
+        """Image points (…,2), y down, of landmarks (…,2) of the crop, y up. The inverse of `to_crop`."""
         before, after = self._offsets()
         return flip_y((np.asarray(landmarks) + after) / self.scale + before, self.height)
 
@@ -182,15 +182,19 @@ def align(points_px: np.ndarray, width: int, height: int, size: int = REFERENCE_
     """
     points = np.asarray(points_px, np.float64)
     if points.shape not in ((68, 2), (5, 2)) or not np.isfinite(points).all():
-        raise UserError(f"alignment needs 68 or 5 finite points (N,2), not {points.shape}")
+        raise UserError(f"landmarks: the shape is {points.shape}; alignment needs 68 or 5 finite points (N,2)")
     five = five_points(points) if len(points) == 68 else points
     position, px_per_dm = solve_pose(flip_y(five, height))
     if px_per_dm < MIN_PX_PER_DM:
-        raise UserError(f"the face has {px_per_dm:.1f} pixels per decimetre: too small to reconstruct")
+        raise UserError(
+            f"the face has {px_per_dm:.1f} pixels per decimetre, too small to reconstruct; use a larger image"
+        )
     scale = REFERENCE_PX_PER_DM * size / REFERENCE_SIZE / px_per_dm
     crop = Crop(width, height, scale, float(position[0]), float(position[1]), size, exact=size != REFERENCE_SIZE)
     if min(crop.resized) < 1:
-        raise UserError(f"the face is {1 / scale:.0f} times larger than the image of {width} x {height} pixels")
+        raise UserError(
+            f"the face is {1 / scale:.0f} times larger than the image of {width} x {height} px; check its landmarks"
+        )
     return crop
 
 
@@ -213,10 +217,10 @@ def aligned_face(image: np.ndarray, points_px: np.ndarray, size: int, with_skin:
     """
     height, width = image.shape[:2]
     crop = align(points_px, width, height, size)
-    reference = crop.at(REFERENCE_SIZE)
+    reference = crop.with_size(REFERENCE_SIZE)
     example = {
         "image": crop.cut(image),
-        "landmarks": reference.landmarks(points_px).astype(np.float32),
+        "landmarks": reference.to_crop(points_px).astype(np.float32),
         "crop": reference.parameters.astype(np.float32),
     }
     if with_skin:

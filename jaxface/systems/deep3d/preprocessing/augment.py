@@ -37,15 +37,15 @@ def affine_matrix(
     return affine
 
 
-def random_affine(rng: np.random.Generator, size: int, share: float = 1.0) -> tuple[np.ndarray, bool]:
+def random_affine(rng: np.random.Generator, size: int, strength: float = 1.0) -> tuple[np.ndarray, bool]:
     """A random `affine_matrix` of a crop of side `size`, and whether it mirrors, with probability one half.
 
-    share: strength relative to the published shift of ±10 px at 224 px, rotation of ±10° and scale of ±10 %.
+    strength: factor of the published shift of ±10 px at 224 px, rotation of ±10° and scale of ±10 %.
     """
-    shift = share * rng.integers(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, 2) * size / REFERENCE_SIZE
+    shift = strength * rng.integers(-MAX_SHIFT_PX, MAX_SHIFT_PX + 1, 2) * size / REFERENCE_SIZE
     mirror = bool(rng.random() < 0.5)
-    rotation = share * rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD)
-    scale = 1 + share * rng.uniform(-MAX_SCALE_CHANGE, MAX_SCALE_CHANGE)
+    rotation = strength * rng.uniform(-MAX_ROTATION_RAD, MAX_ROTATION_RAD)
+    scale = 1 + strength * rng.uniform(-MAX_SCALE_CHANGE, MAX_SCALE_CHANGE)
     return affine_matrix(size, tuple(shift), rotation, scale, mirror), mirror
 
 

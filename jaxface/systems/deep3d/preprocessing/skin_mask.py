@@ -38,29 +38,6 @@ class _GaussianMixture:
         return total
 
 
-_SKIN = 0.8
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mixture:
-    """weights (4,), means (4,3), determinants (4,), inverse covariances (4,6) as yy, yb, yr, bb, br, rr."""
-
-    weights: tuple
-    means: tuple
-    determinants: tuple
-    inverses: tuple
-
-    def density(self, ycbcr: np.ndarray) -> np.ndarray:
-        """The density (N,) of colours (N,3)."""
-        total = np.zeros(len(ycbcr))
-        parts = zip(self.weights, self.means, self.determinants, self.inverses, strict=True)
-        for weight, mean, determinant, (yy, yb, yr, bb, br, rr) in parts:
-            y, b, r = (ycbcr - mean).T
-            distance = yy * y * y + bb * b * b + rr * r * r + 2 * (yb * y * b + yr * y * r + br * b * r)
-            total += weight / ((2 * np.pi) ** 1.5 * np.sqrt(determinant)) * np.exp(-0.5 * distance)
-        return total
-
-
 _SKIN = _GaussianMixture(
     (0.24063933, 0.16365987, 0.26034665, 0.33535415),
     (

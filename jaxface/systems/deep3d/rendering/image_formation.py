@@ -12,6 +12,7 @@ B batch, V vertices. All arrays are float32.
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -27,7 +28,7 @@ CAMERA_DM = 10.0
 NEAR_DM, FAR_DM = 5.0, 15.0
 # Added to the first spherical-harmonics coefficient of each channel (models/bfm.py, init_lit).
 AMBIENT = 0.8
-# Points closer to the camera's plane are projected as if at this depth: an untrained network must give finite pixels.
+# Depth is clamped to this lower bound, so that an untrained network gives finite pixels.
 MIN_DEPTH_DM = 0.01
 # Spherical-harmonics coefficients of bands 0 to 2.
 BANDS = 9
@@ -64,15 +65,23 @@ class Sizes:
         """Length of the coefficient vector: 257 in the public codes."""
         return sum(self.groups.values())
 
+    def split(self, vectors: Any) -> dict[str, Any]:
+        """The groups (…,n) of coefficient vectors (…,total) by name, numpy or JAX."""
+        parts, start = {}, 0
+        for name, count in self.groups.items():
+            parts[name] = vectors[..., start : start + count]
+            start += count
+        return parts
+
 
 @flax.struct.dataclass
 class Coefficients:
     """The parts of a coefficient vector.
 
     Attributes:
-        identity: (B,I) in standard deviations, as expression (B,E) and albedo (B,A).
-        expression: (B,E).
-        albedo: (B,A).
+        identity: (B,I) in standard deviations.
+        expression: (B,E) in standard deviations.
+        albedo: (B,A) in standard deviations.
         angles: (B,3) rad, pitch, yaw and roll about x, y, z; see `rotation`.
         light: (B,3,9) spherical-harmonics coefficients per channel, without the ambient term.
         translation: (B,3) dm.
@@ -87,11 +96,8 @@ class Coefficients:
 
 
 def split(vector: jax.Array, sizes: Sizes) -> Coefficients:
-    """The parts of coefficient vectors (B,sizes.total)."""
-    parts, start = {}, 0
-    for name, count in sizes.groups.items():
-        parts[name] = vector[:, start : start + count]
-        start += count
+    """The parts of coefficient vectors (B,sizes.total), with lighting per channel."""
+    parts = sizes.split(vector)
     light = parts["light"].reshape(vector.shape[0], -1, BANDS)
     return Coefficients(**{**parts, "light": jnp.broadcast_to(light, (vector.shape[0], 3, BANDS))})
 
@@ -220,7 +226,7 @@ def render(face: FaceModel, decoded: Decoded, size: int = REFERENCE_SIZE, visibi
 
 def _render_one(face: FaceModel, vertices: jax.Array, colors: jax.Array, size: int, visibility: str) -> Rendered:
     points_px, depth = to_pixels(vertices, size), vertices[:, 2]
-    # The rasteriser drops triangles that have a vertex before the near plane; depth 0 is.
+    # Depth 0 marks vertices outside the near and far planes: the rasteriser culls their triangles.
     clipped_depth = jnp.where((depth >= NEAR_DM) & (depth <= FAR_DM), depth, 0.0)
 
     def visible(triangles: jax.Array) -> jax.Array:

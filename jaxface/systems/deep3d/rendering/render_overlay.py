@@ -1,4 +1,4 @@
-"""A reconstructed face rendered into the image that it was found in: colours, normals and depth, pixel on pixel."""
+"""Renders a reconstructed face into its image: colours, normals and depth, aligned with the pixels of the image."""
 
 import dataclasses
 import functools
@@ -18,8 +18,11 @@ from jaxface.systems.deep3d.rendering.image_formation import FOCAL_PX, MIN_DEPTH
 CANVASES = (256, 512, 1024)
 # Windows of the rasteriser's tiers. Few tiers compile fast, and speed matters little: it runs once per face.
 WINDOWS = (4, 16, 64)
+# Near plane. Unlike in the training renderer, a face may be close to the camera, and there is no far plane.
 NEAR_DM = 1.0
+# Margin of the rendered region around the projected vertices.
 MARGIN_PX = 2
+# Opacity of the overlay.
 OPACITY = 0.8
 # Unit of the 16-bit depth map; 0 is background.
 DEPTH_STEP_MM = 0.1
@@ -89,7 +92,7 @@ def _rasterize(
     points_px: jax.Array, depth: jax.Array, attributes: jax.Array, triangles: jax.Array, side: int
 ) -> tuple[jax.Array, jax.Array]:
     """Vertex attributes (V,C) as a map (side,side,C), and the silhouette (side,side) bool."""
-    # The rasteriser drops triangles with a vertex before its near plane; depth 0 is.
+    # Depths that are not finite become 0, in front of the near plane: the rasteriser culls their triangles.
     depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
     tiers = (*((window, None) for window in WINDOWS), (side, None))
     visible = raster.rasterize(points_px, depth, triangles, side, side, tiers=tiers, near=NEAR_DM)
@@ -106,7 +109,7 @@ def render_view(
     normals: np.ndarray,
     triangles: np.ndarray,
 ) -> View:
-    """Renders a face into an image; what is behind the camera or outside the image is left out.
+    """Renders a face into an image, clipped to the image; triangles behind the near plane are culled.
 
     Args:
         camera: camera of the image.

@@ -20,9 +20,9 @@ SIDE = 1024
 AXIS_DM = 1.15
 # u grows with angle + FRONT * sin(angle): (1 + FRONT) times faster in front, (1 - FRONT) times at the back.
 FRONT = 0.6
-# The turn of 2 pi takes this share of the width from this offset on; triangles across the back need the rest.
+# A full turn spans this fraction of the width, starting at this offset; triangles across the back use the rest.
 TURN_SHARE, TURN_OFFSET = 0.9, 0.01
-# Height of the strip of hidden triangles, and of the gap above it, as shares of the texture.
+# Height of the strip of hidden triangles, and of the gap above it, as fractions of the texture.
 STRIP, GAP = 0.14, 0.02
 # Cosine between normal and line of sight at which the photo starts to be blended in, and from which it is used alone.
 GRAZING, FACING = 0.15, 0.45
@@ -30,7 +30,7 @@ GRAZING, FACING = 0.15, 0.45
 HIDDEN_DM = 0.04
 # Fixed-point bits of cv2.fillConvexPoly's coordinates.
 SUBPIXEL_BITS = 4
-# cv2.remap takes maps of at most 32767 rows.
+# cv2.remap accepts maps of at most 32767 rows.
 MAX_REMAP_ROWS = 32000
 
 
@@ -46,8 +46,8 @@ class Atlas:
         uv: (V',2) in [0,1], v up.
         corners: (M,3) vertices of the head around each of the M texels.
         weights: (M,3) their barycentric weights.
-        source: (SIDE,SIDE) for each texel of the texture, which of the M texels gives its colour: itself, or the
-            nearest one outside triangles.
+        source: (SIDE,SIDE) index of the one of the M texels whose colour each texel of the texture takes: itself, or
+            the nearest one if the texel is outside all triangles (edge padding).
     """
 
     vertex: np.ndarray
@@ -63,14 +63,14 @@ def unwrap(face: FaceModel) -> Atlas:
     triangles = np.asarray(face.triangles)
     angle, elevation, radius = _cylindrical(np.asarray(face.mean, np.float64))
     angles, mean_radius = angle[triangles], radius[triangles].mean(1)
-    # Triangles across the back have angles near both pi and -pi: the negative ones are moved on by a full turn.
+    # Triangles across the back have angles near both pi and -pi: a full turn is added to the negative ones.
     wrapped = (np.ptp(angles, axis=1) > np.pi)[:, None] & (angles < 0)
     uv = _project(angles + 2 * np.pi * wrapped, elevation[triangles])
     hidden = _hidden(uv, mean_radius)[:, None]
     uv[..., 1] = np.where(hidden, STRIP * uv[..., 1], STRIP + GAP + (1 - STRIP - GAP) * uv[..., 1])
-    # Corners that share a vertex and its place in the atlas become one atlas vertex.
-    place = 2 * wrapped + hidden
-    _, first, index = np.unique(4 * triangles.ravel() + place.ravel(), return_index=True, return_inverse=True)
+    # Corners of one vertex on the same side of the seams become one atlas vertex.
+    chart = 2 * wrapped + hidden
+    _, first, index = np.unique(4 * triangles.ravel() + chart.ravel(), return_index=True, return_inverse=True)
     return Atlas(
         triangles.ravel()[first].astype(np.int32),
         index.reshape(triangles.shape).astype(np.int32),

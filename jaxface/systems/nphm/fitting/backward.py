@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxface.errors import UserError
 from jaxface.systems.nphm.networks import safe_norm
 
 MAX_STEPS = 15
-# Residuals in model units: a point has converged below the first, and is given up from the second on.
+# Residuals in model units: a point below CONVERGED has converged, one at or above DIVERGED is abandoned.
 CONVERGED = 1e-6
 DIVERGED = 0.2
 # Keeps the denominator of Broyden's update away from 0.
@@ -81,7 +82,9 @@ def _solve(deform: Deform, arguments: Any, observed: jax.Array, method: str) -> 
     def posed(x: jax.Array) -> jax.Array:
         return x + deform(arguments, x)
 
-    solver = {"broyden": _broyden, "newton": _newton}[method]
+    solver = {"broyden": _broyden, "newton": _newton}.get(method)
+    if solver is None:
+        raise UserError(f'config.fit.method: unknown {method!r}; choose "broyden" or "newton"')
     with jax.default_matmul_precision("highest"):
         return solver(posed, lambda x: posed(x) - observed, observed)
 

@@ -48,8 +48,8 @@ class FitVariables(NamedTuple):
     Attributes:
         identity: identity code (C,).
         expressions: expression codes (K,E).
-        poses: rotation vectors and translations (K,6) that refine the scans' poses; None keeps them, as the official
-            code does.
+        poses: (K,6), rotation vector (radians) and translation (model units) that refine the pose of each scan; None
+            keeps the poses, as the official code does.
     """
 
     identity: jax.Array
@@ -75,7 +75,7 @@ class Fitter:
     method: str = "broyden"
 
     def initial_variables(self, scans: int, poses: bool = False) -> FitVariables:
-        """All-zero codes for a number of scans, and with `poses` identity poses to refine."""
+        """All-zero codes for a number of scans; with `poses`, the poses are identities that are optimised too."""
         width = self.deformation.code_dim if self.deformation else 0
         zero_poses = jnp.zeros((scans, 6)) if poses else None
         return FitVariables(jnp.zeros(self.identity.code_dim), jnp.zeros((scans, width)), zero_poses)
@@ -175,7 +175,7 @@ class Fitter:
             counts: (K,), number of real points at the start of each scan.
             key: random key.
             steps: number of steps; the schedule is stretched to them.
-            points_per_scan: points drawn with replacement from every scan in each step.
+            points_per_scan: points sampled with replacement from every scan in each step.
 
         Returns:
             (variables, terms of `loss` per step).

@@ -1,8 +1,8 @@
 """Registration of a head template to a scan: similarity and morphable-model coefficients, then ARAP refinement.
 
 The NPHM data set was registered in this way (Giebenhain et al., CVPR 2023, §3.1, with FLAME). That code was not
-released and its weights are unknown; the constants here are our own. Lengths are millimetres of the head's frame unless
-stated.
+released and its weights are unknown; the constants here are chosen by us. Lengths are in millimetres in the head's
+frame unless stated.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from jaxface.meshes import Mesh
 # The first landmarks are the contour, whose position on the jaw depends on the view; they are not used.
 CONTOUR_LANDMARKS = 17
 MIN_LANDMARKS = 12
-# Standard deviations: of a landmark, of a surface point (large, because neighbouring errors are correlated), and of an
-# expression's weight.
+# Standard deviations: of a landmark, of a surface point (large, because neighbouring errors are correlated), and of a
+# blend-shape weight.
 LANDMARK_STD_MM, SURFACE_STD_MM, EXPRESSION_STD = 2.0, 8.0, 0.4
 # Largest distance of a correspondence in each Gauss-Newton iteration.
 GATES_MM = (40.0, 25.0, 15.0, 10.0, 8.0, 6.0, 5.0, 4.0, 4.0, 4.0)
-# Least cosine between the normals of a correspondence.
+# Minimum cosine between the normals of a correspondence.
 MIN_NORMAL_COSINE = 0.5
-# Vertices of the face used in the Gauss-Newton iterations.
+# Maximum number of face vertices in the Gauss-Newton iterations.
 MAX_VERTICES = 5000
-# Range of the coefficients of named expressions (blend shapes), and of statistical modes.
+# Range of the weights of blend shapes, and of the coefficients of statistical expression modes.
 BLEND_SHAPE_RANGE, MODE_RANGE = (0.0, 1.0), (-3.0, 3.0)
 DAMPING = 1e-9
-# ARAP refinement: largest distance of a correspondence in each iteration, weight of a correspondence, and weight that
-# holds all other vertices, so that parts without correspondences do not drift.
+# ARAP refinement: largest distance of a correspondence in each iteration, weight of a correspondence, and weight by
+# which every vertex is attached to its current position, so that parts without correspondences do not drift.
 REFINE_GATES_MM = (6.0, 5.0, 4.0, 4.0)
 TARGET_WEIGHT, HOLD_WEIGHT = 0.6, 1e-6
 
@@ -66,15 +66,18 @@ def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions
     Args:
         scan: a mesh or point cloud in any unit.
         closed: the head template.
-        landmarks: 68 landmarks (68,3) in the scan's frame, NaN for unknown ones.
+        landmarks: 68 landmarks (68,3) in the scan's frame, NaN for missing ones.
         subdivisions: how often triangles are split into four before the refinement.
 
     Raises:
-        UserError: too few landmarks are known, or the fitted head is far from the scan.
+        UserError: too few landmarks are finite, or the fitted head is far from the scan.
     """
     valid = np.isfinite(landmarks).all(1) & (np.arange(len(landmarks)) >= CONTOUR_LANDMARKS)
     if valid.sum() < MIN_LANDMARKS:
-        raise UserError(f"only {valid.sum()} landmarks inside the face are known; {MIN_LANDMARKS} are needed")
+        raise UserError(
+            f"only {valid.sum()} landmarks inside the face lie on the scan, {MIN_LANDMARKS} are needed; "
+            "use a scan that covers the face"
+        )
     template = closed.head.landmark_points(np.asarray(closed.head.template), "68")
     start = icp.procrustes(template[valid].astype(np.float64), landmarks[valid].astype(np.float64))
     target = _Target(scan, start.scale)
@@ -89,7 +92,7 @@ def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions
     refined = _refine(vertices, triangles, target, fit.similarity)
     errors = tuple(target.median_distance(fit.similarity, shape[face]) for shape in (fitted, refined))
     if errors[0] > GATES_MM[0]:
-        raise UserError(f"the fitted head is {errors[0]:.0f} mm from the scan; check the landmarks")
+        raise UserError(f"the fitted head is {errors[0]:.0f} mm from the scan; rotate the scan upright and facing +z")
     mesh = Mesh(fit.similarity(refined).astype(np.float32), triangles.astype(np.int32))
     return Registration(mesh, fitted, fit.identity, fit.expression, fit.similarity, errors)
 
@@ -113,7 +116,7 @@ class _Target:
         Args:
             similarity: from head mm to the scan.
             vertices: (N,3) mm.
-            normals: (N,3), used in place of the scan's if it has none.
+            normals: (N,3), normals of the vertices; also returned as target normals if the scan has none.
             gate_mm: largest distance.
 
         Returns:
@@ -153,10 +156,10 @@ class _CoefficientFit:
         self._rows = _face_vertices(closed)
         self._basis = basis[:, closed.skin[self._rows]].astype(np.float64)
         self._landmark_basis = np.moveaxis(head.landmark_points(basis, "68")[:, valid], 0, -1).astype(np.float64)
-        # Statistical modes (FLAME) are called expression…; named blend shapes have weights in [0, 1].
-        named = np.array([not name.startswith("expression") for name in head.expression_names])
-        self._limits = [np.where(named, *pair) for pair in zip(BLEND_SHAPE_RANGE, MODE_RANGE, strict=True)]
-        self._std = np.concatenate([np.ones(len(self.identity)), np.where(named, EXPRESSION_STD, 1.0)])
+        # Statistical modes (FLAME) are named expressionNNN; all other modes are blend shapes with weights in [0, 1].
+        blend_shape = np.array([not name.startswith("expression") for name in head.expression_names])
+        self._limits = [np.where(blend_shape, *pair) for pair in zip(BLEND_SHAPE_RANGE, MODE_RANGE, strict=True)]
+        self._std = np.concatenate([np.ones(len(self.identity)), np.where(blend_shape, EXPRESSION_STD, 1.0)])
 
     def step(self, gate_mm: float) -> None:
         """One Gauss-Newton step with correspondences within `gate_mm`."""

@@ -16,14 +16,15 @@ from jaxface.meshes import Mesh
 Detector = Callable[[np.ndarray], tuple[np.ndarray, float] | None]
 
 SIZE = (512, 512)
-# Distance of the camera in bounding radii, and bounding radius of the close-up in extents of the landmarks.
+# Distance of the camera as a multiple of the bounding radius, and bounding radius of the close-up as a multiple of the
+# landmarks' extent.
 CAMERA_DISTANCE, CLOSE_UP = 6.0, 1.1
 # Direction to the light in an upright head's frame, and share of ambient light.
 LIGHT = np.array([0.25, 0.45, 0.86])
 AMBIENT = 0.25
-# Grey values: black to white of the surface, and the background.
+# Grey values: the surface has DARKEST + RANGE * shading.
 DARKEST, RANGE, BACKGROUND = 40, 200, 90
-# Landmarks are back-projected to the closest surface pixel within this distance.
+# A landmark is back-projected to the closest surface pixel within this distance in x and y.
 SEARCH_RADIUS_PX = 3
 MIN_LANDMARKS = 30
 
@@ -76,7 +77,7 @@ def detect_landmarks(scan: Mesh, detector: Detector) -> np.ndarray:
         UserError: the scan has no faces to render, or no face is found.
     """
     if not len(scan.triangles):
-        raise UserError("the scan is a point cloud; use a mesh with faces, or provide landmarks")
+        raise UserError("the scan is a point cloud and cannot be rendered; use a mesh with faces")
     low, high = scan.vertices.min(0), scan.vertices.max(0)
     center, radius = (low + high) / 2, float(np.linalg.norm(high - low) / 2)
     points, axes = _search_orientations(scan, detector, center, radius)
@@ -101,7 +102,7 @@ def _search_orientations(
         if detection is not None:
             candidates.append((*detection, axes))
     if not candidates:
-        raise UserError("no face is found on the scan; rotate it upright and facing +z, or provide landmarks")
+        raise UserError("no face is found on the scan; rotate it upright and facing +z")
     points, _, axes = max(candidates, key=lambda candidate: candidate[1])
     return points, axes
 

@@ -12,24 +12,27 @@ import scipy.spatial
 from jaxface.errors import UserError
 from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
+from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
-UNITS = {"mm": 1 / 250, "cm": 10 / 250, "m": 1000 / 250, "nphm": 1.0}
+UNITS = {"mm": 1 / MM_PER_UNIT, "cm": 10 / MM_PER_UNIT, "m": 1000 / MM_PER_UNIT, "nphm": 1.0}
 # Plausible extents of a head or a face, in model units.
 MIN_EXTENT, MAX_EXTENT = 0.3, 2.8
 # Largest extent of a scan in each unit, in order of preference. A head of 250 mm is 0.25 in m but 1.0 in model units;
 # the face alone has half of that.
 UNIT_MAX_EXTENTS = (("m", 0.45), ("nphm", MAX_EXTENT), ("cm", 70.0), ("mm", 700.0))
 MIN_POINTS, MAX_POINTS = 100, 20_000
-# Trimmed ICP: share of the points that counts; the model has neither hair nor shoulders.
+# Trimmed ICP: share of correspondences that are kept, closest first; the model has neither hair nor shoulders.
 TRIMMED_SHARE = 0.8
 # ICP from every orientation uses few points and steps; the best result is refined with more.
 COARSE_POINTS, COARSE_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
-# The error of the scan's own orientation is multiplied by this, so that another one must be clearly better.
+# The ICP error from the unrotated start is multiplied by this, so that another orientation must be clearly better.
 UPRIGHT_PREFERENCE = 0.75
 # Vertices of the head above this percentile of z are its face.
 FACE_PERCENTILE = 70
+# Largest deviation of R R^T from the identity in a matrix that a user gives.
+MAX_SHEAR = 0.01
 
 
 def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
@@ -81,8 +84,8 @@ def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
     """Reads the similarity from a scan to the model from a file (.npy or text).
 
     Args:
-        path: a (4,4) matrix from scan coordinates to model units, or anchors (A,3) in the scan's frame, with NaN rows
-            for unknown ones; at least three must be known.
+        path: a (4,4) matrix from scan coordinates to model units, or anchors (A,3) in the scan's frame; NaN rows are
+            ignored, at least three must be finite.
         mean_anchors: the model's mean anchors (A,3).
 
     Raises:
@@ -94,14 +97,15 @@ def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
         raise UserError(f"--align: {path} cannot be read as numbers ({error}); pass auto, none or a file") from error
     if values.shape == (4, 4):
         scale = np.cbrt(np.linalg.det(values[:3, :3]))
-        if not np.isfinite(values).all() or scale <= 0:
-            raise UserError(f"--align: the matrix in {path} is not a similarity without reflection")
-        return Similarity(float(scale), values[:3, :3] / scale, values[:3, 3])
+        rotation = values[:3, :3] / scale if scale > 0 else np.zeros((3, 3))
+        if not np.isfinite(values).all() or not np.allclose(rotation @ rotation.T, np.eye(3), atol=MAX_SHEAR):
+            raise UserError(f"--align: the matrix in {path} is not a similarity without reflection; pass one")
+        return Similarity(float(scale), rotation, values[:3, 3])
     valid = np.isfinite(values).all(-1) if values.shape == mean_anchors.shape else np.zeros(0, bool)
     if valid.sum() < 3:
         raise UserError(
             f"--align: {path} holds an array {values.shape}; it must be a (4,4) matrix to model units, or "
-            f"{mean_anchors.shape} anchors in the scan's frame with NaN for unknown ones"
+            f"{mean_anchors.shape} anchors in the scan's frame, at least 3 of them finite"
         )
     return icp.procrustes(values[valid], mean_anchors[valid].astype(np.float64))
 
@@ -110,7 +114,7 @@ def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
     """Rigid alignment of a scan, in any orientation, to the mean head by trimmed point-to-point ICP.
 
     ICP starts from the 24 axis-aligned orientations, with the scan's median at that of the head or of its face, since a
-    scan may cover a part of a head only. The scale is that of the unit: a scan that may shrink fits any surface.
+    scan may cover a part of a head only. The scale is fixed by the unit, because ICP with a free scale collapses.
 
     Args:
         points: the scan (N,3).
@@ -140,7 +144,7 @@ def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
 def _trimmed_icp(
     tree: scipy.spatial.cKDTree, points: np.ndarray, start: Similarity, steps: int
 ) -> tuple[Similarity, float]:
-    """Rigid point-to-point ICP of points (N,3) to those of `tree`: (pose, mean distance of the TRIMMED_SHARE)."""
+    """Trimmed rigid ICP of points (N,3) to those of `tree`: (pose, mean distance of the kept correspondences)."""
     count = max(int(TRIMMED_SHARE * len(points)), 3)
 
     def match(pose: Similarity) -> tuple[np.ndarray, np.ndarray]:

@@ -41,8 +41,8 @@ def look_up(table: jax.Array, rows: jax.Array) -> jax.Array:
 def sparse_adam(learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """Adam on the rows that have a gradient; other rows keep value and moments. Bias correction counts all steps.
 
-    Rows with a gradient are first limited to `MAX_NORM`, as the look-up saw them. A row has a gradient if it is not
-    exactly zero, which still holds after averaging over devices. The epsilon is added before the bias correction
+    Rows with a gradient are first limited to `MAX_NORM`, as in `look_up`. A row counts as having a gradient if that is
+    not exactly zero, which averaging over devices preserves. The epsilon is added before the bias correction
     (torch.optim.SparseAdam).
     """
 

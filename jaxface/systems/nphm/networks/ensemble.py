@@ -87,7 +87,7 @@ class Ensemble:
         return {"members": members, "positions": positions}
 
     def anchors(self, params: Params, codes: jax.Array) -> jax.Array:
-        """Anchors (B,A,3) of codes (B,code_dim): the mean anchors plus offsets that an MLP predicts from z_glob."""
+        """Anchors (B,A,3) of codes (B,code_dim): mean anchors plus offsets, an MLP of the global code."""
         hidden, layers = codes[:, : self.global_dim], params["positions"]
         for index in range(len(layers)):
             layer = layers[f"layer{index}"]

@@ -1,6 +1,7 @@
 """The identity model of the baseline NPM (Palafox et al., ICCV 2021) in NPHM's release: one global DeepSDF network."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxface.systems.nphm.networks.ensemble import Ensemble
 from jaxface.systems.nphm.networks.skip_mlp import Params, SkipMLP
 
+# Noise of the output layer's kernel in the geometric initialisation.
 LAST_KERNEL_STD = 1e-5
 
 
@@ -36,7 +38,7 @@ class NPM:
     def init(self, key: jax.Array) -> Params:
         """Layers initialised as in PyTorch, the last one geometrically.
 
-        With the geometric initialisation (Atzmon & Lipman, CVPR 2020) the network starts near the distance to a sphere.
+        With the geometric initialisation (Atzmon & Lipman, CVPR 2020) the network starts close to the SDF of a sphere.
         """
         params = self.mlp.init(key)
         last = params[f"layer{self.layers}"]
@@ -63,3 +65,9 @@ class NPM:
 
 
 IdentityModel = Ensemble | NPM
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def jit_anchors(model: IdentityModel, params: Params, codes: jax.Array) -> jax.Array:
+    """`model.anchors`, compiled."""
+    return model.anchors(params, codes)

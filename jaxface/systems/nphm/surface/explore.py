@@ -55,7 +55,7 @@ class ViewState:
     Attributes:
         person: row of the identity codes, -1 for the mean.
         other: row of a second identity code, -1 for the mean.
-        between: interpolation from `person` (0) to `other` (1).
+        between: interpolation weight, from `person` (0) to `other` (1).
         sample: seed of a random identity that replaces `person`, -1 for none.
         identity: steps along the principal directions of the identity codes, in standard deviations.
         scan: row of the expression codes, -1 for the neutral expression.
@@ -80,7 +80,9 @@ class Explorer:
 
     def __init__(self, head: HeadModel):
         if head.identity_codes is None:
-            raise UserError("the model has no training codes, which people and directions are made of; use another one")
+            raise UserError(
+                "the model has no training codes, so people cannot be shown; use the workdir of a training run"
+            )
         self.head = head
         self.people = LatentSpace(head.identity_codes)
         self.scans = None if head.expression_codes is None else LatentSpace(head.expression_codes)

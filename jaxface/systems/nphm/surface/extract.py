@@ -1,8 +1,9 @@
 """Meshes of an identity by marching cubes on a coarse-to-fine grid, and their deformation to expressions.
 
-The grid starts with every eighth point. A cell is refined if its corners differ in sign or a corner is nearer to the
-surface than the cell reaches; elsewhere values are interpolated, which keeps their sign. Box and conventions follow
-scripts/fitting of github.com/SimonGiebenhain/NPHM. A posed mesh is the deformed neutral mesh, never a new extraction.
+The grid starts with every eighth point. A cell is refined if its corners differ in sign or if a corner is closer to the
+surface than half the cell's diagonal; elsewhere values are interpolated, which keeps their sign. Box and conventions
+follow scripts/fitting of github.com/SimonGiebenhain/NPHM. A posed mesh is the deformed neutral mesh, never a new
+extraction.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,11 @@ from jaxface.systems.nphm.surface import sparse_sdf
 # Corners (low, high) of the official box, in model units.
 BOX = ((-0.55, -0.5, -0.95), (0.55, 0.75, 0.4))
 COARSEST_STRIDE = 8
-# Half the diagonal of a unit cell: the distance of its centre to the nearest corner.
+# Half the diagonal of a unit cell: no point of it is farther from the nearest corner.
 HALF_DIAGONAL = 3**0.5 / 2
-# In places the SDF grows faster than one per unit. This quantile of the observed slopes bounds it.
+# The learned SDF may have slopes above 1. This quantile of the observed slopes is used as their bound.
 SLOPE_QUANTILE = 0.98
+# Vertices deformed at a time.
 POSE_ROWS = 8192
 
 SDF = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -66,7 +68,7 @@ def marching_cubes(values: np.ndarray, box: tuple = BOX) -> Mesh:
     except ImportError as error:
         raise UserError("mesh extraction needs scikit-image: pip install scikit-image") from error
     if not values.min() < 0 < values.max():
-        raise UserError("no surface passes through the box; the model is untrained or the code is not one of its own")
+        raise UserError("no surface passes through the box; use a trained model and a code close to its training codes")
     spacing = [float(side) for side in _spacing(values.shape[0], box)]
     vertices, triangles, _, _ = measure.marching_cubes(values, 0.0, spacing=spacing)
     return Mesh((vertices + np.float32(box[0])).astype(np.float32), triangles.astype(np.int32))
@@ -123,7 +125,7 @@ def evaluate_grid(sdf: SDF, resolution: int, box: tuple = BOX, prune: bool = Tru
     while stride > 1:
         refined &= _near_surface(blend, stride * step)
         new = _points_of_cells(refined)
-        new[::2, ::2, ::2] = False  # evaluated at the coarser level
+        new[::2, ::2, ::2] = False  # already evaluated at the coarser level
         stride //= 2
         # Unrefined points get the interpolated blend: interpolated outputs could be damped to 0 and lose their sign.
         blend, output = _upsample(blend), np.where(new, 0, _upsample_outputs(blend, output))
@@ -158,7 +160,7 @@ def _repeat_cells(cells: np.ndarray) -> np.ndarray:
 
 
 def _points_of_cells(cells: np.ndarray) -> np.ndarray:
-    """Points (2n+1,…) bool of the twice finer grid that lie in or on the chosen cells (n,n,n)."""
+    """Points (2n+1,…) bool of the twice finer grid that lie in or on the selected cells (n,n,n)."""
     fine = _repeat_cells(cells)
     points = np.zeros(np.add(fine.shape, 1), bool)
     for corner in _corners(points):
@@ -178,7 +180,7 @@ def _upsample(values: np.ndarray) -> np.ndarray:
 
 
 def _upsample_outputs(blend: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The twice finer grid of outputs: those that are known, and the interpolated blend between them."""
+    """The twice finer grid: outputs at the coarse points, the interpolated blend elsewhere."""
     fine = _upsample(blend)
     fine[::2, ::2, ::2] = output
     return fine

@@ -11,7 +11,7 @@ from jaxface.meshes import Mesh
 from jaxface.system import Tree
 from jaxface.systems.nphm import model
 from jaxface.systems.nphm.networks.deformation import Deformation
-from jaxface.systems.nphm.networks.npm import IdentityModel
+from jaxface.systems.nphm.networks.npm import IdentityModel, jit_anchors
 from jaxface.systems.nphm.surface import extract
 
 
@@ -23,7 +23,7 @@ class HeadModel:
         identity: the identity model.
         deformation: the deformation network; None for an identity model alone.
         params: {"identity": …, "expression": …}, parameters of the networks.
-        identity_codes: (subjects,C), codes of the training subjects; None if a checkpoint came without them.
+        identity_codes: (subjects,C), codes of the training subjects; None if a converted checkpoint has none.
         expression_codes: (scans,E), codes of the training scans; None without them or without `deformation`.
     """
 
@@ -35,14 +35,14 @@ class HeadModel:
 
     def anchors(self, identity: np.ndarray) -> np.ndarray:
         """Anchors (A,3) of an identity code (C,), in model units."""
-        return np.asarray(_anchors(self.identity, self.params["identity"], identity[None]))[0]
+        return np.asarray(jit_anchors(self.identity, self.params["identity"], identity[None]))[0]
 
     def neutral_mesh(self, identity: np.ndarray, resolution: int) -> Mesh:
         """Mesh of an identity code (C,) in canonical space, in model units."""
         return extract.extract_mesh(self.identity, self.params["identity"], identity, resolution)
 
     def pose(self, neutral: Mesh, identity: np.ndarray, expression: np.ndarray) -> Mesh:
-        """Deforms the neutral mesh of an identity code (C,) by an expression code (E,); unchanged without a network."""
+        """The neutral mesh of an identity code (C,), deformed by an expression code (E,) if there is a network."""
         if self.deformation is None:
             return neutral
         networks = self.identity, self.deformation
@@ -73,9 +73,6 @@ def load(config: ml_collections.ConfigDict, params: Tree) -> HeadModel:
 
 def _codes(params: Tree) -> np.ndarray | None:
     return np.asarray(params["codes"]) if "codes" in params else None
-
-
-_anchors = jax.jit(lambda model, *arguments: model.anchors(*arguments), static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

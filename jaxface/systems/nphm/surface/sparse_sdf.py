@@ -1,4 +1,4 @@
-"""SDF of one identity at many points, evaluated with the few ensemble members that matter at each point.
+"""SDF of one identity at many points, evaluated with the few ensemble members that have weight at each point.
 
 A member's Gaussian weight vanishes far from its anchor. Points are sorted along a Morton curve into chunks, and each
 chunk keeps the members that hold all but 1e-4 of the blending weight at any of its points. All (chunk, member) pairs of
@@ -22,7 +22,7 @@ from jaxface.systems.nphm.networks.ensemble import (
     DISTANCE_EPSILON,
     WEIGHT_SUM_EPSILON,
 )
-from jaxface.systems.nphm.networks.npm import NPM, IdentityModel
+from jaxface.systems.nphm.networks.npm import NPM, IdentityModel, jit_anchors
 from jaxface.systems.nphm.networks.skip_mlp import Params, SkipMLP
 
 # Largest share of the blending weight that the members dropped from a chunk may hold together at any of its points.
@@ -50,7 +50,7 @@ class Member:
         weights: as from `SkipMLP.weights`.
         biases: as from `SkipMLP.biases`.
         center: (3,), origin of its local coordinates, sign * (x - center).
-        sign: (3,).
+        sign: (3,), -1 where a coordinate is mirrored.
     """
 
     mlp: SkipMLP
@@ -60,7 +60,7 @@ class Member:
     sign: np.ndarray
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Distances (N,) at points (N,3), for any N."""
+        """Signed distances (N,) at points (N,3), for any N."""
         rows = ROWS.get(jax.default_backend(), ROWS_ELSEWHERE)
         local = self.sign * (points - self.center)
         padded = np.pad(local, ((0, -len(local) % rows), (0, 0)))
@@ -80,7 +80,7 @@ def fold_members(model: IdentityModel, params: Params, code: jax.Array) -> list[
         for index, local_code in zip(indices, model.local_codes(code[None])[0], strict=True):
             layers = jax.tree.map(lambda leaf, index=index: leaf[index], params["members"])
             networks.append((layers, np.append(code[: model.global_dim], local_code)))
-        anchors = np.asarray(_anchors(model, params, code[None]))[0]
+        anchors = np.asarray(jit_anchors(model, params, code[None]))[0]
         centers = np.append(anchors, np.zeros((1, 3), np.float32), axis=0)
         signs = np.broadcast_to(model.mirror_signs(), centers.shape)
     mlp = model.mlp
@@ -90,15 +90,13 @@ def fold_members(model: IdentityModel, params: Params, code: jax.Array) -> list[
     ]
 
 
-_anchors = jax.jit(lambda model, *arguments: model.anchors(*arguments), static_argnums=0)
-
-
 def evaluate(members: list[Member], points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """SDF at points (N,3).
 
     Returns:
-        (blend, damped), each (N,) float32. `damped` is the model's output, within 1e-4 of the spread of the members'
-        values. `blend` uses weights that sum to one: it has the same sign and is a distance everywhere.
+        (blend, output), each (N,) float32. `output` is the model's output, within 1e-4 of the spread of the members'
+        values. `blend` uses weights that sum to one, so it has the same sign but is not damped to 0 far from the
+        anchors.
     """
     if len(members) == 1:
         values = members[0](points)

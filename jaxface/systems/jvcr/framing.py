@@ -1,4 +1,4 @@
-"""The original's crop of an image, with the contrast stretch of old SciPy versions; boxes of landmarks."""
+"""How a face is framed: the original's crop with the contrast stretch of old SciPy versions, and boxes of landmarks."""
 
 import math
 
@@ -10,9 +10,7 @@ from jaxface.systems.jvcr import transforms
 
 
 def stretch_contrast(image: np.ndarray) -> np.ndarray:
-    """Values of any range as uint8, the minimum at 0 and the maximum at 255 (SciPy's bytescale); uint8 is unchanged."""
-    if image.dtype == np.uint8:
-        return image
+    """Values of any range as uint8, the minimum at 0 and the maximum at 255 (SciPy's bytescale)."""
     low, high = image.min(), image.max()
     return ((image - low) * (255.0 / ((high - low) or 1.0)) + 0.5).clip(0, 255).astype(np.uint8)
 
@@ -22,11 +20,11 @@ def reference_crop(
 ) -> np.ndarray:
     """The original's crop (size,size,3) float32 in [0,1] of an image (H,W,3): crop() of its utils/transforms.py.
 
-    A region of whole pixels is cut out, black beyond the border; its minimum becomes 0 and its maximum 1, in 256 steps.
-    The square is rotated, then resized by PIL.
+    A region of whole pixels is cut out, black beyond the border. Its contrast is stretched: the minimum becomes 0 and
+    the maximum 1, in 256 steps. PIL rotates and then resizes it.
 
     Args:
-        image: (H,W,3).
+        image: (H,W,3) of any dtype and range of values.
         center: (2,) px, centre of the square.
         scale: side of the square in units of 200 px.
         size: px, side of the crop.
@@ -76,6 +74,6 @@ def face_box(points: np.ndarray) -> np.ndarray:
 
 
 def landmark_box(box: np.ndarray) -> np.ndarray:
-    """The bounds (4,) of the 68 points of a face whose box from hairline to chin is `box`."""
+    """Bounding box (4,) of the 68 points of a face with a box (4,) from hairline to chin: the inverse of `face_box`."""
     x0, y0, x1, y1 = box
     return np.array([x0, y0 + (y1 - y0) * FOREHEAD / (1 + FOREHEAD), x1, y1])
