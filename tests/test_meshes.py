@@ -62,7 +62,7 @@ def _obj(*lines):
         ("a.obj", _obj("v 0 0 nan", "v 1 0 0", "v 0 1 0", "f 1 2 3"), "1 of 3 vertices are NaN"),
         ("a.obj", _obj("# nothing"), "damaged|has no vertices"),
         ("a.obj", _obj("v 0 0 0", "v 1 0 0", "v 0 1 0", "f 1 2 9"), "damaged|out of range"),
-        ("a.txt", b"0 0 0", "not a mesh"),
+        ("a.txt", b"0 0 0", "not a readable mesh"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, name, data, message):
