@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 import jax
@@ -110,7 +110,7 @@ class Predictor:
 
     def person(
         self,
-        photos: Sequence[Source],
+        photos: Iterable[Source],
         boxes: Sequence[Boxes | None] | None = None,
         *,
         layout: str | np.ndarray | None = None,
@@ -131,7 +131,7 @@ class Predictor:
         if self.system.predict_multiview is None:
             raise UserError(f"{self.config.system}: takes one photo at a time; use deep3d for several of one person")
         loaded = [photo.load(source) for source in photos]
-        pairs = zip(loaded, _boxes_per_photo(photos, boxes), strict=True)
+        pairs = zip(loaded, _boxes_per_photo(loaded, boxes), strict=True)
         options = {"boxes": [_reduced_boxes(one, photo_boxes) for one, photo_boxes in pairs], **self._options(layout)}
         images = [one.pixels for one in loaded]
         results = self.system.predict_multiview(self.params, self.model_state, images, **options)
@@ -155,6 +155,8 @@ class Predictor:
         """
         if self._takes_photos:
             raise UserError(f"{self.config.system}: this system takes photos, not scans; scans need nphm")
+        if not len(scans):
+            return []
         return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -112,7 +112,7 @@ class FaceLandmarks:
         return overlay.encode_png(overlay.draw_overlay(self.photo.pixels, [self], self.photo.step))
 
     def __repr__(self) -> str:
-        box = np.round(self.box, 1).tolist()
+        box = np.asarray(self.box, np.float64).round(1).tolist()
         return f"{type(self).__name__}(layout={self.layout!r}, box={box}, points={np.shape(self.points)})"
 
     def __getitem__(self, name: str) -> Any:
@@ -130,6 +130,9 @@ class FaceLandmarks:
     def __contains__(self, name: str) -> bool:
         """Whether the face has a field `name` that is not None."""
         return name in {field.name for field in dataclasses.fields(self)} and getattr(self, name) is not None
+
+    # Not iterable. Because of `__getitem__`, Python would otherwise try face[0].
+    __iter__ = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,6 +154,16 @@ class Camera:
     def to_json(self) -> dict[str, Any]:
         """Full precision lists by field name."""
         return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+
+    def __getitem__(self, name: str) -> Any:
+        """`face["camera"]["focal_px"]`, the form of earlier versions; deprecated."""
+        _warn_of_mapping_access(name, "camera")
+        if name not in vars(self):
+            raise KeyError(name)
+        return getattr(self, name)
+
+    # As for `FaceLandmarks`.
+    __iter__ = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -242,6 +255,6 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _warn_of_mapping_access(name: str) -> None:
-    message = f'face["{name}"] is deprecated and will be removed in the next release; use face.{name}'
+def _warn_of_mapping_access(name: str, owner: str = "face") -> None:
+    message = f'{owner}["{name}"] is deprecated and will be removed in the next release; use {owner}.{name}'
     warnings.warn(message, DeprecationWarning, stacklevel=3)

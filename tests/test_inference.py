@@ -70,8 +70,14 @@ def test_threads_get_the_same_results(predictor):
 def test_scans_need_a_system_that_takes_them(predictor, image):
     with pytest.raises(UserError, match="takes photos, not scans"):
         predictor.fit([np.zeros((100, 3))])
-    with pytest.raises(UserError, match="not several of one person"):
+    with pytest.raises(UserError, match="use deep3d for several of one person"):
         predictor.person([image])
+
+
+def test_no_scan_gives_no_fit_and_photos_of_a_person_may_be_an_iterator():
+    assert Predictor.pretrained("nphm").fit([]) == []
+    empty = [np.full((64, 64, 3), 90, np.uint8)] * 2
+    assert Predictor.pretrained("deep3d").person(iter(empty)) == [[], []]
 
 
 def test_a_huge_file_is_answered_in_pixels_of_the_full_image(predictor, tmp_path):

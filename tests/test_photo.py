@@ -133,8 +133,10 @@ def test_arrays_and_pil_images_agree():
         np.full((8, 8, 3), 255.0),
         np.full((8, 8, 3), np.nan),
         "text".split(),
+        b"text",
+        None,
     ],
 )
 def test_other_arrays_are_refused(array):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="is not a photo" if not isinstance(array, np.ndarray) else "image array: "):
         photo.load(array)

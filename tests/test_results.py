@@ -58,7 +58,8 @@ def test_a_notebook_shows_the_overlay():
     assert face._repr_png_() is None
     shown = np.asarray(Image.open(io.BytesIO(dataclasses.replace(face, photo=photo.load(image))._repr_png_())))
     assert shown.shape == image.shape and (shown != image).any()
-    assert repr(face) == "FaceLandmarks(layout='custom', box=[1.0, 2.0, 11.0, 14.0], points=(1, 2))"
+    face = dataclasses.replace(face, box=np.float32([1, 2.1, 11, 14]))
+    assert repr(face) == "FaceLandmarks(layout='custom', box=[1.0, 2.1, 11.0, 14.0], points=(1, 2))"
 
 
 def test_access_by_key_works_with_one_warning_that_names_the_attribute():
@@ -71,6 +72,14 @@ def test_access_by_key_works_with_one_warning_that_names_the_attribute():
     assert "points" in face and "points_3d" not in face and "to_json" not in face
     with pytest.warns(DeprecationWarning), pytest.raises(KeyError):
         face["points_3d"]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(face)
+    camera = reconstruction().camera
+    with pytest.warns(DeprecationWarning, match="use camera.focal_px") as caught:
+        assert camera["focal_px"] is camera.focal_px
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning), pytest.raises(KeyError):
+        camera["to_json"]
 
 
 def test_files_are_encoded_on_access():
