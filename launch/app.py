@@ -178,7 +178,8 @@ def config(holder: flags.FlagHolder) -> ml_collections.ConfigDict:
 def resolve_config_paths(arguments: list[str]) -> list[str]:
     """`arguments` with the value of `--config` as a path that exists: `pipnet:own` -> `.../configs/pipnet.py:own`.
 
-    A path that exists, from the current directory, comes first; then the package's file of that name.
+    A path that exists, from the current directory, comes first. Then NAME, NAME.py and configs/NAME.py are files of
+    the package; a path in another folder is never replaced.
     """
     resolved = list(arguments)
     for index, argument in enumerate(arguments):
@@ -194,8 +195,10 @@ def resolve_config_paths(arguments: list[str]) -> list[str]:
 
 def _config_path(value: str) -> str:
     path, colon, variant = value.partition(":")
-    packaged = CONFIGS / f"{pathlib.PurePath(path).name.removesuffix('.py')}.py"
-    if pathlib.Path(path).is_file() or not packaged.is_file():
+    name = pathlib.PurePath(path)
+    packaged = CONFIGS / f"{name.name.removesuffix('.py')}.py"
+    in_other_folder = name.parent.parts not in ((), ("configs",))
+    if in_other_folder or pathlib.Path(path).is_file() or not packaged.is_file():
         return value
     return f"{packaged}{colon}{variant}"
 

@@ -29,6 +29,7 @@ def test_config_names_resolve_inside_the_package(tmp_path, monkeypatch):
         "--config.a=pipnet",
         "--config=mine.py:a",
     ]
+    assert app.resolve_config_paths(["--config=mine/pipnet.py:own"]) == ["--config=mine/pipnet.py:own"]
     pathlib.Path("pipnet.py").touch()
     assert app.resolve_config_paths(["--config=pipnet.py:own"]) == ["--config=pipnet.py:own"]
 
