@@ -12,6 +12,7 @@ import pkgutil
 import types
 from collections.abc import Callable, Mapping, Sequence
 
+import tensorflow  # noqa: F401 - tensorflow_datasets without it fails later, with a message of its own
 import tensorflow_datasets as tfds
 from absl import logging
 
