@@ -153,7 +153,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _from_array(source: Any) -> Photo:
     array = np.asarray(source)
-    if array.dtype.kind not in "biufc":
+    if array.dtype.kind not in "biufc" and not isinstance(source, np.ndarray):
         name = type(source).__name__
         raise UserError(f"photo: {name} is not a photo; give a path, a PIL image or an array, or a list of these")
     if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (1, 3, 4) or array.size == 0:
