@@ -21,8 +21,8 @@ def infer(photo: pathlib.Path, output: pathlib.Path, *flags: str) -> Image.Image
     return Image.open(output / f"{photo.stem}_overlay.png").convert("RGB")
 
 
-def beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two images of one height in one."""
+def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Concatenates two images of equal height horizontally."""
     image = Image.new("RGB", (left.width + right.width, left.height))
     image.paste(left, (0, 0))
     image.paste(right, (left.width, 0))
@@ -37,7 +37,7 @@ if __name__ == "__main__":
         photo.save(root / "astronaut.png")
         points = infer(root / "astronaut.png", root / "68")
         dense = infer(root / "astronaut.png", root / "dense", "--layout", "dense")
-        beside(points, dense).save(FOLDER / "overlay.jpg", quality=QUALITY)
+        side_by_side(points, dense).save(FOLDER / "overlay.jpg", quality=QUALITY)
         head = infer(root / "astronaut.png", root / "deep3d", "--system", "deep3d")
         normals = Image.open(root / "deep3d" / "astronaut_normals.png").convert("RGB")
-        beside(head, normals).save(FOLDER / "deep3d.jpg", quality=QUALITY)
+        side_by_side(head, normals).save(FOLDER / "deep3d.jpg", quality=QUALITY)
