@@ -12,8 +12,10 @@ import scipy.interpolate
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 from jaxface.heads.procedural import procedural_head
+from jaxface.layouts import LAYOUTS, REFERENCES
 
 MM_PER_UNIT = 100.0
 # Weight of the expression jawOpen in the template.
@@ -61,7 +63,7 @@ def _reference() -> tuple[MorphableHead, np.ndarray]:
 def layout_names() -> list[str]:
     """Names that `queries` accepts: landmark layouts, `dense` and the regions of the procedural head."""
     head, _ = _reference()
-    return [*head.landmarks, "dense", *(name for name in head.regions if name != TRANSPARENT)]
+    return [*LAYOUTS, "dense", *(name for name in head.regions if name != TRANSPARENT)]
 
 
 def queries(layout: str) -> np.ndarray:
@@ -70,9 +72,25 @@ def queries(layout: str) -> np.ndarray:
     Raises UserError for an unknown name, listing the valid ones.
     """
     head, vertices = _reference()
-    if layout in head.landmarks:
-        return np.asarray(head.landmark_points(vertices, layout), np.float32)
+    if layout in LAYOUTS:
+        return _layout_points(layout)
     region = "face" if layout == "dense" else layout
     if region not in head.regions or region == TRANSPARENT:
         raise UserError(f"unknown layout {layout!r}; choose one of {', '.join(layout_names())} or give (N,3) points")
     return vertices[np.asarray(head.regions[region])]
+
+
+@functools.cache
+def _layout_points(layout: str) -> np.ndarray:
+    """Template points (K,3) of a landmark layout: of the reference head itself, or by the recipe of the layout."""
+    head, vertices = _reference()
+    references = {name: np.asarray(head.landmark_points(vertices, name), np.float32) for name in REFERENCES}
+
+    def to_skin(points: np.ndarray) -> np.ndarray:
+        triangles = np.asarray(head.triangles)
+        on_face = np.asarray(head.regions["face"])[triangles].all(axis=1)
+        return SurfaceQuery(vertices, triangles[on_face]).closest(points)[0]
+
+    points = LAYOUTS[layout].template_points(references, to_skin).astype(np.float32)
+    points.setflags(write=False)
+    return points
