@@ -14,7 +14,18 @@ LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
     + ("config_file", "prepared_data")
-    + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
+    + (
+        "torch_weights",
+        "torch_names",
+        "photo",
+        "image_decoding",
+        "detection",
+        "crops",
+        "overlay",
+        "results",
+        "meshes",
+        "video",
+    ),
     2: ("data",),
     3: ("systems",),
     4: ("training", "evaluation", "inference", "folders", "export"),
