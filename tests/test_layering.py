@@ -20,6 +20,7 @@ LEVELS = {
         "system",
     ),
     1: (
+        "array_files",
         "checkpoint",
         "compat",
         "config_file",
@@ -35,6 +36,7 @@ LEVELS = {
         "overlay",
         "parallel",
         "photo",
+        "pickle_tree",
         "prepared_data",
         "pretrained",
         "results",
