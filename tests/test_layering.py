@@ -17,7 +17,7 @@ LEVELS = {
     + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
     2: ("data",),
     3: ("systems",),
-    4: ("training", "evaluation", "inference", "folders", "export"),
+    4: ("training", "evaluation", "inference", "folders", "export", "protocols"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 # Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.
