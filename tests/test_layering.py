@@ -44,13 +44,18 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: ("data",),
-    3: ("systems",),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
     4: (
         "evaluation",
         "export",
         "folders",
         "inference",
+        "protocols",
         "training",
     ),
 }
