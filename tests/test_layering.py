@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: ("nn", "geometry", "system", "layouts", "config", "errors"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
-    + ("config_file", "prepared_data")
+    + ("config_file", "prepared_data", "array_files", "pickle_tree", "pickle_arrays", "mesh_files", "torch_files")
     + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
     2: ("data",),
     3: ("systems",),
