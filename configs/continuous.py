@@ -1,13 +1,13 @@
 """Continuous landmark detection with 3D queries.
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
 Variants:
     rendered: prepared images of two head models; first stage of the shipped model.
     endless: renders every batch inside the training step, an equal share from each head of `config.head.names`, some
         with beards, hair in front of the face and glasses; last stage of the shipped model. It names no test sets: set
-        `config.data.evaluate`, for example to '("rendered_heads/procedural",)', to evaluate the run.
+        `config.data.evaluate`, for example to '("rendered_heads/makehuman",)', to evaluate the run.
     quick: fine-tunes the shipped model for two to four minutes on two CPU cores, for the quickstart.
     convnext_tiny, convnext_small: the paper's size at 224 px.
     unofficial_mlp, unofficial_transformer: the layout of the PyTorch reimplementation florisdf/continuous_landmarks,
@@ -47,10 +47,10 @@ def _base() -> dict:
     return {
         "system": "continuous",
         "model": _shipped_model(),
-        "head": {"names": ("procedural",), "path": ""},
+        "head": {"names": ("makehuman",), "path": ""},
         "data": data_defaults(
-            datasets=("rendered_heads/procedural",),
-            evaluate=("rendered_heads/procedural",),
+            datasets=("rendered_heads/makehuman",),
+            evaluate=("rendered_heads/makehuman",),
             num_surface_samples=64,
             endless=False,
         ),
@@ -84,6 +84,7 @@ def _shipped_model() -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "sigma": "log",
+        "template": "makehuman",
     }
 
 
@@ -120,7 +121,7 @@ def _unofficial_model(predictor: str) -> dict:
 
 
 def _rendered(config: ml_collections.ConfigDict) -> None:
-    datasets = ("rendered_heads/procedural", "rendered_heads/ict")
+    datasets = ("rendered_heads/makehuman", "rendered_heads/ict")
     config.data.update(datasets=datasets, evaluate=datasets)
 
 

@@ -56,7 +56,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
             for name in config.data.evaluate
         },
-        predict=predict.bind(net, size),
+        predict=predict.bind(net, size, config.model.template),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),

@@ -37,11 +37,13 @@ class Network:
         query: `(variables, features, queries (B,N,3), valid (B,N)) -> points (B,N,2), sigma (B,N)`, both in
             `crop_units`.
         image_size: side S of the crops in pixels.
+        template: the template that the network was trained on, see `canonical.in_template`.
     """
 
     encode: Callable[..., jax.Array]
     query: Callable[..., tuple[jax.Array, jax.Array]]
     image_size: int
+    template: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +55,11 @@ class SquareCrops:
     angle_rad: np.ndarray
 
 
-def bind(model: Any, image_size: int) -> Callable[..., list[FaceLandmarks]]:
+def bind(model: Any, image_size: int, template: str) -> Callable[..., list[FaceLandmarks]]:
     """`System.predict` of a model with the methods `encode` and `query`; see `predict`."""
     encode = jax.jit(functools.partial(model.apply, method="encode"))
     query = jax.jit(functools.partial(model.apply, method="query"))
-    return functools.partial(predict, Network(encode, query, image_size))
+    return functools.partial(predict, Network(encode, query, image_size, template))
 
 
 def predict(
@@ -158,7 +160,7 @@ def _landmarks(
     network: Network, variables: Any, image: np.ndarray, squares: SquareCrops, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (F,N,2) and sigma (F,N) of the queries in every crop, in pixels of the image."""
-    size = network.image_size
+    size, queries = network.image_size, canonical.in_template(queries, network.template)
     regions = zip(squares.center, squares.side, squares.angle_rad, strict=True)
     images = np.stack([crops.cut(image, center, side, angle, size) for center, side, angle in regions])
     points, sigma = run_mirrored(network, variables, images.astype(np.float32) / 255, queries)
