@@ -11,9 +11,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
-    0: ("nn", "geometry", "system", "layouts", "config", "errors"),
+    0: ("nn", "geometry", "system", "layouts", "config", "errors", "checksums"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
-    + ("config_file", "prepared_data")
+    + ("config_file", "prepared_data", "lock")
     + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
     2: ("data",),
     3: ("systems",),
