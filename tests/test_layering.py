@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: (
+        "checksums",
         "config",
         "errors",
         "geometry",
@@ -30,6 +31,7 @@ LEVELS = {
         "heads",
         "image_decoding",
         "landmark_metrics",
+        "lock",
         "mesh_files",
         "meshes",
         "metric_writer",
