@@ -4,10 +4,11 @@ from jaxface.errors import UserError
 from jaxface.heads.bfm import load_bfm
 from jaxface.heads.flame import load_flame
 from jaxface.heads.ict import load_ict
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.procedural import procedural_head
 
-NAMES = ("procedural", "ict", "bfm", "flame")
+NAMES = ("makehuman", "procedural", "ict", "bfm", "flame")
 
 
 def load_head(name: str, path: str = "") -> MorphableHead:
@@ -15,6 +16,8 @@ def load_head(name: str, path: str = "") -> MorphableHead:
 
     Raises UserError for an unknown name, a missing path or an unreadable file.
     """
+    if name == "makehuman":
+        return makehuman_head()
     if name == "procedural":
         return procedural_head()
     if name == "ict":

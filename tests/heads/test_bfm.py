@@ -104,7 +104,7 @@ def test_missing_and_foreign_files(parts, tmp_path):
     with pytest.raises(UserError, match="contains no expressions; give the folder"):
         bfm.read_front(parts[0] / bfm.SHAPES)
     (tmp_path / "text.mat").write_text("not a MATLAB file, but long enough to have a header" * 9)
-    with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(UserError, match="damaged or not a MATLAB file"):
         bfm.read_front(tmp_path / "text.mat")
     with pytest.raises(UserError, match="head 'bfm': no path given"):
         sources.load_head("bfm")
