@@ -1,13 +1,13 @@
 """Continuous landmark detection with 3D queries.
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
 Variants:
     rendered: prepared images of two head models; first stage of the shipped model.
     endless: renders every batch inside the training step, an equal share from each head of `config.head.names`, some
         with beards, hair in front of the face and glasses; last stage of the shipped model. It names no test sets: set
-        `config.data.evaluate`, for example to '("rendered_heads/procedural",)', to evaluate the run.
+        `config.data.evaluate`, for example to '("rendered_heads/makehuman",)', to evaluate the run.
     mixed: the paper's size at 224 px on annotated photos of several layouts and rendered heads, mixed by
         `config.data.shares`; evaluated with the annotated and with the detector's boxes.
     own: fine-tunes the shipped model on a folder of your own annotated photos (`landmark_folder`), in a few minutes on
@@ -56,10 +56,10 @@ def _base() -> dict:
     return {
         "system": "continuous",
         "model": _shipped_model(),
-        "head": {"names": ("procedural",), "path": ""},
+        "head": {"names": ("makehuman",), "path": ""},
         "data": data_defaults(
-            datasets=("rendered_heads/procedural",),
-            evaluate=("rendered_heads/procedural",),
+            datasets=("rendered_heads/makehuman",),
+            evaluate=("rendered_heads/makehuman",),
             shares=(),
             num_surface_samples=64,
             offsets=False,
@@ -96,6 +96,7 @@ def _shipped_model() -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "sigma": "log",
+        "template": "makehuman",
     }
 
 
@@ -132,14 +133,14 @@ def _unofficial_model(predictor: str) -> dict:
 
 
 def _rendered(config: ml_collections.ConfigDict) -> None:
-    datasets = ("rendered_heads/procedural", "rendered_heads/ict")
+    datasets = ("rendered_heads/makehuman", "rendered_heads/ict")
     config.data.update(datasets=datasets, evaluate=datasets)
 
 
 def _mixed(config: ml_collections.ConfigDict) -> None:
     _convnext("convnext_tiny", config)
     photos = {"300w": 2, "wflw": 2, "cofw": 1, "aflw": 2, "lapa": 2, "w300lp": 2}
-    rendered = {"rendered_heads/procedural": 3}
+    rendered = {"rendered_heads/makehuman": 3}
     config.data.update(datasets=(*photos, *rendered), shares=(*photos.values(), *rendered.values()))
     config.data.update(num_surface_samples=256, offsets=True)
     tests = ("300w", "300w:test_common", "300w:test_challenge", "wflw", "cofw", "aflw", "lapa")

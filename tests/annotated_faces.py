@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from jaxface.heads import scenes
-from jaxface.heads.canonical import canonical_vertices  # noqa: F401 - the template of the layouts
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.sources import EMBEDDED, load_head
 from jaxface.layouts import LAYOUTS, SKIN
 
 SIZE = 128
@@ -27,7 +26,7 @@ def _render(head: MorphableHead, key: jax.Array, size: int) -> tuple:
 
 def faces(count: int, seed: int = 0, size: int = SIZE, head: MorphableHead | None = None) -> list[tuple]:
     """`count` pairs of an image (S,S,3) uint8 RGB and its points {layout: (K,2) px}, 0-based."""
-    renderable = jax.device_put(scenes.renderable(procedural_head() if head is None else head))
+    renderable = jax.device_put(scenes.renderable(load_head(EMBEDDED) if head is None else head))
     found = []
     for number in range(count):
         image, *points = jax.device_get(_render(renderable, jax.random.key(1000 * seed + number), size))

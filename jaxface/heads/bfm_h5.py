@@ -18,8 +18,8 @@ from jaxface.array_files import FREE_BYTES, MAX_RATIO
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import landmarks
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural import procedural_head
 
 # Landmark names of the file and the corresponding iBUG points.
 NAMED = {
@@ -158,7 +158,7 @@ def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.
 
 def _warp_landmarks(numbers: list[int], positions: np.ndarray) -> np.ndarray:
     """The 68 landmarks (68,3) of the embedded head, warped so that landmarks `numbers` map to `positions` (N,3)."""
-    head = procedural_head()
+    head = makehuman_head()
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
     scale, rotation, translation = alignment.similarity(points[numbers], positions)
     points = scale * points @ rotation.T + translation
@@ -173,7 +173,7 @@ def assemble(template, triangles, identity, expression, albedo_mean, albedo, lay
     vertices are in the region `face`. The mirror map pairs vertices that are mutual nearest neighbours under x -> -x;
     other vertices map to themselves.
     """
-    reference = procedural_head()
+    reference = makehuman_head()
     points = (template[layout_68[0]] * layout_68[1][..., None]).sum(1)
     offset = reference.landmark_points(reference.template, "68").mean(0) - points.mean(0)
     template, points = template + offset, points + offset

@@ -165,7 +165,9 @@ def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray], path: str | pa
     """Adds the jaw joint, and `jawOpen` as the first expression."""
     missing = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]
     if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing or not an array of numbers; the jaw needs it, use the published file")
+        raise UserError(
+            f"{path}: {', '.join(missing)} missing or not an array of numbers; the jaw needs it, use the published file"
+        )
     # Nine pose correctives per joint, those of the neck first.
     correctives = MM_PER_METRE * arrays["posedirs"][:, :, 9 * (JAW - 1) : 9 * JAW]
     flame = Flame(head, arrays["weights"][:, JAW], arrays["J_regressor"][JAW], correctives)

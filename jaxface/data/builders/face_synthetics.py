@@ -43,7 +43,10 @@ class FaceSynthetics(tfds.core.GeneratorBasedBuilder):
         if len(labels) < 2:
             raise UserError(f"{dl_manager.manual_dir}: has {len(labels)} files *{LANDMARKS}; at least 2 are needed")
         train = [path for number, path in enumerate(labels) if number % TEST_EVERY]
-        return {"train": self._generate_examples("train", train), "test": self._generate_examples("test", labels[::TEST_EVERY])}
+        return {
+            "train": self._generate_examples("train", train),
+            "test": self._generate_examples("test", labels[::TEST_EVERY]),
+        }
 
     def _generate_examples(self, split: str, labels: list[pathlib.Path]) -> Iterator:
         yield from faces.records(map(_face, labels), COUNT, self.info if split == "train" else None)

@@ -114,7 +114,9 @@ def project(
     return projected[:, :2] / projected[:, 2:], points
 
 
-def _views(root: pathlib.Path, person: pathlib.Path, template: np.ndarray, poses: dict) -> Iterator[faces.AnnotatedFace]:
+def _views(
+    root: pathlib.Path, person: pathlib.Path, template: np.ndarray, poses: dict
+) -> Iterator[faces.AnnotatedFace]:
     """The usable photos of a person."""
     for folder in sorted((path for path in person.iterdir() if path.is_dir()), key=_by_number):
         params, number = _read_json(folder / "params.json"), folder.name.partition("_")[0]

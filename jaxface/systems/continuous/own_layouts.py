@@ -51,7 +51,7 @@ def find(
 
     net, size = model.model_from_config(config.model), config.model.image_size
     params = losses.network_params(params)
-    locate = predict.bind(net, size)
+    locate = predict.bind(net, size, config.model.template)
 
     def face_box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
         (face,) = locate(params, model_state, image, boxes=box)

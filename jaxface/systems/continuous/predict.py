@@ -15,6 +15,7 @@ from jaxface import crops, detection
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
+from jaxface.heads.sources import EMBEDDED
 from jaxface.results import FaceLandmarks
 from jaxface.systems.continuous import crop_units
 
@@ -43,11 +44,13 @@ class Network:
             `crop_units`.
         image_size: side S of the crops in pixels.
         named_layouts: `params -> {name: template points (N,3)}`, the model's own layouts.
+        template: the template that the network was trained on, see `canonical.in_template`.
     """
 
     encode: Callable[..., jax.Array]
     query: Callable[..., tuple[jax.Array, jax.Array]]
     image_size: int
+    template: str = EMBEDDED
     named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts
 
 
@@ -61,7 +64,10 @@ class SquareCrops:
 
 
 def bind(
-    model: Any, image_size: int, named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts
+    model: Any,
+    image_size: int,
+    template: str,
+    named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts,
 ) -> Callable[..., list[FaceLandmarks]]:
     """`System.predict` of a model with the methods `encode` and `query`; see `predict`.
 
@@ -69,7 +75,7 @@ def bind(
     """
     encode = jax.jit(functools.partial(model.apply, method="encode"))
     query = jax.jit(functools.partial(model.apply, method="query"))
-    return functools.partial(predict, Network(encode, query, image_size, named_layouts))
+    return functools.partial(predict, Network(encode, query, image_size, template, named_layouts))
 
 
 def predict(
@@ -172,7 +178,7 @@ def _landmarks(
     network: Network, variables: Any, image: np.ndarray, squares: SquareCrops, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (F,N,2) and sigma (F,N) of the queries in every crop, in pixels of the image."""
-    size = network.image_size
+    size, queries = network.image_size, canonical.in_template(queries, network.template)
     regions = zip(squares.center, squares.side, squares.angle_rad, strict=True)
     images = np.stack([crops.cut(image, center, side, angle, size) for center, side, angle in regions])
     points, sigma = run_mirrored(network, variables, images.astype(np.float32) / 255, queries)

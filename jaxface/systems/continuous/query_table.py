@@ -81,7 +81,8 @@ def query_set(config: ml_collections.ConfigDict, name: str) -> QuerySet:
         return _own_layout(dataset, stored)
     layout = layout_name(dataset, config.data.dir) if stored is None else stored["name"]
     if layout in LAYOUTS:
-        return QuerySet(dataset, canonical.queries(layout), LAYOUTS[layout])
+        points = canonical.in_template(canonical.queries(layout), config.model.template)
+        return QuerySet(dataset, points, LAYOUTS[layout])
     if layout is None:
         raise UserError(f"data set {dataset} has no landmarks, or is not in {config.data.dir}; name a prepared one")
     raise UserError(

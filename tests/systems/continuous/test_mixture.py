@@ -20,7 +20,7 @@ from jaxface.systems.continuous import data, face_extent, losses, metrics, model
 from jaxface.systems.continuous.query_table import QuerySet
 
 SIZE = 64
-NAMES = ("300w", "wflw", "cofw", "lapa", "rendered_heads/procedural")
+NAMES = ("300w", "wflw", "cofw", "lapa", "rendered_heads/makehuman")
 NO_OFFSETS = losses.OffsetTable((), (), 0.0)
 
 
@@ -139,9 +139,7 @@ def test_what_does_not_count_touches_neither_loss_nor_gradient(predictor):
         )
         return total, updated
 
-    graded = jax.jit(
-        jax.vmap(jax.value_and_grad(loss, has_aux=True), (None, 0), axis_name="data")
-    )
+    graded = jax.jit(jax.vmap(jax.value_and_grad(loss, has_aux=True), (None, 0), axis_name="data"))
     results = [jax.device_get(graded(params, jax.tree.map(lambda x: x[None], one))) for one in (batch, changed)]
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results[1]))
@@ -200,9 +198,9 @@ def interrupted(system, after: int):
 
 def test_sets_that_cannot_be_trained_on_are_one_line(data_dir):
     config = mixed_config(data_dir, **{"data.build_examples": 16})
-    config.data.datasets, config.data.shares = ("rendered_sets/procedural",), ()
-    with pytest.raises(UserError, match="rendered_sets/procedural has no landmarks of one face an image"):
-        data.open_labelled(config, "rendered_sets/procedural", "train")
+    config.data.datasets, config.data.shares = ("rendered_sets/makehuman",), ()
+    with pytest.raises(UserError, match="rendered_sets/makehuman has no landmarks of one face an image"):
+        data.open_labelled(config, "rendered_sets/makehuman", "train")
     config.data.build_examples = 0
     with pytest.raises(UserError, match="data set aflw is not in"):
         data.open_labelled(config, "aflw", "train")
