@@ -13,8 +13,6 @@ import numpy as np
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
-# A tracked face is lost if its median sigma exceeds this fraction of its size.
-LOST_SIGMA = 0.06
 # Number of frames between two runs of the detector.
 DETECT_EVERY = 15
 # Boxes whose intersection over union reaches this value belong to the same face.

@@ -95,7 +95,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             )
             for name in config.data.evaluate
         },
-        predict=predict.bind(net, size, config.model.template, functools.partial(query_table.named_layouts, config)),
+        **predict.bind(net, size, config.model.template, functools.partial(query_table.named_layouts, config)),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
