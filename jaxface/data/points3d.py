@@ -48,14 +48,14 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     return photo.load(path, max_kept=None).pixels
 
 
-def annotation(points: np.ndarray) -> dict[str, np.ndarray]:
+def annotation(points: np.ndarray, source: object) -> dict[str, np.ndarray]:
     """The features points_3d (N,3) float32, NaN for missing points, and valid (N,) bool of points (N,3) of a file.
 
-    Raises UserError if all points are missing.
+    Raises UserError, about `source`, if all points are missing.
     """
     valid = ~annotations.missing(points[:, :2]) & np.isfinite(points).all(-1)
     if not valid.any():
-        raise UserError("all points are missing")
+        raise UserError(f"{source}: all points are missing; correct them")
     return {"points_3d": np.where(valid[:, None], points, np.nan).astype(np.float32), "valid": valid}
 
 

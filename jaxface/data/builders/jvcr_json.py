@@ -48,7 +48,7 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
             example = {
                 "image": points3d.read_image(_image_path(root, item["img_paths"])),
                 "name": item["img_paths"],
-                **points3d.annotation(np.array(item["landmarks"], np.float64)),
+                **points3d.annotation(np.array(item["landmarks"], np.float64), item["img_paths"]),
                 "objpos": np.float32(item["objpos"]),
                 "scale_provided": np.float32(item["scale_provided"]),
             }
