@@ -39,6 +39,7 @@ LEVELS = {
         "overlay",
         "parallel",
         "photo",
+        "outputs",
         "pickle_arrays",
         "pickle_tree",
         "prepared_data",
@@ -49,12 +50,8 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: (
-        "data",
-    ),
-    3: (
-        "systems",
-    ),
+    2: ("data",),
+    3: ("systems",),
     4: (
         "evaluation",
         "export",
