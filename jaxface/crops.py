@@ -21,6 +21,19 @@ BROWS, CHIN = slice(17, 27), slice(7, 10)
 # by more than this factor.
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
 MAX_BATCH = 32
+# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line.
+MIN_AXIS_RATIO = 0.3
+
+
+def is_elongated(points: np.ndarray) -> bool:
+    """Whether points (L,2) are nearly on a line, as a pair of eyes: their bounding box is no useful crop."""
+    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(axes) < 2 or bool(axes[1] < MIN_AXIS_RATIO * axes[0])
+
+
+def diameter(points: np.ndarray) -> np.ndarray:
+    """Largest distance (…) between two of the points (…,L,2)."""
+    return np.linalg.norm(points[..., :, None, :] - points[..., None, :, :], axis=-1).max((-2, -1))
 
 
 def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
