@@ -36,10 +36,10 @@ LEVELS = {
         "meshes",
         "metric_writer",
         "optim",
+        "outputs",
         "overlay",
         "parallel",
         "photo",
-        "outputs",
         "pickle_arrays",
         "pickle_tree",
         "prepared_data",
@@ -50,8 +50,12 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: ("data",),
-    3: ("systems",),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
     4: (
         "evaluation",
         "export",
