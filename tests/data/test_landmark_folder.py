@@ -188,7 +188,7 @@ def test_every_format_keeps_people_and_missing_points_apart(tmp_path, write_labe
     """Two people have files of the same names; one point is missing; the folder holds other files too."""
     root, shapes, names = tmp_path / "own", [], []
     for number in range(12):
-        points = np.round(FACE + 3 * number, 1)
+        points = np.round(FACE + 2 * number, 1)
         points[5] = np.nan if number == 4 else points[5]
         shapes.append(points)
         names.append(f"{'anna' if number < 6 else 'bob'}\\shot[{number % 6}].png")

@@ -192,13 +192,3 @@ def test_missing_points_are_masked_and_images_of_two_people_stay_apart(tmp_path)
             np.testing.assert_allclose(example["points_3d"][valid], truth[valid], rtol=1e-6)
             made = data.preprocess_eval(example, "clean", 32, 68)
             assert made["valid"].sum() == valid.sum() and np.isfinite(made["coordinates"]).all()
-
-
-def test_points_of_a_huge_image_are_pixels_of_the_stored_image(tmp_path):
-    source, size = tmp_path / "source", (9000, 6000)
-    (source / "images").mkdir(parents=True)
-    Image.new("L", size, 90).save(source / "images" / "b.jpg")
-    (source / "anno.json").write_text(json.dumps([annotation(img_paths="b.jpg")]))
-    prepare("jvcr_json", str(tmp_path), str(source))
-    (example,) = read("jvcr_json", tmp_path, "train")
-    assert example["image"].shape == (6000, 9000, 3)

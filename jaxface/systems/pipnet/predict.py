@@ -18,7 +18,7 @@ import numpy as np
 from jaxface import crops, detection
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
-from jaxface.layouts import LAYOUTS, wflw_to_ibug
+from jaxface.layouts import wflw_to_ibug
 from jaxface.results import FaceLandmarks
 from jaxface.systems.pipnet import decoding, model
 
@@ -28,8 +28,8 @@ FOREHEAD = 0.2
 # Extent of the landmarks in widths of the box and heights of its part below the forehead (default: 1, 1): layouts
 # without a jaw line span the brows only.
 SPANS = {"19": (0.76, 1.0), "29": (0.76, 1.0)}
-# Sets of the user's own with so few landmarks are taken for eyes, nose and mouth.
-FEW_LANDMARKS, FEW_SPAN = 10, (0.5, 0.55)
+# Landmarks of the user's own, if they are so few, are taken for eyes, nose and mouth.
+OWN_LAYOUT, FEW_LANDMARKS, FEW_SPAN = "own", 10, (0.5, 0.55)
 # Height of a face box in its widths.
 BOX_RATIO = 1.3
 
@@ -143,8 +143,12 @@ def face_rectangles(boxes: np.ndarray, meanface: np.ndarray, layout: str) -> np.
 
 def _span(layout: str, count: int) -> tuple[float, float]:
     """Extent of `count` landmarks in the face box, see SPANS."""
-    is_few = layout not in LAYOUTS and count <= FEW_LANDMARKS
-    return SPANS.get(layout, FEW_SPAN if is_few else (1.0, 1.0))
+    return SPANS.get(layout, FEW_SPAN if _is_few(layout, count) else (1.0, 1.0))
+
+
+def _is_few(layout: str, count: int) -> bool:
+    """Whether a layout is the user's own and has at most FEW_LANDMARKS."""
+    return layout == OWN_LAYOUT and count <= FEW_LANDMARKS
 
 
 def extents(points: np.ndarray, layout: str) -> np.ndarray:
@@ -155,10 +159,11 @@ def extents(points: np.ndarray, layout: str) -> np.ndarray:
     """
     low, high = points.min(axis=1), points.max(axis=1)
     span = _span(layout, points.shape[1])
-    elongated = np.array([crops.is_elongated(face) for face in points])[:, None]
-    width = crops.diameter(points)[:, None] / span[0]
-    line_size = width * [1, BOX_RATIO * (1 - FOREHEAD)]
-    size = np.where(elongated, line_size, (high - low) / span)
+    size = (high - low) / span
+    if _is_few(layout, points.shape[1]):
+        elongated = np.array([crops.is_elongated(face) for face in points])[:, None]
+        width = crops.diameter(points)[:, None] / span[0]
+        size = np.where(elongated, width * [1, BOX_RATIO * (1 - FOREHEAD)], size)
     center = (low + high) / 2
     forehead = size * [0, FOREHEAD / (1 - FOREHEAD)]
     return np.concatenate([center - size / 2 - forehead, center + size / 2], axis=1)
