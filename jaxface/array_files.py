@@ -34,7 +34,7 @@ def read_npy(path: str | os.PathLike) -> np.ndarray:
     try:
         return _npy(data)
     except DAMAGE as error:
-        raise UserError(f"{path}: not a readable .npy file of numbers ({_reason(error)}); save it again") from error
+        raise UserError(f"{path}: not an .npy file of numbers ({_reason(error)}); save it again") from error
 
 
 def read_npz(path: str | os.PathLike, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def read_npz(path: str | os.PathLike, names: Collection[str] | None = None) -> d
             check_size(sum(info.file_size for info in chosen.values()), len(data))
             arrays = {name: _entry(archive, info) for name, info in chosen.items()}
     except DAMAGE as error:
-        raise UserError(f"{path}: not a readable .npz file of numbers ({_reason(error)}); save it again") from error
+        raise UserError(f"{path}: not an .npz file of numbers ({_reason(error)}); save it again") from error
     return {name: array for name, array in arrays.items() if array is not None}
 
 

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: (
+        "checksums",
         "config",
         "errors",
         "geometry",
@@ -30,27 +31,36 @@ LEVELS = {
         "heads",
         "image_decoding",
         "landmark_metrics",
+        "lock",
+        "mesh_files",
         "meshes",
         "metric_writer",
         "optim",
         "overlay",
         "parallel",
         "photo",
+        "pickle_arrays",
         "pickle_tree",
         "prepared_data",
         "pretrained",
         "results",
+        "torch_files",
         "torch_names",
         "torch_weights",
         "video",
     ),
-    2: ("data",),
-    3: ("systems",),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
     4: (
         "evaluation",
         "export",
         "folders",
         "inference",
+        "protocols",
         "training",
     ),
 }

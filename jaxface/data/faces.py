@@ -39,6 +39,21 @@ class Crop:
         """Points (L,2) px in units of the crop, 0 to 1 inside it."""
         return (points - self.low) / (self.high - self.low)
 
+    def pixels(self) -> np.ndarray:
+        """The crop (4,) int: x0, y0, x1, y1 px of the photo, x1 and y1 excluded."""
+        return np.concatenate([self.low, self.high]).astype(int)
+
+    def origin(self) -> np.ndarray:
+        """The first pixel (2,) int, x and y, of the region that a record holds."""
+        x0, y0, x1, y1 = self.pixels()
+        return np.array([max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)])
+
+    def region(self) -> tuple[slice, slice]:
+        """Rows and columns of the photo that a record holds: the crop and a margin of half its size."""
+        x0, y0, x1, y1 = self.pixels()
+        left, top = self.origin()
+        return slice(top, y1 + (y1 - y0) // 2), slice(left, x1 + (x1 - x0) // 2)
+
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedFace:
@@ -228,13 +243,12 @@ def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray
     if face.valid is not None:
         valid &= face.valid
     height, width = face.image.shape[:2]
-    x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
+    x0, y0, x1, y1 = whole = face.crop.pixels()
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise UserError(f"{face.name}: the face box {face.box.tolist()} lies outside the {width} x {height} image")
-    left, top = max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)
-    region = face.image[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2]
+    region = face.image[face.crop.region()]
     encoded = cv2.imencode(".jpg", region, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    origin = np.array([left, top])
+    origin = face.crop.origin()
     labels = {
         "landmarks": np.where(valid[:, None], landmarks - origin, np.nan).astype(np.float32),
         "crop_landmarks": np.where(valid[:, None], crop_landmarks, np.nan).astype(np.float32),
@@ -243,7 +257,7 @@ def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray
     record = {
         "image": io.BytesIO(encoded.tobytes()),
         "box": (face.box - np.tile(origin, 2)).astype(np.float32),
-        "crop": np.array([x0 - left, y0 - top, x1 - left, y1 - top], np.int32),
+        "crop": (whole - np.tile(origin, 2)).astype(np.int32),
         "name": face.name,
         **(labels if len(valid) else {}),
         **face.attributes,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxface import array_files, pickle_tree
+from jaxface import array_files, pickle_arrays, pickle_tree
 from jaxface.errors import UserError
 from jaxface.pickle_tree import Call
 
@@ -20,6 +20,8 @@ SPARSE = {"data", "indices", "indptr"}
 COORDINATES = {"row", "col"}
 # Largest number of entries of a sparse matrix that is returned dense.
 MAX_DENSE = 10_000_000
+# Chumpy arrays may wrap each other at most this often.
+MAX_WRAPPERS = 8
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -71,9 +73,9 @@ def _reason(error: Exception) -> str:
 
 def _arrays(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a dictionary, or of an object whose attributes they are (smplx.utils.Struct)."""
-    entries = pickle_tree.mapping(tree)
+    entries = pickle_arrays.mapping(tree)
     if entries is None and isinstance(tree, Call):
-        entries = pickle_tree.mapping(tree.state)
+        entries = pickle_arrays.mapping(tree.state)
     if entries is None:
         raise ValueError("not a dictionary")
     arrays = {str(name): _dense(value) for name, value in entries.items()}
@@ -82,10 +84,10 @@ def _arrays(tree: Any) -> dict[str, np.ndarray]:
 
 def _dense(node: Any) -> np.ndarray | None:
     """Numeric array of a node; None for text and other types."""
-    for _ in range(pickle_tree.MAX_WRAPPERS):
-        state = pickle_tree.mapping(node.state) if isinstance(node, Call) else None
+    for _ in range(MAX_WRAPPERS):
+        state = pickle_arrays.mapping(node.state) if isinstance(node, Call) else None
         if state is None:
-            return pickle_tree.array(node)
+            return pickle_arrays.array(node)
         if "x" not in state:
             return _densify(node.kind.name, state)
         node = state["x"]  # a chumpy array
@@ -105,7 +107,7 @@ def _densify(kind: str, state: dict[str, Any]) -> np.ndarray | None:
         raise ValueError("a sparse matrix has no shape")
     if shape[0] * shape[1] > MAX_DENSE:
         raise ValueError(f"a sparse matrix has the shape {shape}")
-    parts = {name: pickle_tree.array(state[name]) for name in names}
+    parts = {name: pickle_arrays.array(state[name]) for name in names}
     if any(part is None or part.ndim != 1 for part in parts.values()):
         raise ValueError("a sparse matrix lacks its entries")
     if by_coordinates:
