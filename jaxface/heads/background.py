@@ -11,6 +11,7 @@ from jaxface.heads.clothes import color
 
 # Cells per side of the octaves of smooth noise.
 OCTAVES = (3, 9, 28)
+AMPLITUDES = (0.22, 0.10, 0.05)
 # Maximum numbers of shapes behind and in front of the head, and of parallel lines behind it.
 SHAPES, OCCLUDERS = 6, 2
 PLAIN_SHARE = 0.25
@@ -52,7 +53,7 @@ def _octaves(key: jax.Array, size: int) -> jax.Array:
 def _surface(key: jax.Array, octaves: jax.Array) -> jax.Array:
     """A random colour with uneven light and texture: (S,S,3)."""
     k = jax.random.split(key, 4)
-    amounts = 0.20 * jax.random.uniform(k[1], (len(OCTAVES), 1, 1)) ** 2
+    amounts = jnp.array(AMPLITUDES)[:, None, None] * jax.random.uniform(k[1], (len(OCTAVES), 1, 1)) ** 2
     tint = jax.random.normal(k[2], (1, 1, 3)) * 0.35 + jax.random.normal(k[3], (1, 2, 1))
     return color(k[0]) + jnp.tensordot(octaves, amounts * tint, 2)
 

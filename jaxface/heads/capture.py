@@ -171,7 +171,7 @@ def _light(key: jax.Array) -> dict[str, jax.Array]:
     return {
         "light": light * ambient_color,
         "sun": jnp.stack([direction, strength * sun_color]),
-        "gloss": 0.03 + 0.25 * jax.random.uniform(k[7]) ** 2,
+        "gloss": 0.03 + 0.17 * jax.random.uniform(k[7]) ** 2,
         "exposure": jax.random.uniform(k[8], minval=0.32, maxval=0.72),
     }
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 # Side of the texture in texels, and standard deviation in texels of the Gaussian that correlates its values.
 SIDE = 128
@@ -27,19 +28,25 @@ def texture() -> np.ndarray:
     return np.stack([value, other, along_columns, along_rows], axis=-1).astype(np.float32)
 
 
+@functools.cache
+def _cells() -> np.ndarray:
+    """Values (SIDE**2,16) of each texel, its right and lower neighbours and the one between them."""
+    values = texture()
+    right = np.roll(values, -1, 1)
+    cells = np.concatenate([values, right, np.roll(values, -1, 0), np.roll(right, -1, 0)], axis=-1)
+    return cells.reshape(-1, 4 * CHANNELS)
+
+
 def sample(u: jax.Array, v: jax.Array, offset: jax.Array) -> jax.Array:
     """Texture values (…,4), bilinear, at texel coordinates u, v (…) displaced by `offset` (2,) in [0,1] textures."""
-    table = jnp.asarray(texture()).reshape(-1, CHANNELS)
     u, v = u + SIDE * offset[0], v + SIDE * offset[1]
     column, row = jnp.floor(u), jnp.floor(v)
     fu, fv = (u - column)[..., None], (v - row)[..., None]
-    column, row = column.astype(jnp.int32), row.astype(jnp.int32)
-
-    def at(dx: int, dy: int) -> jax.Array:
-        return table[((row + dy) % SIDE) * SIDE + (column + dx) % SIDE]
-
-    upper = at(0, 0) * (1 - fu) + at(1, 0) * fu
-    lower = at(0, 1) * (1 - fu) + at(1, 1) * fu
+    index = (row.astype(jnp.int32) % SIDE) * SIDE + column.astype(jnp.int32) % SIDE
+    # One gather of a cache line. Without the barrier XLA repeats it in every use.
+    cell = lax.optimization_barrier(jnp.asarray(_cells())[index])
+    upper = cell[..., :4] * (1 - fu) + cell[..., 4:8] * fu
+    lower = cell[..., 8:12] * (1 - fu) + cell[..., 12:] * fu
     return upper * (1 - fv) + lower * fv
 
 
@@ -47,7 +54,7 @@ def nearest(u: jax.Array, v: jax.Array, offset: jax.Array) -> jax.Array:
     """As `sample`, without interpolation: for noise that is finer than a pixel."""
     column = jnp.floor(u + SIDE * offset[0]).astype(jnp.int32) % SIDE
     row = jnp.floor(v + SIDE * offset[1]).astype(jnp.int32) % SIDE
-    return jnp.asarray(texture()).reshape(-1, CHANNELS)[row * SIDE + column]
+    return lax.optimization_barrier(jnp.asarray(texture().reshape(-1, CHANNELS))[row * SIDE + column])
 
 
 def resized(key: jax.Array, cells: int, size: int, channels: int) -> jax.Array:

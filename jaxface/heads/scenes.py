@@ -36,6 +36,8 @@ __all__ = [
     "surface_points",
 ]
 
+# Windows of the tiers in which hair is rasterised.
+HAIR_WINDOWS = (8, 24)
 # Near plane of the rasteriser.
 NEAR_MM = 50.0
 # Probabilities of glasses, and of a hat or hood, for a scene with accessories.
@@ -205,7 +207,9 @@ def _hair(
         points = camera.to_camera(grown, scene.rotation, scene.translation)
         px = camera.project(points, scene.focal_px, scene.center_px)
         px = px if crop is None else px @ crop[:, :2].T + crop[:, 2]
-        visibility = raster.rasterize(px, points[:, 2], triangles, size, size, near=NEAR_MM)
+        # Its triangles are much larger than those of heads.
+        tiers = (*((window, None) for window in HAIR_WINDOWS if window < size), (size, None))
+        visibility = raster.rasterize(px, points[:, 2], triangles, size, size, tiers=tiers, near=NEAR_MM)
         normals = mesh.vertex_normals(grown, triangles) @ scene.rotation.T
         attributes = jnp.concatenate([grown, normals, points[:, 2:]], -1)
         pixels = raster.interpolate(attributes, px, points[:, 2], triangles, visibility.triangle_id)

@@ -144,9 +144,10 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
     blotch = noise.sample(around / BLOTCH_MM, y / BLOTCH_MM, painter.offsets[0])
     uneven = noise.sample(around / UNEVEN_MM, y / UNEVEN_MM, painter.offsets[1])
     pores = noise.nearest(around / PORE_MM, y / PORE_MM, painter.offsets[2])
+    spots = noise.nearest(around / 1.7, y / 1.7, painter.offsets[4])
     rough, age = painter.uniform(1) ** 2, painter.uniform(2)
-    value = 1.0 + 0.035 * blotch[..., 0] + (0.02 + 0.05 * rough) * uneven[..., 0] + 0.03 * rough * pores[..., 0]
-    freckles = (painter.uniform(3) < 0.2) * _smoothstep(uneven[..., 1], 1.0, 2.0)
+    value = 1.0 + 0.02 * blotch[..., 0] + (0.01 + 0.03 * rough) * uneven[..., 0] + 0.03 * rough * pores[..., 0]
+    freckles = (painter.uniform(3) < 0.15) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
     base = jnp.asarray(paint.SKIN, jnp.float32) * painter.scene.tone
     base = base * (1.0 + 0.07 * painter.coefficient("skin_lightness"))
     base = base * (1.0 + 0.03 * painter.coefficient("skin_warmth") * jnp.array([1.0, 0.0, -1.3]))
@@ -162,7 +163,7 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
     below_eye = (landmarks[46] + landmarks[47]) / 2 - jnp.array([0.0, 7.0, 0.0])
     ring = jnp.exp(-(((painter.folded - below_eye)[..., :2] / jnp.array([13.0, 4.5])) ** 2).sum(-1))
     albedo = albedo * (1.0 - 0.25 * painter.uniform(4) * ring[..., None] * jnp.array([0.8, 1.0, 0.9]))
-    bump = uneven[..., 2:] * (0.05 + 0.22 * rough) + 0.06 * blotch[..., 2:]
+    bump = uneven[..., 2:] * (0.04 + 0.16 * rough) + 0.05 * blotch[..., 2:]
     return _wrinkles(painter, albedo, bump, age, blotch)
 
 
@@ -214,11 +215,11 @@ def _brows(painter: _Painter, albedo: jax.Array) -> jax.Array:
     fraction = along / length
     half_width = painter.uniform(7, 2.0, 4.6) * (1.0 - 0.62 * fraction**1.5)
     hairs = noise.nearest((along + 1.3 * height) / 0.8, (height - 0.5 * along) / 3.0, painter.offsets[3])[..., 0]
-    edge = distance + 0.55 * hairs
+    edge = distance + 0.4 * hairs
     density = _smoothstep(edge, half_width + 1.3, half_width - 1.3) * (0.55 + 0.45 * _smoothstep(along, 0.0, 9.0))
-    strength = jnp.clip(0.72 + 0.16 * painter.coefficient("brow_darkness"), 0.15, 0.97)
+    strength = jnp.clip(0.86 + 0.14 * painter.coefficient("brow_darkness"), 0.15, 0.97)
     color = jnp.minimum(scene.hair, 0.55) * 0.75 + 0.02
-    return _mix(albedo, color * (1.0 + 0.2 * hairs[..., None]), density * strength * (0.9 + 0.1 * hairs))
+    return _mix(albedo, color * (1.0 + 0.2 * hairs[..., None]), density * strength)
 
 
 def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Array) -> jax.Array:
