@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxface.errors import UserError
 from jaxface.geometry.alignment import Similarity
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.protocols import scan_to_mesh
 
 UP = np.array([0.0, 1.0, 0.0])
@@ -16,7 +16,7 @@ SEVEN = list(scan_to_mesh.SEVEN)
 @pytest.fixture(scope="module")
 def head():
     """vertices, triangles of the face, landmarks (68,3), mm."""
-    whole = procedural_head()
+    whole = makehuman_head()
     outer = whole.regions["face"] | whole.regions["lips"]
     triangles = whole.triangles[outer[whole.triangles].all(1)]
     return whole.template.astype(float), triangles, whole.landmark_points(whole.template, "68").astype(float)
