@@ -57,6 +57,7 @@ LEVELS = {
     ),
     4: (
         "evaluation",
+        "edits",
         "export",
         "folders",
         "inference",

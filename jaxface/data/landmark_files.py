@@ -42,10 +42,16 @@ def read_landmarks(image: pathlib.Path, height: int, width: int) -> np.ndarray |
     return points
 
 
+def read_five(image: pathlib.Path) -> np.ndarray | None:
+    """The five points (5,2) px, y down, of an image file: eyes, nose tip, mouth corners; None without file."""
+    path = image.parent / "detections" / f"{image.stem}.txt"
+    return _read_points(path, 5) if path.is_file() else None
+
+
 def read_box(image: pathlib.Path) -> np.ndarray | None:
     """The face box (4,), hairline to chin, from the five points of an image; None if it has no such file."""
-    path = image.parent / "detections" / f"{image.stem}.txt"
-    return face_box(_read_points(path, 5)) if path.is_file() else None
+    five = read_five(image)
+    return None if five is None else face_box(five)
 
 
 def face_box(five: np.ndarray) -> np.ndarray:
