@@ -98,7 +98,8 @@ def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     prepare("aflw2000_3d", str(tmp_path), str(source))
     (example,) = read("aflw2000_3d", tmp_path, "test")
     np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
-    assert (example["landmarks_68"] == solid.T).all() and (example["landmarks"] == -1).all()
+    assert (example["landmarks_68"] == solid.T).all() and (example["landmarks_21"] == -1).all()
+    assert (example["landmarks"] == solid[:2].T).all()
     (source / "bfm" / "model_info.mat").write_bytes(b"MATLAB")
     with pytest.raises(UserError, match="model_info.mat: damaged"):
         bfm_landmarks.load(source / "bfm")
