@@ -204,6 +204,7 @@ def _load_photos(
             loaded = photo.load(path)
             if path.name in boxes:
                 detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+            _given_face(path, boxes)  # a malformed detections file is this photo's failure
             photos[path] = loaded
         except UserError as error:
             _record_failure(summary, path, error, on_failure)
