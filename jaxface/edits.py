@@ -5,8 +5,8 @@ Works alike for every system with a `HeadDecoder`. Code files are the .npz files
 """
 
 import dataclasses
+import io
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -168,6 +168,8 @@ class Stage:
         return np.repeat(gray[..., None], 3, axis=2)
 
 
-def write_codes(path: pathlib.Path, codes: Codes) -> None:
-    """Writes codes as a file that `read` reads."""
-    np.savez(path, identity=codes.identity, expressions=codes.expression[None])
+def encode(codes: Codes) -> bytes:
+    """The content of an .npz file of codes, which `read` reads."""
+    buffer = io.BytesIO()
+    np.savez(buffer, identity=codes.identity, expressions=codes.expression[None])
+    return buffer.getvalue()

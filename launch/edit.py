@@ -7,14 +7,14 @@ to other codes; --random N draws people instead of reading codes. Each head is w
 adds a video.
 """
 
+import contextlib
 import json
-import pathlib
 import sys
 
 import numpy as np
 from absl import flags
 
-from jaxface import edits, meshes, video
+from jaxface import edits, meshes, outputs, video
 from jaxface.edits import Codes
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import HeadDecoder
@@ -47,12 +47,19 @@ def main(argv: list[str]) -> None:
     if LIST.value:
         print("\n".join(head.blendshapes) or "the expressions of this head have no names")
         return
-    folder = pathlib.Path(app.required(OUTPUT))
+    sources = [edits.file_of(flag.value) for flag in (CODES, EXPRESSION, TO) if flag.value]
+    writer = outputs.Writer(app.required(OUTPUT), sources)
     heads = edited(head)
-    files = _claim(folder, [f"{name}{ending}" for name in heads for ending in ENDINGS] + ["clip.mp4"] * CLIP.value)
-    write(folder, heads, head)
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n")
-    print(f"{len(heads)} heads written to {folder}")
+    names = [f"{name}{ending}" for name in heads for ending in ENDINGS] + ["clip.mp4"] * CLIP.value
+    writer.check(writer.folder / name for name in names)
+    with disk_errors(writer.folder):
+        writer.make_folder()
+        # Written first, so that an interrupted run can be repeated; it keeps listing what an earlier run left.
+        left = {path.name for path in writer.earlier if path.parent == writer.folder.resolve() and path.exists()}
+        listing = outputs.listing({*names, *left} - {MANIFEST})
+        writer.write(writer.folder / MANIFEST, json.dumps(listing, indent=2).encode())
+        write(writer, heads, head)
+    print(f"{len(heads)} heads written to {writer.folder}")
 
 
 def edited(head: HeadDecoder) -> dict[str, Codes]:
@@ -93,25 +100,23 @@ def _weights() -> dict[str, float]:
     return weights
 
 
-def write(folder: pathlib.Path, heads: dict[str, Codes], head: HeadDecoder) -> None:
-    """Writes the meshes, the codes and the clip of all heads. Raises UserError if the disk is full or not writable."""
-    stage, writer = None, None
-    with disk_errors(folder):
-        try:
-            for name, codes in heads.items():
-                mesh = _mesh(codes, head)
-                for ending in (".glb", ".obj"):
-                    (folder / f"{name}{ending}").write_bytes(meshes.encode(mesh, ending, "mm"))
-                edits.write_codes(folder / f"{name}.npz", codes)
-                if CLIP.value:
-                    stage = stage or edits.Stage.of(mesh)
-                    side = edits.FRAME_PX
-                    writer = writer or video.ClipWriter(folder / "clip.mp4", RATE.value, side, side)
-                    writer.write(stage.render(mesh))
-                print(name, file=sys.stderr)
-        finally:
-            if writer is not None:
-                writer.__exit__()
+def write(writer: outputs.Writer, heads: dict[str, Codes], head: HeadDecoder) -> None:
+    """Writes the meshes, the codes and the clip of all heads. Raises OSError if a file cannot be written."""
+    with contextlib.ExitStack() as stack:
+        stage, clip, partial = None, None, writer.folder / "clip.partial.mp4"
+        for name, codes in heads.items():
+            mesh = _mesh(codes, head)
+            for ending in (".glb", ".obj"):
+                writer.write(writer.folder / f"{name}{ending}", meshes.encode(mesh, ending, "mm"))
+            writer.write(writer.folder / f"{name}.npz", edits.encode(codes))
+            if CLIP.value:
+                stage = stage or edits.Stage.of(mesh)
+                side = edits.FRAME_PX
+                clip = clip or stack.enter_context(video.ClipWriter(partial, RATE.value, side, side))
+                clip.write(stage.render(mesh))
+            print(name, file=sys.stderr)
+    if CLIP.value:
+        writer.replace(partial, writer.folder / "clip.mp4")
 
 
 def _mesh(codes: Codes, head: HeadDecoder) -> meshes.Mesh:
@@ -120,23 +125,6 @@ def _mesh(codes: Codes, head: HeadDecoder) -> meshes.Mesh:
         return mesh
     neutral = head.mesh(codes.identity, np.zeros_like(codes.expression))
     return edits.scale_to_interpupil(mesh, head, INTERPUPIL.value, neutral)
-
-
-def _claim(folder: pathlib.Path, names: list[str]) -> list[str]:
-    """Makes the folder; returns the names of this and earlier runs. UserError if a foreign file is in the way."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    manifest = folder / MANIFEST
-    try:
-        earlier = set(json.loads(manifest.read_text())["files"]) if manifest.is_file() else set()
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest}: not the list of files of an earlier run; choose another --output") from error
-    inputs = {pathlib.Path(edits.file_of(flag.value)).resolve() for flag in (CODES, EXPRESSION, TO) if flag.value}
-    for name in names:
-        path = folder / name
-        if path.resolve() in inputs or (path.exists() and name not in earlier):
-            raise UserError(f"--output: {path} exists and is not of an earlier edit; choose another folder")
-    return sorted(earlier | set(names))
 
 
 if __name__ == "__main__":

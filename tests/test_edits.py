@@ -111,7 +111,7 @@ def test_code_files_of_both_systems(tmp_path, deep3d):
     anna = {"anna/identity": codes.identity, "anna/expressions": many}
     bob = {"bob/identity": -codes.identity, "bob/expressions": many[:1]}
     np.savez(tmp_path / "codes.npz", **anna, **bob)
-    edits.write_codes(tmp_path / "own.npz", codes)
+    (tmp_path / "own.npz").write_bytes(edits.encode(codes))
     for source in ("photo.npz", "codes.npz:anna:1", "codes.npz:1", "own.npz"):
         read = edits.read(tmp_path / source, deep3d)
         np.testing.assert_array_equal(read.identity, codes.identity)
@@ -138,8 +138,8 @@ def edit(*arguments: str) -> subprocess.CompletedProcess:
 def test_the_command_transfers_an_expression(tmp_path, deep3d):
     """A's expression on B: B's identity, A's offsets; files of others are not overwritten."""
     a, b = codes_of(deep3d, 5), codes_of(deep3d, 6)
-    edits.write_codes(tmp_path / "a.npz", a)
-    edits.write_codes(tmp_path / "b.npz", b)
+    for name, codes in (("a", a), ("b", b)):
+        (tmp_path / f"{name}.npz").write_bytes(edits.encode(codes))
     output = tmp_path / "out"
     flags = [f"--codes={tmp_path}/b.npz", f"--expression={tmp_path}/a.npz", f"--output={output}", "--clip"]
     for _ in range(2):
@@ -157,5 +157,7 @@ def test_the_command_transfers_an_expression(tmp_path, deep3d):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "head.obj").write_text("mine")
     refused = edit(f"--codes={tmp_path}/b.npz", "--neutral", f"--output={tmp_path}/mine")
-    assert refused.returncode == 2 and "head.obj exists and is not of an earlier edit" in refused.stderr
+    assert (
+        refused.returncode == 2 and "head.obj would overwrite a file that is not a result of jaxface" in refused.stderr
+    )
     assert (tmp_path / "mine" / "head.obj").read_text() == "mine"
