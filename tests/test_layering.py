@@ -58,6 +58,7 @@ LEVELS = {
     ),
     4: (
         "evaluation",
+        "edits",
         "export",
         "folders",
         "inference",

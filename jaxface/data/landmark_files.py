@@ -43,15 +43,21 @@ def read_landmarks(image: pathlib.Path, height: int, width: int) -> np.ndarray |
     return points
 
 
-def read_box(image: pathlib.Path) -> np.ndarray | None:
-    """The face box (4,), hairline to chin, from the five points of an image; None if it has no such file."""
+def read_five(image: pathlib.Path) -> np.ndarray | None:
+    """The five points (5,2) px, y down, of an image file: eyes, nose tip, mouth corners; None without file."""
     path = _beside(image, image.parent / "detections", ".txt")
     if path is None:
         return None
     points = _read_points(path, 5)
     if np.ptp(points, axis=0).max() < 1:
         raise UserError(f"{path.name}: its points coincide; give five different points")
-    return face_box(points)
+    return points
+
+
+def read_box(image: pathlib.Path) -> np.ndarray | None:
+    """The face box (4,), hairline to chin, from the five points of an image; None if it has no such file."""
+    five = read_five(image)
+    return None if five is None else face_box(five)
 
 
 def face_box(five: np.ndarray) -> np.ndarray:

@@ -34,6 +34,11 @@ def required_tools(dataset: str) -> dict[str, str]:
     return getattr(_module(dataset.partition("/")[0]), "TOOLS", {})
 
 
+def accepts(dataset: str, argument: str) -> bool:
+    """Whether the builder of "NAME[/variant]" takes a tool or an option."""
+    return argument in inspect.signature(_module(dataset.partition("/")[0]).make).parameters
+
+
 def prepare(
     dataset: str,
     data_dir: str,
