@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxface.heads import noise, paint
 from jaxface.heads.capture import Scene
@@ -33,7 +34,7 @@ class Parts(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """Albedo (S,S,3) sRGB; bump (S,S,2), slopes sideways and upwards; wetness (S,S), share of mirror-like reflection."""
+    """Albedo (S,S,3) sRGB; bump (S,S,2), slopes sideways and upwards; wet (S,S), share of mirror-like reflection."""
 
     albedo: jax.Array
     bump: jax.Array
@@ -80,7 +81,8 @@ def _to_polyline(p: jax.Array, line: jax.Array) -> tuple[jax.Array, jax.Array, j
         values = (distance, away[..., 1], start_length + t * length)
         best = [jnp.where(nearer, value, old) for value, old in zip(values, best, strict=True)]
         start_length = start_length + length
-    return tuple(best)
+    # Otherwise XLA repeats the search in every use.
+    return lax.optimization_barrier(tuple(best))
 
 
 def _mix(base: jax.Array, color: jax.Array, mask: jax.Array) -> jax.Array:
@@ -103,11 +105,12 @@ class _Painter:
     def __init__(self, head: MorphableHead, scene: Scene, p: jax.Array):
         self.head, self.scene, self.p = head, scene, p
         self.landmarks = jnp.asarray(head.landmark_points(jnp.asarray(head.template), "68"))
-        self.folded = jnp.stack([abs(p[..., 0]), p[..., 1], p[..., 2]], -1)
-        self.keys = jax.random.split(scene.person_key, 16)
-        self.offsets = jax.random.uniform(self.keys[0], (6, 2))
+        self.folded = lax.optimization_barrier(jnp.stack([abs(p[..., 0]), p[..., 1], p[..., 2]], -1))
+        # One draw compiles much faster than many.
+        drawn = jax.random.uniform(scene.person_key, (28,))
+        self.random, self.offsets = drawn[:16], drawn[16:].reshape(6, 2)
         # Arc length around the head, so that patterns are not stretched at its sides.
-        self.around = 75.0 * jnp.arctan2(p[..., 0], p[..., 2] + 25.0)
+        self.around = lax.optimization_barrier(75.0 * jnp.arctan2(p[..., 0], p[..., 2] + 25.0))
         self.strands = noise.nearest(self.around / 0.9, p[..., 1] / 3.5, self.offsets[3])
 
     def coefficient(self, name: str) -> jax.Array:
@@ -116,7 +119,7 @@ class _Painter:
         return self.scene.albedo[names.index(name)] if name in names else jnp.zeros(())
 
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> jax.Array:
-        return jax.random.uniform(self.keys[number], minval=low, maxval=high)
+        return low + (high - low) * self.random[number]
 
 
 def surface(head: MorphableHead, scene: Scene, p: jax.Array, parts: Parts) -> Surface:
