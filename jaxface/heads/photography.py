@@ -85,16 +85,16 @@ def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     image = image + contrast * image * (1.0 - image) * (2.0 * image - 1.0)
     grey = image.mean(-1, keepdims=True)
     image = grey + (image - grey) * (0.6 + 0.65 * random[8])
-    sigma = 0.3 + 1.7 * random[9] ** 2
+    sigma = 0.3 + 1.5 * random[9] ** 2
     image = blur(image, sigma)
-    path = 5.0 * gauss[7:9]
+    path = 3.5 * gauss[7:9]
     moving = random[11] < MOTION_SHARE
     image = jax.lax.cond(moving, lambda image: motion_blur(image, path), lambda image: image, image)
     # Shot noise grows with brightness, read noise does not.
     strength = 0.05 * random[12] ** 2
     level = strength * (0.35 + 0.65 * jnp.sqrt(jnp.clip(image, 0.0, 1.0)))
     image = image + level * jax.random.normal(noise_key, image.shape)
-    coarseness = jnp.exp(-2.2 + 3.1 * random[14])
+    coarseness = jnp.exp(-2.2 + 2.6 * random[14])
     compressed = random[15] < JPEG_SHARE
     image = jax.lax.cond(compressed, lambda image: jpeg(image, coarseness), lambda image: image, image)
     return jnp.clip(image, 0.0, 1.0)

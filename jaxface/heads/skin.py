@@ -159,14 +159,14 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
     blotch = noise.sample(around / BLOTCH_MM, y / BLOTCH_MM, painter.offsets[0])
     uneven = noise.sample(around / UNEVEN_MM, y / UNEVEN_MM, painter.offsets[1])
     pores = noise.nearest(around / PORE_MM, y / PORE_MM, painter.offsets[2])
-    spots = noise.nearest(around / 1.7, y / 1.7, painter.offsets[4])
+    spots = noise.nearest(around / 0.9, y / 0.9, painter.offsets[4])
     rough, age = painter.uniform(1) ** 2, painter.uniform(2)
     value = 1.0 + 0.02 * blotch[..., 0] + (0.01 + 0.03 * rough) * uneven[..., 0] + 0.03 * rough * pores[..., 0]
-    freckles = (painter.uniform(3) < 0.15) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
+    freckles = (painter.uniform(3) < 0.12) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
     base = jnp.asarray(paint.SKIN, jnp.float32) * painter.scene.tone
     base = base * (1.0 + 0.07 * painter.coefficient("skin_lightness"))
     base = base * (1.0 + 0.03 * painter.coefficient("skin_warmth") * jnp.array([1.0, 0.0, -1.3]))
-    albedo = base * _per_channel(value) * (1.0 - 0.28 * _per_channel(freckles) * jnp.array([0.6, 1.0, 1.2]))
+    albedo = base * _per_channel(value) * (1.0 - 0.2 * _per_channel(freckles) * jnp.array([0.6, 1.0, 1.2]))
     cheek = (landmarks[45] + landmarks[54]) / 2
     nose = landmarks[30]
     near = _bell(painter.folded, cheek, (20.0, 20.0))
