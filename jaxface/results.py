@@ -222,7 +222,7 @@ class HeadFit:
         identity: (D,), identity code.
         expression: (E,), expression code; (0,) if the model has none.
         similarity: the map from the frame of the scan to that of the model.
-        unit: the unit of the scan, "mm", "cm", "m" or "nphm"; None if a file gave the similarity.
+        unit: the unit of the scan, "mm", "cm", "m", "in" or "nphm"; None if a file gave the similarity.
         errors_mm: distances from scan points to the fitted surface: `mean`, `median`, `p90`, and the share `counted` of
             points that took part.
         scan: (N,3), the points of the scan.
@@ -242,6 +242,7 @@ class HeadFit:
         """The entry of the scan in fit.json, without the path of its file."""
         return {
             "points": len(self.scan),
+            "units": self.unit,
             "matrix": self.similarity.matrix().tolist(),
             "errors_mm": dict(self.errors_mm),
         }

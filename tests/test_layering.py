@@ -57,8 +57,8 @@ LEVELS = {
         "systems",
     ),
     4: (
-        "evaluation",
         "edits",
+        "evaluation",
         "export",
         "folders",
         "inference",
