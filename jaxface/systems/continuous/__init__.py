@@ -91,7 +91,11 @@ def build(config: ml_collections.ConfigDict) -> System:
         train_data=train_data,
         evaluators={
             name: Evaluator(
-                functools.partial(eval_data, name), functools.partial(score, name), metrics.summarise, config.eval_every
+                functools.partial(eval_data, name),
+                functools.partial(score, name),
+                metrics.summarise,
+                config.eval_every,
+                metrics.main_errors,
             )
             for name in config.data.evaluate
         },

@@ -74,7 +74,7 @@ def bind(
     `named_layouts` maps parameters to the model's own layouts, {name: template points (N,3)}.
     """
     encode = jax.jit(functools.partial(model.apply, method="encode"))
-    query = jax.jit(functools.partial(model.apply, method="query"))
+    query = jax.jit(functools.partial(model.apply, method="answer"))
     return functools.partial(predict, Network(encode, query, image_size, template, named_layouts))
 
 
