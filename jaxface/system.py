@@ -60,8 +60,8 @@ class Evaluator:
         summarise: `(arrays) -> metrics`. It receives every example of all hosts once, without padding, and returns
             named floats.
         every: number of training steps between two evaluations.
-        ranked: `(arrays) -> (E,)` errors as fractions by which `launch.evaluate --pictures` draws the CED and chooses the
-            worst examples; None: the evaluator has no such error.
+        ranked: `(arrays) -> (E,)` errors as fractions by which `launch.evaluate --pictures` draws the CED and chooses
+            the worst examples; None: the evaluator has no such error.
     """
 
     data: Callable[[], Iterator[Batch]]

@@ -1,8 +1,8 @@
 """Finds where the landmarks of a data set lie on the template: python -m launch.layout --dataset NAME [--workdir W]
 
 The network of the workdir is kept fixed; 24 labelled images are enough. The template points are stored in
-W/config.json: `launch.infer --workdir W --layout NAME` then answers the layout, and a training in W asks for it. Without
---workdir the pretrained model is used, and the points are written to --output as an array (K,3) for --layout FILE.npy.
+W/config.json: `launch.infer --workdir W --layout NAME` then answers the layout, and a training in W asks for it.
+Without --workdir the pretrained model is used, and --output is written, an array (K,3) for --layout FILE.npy.
 """
 
 import pathlib

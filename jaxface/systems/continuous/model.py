@@ -182,7 +182,8 @@ class Continuous(nn.Module):
         mean: (3,) of RGB in [0,1], subtracted from the image.
         std: (3,) of RGB in [0,1], by which the image is divided.
         pool: replaces the encoder's global average pooling; None keeps it (paper).
-        anchors: template points to which the queries of a transformer attend at inference; () if queries are independent.
+        anchors: template points to which the queries of a transformer attend at inference; () where queries are
+            independent.
         log_sigma: whether the third output is log sigma, clamped, with a floor (ours), or log variance (unofficial).
     """
 

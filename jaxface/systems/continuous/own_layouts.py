@@ -49,7 +49,7 @@ def find(
     """
     from jaxface.systems.continuous import data as examples
 
-    net, size = model.model_from_config(config.model), config.model.image_size
+    net = model.model_from_config(config.model)
     params = losses.network_params(params)
     locate = system.build(config, "the trained model").predict
 
