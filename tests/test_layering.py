@@ -36,6 +36,7 @@ LEVELS = {
         "meshes",
         "metric_writer",
         "optim",
+        "outputs",
         "overlay",
         "parallel",
         "photo",
