@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,11 +12,13 @@ import numpy as np
 from jaxface import optim, parallel
 from jaxface.errors import UserError
 from jaxface.heads import sources
+from jaxface.results import FaceLandmarks
 from jaxface.system import Batch, Evaluator, System, Tree
 from jaxface.systems.continuous import (
     losses,
     metrics,
     model,
+    other_template,
     own_layouts,
     predict,
     query_table,
@@ -99,13 +101,21 @@ def build(config: ml_collections.ConfigDict) -> System:
             )
             for name in config.data.evaluate
         },
-        predict=predict.bind(net, size, config.model.template, functools.partial(query_table.named_layouts, config)),
+        predict=_predict(config, net),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
         warm_start=warm_start,
         **({"preprocess_on_device": render} if config.data.endless else {}),
     )
+
+
+def _predict(config: ml_collections.ConfigDict, net: model.Continuous) -> Callable[..., list[FaceLandmarks]]:
+    """`System.predict`, which depends on the template that the network was trained on."""
+    size, template = config.model.image_size, config.model.template
+    if template == query_table.OTHER_TEMPLATE:
+        return other_template.bind(net, size)
+    return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:

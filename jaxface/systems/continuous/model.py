@@ -23,14 +23,13 @@ from jaxface.nn.init import initialize
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
+from jaxface.systems.continuous.query_table import OTHER_TEMPLATE
 
 GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
 # In `crop_units`: 0.11 px in a crop of 224 px. Without a floor the likelihood is unbounded.
 SIGMA_FLOOR = 1e-3
 TRANSFORMERS = ("transformer", "xca", "mhsa")
-# `config.model.template` of a network that was trained on a template which only its user has.
-OTHER_TEMPLATE = "other"
 # Stride of the finest map that `MapPool` keeps.
 MAP_STRIDE = 8
 
@@ -260,7 +259,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
     template: the head whose template the queries are points of, "makehuman" or, for models of version 0.1, "procedural"
-        (not read here; see `canonical.in_template`).
+        (`canonical.in_template`); "other" for weights that were trained on a template of their own (`other_template`).
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
     """
     encoder = _encoder(config)

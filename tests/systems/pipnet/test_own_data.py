@@ -7,7 +7,6 @@ import pytest
 from configs.pipnet import get_config
 from jaxface import config_file, training
 from jaxface.data.prepare import prepare
-from jaxface.errors import UserError
 from jaxface.systems import pipnet
 
 FACE = np.array([[60, 60], [100, 60], [80, 82], [65, 100], [95, 100], [80, 120.0]])
