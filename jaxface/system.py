@@ -153,6 +153,8 @@ class System:
         train_data: `(step) -> iterator`, endless, of host-local numpy batches, starting with the batch of `step`.
         evaluators: evaluators by name.
         predict: `(params, model_state, image, **options) -> results` for one image, set of points or scan.
+        predict_batch: `(params, model_state, images, boxes, **options) -> results of each`, as `predict` for several
+            images at once; None if the system takes one at a time.
         raw: `(params, model_state, arrays) -> arrays`, the network alone on prepared arrays. It is compiled inside and
             traceable.
         inputs: shapes of the arrays that `raw` takes, in the notation of `jax.export`: `{"image": "B, 32, 32, 3"}`.
@@ -181,6 +183,7 @@ class System:
     constants: Callable[[], Tree] = _no_constants
     preprocess_on_device: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
+    predict_batch: Callable[..., Any] | None = None
     predict_multiview: Callable[..., Any] | None = None
     tools: tuple[str, ...] = ()
     head: Callable[[Tree, Tree], HeadDecoder] | None = None

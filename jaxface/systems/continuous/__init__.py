@@ -12,7 +12,6 @@ import numpy as np
 from jaxface import optim, parallel
 from jaxface.errors import UserError
 from jaxface.heads import sources
-from jaxface.results import FaceLandmarks
 from jaxface.system import Batch, Evaluator, System, Tree
 from jaxface.systems.continuous import (
     losses,
@@ -101,7 +100,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             )
             for name in config.data.evaluate
         },
-        predict=_predict(config, net),
+        **_prediction(config, net),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
@@ -110,11 +109,11 @@ def build(config: ml_collections.ConfigDict) -> System:
     )
 
 
-def _predict(config: ml_collections.ConfigDict, net: model.Continuous) -> Callable[..., list[FaceLandmarks]]:
-    """`System.predict`, which depends on the template that the network was trained on."""
+def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Callable[..., Any]]:
+    """`predict` and `predict_batch` of the system, which depend on the template that the network was trained on."""
     size, template = config.model.image_size, config.model.template
     if template == query_table.OTHER_TEMPLATE:
-        return other_template.bind(net, size)
+        return {"predict": other_template.bind(net, size)}
     return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
 
 
