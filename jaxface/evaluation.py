@@ -120,13 +120,15 @@ def evaluate(
         if name not in system.evaluators:
             choices = ", ".join(system.evaluators)
             raise UserError(f"--dataset: {config.system} is not evaluated on {name!r}; choose from {choices}")
+        if pictures and system.evaluators[name].ranked is None:
+            raise UserError(f"--pictures: {config.system} has no landmark errors to rank; leave it out")
     config_file.check_system(workdir, config.system)
     params, model_state = checkpoint.load_params(workdir)
     model = [parallel.replicate(tree, config.backend) for tree in (params, model_state, system.constants())]
     results = {}
     for name in chosen:
         evaluator = system.evaluators[name]
-        ranking = Ranking(evaluator.ranked) if pictures and evaluator.ranked is not None else None
+        ranking = Ranking(evaluator.ranked) if pictures else None
         results[name] = compile_score(evaluator, config.backend, ranking)(*model)[0]
         if ranking is not None and jax.process_index() == 0:
             write_pictures(ranking, pathlib.Path(workdir) / PICTURES, name)
