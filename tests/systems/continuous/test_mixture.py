@@ -173,7 +173,7 @@ def test_training_on_four_layouts_resumes_and_scores_each(data_dir, tmp_path):
     stopped = config.copy_and_resolve_references()
     stopped.steps, stopped.optim.schedule = 6, "cosine"
     (tmp_path / "resumed").mkdir()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="stopped"):
         training.fit(interrupted(continuous.build(stopped), 4), stopped, tmp_path / "resumed")
     assert checkpoint.steps(tmp_path / "resumed") == [3]
     resumed = training.fit(continuous.build(stopped), stopped, tmp_path / "resumed")
@@ -187,12 +187,12 @@ def test_training_on_four_layouts_resumes_and_scores_each(data_dir, tmp_path):
 
 
 def interrupted(system, after: int):
-    """The system with a data stream that stops like Ctrl-C after some batches."""
+    """The system with a data stream that fails after some batches."""
 
     def train_data(step):
         for number, batch in enumerate(system.train_data(step)):
             if number == after:
-                raise KeyboardInterrupt
+                raise RuntimeError("stopped")
             yield batch
 
     return functools.partial(type(system), **{**vars(system), "train_data": train_data})()
