@@ -78,7 +78,8 @@ def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = 
     for size in batch_sizes(count, max_batch):
         rows = slice(first, first + size)
         padded = network(jax.tree.map(lambda leaf, rows=rows, size=size: pad_rows(leaf[rows], size), inputs))
-        outputs.append(jax.tree.map(lambda leaf, kept=min(size, count - first): np.asarray(leaf)[:kept], padded))
+        kept = min(size, count - first)
+        outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], padded))
         first += size
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
@@ -125,7 +126,7 @@ class Precompiled:
 
 
 def is_face(sigma: np.ndarray, extents: np.ndarray) -> np.ndarray:
-    """Whether landmarks with sigma (F,N) px and extents (F,4) px are certain enough to be those of a face, (F,) bool."""
+    """Whether landmarks with sigma (F,N) px and extents (F,4) px are certain enough for a face, (F,) bool."""
     return np.median(sigma, axis=1) < MAX_RELATIVE_SIGMA * (extents[:, 2:] - extents[:, :2]).mean(axis=1)
 
 
