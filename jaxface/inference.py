@@ -149,7 +149,7 @@ class Predictor:
 
         Args:
             scans: points (N,3) or meshes.
-            units: "mm", "cm", "m" or "nphm"; None derives the unit from the size of each scan.
+            units: "mm", "cm", "m", "in" or "nphm"; None derives the unit from the size of each scan.
             align: "auto", "none" if the scans are in the model's frame, or the path of a file with the alignment.
 
         Returns:

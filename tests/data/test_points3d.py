@@ -179,3 +179,25 @@ def test_crops_for_training_carry_their_points(mode):
 def _residual(places, colors):
     design = np.concatenate([places, np.ones((len(places), 1))], 1)
     return colors - design @ np.linalg.lstsq(design, colors, rcond=None)[0]
+
+
+def test_missing_points_are_masked_and_images_of_two_people_stay_apart(tmp_path):
+    source, shapes = tmp_path / "source", {}
+    for split in ("train", "test"):
+        for person in ("anna", "bob"):
+            points = DRAW.uniform(10, 50, (66, 3)).round(3)
+            points[8, :2] = -1 if person == "bob" else points[8, :2]
+            shapes[f"{split}/{person}/000.jpg"] = points
+            write_photo(source / split / person / "000.jpg")
+            rows = "\n".join(",".join(map(str, row)) for row in points)
+            (source / split / person / "000_lm.csv").write_text(rows)
+    prepare("faw3d", str(tmp_path), str(source))
+    for split in ("train", "test"):
+        examples = read("faw3d", tmp_path, split)
+        assert len(examples) == 2
+        for example in examples:
+            truth, valid = shapes[example["name"].decode()], example["valid"]
+            assert np.flatnonzero(~valid).tolist() == ([8] if b"bob" in example["name"] else [])
+            np.testing.assert_allclose(example["points_3d"][valid], truth[valid], rtol=1e-6)
+            made = data.preprocess_eval(example, "clean", 32, 68)
+            assert made["valid"].sum() == valid.sum() and np.isfinite(made["coordinates"]).all()
