@@ -8,6 +8,7 @@ import functools
 import importlib
 import textwrap
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from absl import flags
