@@ -53,6 +53,7 @@ class FaceLandmarks:
         layout: name of the landmark layout; "custom" for template points of the caller.
         points: (N,2) px.
         sigma: (N,) px, the uncertainty of each point; each system documents its own definition.
+        score: of the face detector, in [0,1]; None if the caller gave the box.
         visible: (N,) in [0,1] or bool, None if the system does not estimate it.
         points_3d: (N,3) px: `points` and the depth towards the viewer, None if the system does not estimate it.
         scores: (N,) raw network scores (pipnet), otherwise None.
@@ -69,6 +70,7 @@ class FaceLandmarks:
     layout: str
     points: np.ndarray
     sigma: np.ndarray
+    score: float | None = None
     visible: np.ndarray | None = None
     points_3d: np.ndarray | None = None
     scores: np.ndarray | None = None
@@ -83,7 +85,19 @@ class FaceLandmarks:
 
         Coordinates are rounded to DECIMALS.
         """
-        names = ("track", "box", "extent", "layout", "points", "sigma", "visible", "points_3d", "scores", "confidence")
+        names = (
+            "track",
+            "score",
+            "box",
+            "extent",
+            "layout",
+            "points",
+            "sigma",
+            "visible",
+            "points_3d",
+            "scores",
+            "confidence",
+        )
         present = {name: getattr(self, name) for name in names}
         return {name: _rounded(value) for name, value in present.items() if value is not None}
 
@@ -260,7 +274,7 @@ class HeadFit:
 
 def _rounded(value: Any) -> Any:
     """Arrays as lists rounded to DECIMALS; other values unchanged."""
-    if isinstance(value, np.ndarray | np.floating):
+    if isinstance(value, np.ndarray | np.floating | float):
         return np.asarray(value, np.float64).round(DECIMALS).tolist()
     return value
 

@@ -21,7 +21,7 @@ from absl import flags
 from PIL import Image
 
 from jaxface import config_file, meshes, outputs
-from jaxface.errors import disk_errors
+from jaxface.errors import UserError, disk_errors
 from jaxface.inference import Predictor
 from jaxface.results import HeadFit
 

@@ -50,12 +50,8 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: (
-        "data",
-    ),
-    3: (
-        "systems",
-    ),
+    2: ("data",),
+    3: ("systems",),
     4: (
         "edits",
         "evaluation",

@@ -59,6 +59,8 @@ def predict(
     image: np.ndarray,
     boxes: Any = None,
     layout: str | None = None,
+    min_score: float | None = None,
+    max_faces: int | None = None,
 ) -> list[FaceLandmarks]:
     """Landmarks of the faces in an image.
 
@@ -77,6 +79,8 @@ def predict(
         boxes: (4,) or (F,4) px; None detects faces.
         layout: the model's layout, or "68" for a model of layout "98".
 
+        min_score, max_faces: see `detection.detect_faces`.
+
     Returns:
         Faces in the order of `boxes`, or the largest first.
 
@@ -85,9 +89,10 @@ def predict(
     """
     if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
         raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}")
-    initial_boxes = detection.check_or_detect(boxes, image)
-    if len(initial_boxes) == 0:
+    detected = detection.check_or_detect(boxes, image, min_score, max_faces)
+    if len(detected) == 0:
         return []
+    initial_boxes, face_scores = detected.boxes, detected.known_scores()
     run = functools.partial(_run, functools.partial(run_network, {"params": params, **model_state}), image, config)
     if config.crop == "square":
         points, sigma, scores = run(_squares(initial_boxes))
@@ -108,6 +113,7 @@ def predict(
             layout=layout or config.layout,
             points=points[i],
             sigma=sigma[i],
+            score=face_scores[i],
             scores=scores[i],
             confidence=confidence[i] if config.confidence else None,
         )
