@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxface import prepared_data
 from jaxface.data import faces, stream, symmetry
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
@@ -261,3 +262,15 @@ def test_the_crop_of_a_pair_of_points_is_a_square_of_one_size(angle_deg):
     crop = faces.landmark_crop(points, 1.2, np.zeros((400, 400, 3), np.uint8))
     np.testing.assert_allclose(crop.high - crop.low, [160, 160])
     np.testing.assert_allclose((crop.high + crop.low) / 2, [200, 200])
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_description_of_a_prepared_set_is_one_line(tmp_path, file, content):
+    write(tmp_path / "own", "text")
+    folder = pathlib.Path(prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own")).data_dir)
+    (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match="landmark_folder/1.0.0.*: damaged .*; remove .* and prepare") as caught:
+        stream.open_dataset("landmark_folder", tmp_path / "data")
+        prepared_data.read_metadata("landmark_folder", tmp_path / "data")
+    assert "\n" not in str(caught.value)
