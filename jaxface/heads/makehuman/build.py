@@ -172,7 +172,7 @@ def _clear_of_eyes(modes: Modes, regions: dict[str, np.ndarray]) -> np.ndarray:
     """The modes (K,H,3) with the lids of random people kept off the eyeballs."""
     count, half = modes.modes.shape[:2]
     codes = np.random.default_rng(SEED).standard_normal((CLEARED_PEOPLE, count))
-    skin = (regions["lids"] | regions["face"])[:half] & (modes.mean[:half, 0] > 0)
+    skin = regions["face"][:half] & (modes.mean[:half, 0] > 0)
     return keep_clear(modes.mean[:half], modes.modes, codes, skin, regions["eyeball_L"][:half])
 
 
