@@ -1,4 +1,4 @@
-"""The embedded head: symmetry, regions, landmarks, units and attributes of the shipped file, and parts of its builder."""
+"""The embedded head: symmetry, regions, landmarks, units and attributes of its file, and its builder."""
 
 import gzip
 import types
@@ -93,8 +93,9 @@ def test_units_move_what_they_say(head):
     assert points(jawLeft=1.0)[8, 0] > 2 and points(mouthSmile_L=1.0)[54, 1] > neutral[54, 1] + 2
     assert points(browInnerUp=1.0)[21, 1] > neutral[21, 1] + 1
     shut = points(eyeBlink_L=1.0, eyeBlink_R=1.0)
-    # Upper and lower lids meet.
-    assert np.linalg.norm(shut[[37, 38, 43, 44]] - shut[[41, 40, 47, 46]], axis=1).max() < 2.0
+    # The upper lids reach the lower ones, with an overlap that closes larger eyes as well.
+    overlap = shut[[41, 40, 47, 46], 1] - shut[[37, 38, 43, 44], 1]
+    assert (overlap > 1.0).all() and (overlap < 4.0).all()
 
 
 def test_lids_stay_off_the_eyeballs(head):
