@@ -30,7 +30,9 @@ def picture(
     yaw, center = np.deg2rad(yaw_deg), np.asarray(center, float)
     eye = center + DISTANCE_MM * np.array([np.sin(yaw), 0.0, np.cos(yaw)])
     rotation = views.look_at(eye, center)
-    pixels, depth = views.project(vertices, eye, rotation, SAMPLES * size * DISTANCE_MM / width_mm, (SAMPLES * size,) * 2)
+    pixels, depth = views.project(
+        vertices, eye, rotation, SAMPLES * size * DISTANCE_MM / width_mm, (SAMPLES * size,) * 2
+    )
     triangles = head.opaque_triangles()
     visible = raster.rasterize(
         jnp.float32(pixels), jnp.float32(depth), triangles, SAMPLES * size, SAMPLES * size

@@ -22,7 +22,7 @@ from jaxface.heads.morphable import MorphableHead
 from .. import app
 
 ICT = flags.DEFINE_string("ict", None, "ICT-FaceKit: its FaceXModel folder, or an .npz file of its arrays")
-HEAD = flags.DEFINE_enum("head", "makehuman", sources.NAMES, "head model that is fitted")
+HEAD = flags.DEFINE_enum("head", sources.EMBEDDED, [*sources.NAMES, sources.RETIRED], "head model that is fitted")
 PATH = flags.DEFINE_string("path", "", "file or folder of the head model, where it needs one")
 SUBDIVIDED = flags.DEFINE_bool("subdivided", False, "fit the head after one step of Loop subdivision")
 HEADS = flags.DEFINE_integer("heads", 20, "number of random ICT heads")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxface.errors import UserError
-from jaxface.heads import closed
+from jaxface.heads import closed, head_file
 from jaxface.heads.makehuman import build, clearance, source
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
@@ -178,7 +178,7 @@ def test_modes_of_people_are_symmetric_and_reproducible(tmp_path):
     np.testing.assert_allclose(np.abs(first.modes[0]), np.abs(even[:4]), atol=0.5)
     np.testing.assert_allclose(first.codes.std(0), [1, 1], rtol=0.1)
     for name, modes in (("a", first), ("b", build.principal_modes(people, selection, np.ones(6)))):
-        build._write_npz(tmp_path / name, {"modes": build._quantised(modes.modes)})
+        head_file.write_arrays(tmp_path / name, {"modes": build._quantised(modes.modes)})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
