@@ -20,9 +20,9 @@ from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
 UNITS = {unit: mm / MM_PER_UNIT for unit, mm in meshes.MM_PER.items()}
-# Extents in mm of a face, a head, or a bust that are possible; smaller ones are taken only if no unit gives a larger
-# one; others above the third are worth a warning. A unit that the user states may be off by a factor.
-POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), 150.0, 120.0, 4.0
+# Extents in mm of a face, a head or a bust: possible ones, and likely ones, which are preferred. A second unit that
+# gives a possible extent of at least DOUBTFUL_MM is worth a warning. A unit that the user states may be off by a factor.
+POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), (150.0, 600.0), 120.0, 4.0
 # Units in order of preference, where the extent is likely in several of them.
 PREFERENCE = ("mm", "cm", "m", "nphm", "in")
 MIN_POINTS, MAX_POINTS = 100, 20_000
@@ -86,7 +86,8 @@ def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
     if not possible:
         units = ", ".join(PREFERENCE)
         raise UserError(f"{name}: extent {extent:.3g} is not a plausible head size in {units}; rescale the scan")
-    taken = next((unit for unit in possible if sizes_mm[unit] >= LIKELY_MM), possible[0])
+    likely = [unit for unit in possible if LIKELY_MM[0] <= sizes_mm[unit] <= LIKELY_MM[1]]
+    taken = (likely or possible)[0]
     others = [unit for unit in possible if unit != taken and sizes_mm[unit] >= DOUBTFUL_MM]
     if others:
         sizes = ", ".join(f"{unit} ({sizes_mm[unit]:.0f} mm)" for unit in (taken, *others))
