@@ -157,8 +157,8 @@ def test_ply_colors_and_zero_normals(tmp_path, kind, scale):
     [
         "\ufeffv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 2 0 0\nf 1 2 3 4\nf 2 5 3\n",
         "v\t0  0 0 \nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 2 0 0\nf\t1 2 \\\n3 4\nf 2 5 3\n",
-        "mtllib lost.mtl\no a\nusemtl b\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 2 0 0\nvt 0 0\nvt 1 1\nf 1/1 2/2 3/1 4/1\n"
-        "usemtl c\nf 2/1 5/2 3/2\n",
+        "mtllib lost.mtl\no a\nusemtl b\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 2 0 0\nvt 0 0\nvt 1 1\n"
+        "f 1/1 2/2 3/1 4/1\nusemtl c\nf 2/1 5/2 3/2\n",
         "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf -4 -3 -2 -1\nv 2 0 0\nvn 0 0 2\nf -4//1 -1//1 -3/7/1\n",
     ],
     ids=["byte order mark", "tabs and continuation", "materials", "relative"],

@@ -21,7 +21,8 @@ from jaxface.meshes import Mesh
 # Model units per unit of a scan.
 UNITS = {unit: mm / MM_PER_UNIT for unit, mm in meshes.MM_PER.items()}
 # Extents in mm of a face, a head or a bust: possible ones, and likely ones, which are preferred. A second unit that
-# gives a possible extent of at least DOUBTFUL_MM is worth a warning. A unit that the user states may be off by a factor.
+# gives a possible extent of at least DOUBTFUL_MM is worth a warning. A unit that the user states may be off by a
+# factor.
 POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), (150.0, 600.0), 120.0, 4.0
 # Units in order of preference, where the extent is likely in several of them.
 PREFERENCE = ("mm", "cm", "m", "nphm", "in")
