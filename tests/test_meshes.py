@@ -191,14 +191,11 @@ INDICES = (np.uint8([[0], [1], [2]]), "SCALAR", 5121, False)
 
 
 def test_glb_of_quantised_positions_below_a_mirrored_node(tmp_path):
-    positions = np.uint16([[0, 0, 0, 0], [65535, 0, 0, 0], [0, 65535, 0, 0]])[:, :3]
-    padded = np.zeros((3, 4), np.uint16)
-    padded[:, :3] = positions
+    positions = np.uint16([[0, 0, 0], [65535, 0, 0], [0, 65535, 0]])
     primitive = {"attributes": {"POSITION": 0, "COLOR_0": 2}, "indices": 1}
     colors = (np.full((3, 4), 65535, np.uint16), "VEC4", 5123, True)
     node = {"scale": [-0.4, 0.4, 0.4], "translation": [0.2, -0.2, -0.2]}
-    data = _glb([(padded, "VEC3", 5123, True), INDICES, colors], primitive, node, {})
-    data = data.replace(b'"byteOffset": 0, "byteLength": 24', b'"byteLength": 24, "byteStride":8')
+    data = _glb([(positions, "VEC3", 5123, True), INDICES, colors], primitive, node, {})
     (path := tmp_path / "a.glb").write_bytes(data)
     found = meshes.read(path)
     np.testing.assert_allclose(found.vertices, [[0.2, -0.2, -0.2], [-0.2, -0.2, -0.2], [0.2, 0.2, -0.2]], atol=1e-9)

@@ -90,7 +90,7 @@ def test_landmarks_of_scans_are_read(tmp_path):
         with pytest.raises(UserError, match=f"--landmarks: .*{name} .*{message}"):
             scan_files.read_landmarks(str(tmp_path / name), scans_)
     np.save(tmp_path / "l.npy", points[:67])
-    with pytest.raises(UserError, match=r"holds \(67, 3\); give 68 points"):
+    with pytest.raises(UserError, match=r"must hold 68 points .* it has \(67, 3\)"):
         scan_files.read_landmarks(str(tmp_path / "l.npy"), scans_[:1])
 
 
