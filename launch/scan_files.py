@@ -77,10 +77,8 @@ def _results(folders: set[pathlib.Path]) -> set[pathlib.Path]:
         written |= {(folder / f"{name}.ply").resolve() for name in _summary(folder / FIT_SUMMARY)}
         for entry in _summary(folder / REGISTERED_SUMMARY).values():
             if isinstance(entry, dict) and isinstance(entry.get("mesh"), str):
-                written |= {
-                    pathlib.Path(entry["mesh"]).resolve(),
-                    (folder / pathlib.Path(entry["mesh"]).name).resolve(),
-                }
+                mesh = pathlib.Path(entry["mesh"])
+                written |= {mesh.resolve(), (folder / mesh.name).resolve()}
     return written
 
 

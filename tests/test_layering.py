@@ -50,8 +50,12 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: ("data",),
-    3: ("systems",),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
     4: (
         "edits",
         "evaluation",

@@ -153,7 +153,7 @@ def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
     size = len(texture)
     u, v = mesh.visual.uv.T
     at = texture[np.clip((1 - v) * size, 0, size - 1).astype(int), np.clip(u * size, 0, size - 1).astype(int)]
-    px, _ = projected(result, mesh.vertices)
+    px, _ = projected(result, 1000 * mesh.vertices)  # GLB is in metres
     front = (mesh.vertex_normals[:, 2] > 0.8) & (v > 0.2)
     left, right = front & (px[:, 0] < 140), front & (px[:, 0] > 160)
     assert left.sum() > 200 and right.sum() > 200

@@ -20,9 +20,10 @@ from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
 UNITS = {unit: mm / MM_PER_UNIT for unit, mm in meshes.MM_PER.items()}
-# Extents in mm of a face, a head, or a bust: those that are possible, and those that are likely enough for a second
-# unit to be worth a warning. A unit that the user states may be off by a factor.
-POSSIBLE_MM, LIKELY_MM, STATED_FACTOR = (75.0, 700.0), (120.0, 700.0), 4.0
+# Extents in mm of a face, a head or a bust: possible ones, and likely ones, which are preferred. A second unit that
+# gives a possible extent of at least DOUBTFUL_MM is worth a warning. A unit that the user states may be off by a
+# factor.
+POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), (150.0, 600.0), 120.0, 4.0
 # Units in order of preference, where the extent is likely in several of them.
 PREFERENCE = ("mm", "cm", "m", "nphm", "in")
 MIN_POINTS, MAX_POINTS = 100, 20_000
@@ -67,7 +68,7 @@ def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
 def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
     """The unit of a scan, a key of UNITS, inferred from its extent.
 
-    If the extent is that of a head in two units, the first of PREFERENCE is taken and a warning names the other.
+    If the extent is that of a head in several units, the first of PREFERENCE is taken and a warning names the others.
 
     Args:
         points: (N,3).
@@ -82,12 +83,14 @@ def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
     sizes_mm = {unit: extent * meshes.MM_PER[unit] for unit in PREFERENCE}
     if stated:
         return _checked_unit(name, extent, sizes_mm[stated], stated)
-    likely = [unit for unit, size in sizes_mm.items() if LIKELY_MM[0] <= size <= LIKELY_MM[1]]
     possible = [unit for unit, size in sizes_mm.items() if POSSIBLE_MM[0] <= size <= POSSIBLE_MM[1]]
     if not possible:
-        units = ", ".join(PREFERENCE)
-        raise UserError(f"{name}: extent {extent:.3g} is not a plausible head size in {units}; rescale the scan")
-    taken, *others = likely or possible
+        raise UserError(
+            f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm, nor in inches; rescale the scan"
+        )
+    likely = [unit for unit in possible if LIKELY_MM[0] <= sizes_mm[unit] <= LIKELY_MM[1]]
+    taken = (likely or possible)[0]
+    others = [unit for unit in possible if unit != taken and sizes_mm[unit] >= DOUBTFUL_MM]
     if others:
         sizes = ", ".join(f"{unit} ({sizes_mm[unit]:.0f} mm)" for unit in (taken, *others))
         LOGGER.warning("%s: extent %.3g is possible in %s; %s is taken, pass --units", name, extent, sizes, taken)
