@@ -77,8 +77,8 @@ def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = 
     outputs, first, count = [], 0, len(jax.tree.leaves(inputs)[0])
     for size in batch_sizes(count, max_batch):
         rows = slice(first, first + size)
-        padded = network(jax.tree.map(lambda leaf, rows=rows, size=size: pad_rows(leaf[rows], size), inputs))
         kept = min(size, count - first)
+        padded = network(jax.tree.map(lambda leaf, rows=rows, size=size: pad_rows(leaf[rows], size), inputs))
         outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], padded))
         first += size
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
@@ -126,7 +126,7 @@ class Precompiled:
 
 
 def is_face(sigma: np.ndarray, extents: np.ndarray) -> np.ndarray:
-    """Whether landmarks with sigma (F,N) px and extents (F,4) px are certain enough for a face, (F,) bool."""
+    """Whether landmarks are certain enough to be those of a face, (F,) bool; sigma (F,N) px, extents (F,4) px."""
     return np.median(sigma, axis=1) < MAX_RELATIVE_SIGMA * (extents[:, 2:] - extents[:, :2]).mean(axis=1)
 
 

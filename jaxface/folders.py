@@ -10,28 +10,30 @@ import os
 import pathlib
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.errors
 import numpy as np
 
-from jaxface import detection, outputs, overlay, photo, video
+from jaxface import detection, outputs, overlay, photo, pipeline, video
 from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import DECIMALS, FaceLandmarks
 
-VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .3gp .mts .m2ts .ts .flv .ogv".split())
 OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
 JSON_ENDINGS = (".json", ".jsonl")
 # Marks the .npz files that `infer_arrays` writes.
 ARRAYS_COMMENT = b"written by jaxface"
 EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
+# Photos that are processed together, and that are decoded ahead or written beside.
+PHOTO_BATCH, FILES_AHEAD = 8, 4
 # Maximum number of names that a summary lists.
 MAX_LISTED = 5
 
 Path = pathlib.Path
-Predict = Callable[..., list[FaceLandmarks]]
+Predict = Callable[..., Any]
 OnFailure = Callable[[str], None]
 
 
@@ -50,7 +52,10 @@ class Summary:
     ignored: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in self.counts.items()]
+        counts = Counter(self.counts)
+        if not counts["photo"] and counts["video"]:
+            del counts["photo"], counts["face"]
+        parts = [f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in counts.items()]
         if self.failed:
             parts.append(_listed("failed", [f"{name} ({reason})" for name, reason in self.failed.items()]))
         if self.ignored:
@@ -112,14 +117,14 @@ def infer_files(
     photo. The `files` of a photo's first face become <stem><ending>, those of the second face <stem>_2<ending>.
 
     Args:
-        predictor: `(photo, boxes=..., **options) -> faces`.
+        predictor: `(photo, boxes=..., **options) -> faces`; for lists of photos and boxes it returns a list.
         source: a file, or a folder whose files are taken in order of name, without subfolders.
         output: the folder of the results.
         boxes_path: boxes.json or None; see `read_boxes`. A photo that it does not list is located by the five points in
             detections/<stem>.txt next to it, if there is such a file.
         smooth: smooth the points of videos over time.
         options: keyword arguments of `predictor`.
-        on_failure: called with one line for each file that fails.
+        on_failure: called with one line for each file that fails, and for damaged frames and lost sound of videos.
 
     Raises:
         UserError: `source` has no photo or video, `output` cannot be created, or the predictor rejects the options.
@@ -132,19 +137,65 @@ def infer_files(
     writer = outputs.Writer(output, _with_boxes(files, boxes_path))
     writer.make_folder()
     summary = Summary(Counter(photo=0, face=0), {}, ignored)
-    for path, target in output_names(files, writer).items():
+    targets = output_names(files, writer)
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    photos = [path for path in files if path not in videos]
+    _infer_photos(predict, photos, targets, boxes, writer, summary, on_failure)
+    for path in videos:
         try:
-            writer.check(_outputs(target, path))
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                counts = _infer_video(predict, path, target, boxes.get(path.name), smooth, writer)
-            else:
-                loaded = photo.load(path)
-                faces = predict(loaded, boxes=_given_face(path, boxes))
-                counts = write_result(loaded, faces, path, target, writer)
-            summary.counts.update(counts)
+            writer.check(_outputs(targets[path], path))
+            summary.counts.update(
+                _infer_video(predict, path, targets[path], boxes.get(path.name), smooth, writer, on_failure)
+            )
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)
+    if silent := summary.counts.pop("silent", 0):
+        on_failure(f"{silent} overlay{'' if silent == 1 else 's'} of videos without sound; install ffmpeg to keep it")
     return summary
+
+
+def _infer_photos(
+    predict: Predict,
+    photos: Sequence[Path],
+    targets: Mapping[Path, Path],
+    boxes: Mapping[str, np.ndarray],
+    writer: outputs.Writer,
+    summary: Summary,
+    on_failure: OnFailure,
+) -> None:
+    """Predicts photos in batches and writes their results; updates `summary`.
+
+    The next photos are decoded and the last ones written at the same time.
+    """
+
+    def load(path: Path) -> photo.Photo:
+        writer.check(_outputs(targets[path], path))
+        loaded = photo.load(path)
+        if path.name in boxes:
+            detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+        _given_face(path, boxes)  # a malformed detections file is this photo's failure
+        return loaded
+
+    def write(item: tuple[Path, photo.Photo, Sequence[FaceLandmarks]]) -> Counter:
+        path, loaded, faces = item
+        return write_result(loaded, faces, path, targets[path], writer)
+
+    def predicted() -> Iterator[tuple[Path, photo.Photo, Sequence[FaceLandmarks]]]:
+        for batch in pipeline.batches(pipeline.ahead(load, photos, FILES_AHEAD), PHOTO_BATCH):
+            readable = [(path, future.result()) for path, future in batch if not future.exception()]
+            for path, future in batch:
+                if error := future.exception():
+                    _record_failure(summary, path, error, on_failure)
+            listed = [_given_face(path, boxes) for path, _ in readable]
+            results = predict([one for _, one in readable], boxes=listed) if readable else []
+            for (path, loaded), faces in zip(readable, results, strict=True):
+                yield path, loaded, faces
+
+    for (path, *_), future in pipeline.ahead(write, predicted(), FILES_AHEAD):
+        if error := future.exception():
+            _record_failure(summary, path, error, on_failure)
+        else:
+            summary.counts.update(future.result())
 
 
 def infer_multiview(
@@ -210,7 +261,10 @@ def _load_photos(
     return photos
 
 
-def _record_failure(summary: Summary, path: Path, error: Exception, on_failure: OnFailure) -> None:
+def _record_failure(summary: Summary, path: Path, error: BaseException, on_failure: OnFailure) -> None:
+    """Reports a file that failed. Raises `error` if it is not the file's fault."""
+    if not isinstance(error, UserError | OSError):
+        raise error
     summary.failed[path.name] = str(error).removeprefix(f"{path.name}: ")
     on_failure(f"{path.name}: {summary.failed[path.name]}")
 
@@ -307,34 +361,53 @@ def write_result(
 
 
 def _infer_video(
-    predict: Predict, path: Path, target: Path, box: np.ndarray | None, smooth: bool, writer: outputs.Writer
+    predict: Predict,
+    path: Path,
+    target: Path,
+    box: np.ndarray | None,
+    smooth: bool,
+    writer: outputs.Writer,
+    log: OnFailure,
 ) -> Counter:
-    """Writes the overlay video and the JSON lines of one video."""
+    """Writes the overlay video and the JSON lines of one video; damaged frames have lines without faces."""
     clip = video.open_clip(path)
     if box is not None:
         detection.check_boxes(box, clip.width, clip.height)
-    tracked = video.track(clip.frames(), predict, box)
+    times: list[float] = []
+
+    def frames() -> Iterator[np.ndarray | None]:
+        for time, frame in clip.timed_frames():
+            times.append(time)
+            if frame is None:
+                log(f"{path.name}: frame {len(times) - 1} at {time:.3f} s is damaged; its line has no faces")
+            yield frame
+
+    tracked = video.track(frames(), predict, box)
     if smooth:
-        tracked = video.smooth(tracked, clip.rate)
+        tracked = video.smooth(tracked, clip.rate, times)
     partial, lines = _with_ending(target, ".partial.mp4"), []
     try:
         with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as clip_writer:
             for index, (frame, faces) in enumerate(tracked):
-                clip_writer.write(overlay.draw_overlay(frame, faces))
+                if frame is not None:
+                    clip_writer.write(overlay.draw_overlay(frame, faces), times[index])
                 entry = {
                     "image": path.name,
                     "frame": index,
-                    "time": round(index / clip.rate, DECIMALS),
+                    "time": round(times[index], DECIMALS),
                     "width": clip.width,
                     "height": clip.height,
                     "faces": serialised(faces),
                 }
                 lines.append(_json_line(entry))
+        counts = Counter(video=1, frame=len(lines), silent=int(not video.add_sound(partial, path)))
         writer.replace(partial, _with_ending(target, OVERLAY_ENDINGS[1]))
     finally:
         partial.unlink(missing_ok=True)
     writer.write(_with_ending(target, JSON_ENDINGS[1]), b"".join(lines))
-    return Counter(video=1, frame=len(lines))
+    if clip.duration - times[-1] > max(1.0, clip.duration / 10):
+        log(f"{path.name}: only {times[-1]:.1f} s of {clip.duration:.1f} s could be read; the file may be truncated")
+    return counts
 
 
 def serialised(faces: Sequence[FaceLandmarks]) -> list[dict[str, Any]]:

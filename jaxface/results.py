@@ -85,19 +85,8 @@ class FaceLandmarks:
 
         Coordinates are rounded to DECIMALS.
         """
-        names = (
-            "track",
-            "score",
-            "box",
-            "extent",
-            "layout",
-            "points",
-            "sigma",
-            "visible",
-            "points_3d",
-            "scores",
-            "confidence",
-        )
+        arrays = ("box", "extent", "layout", "points", "sigma", "visible", "points_3d", "scores", "confidence")
+        names = ("track", "score", *arrays)
         present = {name: getattr(self, name) for name in names}
         return {name: _rounded(value) for name, value in present.items() if value is not None}
 

@@ -15,6 +15,8 @@ def predict(source, boxes=None, layout="68"):
     """Finds a face in each box that is given, and none otherwise."""
     if layout != "68":
         raise UserError(f"unknown layout {layout!r}")
+    if isinstance(source, list):
+        return [predict(one, box) for one, box in zip(source, boxes, strict=True)]
     loaded = photo.load(source)
     boxes = [] if boxes is None else detection.check_boxes(boxes, loaded.width, loaded.height)
     points = np.full((68, 2), 1 / 3)
@@ -77,6 +79,8 @@ def test_files_and_layer_of_a_face_are_written(source, tmp_path):
     red = np.full((10, 10, 4), [255, 0, 0, 255], np.uint8)
 
     def with_files(picture, boxes=None):
+        if isinstance(picture, list):
+            return [with_files(one) for one in picture]
         faces = predict(picture, np.array([[0, 0, 30, 35], [0, 0, 25, 30]]))
         files = {".obj": b"v", "_depth.png": b"p"}
         return [dataclasses.replace(face, files=files, layer=(red, (-5, 30))) for face in faces]

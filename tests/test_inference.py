@@ -52,6 +52,34 @@ def test_five_points_stand_for_the_box_around_them(predictor, image):
     np.testing.assert_allclose(face.box, landmark_files.face_box(five), atol=1e-3)
 
 
+def test_a_list_is_answered_without_its_bad_photos(predictor, image, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="bad.jpg"):
+        first, bad, last = predictor([image, tmp_path / "bad.jpg", image], boxes=[BOX, None, BOX])
+    assert len(first) == len(last) == 1 and bad == []
+    assert len(predictor(one for one in [image] * 10)) == 10
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (None, {}, "not a photo"),
+        (".", {}, "a folder is not a photo"),
+        ("https://example.org/a.jpg", {}, "download"),
+        (np.zeros((9, 9, 3), np.uint8), {"boxes": [0.1, 0.1, 0.9, 0.9]}, "pixels"),
+        (np.zeros((9, 9, 3), np.uint8), {"min_score": 7}, "min_score"),
+        (np.zeros((9, 9, 3), np.uint8), {"max_faces": 0}, "max_faces"),
+    ],
+)
+def test_arguments_that_are_refused(predictor, source, options, words):
+    with pytest.raises(UserError, match=words):
+        predictor(source, **options)
+
+
+def test_a_layout_may_be_a_number(predictor, image):
+    assert predictor(image, boxes=BOX, layout=68)[0].layout == "68"
+
+
 def test_repr_is_one_line(predictor, detector_workdir):
     start, end = "Predictor(system='continuous', parameters=", f"k, source={str(detector_workdir)!r})"
     assert repr(predictor).startswith(start) and repr(predictor).endswith(end)

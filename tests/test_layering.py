@@ -40,6 +40,7 @@ LEVELS = {
         "overlay",
         "parallel",
         "photo",
+        "pipeline",
         "pickle_arrays",
         "pickle_tree",
         "prepared_data",
