@@ -17,6 +17,8 @@ from jaxface.geometry import alignment
 # Height of the hairline above the brow points, as a fraction of the distance from brows to chin. A face with 63 mm
 # between the pupils then measures 181 mm from hairline to chin, the human average.
 FOREHEAD = 0.3
+# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line.
+MIN_AXIS_RATIO = 0.3
 # Landmark indices in the layout 68.
 BROWS, CHIN = slice(17, 27), slice(7, 10)
 # A realigned crop is rejected as an outlier if it shifts by more than this fraction of its side or if its size changes
@@ -174,3 +176,14 @@ def extent_boxes(landmarks: np.ndarray) -> np.ndarray:
     """Boxes (F,4) from hairline to chin and from side to side of landmarks (F,68,2)."""
     outline = np.concatenate([landmarks, hairline(landmarks)], axis=1)
     return np.concatenate([outline.min(axis=1), outline.max(axis=1)], axis=1)
+
+
+def is_elongated(points: np.ndarray) -> bool:
+    """Whether points (L,2) are nearly on a line, as a pair of eyes: their bounding box is no useful crop."""
+    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(axes) < 2 or bool(axes[1] < MIN_AXIS_RATIO * axes[0])
+
+
+def diameter(points: np.ndarray) -> np.ndarray:
+    """Largest distance (…) between two of the points (…,L,2)."""
+    return np.linalg.norm(points[..., :, None, :] - points[..., None, :, :], axis=-1).max((-2, -1))

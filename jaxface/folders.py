@@ -17,6 +17,7 @@ import flax.errors
 import numpy as np
 
 from jaxface import detection, outputs, overlay, photo, pipeline, video
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import DECIMALS, FaceLandmarks
 
@@ -95,6 +96,11 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     return in_folder
 
 
+def _given_face(path: Path, boxes: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The box (4,) of a photo in boxes.json, or the five points (5,2) in detections/<stem>.txt next to it, or None."""
+    return boxes[path.name] if path.name in boxes else landmark_files.read_five(path)
+
+
 def infer_files(
     predictor: Predict,
     source: str | os.PathLike,
@@ -114,7 +120,8 @@ def infer_files(
         predictor: `(photo, boxes=..., **options) -> faces`; for lists of photos and boxes it returns a list.
         source: a file, or a folder whose files are taken in order of name, without subfolders.
         output: the folder of the results.
-        boxes_path: boxes.json or None; see `read_boxes`.
+        boxes_path: boxes.json or None; see `read_boxes`. A photo that it does not list is located by the five points in
+            detections/<stem>.txt next to it, if there is such a file.
         smooth: smooth the points of videos over time.
         options: keyword arguments of `predictor`.
         on_failure: called with one line for each file that fails, and for damaged frames and lost sound of videos.
@@ -166,6 +173,7 @@ def _infer_photos(
         loaded = photo.load(path)
         if path.name in boxes:
             detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+        _given_face(path, boxes)  # a malformed detections file is this photo's failure
         return loaded
 
     def write(item: tuple[Path, photo.Photo, Sequence[FaceLandmarks]]) -> Counter:
@@ -178,7 +186,7 @@ def _infer_photos(
             for path, future in batch:
                 if error := future.exception():
                     _record_failure(summary, path, error, on_failure)
-            listed = [boxes.get(path.name) for path, _ in readable]
+            listed = [_given_face(path, boxes) for path, _ in readable]
             results = predict([one for _, one in readable], boxes=listed) if readable else []
             for (path, loaded), faces in zip(readable, results, strict=True):
                 yield path, loaded, faces
@@ -224,7 +232,7 @@ def infer_multiview(
     loaded = _load_photos(photos, boxes, summary, on_failure)
     if not loaded:
         raise UserError(f"{source}: none of its photos can be read; see the messages above")
-    results = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
+    results = person(list(loaded.values()), boxes=[_given_face(path, boxes) for path in loaded], **options)
     writer = outputs.Writer(output, _with_boxes(photos, boxes_path))
     writer.make_folder()
     targets = output_names(list(loaded), writer)
@@ -246,6 +254,7 @@ def _load_photos(
             loaded = photo.load(path)
             if path.name in boxes:
                 detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+            _given_face(path, boxes)  # a malformed detections file is this photo's failure
             photos[path] = loaded
         except UserError as error:
             _record_failure(summary, path, error, on_failure)

@@ -60,12 +60,15 @@ class Evaluator:
         summarise: `(arrays) -> metrics`. It receives every example of all hosts once, without padding, and returns
             named floats.
         every: number of training steps between two evaluations.
+        ranked: `(arrays) -> (E,)` errors as fractions by which `launch.evaluate --pictures` draws the CED and chooses
+            the worst examples; None: the evaluator has no such error.
     """
 
     data: Callable[[], Iterator[Batch]]
     predict: Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
     summarise: Callable[[dict[str, np.ndarray]], dict[str, float]]
     every: int
+    ranked: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +168,8 @@ class System:
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
         tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
+        takes_five: whether both `predict` functions take `five`, the eyes, nose tip and mouth corners (5,2) of the face
+            in the box (in `predict_multiview` a list of these or None), by which they align.
         head: `(params, model_state) -> HeadDecoder`; None for systems of landmarks only.
     """
 
@@ -183,6 +188,7 @@ class System:
     predict_batch: Callable[..., Any] | None = None
     predict_multiview: Callable[..., Any] | None = None
     tools: tuple[str, ...] = ()
+    takes_five: bool = False
     head: Callable[[Tree, Tree], HeadDecoder] | None = None
 
 

@@ -58,6 +58,7 @@ LEVELS = {
         "systems",
     ),
     4: (
+        "edits",
         "evaluation",
         "export",
         "folders",

@@ -94,7 +94,7 @@ def bind(
     `named_layouts` maps parameters to the model's own layouts, {name: template points (N,3)}.
     """
     encode = crops.Precompiled(functools.partial(model.apply, method="encode"))
-    query = crops.Precompiled(functools.partial(model.apply, method="query"))
+    query = crops.Precompiled(functools.partial(model.apply, method="answer"))
     network = Network(encode, query, image_size, template, named_layouts)
     return {function.__name__: functools.partial(function, network) for function in (predict, predict_batch)}
 

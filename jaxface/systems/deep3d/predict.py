@@ -93,6 +93,7 @@ def predict(
     boxes: Any = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
+    five: np.ndarray | None = None,
     min_score: float | None = None,
     max_faces: int | None = None,
 ) -> list[FaceReconstruction]:
@@ -108,6 +109,8 @@ def predict(
         boxes: (4,) or (F,4) px; None detects faces.
         layout: "68".
         detect: `(image, boxes, **options) -> faces` with 68 landmarks.
+        five: eyes, nose tip and mouth corners (5,2) px of the face in the box; it is aligned by these, as the original
+            aligns by its MTCNN points, and not by its landmarks.
         min_score, max_faces: options of `detect`; see `detection.detect_faces`.
 
     Returns:
@@ -118,7 +121,7 @@ def predict(
             finite.
     """
     options = {name: value for name, value in (("min_score", min_score), ("max_faces", max_faces)) if value is not None}
-    faces = _aligned_faces(network, image, boxes, layout, detect and functools.partial(detect, **options))
+    faces = _aligned_faces(network, image, boxes, layout, detect and functools.partial(detect, **options), five)
     if not faces:
         return []
     vectors = _regress(network, {"params": params, **model_state}, _cut(faces))
@@ -133,6 +136,7 @@ def predict_multiview(
     boxes: Sequence[Any] | None = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
+    five: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[FaceReconstruction]]:
     """As `predict`, for several images of one person, reconstructed with one identity.
 
@@ -140,8 +144,10 @@ def predict_multiview(
     face, the largest or the one in its box; the list is empty if no face was detected.
     """
     boxes = [None] * len(images) if boxes is None else boxes
+    five = [None] * len(images) if five is None else five
     largest = [
-        _aligned_faces(network, image, box, layout, detect)[:1] for image, box in zip(images, boxes, strict=True)
+        _aligned_faces(network, image, box, layout, detect, points)[:1]
+        for image, box, points in zip(images, boxes, five, strict=True)
     ]
     faces = [face for per_image in largest for face in per_image]
     if not faces:
@@ -158,7 +164,7 @@ def predict_multiview(
 
 
 def _aligned_faces(
-    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None
+    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None, five: np.ndarray | None
 ) -> list[AlignedFace]:
     """The detector's faces with their crops."""
     if layout != LAYOUT:
@@ -170,7 +176,8 @@ def _aligned_faces(
         if boxes is None and not crops.is_face(landmarks.sigma[None], landmarks.extent[None])[0]:
             continue
         try:
-            crop = alignment.align(landmarks.points, image.shape[1], image.shape[0], network.image_size)
+            points = landmarks.points if five is None else five
+            crop = alignment.align(points, image.shape[1], image.shape[0], network.image_size)
         except UserError:
             if boxes is not None:
                 raise
