@@ -178,7 +178,7 @@ def test_heads_near_the_camera_and_behind_it_give_no_nan(reconstruct, prediction
 def test_several_images_of_a_person_share_one_identity(face, network, predictions):
     index, weights = face.landmarks
     points = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [80, -80] + [150, 110]
-    box = points[:2].ravel()
+    box = np.concatenate([points.min(0), points.max(0)])
     detected = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
 
     def detect(image, boxes):
