@@ -1,8 +1,8 @@
 """The only module that uses Orbax: saves and restores train states in `workdir`/checkpoints/<step>.
 
-Every checkpoint carries the CRC-32 of each array, because Orbax does not detect a flipped bit. An unreadable step is
-renamed `<step>.damaged`, but only after an older one has been read: if none can be read, the configuration is a more
-likely cause than the disk, and nothing is renamed.
+Every checkpoint carries the CRC-32 of each array and, once it is complete, the checksums of its files, because Orbax
+does not detect a flipped bit. An unreadable step is renamed `<step>.damaged`, but only after an older one has been
+read: if none can be read, the configuration is a more likely cause than the disk, and nothing is renamed.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import pathlib
+import re
+import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -21,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from jaxface import compat, config_file, parallel
+from jaxface import checksums, compat, config_file, parallel
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import TrainState
 
@@ -32,6 +34,9 @@ PARTS = ("step", "params", "model_state", "opt_state", "ema")
 BEST = "best"
 MAX_STEPS = 1000  # Size of the array in which the first host sends the saved steps to the others.
 MAX_REASON_CHARS = 200
+MAX_STEP = np.iinfo(np.int32).max
+# Orbax takes the path of a checkpoint for a glob pattern, and does not find its own files if it has one of these.
+GLOB_CHARACTERS = re.compile(r"[][*?\\]")
 LOG = logging.getLogger(__name__)
 
 
@@ -48,12 +53,16 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics[BEST], reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
         self._folder = _folder(workdir)
-        with disk_errors(self._folder):
+        self._saving: Any = None
+        self._failure: Exception | None = None
+        with disk_errors(self._folder), contextlib.ExitStack() as stack:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._checkpointer = ocp.training.Checkpointer(
-                self._folder.absolute(),
+                stack.enter_context(_without_glob_characters(self._folder)),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), lowest]),
                 cleanup_tmp_directories=True,
             )
+            self._cleanup = stack.pop_all()
 
     def save(self, state: TrainState, metric: float | None = None) -> None:
         """Starts saving the replicated `state` under its step; an existing step is not overwritten.
@@ -63,32 +72,48 @@ class Checkpoints:
         step = int(parallel.to_host(state.step))
         if step in [saved.step for saved in self._checkpointer.checkpoints]:
             return
+        self.wait()
         metrics = {BEST: float(metric)} if metric is not None and np.isfinite(metric) else None
         items = jax.tree.map(jnp.asarray, _items(state))
         with disk_errors(self._folder):
-            self._checkpointer.save_checkpointables_async(
+            self._saving = self._checkpointer.save_checkpointables_async(
                 step,
                 parallel.to_global(items),
                 force=True,
                 metrics=metrics,
-                custom_metadata={"checksums": checksums(items)},
+                custom_metadata={"checksums": array_checksums(items), "files": checksums.NAME},
             )
+            if jax.process_index() == 0:
+                self._saving.on_complete(lambda _: self._write_checksums(step))
 
     def wait(self) -> None:
         """Returns when the last save is complete on disk."""
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
         with disk_errors(self._folder):
-            self._checkpointer.wait()
+            # Also ends the thread of this save and closes its descriptors.
+            saving.result()
+            if self._failure is not None:
+                raise self._failure
+
+    def _write_checksums(self, step: int) -> None:
+        """Runs in the thread of the save, whose errors asyncio would print."""
+        try:
+            checksums.write(self._folder / str(step))
+        except Exception as error:
+            self._failure = error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, *_: Any) -> None:
-        if kind is None:
-            with disk_errors(self._folder):
-                self._checkpointer.close()
-        else:
-            # The exception that is propagating explains more than a save that fails for the same reason.
-            with contextlib.suppress(Exception):
+        # An exception that is propagating explains more than a save that fails for the same reason.
+        suppressed = () if kind is None else (Exception,)
+        with self._cleanup, contextlib.suppress(*suppressed), disk_errors(self._folder):
+            try:
+                self.wait()
+            finally:
                 self._checkpointer.close()
 
 
@@ -107,19 +132,19 @@ def restore(workdir: Path, like: TrainState, set_aside: bool = True) -> TrainSta
         UserError: checkpoints exist but none can be read; nothing is renamed in this case.
     """
     saved = steps(workdir)
-    damaged: dict[int, str] = {}
-    for step in saved:
+    reasons = []
+    for step in _intact_first(workdir, saved):
         state, reason = _read_agreed(_folder(workdir) / str(step), like)
         if state is not None:
             if set_aside:
-                _set_aside(workdir, damaged)
+                _set_aside(workdir, [newer for newer in saved if newer > step])
             return state
         LOG.warning("checkpoint skipped, %s", reason)
-        damaged[step] = reason
+        reasons.append(reason)
     if not saved:
         return None
     raise UserError(
-        f"{_folder(workdir)}: none of the checkpoints can be read ({damaged[saved[0]]}); use the configuration that "
+        f"{_folder(workdir)}: none of the checkpoints can be read ({reasons[0]}); use the configuration that "
         "they were saved with, or another workdir; nothing was changed there"
     )
 
@@ -140,7 +165,7 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
     if config.get(BEST):
         saved.sort(key=lambda step: _metric(workdir, step))
     reason = "none was saved"
-    for step in saved:
+    for step in _intact_first(workdir, saved):
         try:
             return _read_params(_folder(workdir) / str(step))
         except Exception as error:  # Damage raises many types.
@@ -152,12 +177,48 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
 def steps(workdir: Path) -> list[int]:
     """The saved steps, newest first; the same on all hosts."""
     folder = _folder(workdir)
-    saved = sorted((int(path.name) for path in folder.glob("*") if path.name.isdigit()), reverse=True)
+    saved = sorted((int(path.name) for path in folder.glob("*") if _is_step(path.name)), reverse=True)[:MAX_STEPS]
     if jax.process_count() == 1:
         return saved
     padded = np.full(MAX_STEPS, -1, np.int32)
     padded[: len(saved)] = saved
     return [int(step) for step in multihost_utils.broadcast_one_to_all(padded) if step >= 0]
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint: ASCII digits without leading zeros, in the range of a step."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,9}", name) is not None and int(name) <= MAX_STEP
+
+
+def _intact_first(workdir: Path, saved: Iterable[int]) -> Iterator[int]:
+    """The steps whose files all have the right checksums, in the given order, then the others.
+
+    The arrays of a step of which other files are changed may still be intact: they have checksums of their own.
+    """
+    changed = []
+    for step in saved:
+        problem = checksums.problem(_folder(workdir) / str(step))
+        if parallel.all_hosts(problem is None):
+            yield step
+        else:
+            LOG.warning("checkpoint skipped, step %s: %s", step, problem or "damaged on another host")
+            changed.append(step)
+    for step in changed:
+        LOG.warning("checkpoint of step %s is damaged, but none is intact: reading what is left of it", step)
+        yield step
+
+
+@contextlib.contextmanager
+def _without_glob_characters(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The absolute path of `folder`, or a symbolic link to it if the path has `GLOB_CHARACTERS`."""
+    folder = folder.absolute()
+    if not GLOB_CHARACTERS.search(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxface-") as links:
+        link = pathlib.Path(links) / folder.name
+        link.symlink_to(folder)
+        yield link
 
 
 def _folder(workdir: Path) -> pathlib.Path:
@@ -171,21 +232,33 @@ def _items(state: TrainState) -> dict[str, Tree]:
     return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 
 
-def checksums(items: dict[str, Tree]) -> dict[str, int]:
+def array_checksums(items: dict[str, Tree]) -> dict[str, int]:
     """CRC-32 of the bytes of every array, by its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(parallel.to_host(items))
     return {jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf)) for path, leaf in leaves}
 
 
+def _saved_parts(folder: pathlib.Path) -> dict[str, Tree | None]:
+    """Shapes and dtypes of the saved parts of a checkpoint by today's names; None for a part that is missing on disk.
+
+    What was saved is known from the checksums: without its moving average a model would load as another one.
+    """
+    metadata = ocp.checkpointables_metadata(folder)
+    # The path of an array is "['params']['encoder']['kernel']".
+    saved = {path.split("'")[1] for path in metadata.custom_metadata["checksums"]}
+    return {compat.current_item(name): metadata.metadata.get(name) for name in saved}
+
+
 def _read(folder: pathlib.Path, abstract: dict[str, Tree]) -> dict[str, Tree]:
     """The named items of one checkpoint on the host. Raises ValueError if a checksum does not match."""
-    folder = folder.absolute()
     metadata = ocp.checkpointables_metadata(folder)
     saved_names = {name: compat.saved_item(name, metadata.metadata) for name in abstract}
     saved_abstract = {saved_names[name]: tree for name, tree in abstract.items()}
     loaded = parallel.to_host(ocp.load_checkpointables(folder, saved_abstract))
+    if "files" in metadata.custom_metadata and not checksums.exists(folder):
+        LOG.warning("checkpoint of step %s has no %s: only its arrays are verified", folder.name, checksums.NAME)
     expected = metadata.custom_metadata["checksums"]
-    for path, checksum in checksums(loaded).items():
+    for path, checksum in array_checksums(loaded).items():
         if expected[path] != checksum:
             raise ValueError(f"wrong checksum of {path}")
     return {name: loaded[saved] for name, saved in saved_names.items()}
@@ -197,7 +270,8 @@ def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | N
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), _items(like))
     items, reason = None, "another host could not read it"
     try:
-        items = _read(folder, abstract)
+        with _without_glob_characters(folder) as path:
+            items = _read(path, abstract)
     except Exception as error:  # Damage raises many types.
         reason = f"step {folder.name}: {_one_line(error)}"
     if not parallel.all_hosts(items is not None):
@@ -208,18 +282,20 @@ def _read_agreed(folder: pathlib.Path, like: TrainState) -> tuple[TrainState | N
 
 def _read_params(folder: pathlib.Path) -> tuple[Tree, Tree]:
     """params (or their moving average) and model_state of one checkpoint. Raises many types if it is damaged."""
-    saved = ocp.checkpointables_metadata(folder.absolute()).metadata
-    saved = {compat.current_item(name): tree for name, tree in saved.items()}
-    names = ["ema" if "ema" in saved else "params"] + (["model_state"] if "model_state" in saved else [])
-    if None in [saved[name] for name in names]:
-        raise ValueError(f"{' or '.join(names)} cannot be read")
     sharding = SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    items = _read(folder, jax.tree.map(abstract, {name: saved[name] for name in names}))
-    return items[names[0]], items.get("model_state", {})
+    with _without_glob_characters(folder) as path:
+        saved = _saved_parts(path)
+        params = "ema" if "ema" in saved else "params"
+        parts = {name: tree for name, tree in saved.items() if name in (params, "model_state")}
+        for name, tree in parts.items():
+            if tree is None:
+                raise ValueError(f"{name} is missing or cannot be read")
+        items = _read(path, jax.tree.map(abstract, parts))
+    return items[params], items.get("model_state", {})
 
 
 def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:
@@ -238,7 +314,12 @@ def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:
 
 def _metric(workdir: Path, step: int) -> float:
     """The metric that `step` was saved with; without one, infinity, which sorts last and keeps the order of steps."""
-    path = _folder(workdir) / str(step) / "metrics" / "metrics"
+    folder, file = _folder(workdir) / str(step), "metrics/metrics"
+    problem = checksums.problem(folder, file)
+    if problem:
+        LOG.warning("checkpoint %s: %s; it is not taken for the best one", step, problem)
+        return float("inf")
+    path = folder / file
     try:
         return float(json.loads(path.read_text())[BEST])
     except (OSError, ValueError, KeyError, TypeError):

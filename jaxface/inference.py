@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 import jax
@@ -12,10 +13,11 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from jaxface import checkpoint, config_file, detection, meshes, photo, pretrained
+from jaxface import checkpoint, config_file, detection, meshes, photo, pipeline, pretrained
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
-from jaxface.system import System, Tree, build
+from jaxface.system import HeadDecoder, System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -24,6 +26,10 @@ Source: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | photo.Photo
 AnySource = TypeVar("AnySource", bound=Source)
 # (4,) or (F,4) numbers x0, y0, x1, y1 in pixels of the full photo.
 Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+# A name such as "68", also as a number, or template points (N,3).
+Layout: TypeAlias = str | int | np.ndarray
+# Photos of a list that are processed together, and that are decoded ahead.
+PHOTO_BATCH, LOADED_AHEAD = 8, 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -78,48 +84,83 @@ class Predictor:
         photos: list[AnySource] | tuple[AnySource, ...],
         boxes: Sequence[Boxes | None] | None = None,
         *,
-        layout: str | np.ndarray | None = None,
+        layout: Layout | None = None,
+        min_score: float | None = None,
+        max_faces: int | None = None,
     ) -> list[list[FaceLandmarks]]: ...
 
     @overload
     def __call__(
-        self, photos: Source, boxes: Boxes | None = None, *, layout: str | np.ndarray | None = None
+        self,
+        photos: Source,
+        boxes: Boxes | None = None,
+        *,
+        layout: Layout | None = None,
+        min_score: float | None = None,
+        max_faces: int | None = None,
     ) -> list[FaceLandmarks]: ...
 
-    def __call__(self, photos: Any, boxes: Any = None, *, layout: str | np.ndarray | None = None) -> Any:
+    def __call__(
+        self,
+        photos: Any,
+        boxes: Any = None,
+        *,
+        layout: Layout | None = None,
+        min_score: float | None = None,
+        max_faces: int | None = None,
+    ) -> Any:
         """Detects the faces in one photo, or in each photo of a list.
 
         Args:
-            photos: a path, a PIL image or an array, see `photo.load`; or a list of these.
+            photos: a path, a PIL image or an array, see `photo.load`; or a list or iterator of these, which are
+                processed together.
             boxes: (4,) or (F,4) px, x0, y0, x1, y1 from hairline to chin and from side to side; the detector is not
-                run. For a list of photos a list with such boxes or None for each.
+                run. Or the eyes, nose tip and mouth corners (5,2) px of one face. For a list of photos a list with such
+                boxes or points, or None for each.
             layout: name of the landmark layout; None uses the default of the system. The system "continuous" accepts
                 "68", "98", "dense", region names and template points (N,3) in units of 100 mm.
+            min_score: faces that the detector gives a lower score, in [0,1], are left out; None means
+                `detection.MIN_SCORE`.
+            max_faces: only so many detected faces of a photo, the largest, are returned; None returns all.
 
         Returns:
             A list of faces, for a list of photos a list of such lists. A face is a `FaceLandmarks`, or a
             `FaceReconstruction` from systems that reconstruct heads, in pixels of the full photo.
 
         Raises:
-            UserError: a photo cannot be decoded, a box or the layout is invalid, or the system does not take photos.
+            UserError: a photo cannot be decoded, an argument is invalid, or the system does not take photos. A photo of
+                a list that cannot be decoded only gives a warning, and an empty list in its place.
         """
-        if isinstance(photos, (list, tuple)):
-            pairs = zip(photos, _boxes_per_photo(photos, boxes), strict=True)
-            return [self._faces(source, photo_boxes, layout) for source, photo_boxes in pairs]
-        return self._faces(photos, boxes, layout)
+        if not self._takes_photos:
+            raise UserError(
+                f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
+            )
+        options = self._options(layout, min_score, max_faces)
+        if not _is_list(photos):
+            (faces,) = self._faces([photo.load(photos)], [boxes], options)
+            return faces
+        photos = list(photos)
+        pairs = zip(photos, _boxes_per_photo(photos, boxes), strict=True)
+        results = []
+        for batch in pipeline.batches(pipeline.ahead(_load_or_warn, pairs, LOADED_AHEAD), PHOTO_BATCH):
+            decoded = [(future.result(), photo_boxes) for (_, photo_boxes), future in batch]
+            readable = [(one, photo_boxes) for one, photo_boxes in decoded if one is not None]
+            faces = iter(self._faces(*zip(*readable, strict=True), options) if readable else [])
+            results += [[] if one is None else next(faces) for one, _ in decoded]
+        return results
 
     def person(
         self,
         photos: Iterable[Source],
         boxes: Sequence[Boxes | None] | None = None,
         *,
-        layout: str | np.ndarray | None = None,
+        layout: Layout | None = None,
     ) -> list[list[FaceLandmarks]]:
         """The faces of one person in several photos, reconstructed with one identity.
 
         Args:
             photos: see `__call__`.
-            boxes: for each photo (4,) or None.
+            boxes: for each photo (4,), five points (5,2) or None.
             layout: see `__call__`.
 
         Returns:
@@ -132,7 +173,10 @@ class Predictor:
             raise UserError(f"{self.config.system}: takes one photo at a time; use deep3d for several of one person")
         loaded = [photo.load(source) for source in photos]
         pairs = zip(loaded, _boxes_per_photo(loaded, boxes), strict=True)
-        options = {"boxes": [_reduced_boxes(one, photo_boxes) for one, photo_boxes in pairs], **self._options(layout)}
+        located = [_located(one, photo_boxes) for one, photo_boxes in pairs]
+        options = {"boxes": [box for box, _ in located], **self._options(layout)}
+        if self.system.takes_five:
+            options["five"] = [five for _, five in located]
         images = [one.pixels for one in loaded]
         results = self.system.predict_multiview(self.params, self.model_state, images, **options)
         return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, results, strict=True)]
@@ -159,6 +203,12 @@ class Predictor:
             return []
         return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
 
+    def head(self) -> HeadDecoder:
+        """Meshes from codes: edits, random people, neutral heads. Raises UserError for a system of landmarks only."""
+        if self.system.head is None:
+            raise UserError(f"{self.config.system}: finds landmarks and has no head; use deep3d or nphm")
+        return self.system.head(self.params, self.model_state)
+
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.
 
@@ -171,20 +221,35 @@ class Predictor:
     def _takes_photos(self) -> bool:
         return "image" in self.system.inputs
 
-    def _faces(self, source: Source, boxes: Boxes | None, layout: str | np.ndarray | None) -> list[FaceLandmarks]:
-        if not self._takes_photos:
-            raise UserError(
-                f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
-            )
-        loaded = photo.load(source)
-        options = {"boxes": _reduced_boxes(loaded, boxes), **self._options(layout)}
-        faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
-        return [face.in_full_image(loaded) for face in faces]
+    def _faces(
+        self, photos: Sequence[photo.Photo], boxes: Sequence[Boxes | None], options: dict[str, Any]
+    ) -> list[list[FaceLandmarks]]:
+        """The faces of each photo, in pixels of the full photo."""
+        images = [one.pixels for one in photos]
+        located = [_located(one, photo_boxes) for one, photo_boxes in zip(photos, boxes, strict=True)]
+        model = self.params, self.model_state
+        if self.system.predict_batch is not None:
+            results = self.system.predict_batch(*model, images, boxes=[box for box, _ in located], **options)
+        else:
+            results = []
+            for image, (box, five) in zip(images, located, strict=True):
+                points = {"five": five} if five is not None and self.system.takes_five else {}
+                results.append(self.system.predict(*model, image, boxes=box, **points, **options))
+        return [[face.in_full_image(one) for face in faces] for one, faces in zip(photos, results, strict=True)]
 
-    def _options(self, layout: str | np.ndarray | None) -> dict[str, Any]:
-        """Keyword arguments of `System.predict`: the layout if one is given, and the functions of `System.tools`."""
-        options = {name: TOOLS[name] for name in self.system.tools}
-        return options if layout is None else {"layout": layout, **options}
+    def _options(
+        self, layout: Layout | None, min_score: float | None = None, max_faces: int | None = None
+    ) -> dict[str, Any]:
+        """Keyword arguments of `System.predict`: those that are given, and the functions of `System.tools`."""
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise UserError(f"min_score: {min_score} is not in [0,1]; give a score such as {detection.MIN_SCORE}")
+        if max_faces is not None and max_faces < 1:
+            raise UserError(f"max_faces: {max_faces} is not a number of faces; give 1 or more")
+        if isinstance(layout, int) and not isinstance(layout, bool):
+            layout = str(layout)
+        given = {"layout": layout, "min_score": min_score, "max_faces": max_faces}
+        given = {name: value for name, value in given.items() if value is not None}
+        return given | {name: TOOLS[name] for name in self.system.tools}
 
     def __repr__(self) -> str:
         count = sum(int(np.prod(shape)) for shape in _shapes(self.params).values())
@@ -209,6 +274,20 @@ def _abbreviated(count: int) -> str:
     return str(count)
 
 
+def _is_list(photos: Any) -> bool:
+    """Whether the caller gave several photos. Open files are iterators as well."""
+    return isinstance(photos, (list, tuple)) or isinstance(photos, Iterator) and not hasattr(photos, "read")
+
+
+def _load_or_warn(pair: tuple[Source, Any]) -> photo.Photo | None:
+    """The photo of a pair of photo and boxes; None and a warning if it cannot be decoded."""
+    try:
+        return photo.load(pair[0])
+    except UserError as error:
+        warnings.warn(f"{error}; it has no faces in the result", stacklevel=2)
+        return None
+
+
 def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:
     """The boxes of each photo, or None. Raises UserError if `boxes` is not a list of the length of `photos`."""
     if boxes is None:
@@ -220,11 +299,19 @@ def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:
     return list(boxes)
 
 
-def _reduced_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
-    """Checks boxes in pixels of the full photo and converts them to `loaded.pixels`, which may be reduced."""
+def _located(loaded: photo.Photo, boxes: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Boxes and five points in `loaded.pixels`, which may be reduced, of boxes or five points in the full photo.
+
+    The box of five points (5,2) is that of the template face aligned to them.
+    """
     if boxes is None:
-        return None
-    return loaded.to_pixels(detection.check_boxes(boxes, loaded.width, loaded.height))
+        return None, None
+    five = None
+    if np.shape(boxes) == (5, 2):
+        five = np.asarray(boxes, np.float64)
+        boxes = landmark_files.face_box(five)
+    checked = loaded.to_pixels(detection.check_boxes(boxes, loaded.width, loaded.height))
+    return checked, None if five is None else loaded.to_pixels(five)
 
 
 @functools.cache
@@ -233,10 +320,10 @@ def detector() -> Predictor:
     return Predictor.pretrained("continuous")
 
 
-def _detect(image: np.ndarray, boxes: Any = None) -> list[FaceLandmarks]:
+def _detect(image: np.ndarray, boxes: Any = None, **options: Any) -> list[FaceLandmarks]:
     """The faces in an image (H,W,3) with 68 landmarks from the pretrained detector; see `System.tools`."""
     predictor = detector()
-    return predictor.system.predict(predictor.params, predictor.model_state, image, boxes=boxes)
+    return predictor.system.predict(predictor.params, predictor.model_state, image, boxes=boxes, **options)
 
 
 # The functions that `System.tools` names.

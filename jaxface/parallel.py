@@ -230,7 +230,7 @@ def process_zero_first(name: str) -> Iterator[None]:
 
 def all_hosts(flag: bool) -> bool:
     """Whether `flag` is true on every host; synchronises all hosts."""
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
+    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def stop_requested(step: int) -> bool:

@@ -82,6 +82,10 @@ def load(source: Any, max_kept: int | None = MAX_KEPT_PIXELS) -> Photo:
 
 
 def _from_path(path: pathlib.Path, max_kept: int | None) -> Photo:
+    if "://" in str(path) or str(path).startswith(("http:", "https:", "file:")):
+        raise UserError(f"{path}: an address is not a file; download it and give its path")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder is not a photo; give a list of its files, or --input of launch.infer")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; check the path")
     try:

@@ -1,5 +1,6 @@
 """Models in folders: shipped models, and the copies of other runs' models that a workdir depends on."""
 
+import logging
 import os
 import pathlib
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxface import checkpoint, compat, config_file, system
+from jaxface import checkpoint, checksums, compat, config_file, system
 from jaxface.errors import UserError
 from jaxface.system import TrainState, Tree
 
@@ -18,13 +19,14 @@ PARAMS_FILE = "params.safetensors"
 MODEL_STATE_PREFIX = "model_state/"
 # A shipped config.json names no folder of the machine that trained the model.
 SHIPPED_DATA_DIR = "data"
+LOG = logging.getLogger(__name__)
 
 
 def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, params: Tree, model_state: Tree) -> None:
     """Writes config.json and params.safetensors, as a model ships: matrices as float16, the rest as float32.
 
-    Runs that the configuration depends on are written below `folder`/dependencies. Raises ValueError if a matrix
-    exceeds the range of float16.
+    The checksums of the files are written beside them. Runs that the configuration depends on are written below
+    `folder`/dependencies. Raises ValueError if a matrix exceeds the range of float16.
     """
     config = config.copy_and_resolve_references()
     for key in system.dependencies(config):
@@ -38,6 +40,7 @@ def save_asset(folder: str | os.PathLike, config: ml_collections.ConfigDict, par
     arrays |= {MODEL_STATE_PREFIX + name: np.asarray(value, np.float32) for name, value in flat(model_state).items()}
     config_file.write(folder, config)
     safetensors.numpy.save_file(arrays, pathlib.Path(folder) / PARAMS_FILE)
+    checksums.write(folder)
 
 
 def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
@@ -47,13 +50,21 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
         config, params, model_state; arrays are float32.
 
     Raises:
-        UserError: the file of parameters cannot be read.
+        UserError: a file cannot be read, or differs from its checksum.
     """
     path = pathlib.Path(folder) / PARAMS_FILE
+    problem = checksums.problem(folder)
+    if problem:
+        raise UserError(
+            f"{folder}: damaged, {problem}; install the package or copy the model again (after an intended change of "
+            f"its files, delete {checksums.NAME})"
+        )
+    if not checksums.exists(folder):
+        LOG.warning("%s: not verified, it has no %s", folder, checksums.NAME)
     try:
         arrays = safetensors.numpy.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({error}); install the package again") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); install the package or copy the model again") from error
     params, model_state = {}, {}
     for name, value in compat.asset_arrays(arrays).items():
         is_state = name.startswith(MODEL_STATE_PREFIX)

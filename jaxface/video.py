@@ -4,41 +4,81 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
-# A tracked face is lost if its median sigma exceeds this fraction of its size.
-LOST_SIGMA = 0.06
+# FFmpeg inside OpenCV prints what it meets in damaged files; `folders` names their damaged frames.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Number of frames between two runs of the detector.
 DETECT_EVERY = 15
 # Boxes whose intersection over union reaches this value belong to the same face.
 SAME_FACE_IOU = 0.3
-# Frames per second that are assumed for a file with no rate or an implausible one.
+# Frames per second that are assumed for a file without a rate, and the highest that is taken from a file.
 DEFAULT_RATE = 25.0
-HIGHEST_RATE = 1000
+HIGHEST_RATE = 1000.0
+# Frames at the beginning of a clip that show its rate, and damaged frames in a row that are taken for its end.
+RATE_FRAMES, MAX_DAMAGED = 16, 50
+# The header of a clip of variable rate has the mean rate; one below this fraction of the measured rate is not used.
+MIN_RATE_RATIO = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A readable video file: `rate` in frames per second, `width` and `height` in pixels as displayed."""
+    """A readable video file.
+
+    Attributes:
+        path: absolute path.
+        rate: frames per second; of a clip of variable rate the highest at its beginning.
+        width: px, as displayed: rotated, with square pixels.
+        height: px, as displayed.
+        duration: seconds, by the file's header; 0 if it is unknown.
+    """
 
     path: str
     rate: float
     width: int
     height: int
+    duration: float = 0.0
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yields its frames (H,W,3) uint8 RGB."""
+        """Yields its readable frames (height,width,3) uint8 RGB."""
+        for _, frame in self.timed_frames():
+            if frame is not None:
+                yield frame
+
+    def timed_frames(self) -> Iterator[tuple[float, np.ndarray | None]]:
+        """Yields the time of each frame in seconds, as the file gives it, and the frame; None if it is damaged.
+
+        Times increase: where a file restarts its clock, the frames continue at `rate`.
+        """
         capture = cv2.VideoCapture(self.path)
+        time, offset, missing = -1 / self.rate, 0.0, 0
         try:
-            while (result := capture.read())[0]:
-                yield np.ascontiguousarray(result[1][..., ::-1])
+            while missing < MAX_DAMAGED:
+                readable, frame = capture.read()
+                if not readable:
+                    missing += 1
+                    continue
+                position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                if position + offset <= time:
+                    offset = time + 1 / self.rate - position
+                interval = (position + offset - time) / (missing + 1)
+                for _ in range(missing):
+                    time += interval
+                    yield time, None
+                time, missing = position + offset, 0
+                if frame.shape[:2] != (self.height, self.width):
+                    frame = cv2.resize(frame, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+                yield time, np.ascontiguousarray(frame[..., ::-1])
         finally:
             capture.release()
 
@@ -48,15 +88,40 @@ def open_clip(path: str | os.PathLike) -> Clip:
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; check the path")
-    capture = cv2.VideoCapture(str(path))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    readable, frame = capture.read()
-    capture.release()
-    if not readable:
-        raise UserError(f"{path.name}: not a readable video file; it is empty, damaged or of an unsupported type")
-    if not 0 < rate < HIGHEST_RATE:
-        rate = DEFAULT_RATE
-    return Clip(str(path), rate, frame.shape[1], frame.shape[0])
+    # The path is made absolute, because OpenCV takes "12:30.mp4" for an address.
+    capture = cv2.VideoCapture(str(path.absolute()))
+    try:
+        readable, frame = capture.read()
+        if not readable:
+            raise UserError(f"{path.name}: not a readable video file; it is empty, damaged or of an unsupported type")
+        height, width = _displayed_size(capture, frame)
+        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        duration = count / rate if rate > 0 and count > 0 else 0.0
+        times_ms = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(RATE_FRAMES) if capture.grab()]
+    finally:
+        capture.release()
+    return Clip(str(path.absolute()), _rate(rate, times_ms), width, height, duration)
+
+
+def _rate(header_rate: float, times_ms: list[float]) -> float:
+    """Frames per second by a file's header, or by the times of its first frames if they are closer to each other."""
+    intervals_ms = np.diff(times_ms)
+    intervals_ms = intervals_ms[intervals_ms > 0]
+    rate = header_rate if header_rate > 0 and np.isfinite(header_rate) else 0.0
+    if len(intervals_ms):
+        measured = 1000 / float(np.median(intervals_ms))
+        rate = measured if rate < MIN_RATE_RATIO * measured else rate
+    return min(rate, HIGHEST_RATE) or DEFAULT_RATE
+
+
+def _displayed_size(capture: cv2.VideoCapture, frame: np.ndarray) -> tuple[int, int]:
+    """Height and width of a frame whose pixels, if they are not square, are stretched along their stored rows."""
+    height, width = frame.shape[:2]
+    numerator, denominator = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
+    aspect = numerator / denominator if numerator > 0 and denominator > 0 else 1.0
+    if capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180:
+        return max(1, round(height * aspect)), width
+    return height, max(1, round(width * aspect))
 
 
 class ClipWriter:
@@ -66,36 +131,59 @@ class ClipWriter:
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
         if not self._writer.isOpened():
             raise OSError(f"{path}: the video cannot be written")
+        self._rate, self._count = rate, 0
+        self._last: np.ndarray | None = None
 
-    def write(self, frame: np.ndarray) -> None:
-        """Appends one frame."""
-        self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Appends a frame, to be shown from `time` in seconds until the time of the next one; None: 1 / rate later."""
+        index = self._count + (self._last is not None) if time is None else round(time * self._rate)
+        self._fill(index)
+        self._last = np.ascontiguousarray(frame[..., ::-1])
+
+    def _fill(self, count: int) -> None:
+        """Repeats the last frame until the file has `count` frames."""
+        if self._last is not None:
+            for _ in range(self._count, count):
+                self._writer.write(self._last)
+        self._count = max(self._count, count)
 
     def __enter__(self) -> "ClipWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._fill(self._count + 1)
         self._writer.release()
 
 
+# A frame (H,W,3), None if it is damaged, and its faces.
+Tracked: TypeAlias = tuple[np.ndarray | None, list[FaceLandmarks]]
+
+
 def track(
-    frames: Iterable[np.ndarray], predict: Callable[..., list[FaceLandmarks]], box: Any = None
-) -> Iterator[tuple[np.ndarray, list[FaceLandmarks]]]:
+    frames: Iterable[np.ndarray | None], predict: Callable[..., list[FaceLandmarks]], box: Any = None
+) -> Iterator[Tracked]:
     """Yields frames with their faces; a face is tracked by cropping at its extent in the previous frame.
 
     `track` of a face is the number of its track. Lost faces are dropped. The detector runs on every DETECT_EVERY-th
     frame and on frames without a tracked face.
 
     Args:
-        frames: (H,W,3) uint8 RGB.
+        frames: (H,W,3) uint8 RGB; None for a damaged frame, which has no faces and does not end a track.
         predict: `(frame, boxes=...) -> faces`.
         box: (4,) px; if it is not None, only this face is tracked, never dropped, and the detector is not run.
     """
     boxes = {} if box is None else {0: np.asarray(box)}
     count = len(boxes)
+    scores: dict[int | None, float | None] = {}
     for index, frame in enumerate(frames):
+        if frame is None:
+            yield None, []
+            continue
         faces = predict(frame, boxes=np.stack(list(boxes.values()))) if boxes else []
-        faces = [dataclasses.replace(face, track=number) for number, face in zip(boxes, faces, strict=True)]
+        faces = [
+            dataclasses.replace(face, track=number, score=scores.get(number))
+            for number, face in zip(boxes, faces, strict=True)
+        ]
         if box is None:
             faces = _without_duplicates([face for face in faces if _is_tracked(face, frame)])
             if not faces or index % DETECT_EVERY == 0:
@@ -104,6 +192,7 @@ def track(
                 count += len(new)
                 faces = _without_duplicates([*faces, *new])
         yield frame, faces
+        scores = {face.track: face.score for face in faces}
         boxes = {face.track: face.extent if _is_tracked(face, frame) else face.box for face in faces}
 
 
@@ -111,7 +200,7 @@ def _is_tracked(face: FaceLandmarks, frame: np.ndarray) -> bool:
     """Whether the face touches the frame and its landmarks are certain enough."""
     x0, y0, x1, y1 = face.extent
     inside = x1 > 0 and y1 > 0 and x0 < frame.shape[1] - 1 and y0 < frame.shape[0] - 1
-    return inside and np.median(face.sigma) < LOST_SIGMA * (x1 - x0 + y1 - y0) / 2
+    return bool(inside and crops.is_face(face.sigma[None], face.extent[None])[0])
 
 
 def _without_duplicates(faces: list[FaceLandmarks]) -> list[FaceLandmarks]:
@@ -164,18 +253,45 @@ class OneEuro:
         return 1 / (1 + self.rate / (2 * math.pi * cutoff_hz))
 
 
-def smooth(
-    tracked: Iterable[tuple[np.ndarray, list[FaceLandmarks]]], rate: float
-) -> Iterator[tuple[np.ndarray, list[FaceLandmarks]]]:
-    """Yields the frames and faces of `track` with points smoothed over time, at `rate` frames per second.
+def smooth(tracked: Iterable[Tracked], rate: float, times: Sequence[float] = ()) -> Iterator[Tracked]:
+    """Yields the frames and faces of `track` with points smoothed over time.
 
-    Speed is measured in face sizes per second.
+    Args:
+        tracked: frames and faces; speed is measured in face sizes per second.
+        rate: frames per second.
+        times: seconds, of the frames so far, in a list that grows with `tracked`; without it they follow from `rate`.
     """
     filters: dict[int | None, OneEuro] = {}
-    for frame, faces in tracked:
+    for index, (frame, faces) in enumerate(tracked):
+        if frame is None:
+            yield frame, faces
+            continue
+        interval = times[index] - times[index - 1] if 0 < index < len(times) else 1 / rate
         filters = {face.track: filters.get(face.track, OneEuro(rate)) for face in faces}
         smoothed = []
         for face in faces:
             side = np.mean(face.extent[2:] - face.extent[:2])
+            filters[face.track].rate = 1 / interval
             smoothed.append(dataclasses.replace(face, points=filters[face.track](face.points, side)))
         yield frame, smoothed
+
+
+def add_sound(path: pathlib.Path, source: str | os.PathLike) -> bool:
+    """Adds the sound of the video `source`, if it has any, to the video file `path`; False if ffmpeg cannot do it.
+
+    The images are not encoded again.
+    """
+    program = shutil.which("ffmpeg")
+    if program is None:
+        return False
+    target = path.with_name(f"{path.stem}.sound.mp4")
+    inputs = ["-i", str(path.absolute()), "-i", str(pathlib.Path(source).absolute())]
+    streams = ["-map", "0:v", "-map", "1:a?", "-c:v", "copy", "-c:a", "aac", "-map_metadata", "-1"]
+    command = [program, "-nostdin", "-loglevel", "error", "-y", *inputs, *streams, str(target.absolute())]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode == 0:
+            target.replace(path)
+        return done.returncode == 0
+    finally:
+        target.unlink(missing_ok=True)

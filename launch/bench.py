@@ -3,10 +3,11 @@
 {"system", "metric", "batch", "ms", "peer", "peer_ms", "ratio", …}: medians of runs that alternate with those of a
 baseline: stock eager PyTorch in float32 with the same threads, in a process of its own, in the faster of both memory
 formats (`peers_ms` has both). ratio = ms / peer_ms; without torch the baseline's entries are null. `per_s` is batch
-items per second.
+items per second. The peer of the metric `photo` is MediaPipe, if it is installed.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import pathlib
@@ -15,7 +16,7 @@ from absl import flags
 
 from . import app
 from .benchmarks.baseline_process import BaselineProcess, has_torch
-from .benchmarks.benchmark import measure
+from .benchmarks.benchmark import measure, timed
 
 BENCHMARKS = pathlib.Path(__file__).parent / "benchmarks"
 # Each system has a file of benchmarks and one of their PyTorch baselines, NAME.py and NAME_torch.py.
@@ -31,7 +32,12 @@ def main(argv: list[str]) -> None:
         module = importlib.import_module(f"{__package__}.benchmarks.{name}")
         with contextlib.closing(BaselineProcess(name)) if has_torch() else contextlib.nullcontext() as process:
             for benchmark in module.benchmarks():
-                baselines = process.next_baselines() if process and benchmark.baselines else {}
+                baselines = {}
+                if benchmark.baselines and benchmark.peer != "torch":
+                    runs = benchmark.baselines().items()
+                    baselines = {name: functools.partial(timed, run) for name, run in runs}
+                elif benchmark.baselines and process:
+                    baselines = process.next_baselines()
                 print(json.dumps(measure(benchmark, baselines, SECONDS.value)), flush=True)
 
 

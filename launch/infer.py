@@ -17,6 +17,8 @@ INPUT = flags.DEFINE_string("input", None, "photo, video, or a folder of these")
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results (with --raw: the .npz file)")
 BOXES = flags.DEFINE_string("boxes", None, 'JSON file {"file name": [x0, y0, x1, y1]}: hairline to chin, side to side')
 LAYOUT = flags.DEFINE_string("layout", None, "68, 98, dense or the name of a region (default: 68)")
+MIN_SCORE = flags.DEFINE_float("min_score", None, "leave out faces with a lower score of the detector", 0.0, 1.0)
+MAX_FACES = flags.DEFINE_integer("max_faces", None, "at most so many faces of a photo, the largest", 1)
 SMOOTH = flags.DEFINE_bool("smooth", False, "smooth the points of videos over time (One-Euro filter)")
 MULTIVIEW = flags.DEFINE_bool("multiview", False, "all photos of the folder show one person (deep3d)")
 SET = flags.DEFINE_bool("set", False, "deprecated, use --multiview")
@@ -35,7 +37,8 @@ def main(argv: list[str]) -> int:
     if RAW.value is not None:
         folders.infer_arrays(predictor.raw, RAW.value, output)
         return 0
-    options = {} if LAYOUT.value is None else {"layout": LAYOUT.value}
+    given = {"layout": LAYOUT.value, "min_score": MIN_SCORE.value, "max_faces": MAX_FACES.value}
+    options = {name: value for name, value in given.items() if value is not None}
     log(f"{predictor}; the first photo takes longer, while the network is compiled")
     if MULTIVIEW.value or SET.value:
         summary = folders.infer_multiview(predictor.person, INPUT.value, output, BOXES.value, options, log)

@@ -72,7 +72,8 @@ def _is_nphm(folder: pathlib.Path) -> bool:
 def _results(folders: set[pathlib.Path]) -> set[pathlib.Path]:
     """Meshes that earlier runs wrote into these folders or their subfolders, according to their summaries."""
     written = set()
-    for folder in {ancestor for inner in folders for ancestor in (inner, *inner.parents)}:
+    ancestors = {ancestor for folder in folders for ancestor in (folder, *folder.parents)}
+    for folder in ancestors:
         written |= {(folder / f"{name}.ply").resolve() for name in _summary(folder / FIT_SUMMARY)}
         for entry in _summary(folder / REGISTERED_SUMMARY).values():
             if isinstance(entry, dict) and isinstance(entry.get("mesh"), str):

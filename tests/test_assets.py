@@ -1,10 +1,13 @@
 """Shipped models: small, without paths of the machine that trained them, and of plausible quality."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from jaxface import pretrained
+from jaxface.errors import UserError
 from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.inference import ASSETS, Predictor
 from jaxface.layouts import LAYOUT_68
@@ -21,6 +24,19 @@ def test_models_are_small_and_name_no_folder_of_the_training_machine(name):
         if path.name == "config.json":
             config = json.loads(path.read_text())
             assert config["data"]["dir"] == "data" and not config["init"] and not config["resume"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_flipped_bit_of_a_model_is_noticed(name, tmp_path):
+    for path in [path.relative_to(ASSETS / name) for path in (ASSETS / name).rglob("*") if path.is_file()]:
+        copy = tmp_path / path.name
+        shutil.copytree(ASSETS / name, copy, dirs_exist_ok=True)
+        content = bytearray((copy / path).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / path).write_bytes(content)
+        with pytest.raises(UserError, match="damaged"):
+            pretrained.load_asset(copy)
+        (copy / path).write_bytes((ASSETS / name / path).read_bytes())
 
 
 def test_neural_head_has_the_size_of_a_head():

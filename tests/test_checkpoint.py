@@ -1,15 +1,18 @@
 """Checkpoints: retention, handling of damage, and parameters for inference."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
 import toy
 
-from jaxface import checkpoint, config_file, training
+from jaxface import checkpoint, checksums, config_file, training
 from jaxface.errors import UserError
 
 CONFIG = toy.config()
@@ -52,7 +55,29 @@ def flip(folder):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, zero, remove, flip])
+def flip_without_file_checksums(folder):
+    """As in a run that was killed before it had written the checksums of the files."""
+    flip(folder)
+    (folder / checksums.NAME).unlink()
+
+
+def remove_average(folder):
+    """Without the moving average, inference would use other parameters."""
+    shutil.rmtree(folder / "ema")
+    (folder / checksums.NAME).unlink()
+
+
+DAMAGES = {
+    truncate: "ema/",
+    zero: f"{checksums.NAME} is damaged",
+    remove: "ema/manifest.ocdbt is missing",
+    flip: "has another checksum",
+    flip_without_file_checksums: "wrong checksum of ['model_state']['mean']",
+    remove_average: "ema is missing",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage):
     save(tmp_path, {1: None, 2: None})
     damage(tmp_path / "checkpoints" / "2")
@@ -64,9 +89,46 @@ def test_damaged_newest_is_set_aside_for_the_one_before(tmp_path, caplog, damage
     assert checkpoint.steps(tmp_path) == [1]
     assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
     assert "checkpoint skipped, step 2: " in caplog.text
-    assert ("wrong checksum of ['model_state']['mean']" in caplog.text) == (damage is flip)
+    assert DAMAGES[damage] in caplog.text
     save(tmp_path, {2: None})
     assert checkpoint.restore(tmp_path, state(0)).step == 2
+
+
+def test_intact_arrays_are_used_where_every_checkpoint_is_damaged(tmp_path, caplog):
+    save(tmp_path, {2: None})
+    (tmp_path / "checkpoints" / "2" / "opt_state" / "_sharding").write_bytes(b"")
+    np.testing.assert_array_equal(
+        checkpoint.load_params(tmp_path)[0]["weights"]["kernel"], state(2).ema["weights"]["kernel"]
+    )
+    assert "opt_state/_sharding has another checksum" in caplog.text
+    assert checkpoint.restore(tmp_path, state(0)).step == 2
+
+
+@pytest.mark.parametrize("name", ["[a]", "a\\b", "a*", "a b#%"])
+def test_a_workdir_may_have_any_name(tmp_path, name):
+    save(tmp_path / name, {2: None})
+    assert checkpoint.restore(tmp_path / name, state(0)).step == 2
+    assert checkpoint.load_params(tmp_path / name)
+
+
+def test_only_numbers_are_steps(tmp_path):
+    save(tmp_path, {2: None})
+    for name in ("²", "٣", "02", "3.damaged", "99999999999"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    assert checkpoint.steps(tmp_path) == [2]
+    save(tmp_path, {4: None})
+    assert checkpoint.steps(tmp_path) == [4, 2]
+
+
+def test_saves_leave_no_descriptors_and_threads(tmp_path):
+    open_files, threads = [], []
+    with checkpoint.Checkpoints(tmp_path, 1) as checkpoints:
+        for step in range(12):
+            checkpoints.save(state(step))
+            checkpoints.wait()
+            open_files.append(len(os.listdir("/proc/self/fd")))
+            threads.append(threading.active_count())
+    assert max(open_files[3:]) <= open_files[2] and max(threads[3:]) <= threads[2]
 
 
 def test_nothing_is_renamed_if_no_checkpoint_can_be_read(tmp_path):

@@ -15,6 +15,8 @@ def predict(source, boxes=None, layout="68"):
     """Finds a face in each box that is given, and none otherwise."""
     if layout != "68":
         raise UserError(f"unknown layout {layout!r}")
+    if isinstance(source, list):
+        return [predict(one, box) for one, box in zip(source, boxes, strict=True)]
     loaded = photo.load(source)
     boxes = [] if boxes is None else detection.check_boxes(boxes, loaded.width, loaded.height)
     points = np.full((68, 2), 1 / 3)
@@ -77,6 +79,8 @@ def test_files_and_layer_of_a_face_are_written(source, tmp_path):
     red = np.full((10, 10, 4), [255, 0, 0, 255], np.uint8)
 
     def with_files(picture, boxes=None):
+        if isinstance(picture, list):
+            return [with_files(one) for one in picture]
         faces = predict(picture, np.array([[0, 0, 30, 35], [0, 0, 25, 30]]))
         files = {".obj": b"v", "_depth.png": b"p"}
         return [dataclasses.replace(face, files=files, layer=(red, (-5, 30))) for face in faces]
@@ -156,6 +160,25 @@ def test_other_arrays_are_one_line(tmp_path, content):
     with pytest.raises(UserError, match="in.npz") as caught:
         folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "out.npz")
     assert "\n" not in str(caught.value)
+
+
+def test_five_points_next_to_a_photo_locate_its_face(source, tmp_path):
+    """boxes.json comes first; a malformed file is the failure of its photo."""
+    (source / "detections").mkdir()
+    for name in ("a", "b"):
+        (source / "detections" / f"{name}.txt").write_text("20 15\n30 15\n25 20\n21 26\n29 26\n")
+    (source / "detections" / "c.txt").write_text("1 2\n")
+    given = {}
+
+    def located(loaded, boxes=None):
+        given[np.shape(boxes)] = boxes
+        return []
+
+    listed = source / "b.json"
+    listed.write_text(json.dumps({"b.jpg": [5, 5, 30, 35]}))
+    summary = folders.infer_files(located, source, tmp_path / "out", listed, False, {}, lambda line: None)
+    assert sorted(summary.failed) == ["c.bmp", "c.png"] and "1 points; expected 5" in summary.failed["c.png"]
+    assert given[5, 2][2].tolist() == [25, 20] and given[(4,)].tolist() == [5, 5, 30, 35]
 
 
 def person(photos, boxes, layout="68"):

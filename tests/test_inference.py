@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import continuous
 from jaxface import config_file, inference, pretrained, system
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -43,6 +44,40 @@ def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, image):
     assert predictor([image, image], boxes=[None, boxes])[0] == predictor(image, boxes=[]) == []
     with pytest.raises(UserError, match="one entry per photo"):
         predictor([image, image], boxes=[BOX])
+
+
+def test_five_points_stand_for_the_box_around_them(predictor, image):
+    five = np.array([[30, 30], [50, 30], [40, 42], [32, 52], [48, 52.0]])
+    (face,) = predictor(image, boxes=five)
+    np.testing.assert_allclose(face.box, landmark_files.face_box(five), atol=1e-3)
+
+
+def test_a_list_is_answered_without_its_bad_photos(predictor, image, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="bad.jpg"):
+        first, bad, last = predictor([image, tmp_path / "bad.jpg", image], boxes=[BOX, None, BOX])
+    assert len(first) == len(last) == 1 and bad == []
+    assert len(predictor(one for one in [image] * 10)) == 10
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (None, {}, "not a photo"),
+        (".", {}, "a folder is not a photo"),
+        ("https://example.org/a.jpg", {}, "download"),
+        (np.zeros((9, 9, 3), np.uint8), {"boxes": [0.1, 0.1, 0.9, 0.9]}, "pixels"),
+        (np.zeros((9, 9, 3), np.uint8), {"min_score": 7}, "min_score"),
+        (np.zeros((9, 9, 3), np.uint8), {"max_faces": 0}, "max_faces"),
+    ],
+)
+def test_arguments_that_are_refused(predictor, source, options, words):
+    with pytest.raises(UserError, match=words):
+        predictor(source, **options)
+
+
+def test_a_layout_may_be_a_number(predictor, image):
+    assert predictor(image, boxes=BOX, layout=68)[0].layout == "68"
 
 
 def test_repr_is_one_line(predictor, detector_workdir):

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
     0: (
+        "checksums",
         "config",
         "errors",
         "geometry",
@@ -30,13 +31,16 @@ LEVELS = {
         "heads",
         "image_decoding",
         "landmark_metrics",
+        "lock",
         "mesh_files",
         "meshes",
         "metric_writer",
         "optim",
+        "outputs",
         "overlay",
         "parallel",
         "photo",
+        "pipeline",
         "pickle_arrays",
         "pickle_tree",
         "prepared_data",
@@ -47,13 +51,19 @@ LEVELS = {
         "torch_weights",
         "video",
     ),
-    2: ("data",),
-    3: ("systems",),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
     4: (
+        "edits",
         "evaluation",
         "export",
         "folders",
         "inference",
+        "protocols",
         "training",
     ),
 }

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -81,6 +82,38 @@ def test_clips_come_back(tmp_path):
     frames = list(clip.frames())
     assert (clip.rate, clip.width, clip.height, len(frames)) == (10.0, 64, 48, 3)
     assert np.abs(frames[1].mean((0, 1)) - [120, 20, 90]).max() < 6
+
+
+def test_times_of_a_clip_are_kept_and_a_damaged_frame_does_not_end_it(tmp_path):
+    with video.ClipWriter(tmp_path / "a.mp4", 10.0, 64, 48) as writer:
+        for time, level in ((0.0, 40), (0.1, 120), (0.5, 200)):
+            writer.write(np.full((48, 64, 3), level, np.uint8), time)
+    levels = [frame.mean() for frame in video.open_clip(tmp_path / "a.mp4").frames()]
+    assert len(levels) == 6 and np.abs(np.diff(levels[1:5])).max() < 6 and levels[5] > 190
+    writer = cv2.VideoWriter(str(tmp_path / "b.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for level in (40, 80, 120, 160):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    data = bytearray((tmp_path / "b.avi").read_bytes())
+    starts = [index for index in range(len(data)) if data[index : index + 3] == b"\xff\xd8\xff"]
+    data[starts[1] : starts[1] + 400] = bytes(400)
+    (tmp_path / "b.avi").write_bytes(data)
+    frames = list(video.open_clip(tmp_path / "b.avi").timed_frames())
+    assert np.allclose([time for time, _ in frames], [0, 0.1, 0.2, 0.3])
+    assert [frame is None for _, frame in frames] == [False, True, False, False]
+
+
+def test_a_damaged_frame_has_no_faces_and_does_not_end_a_track():
+    tracked = list(video.track([moving_face(0), None, moving_face(1)], Finder()))
+    assert tracked[1][0] is None and [[face.track for face in faces] for _, faces in tracked] == [[0], [], [0]]
+    assert [len(faces) for _, faces in video.smooth(tracked, 10.0, [0.0, 0.1, 0.5])] == [1, 0, 1]
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with video.ClipWriter(tmp_path / "12:30.mp4", 10.0, 64, 48) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert video.open_clip("12:30.mp4").width == 64
 
 
 @pytest.mark.parametrize("data", [b"", b"no clip", None])

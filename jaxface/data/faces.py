@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface import photo
+from jaxface import crops, photo
 from jaxface.errors import UserError
 
 JPEG_QUALITY = 95
-# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line, as a pair of eyes.
-MIN_AXIS_RATIO = 0.3
+# Side of the crop of points that are nearly on a line, in largest distances between two of them: for two eyes, about
+# the width of the face.
+ELONGATED_SCALE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Crop:
     def normalise(self, points: np.ndarray) -> np.ndarray:
         """Points (L,2) px in units of the crop, 0 to 1 inside it."""
         return (points - self.low) / (self.high - self.low)
+
+    def pixels(self) -> np.ndarray:
+        """The crop (4,) int: x0, y0, x1, y1 px of the photo, x1 and y1 excluded."""
+        return np.concatenate([self.low, self.high]).astype(int)
+
+    def origin(self) -> np.ndarray:
+        """The first pixel (2,) int, x and y, of the region that a record holds."""
+        x0, y0, x1, y1 = self.pixels()
+        return np.array([max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)])
+
+    def region(self) -> tuple[slice, slice]:
+        """Rows and columns of the photo that a record holds: the crop and a margin of half its size."""
+        x0, y0, x1, y1 = self.pixels()
+        left, top = self.origin()
+        return slice(top, y1 + (y1 - y0) // 2), slice(left, x1 + (x1 - x0) // 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +81,10 @@ class AnnotatedFace:
     valid: np.ndarray | None = None
 
 
+class UnreadableImageError(UserError):
+    """An image file that exists but cannot be decoded."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """Reads one face when it is needed: `name` as in `AnnotatedFace`, and `read`, which may raise UserError."""
@@ -82,31 +102,30 @@ def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
 def landmark_crop(points: np.ndarray, scale: float, image: np.ndarray) -> Crop:
     """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image.
 
-    Points that are nearly on a line (MIN_AXIS_RATIO) have no useful bounding box. Their crop is a square whose side is
-    the largest distance between two of them, enlarged by `scale`, so that its size does not depend on their direction.
+    Points that are nearly on a line have no useful bounding box. Their crop is a square of ELONGATED_SCALE, whose size
+    does not depend on their direction.
     Missing points are NaN and ignored.
     """
     points = points[np.isfinite(points).all(-1)]
     low, high = points.min(0), points.max(0)
     margin = (high - low) * (scale - 1) / 2
-    if is_elongated(points):
-        side = np.linalg.norm(points[:, None] - points, axis=-1).max()
-        margin = (side * scale - (high - low)) / 2
+    if crops.is_elongated(points):
+        margin = (crops.diameter(points) * ELONGATED_SCALE - (high - low)) / 2
     return clamp_crop(low - margin, high + margin, image)
-
-
-def is_elongated(points: np.ndarray) -> bool:
-    """Whether points (L,2) are nearly on a line; see MIN_AXIS_RATIO."""
-    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
-    return len(axes) < 2 or axes[1] < MIN_AXIS_RATIO * axes[0]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
     """The photo (H,W,3) uint8 BGR in full resolution, upright, decoded as by `photo.load`.
 
-    Raises UserError if the file is missing, truncated or not an image.
+    Raises UserError if the file is missing, and UnreadableImageError if it is truncated or not an image.
     """
-    return np.ascontiguousarray(photo.load(path, max_kept=None).pixels[..., ::-1])
+    if not path.is_file():
+        raise UserError(f"{path}: missing")
+    try:
+        pixels = photo.load(path, max_kept=None).pixels
+    except UserError as error:
+        raise UnreadableImageError(str(error)) from error
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def find_root(manual_dir: str | pathlib.Path, marker: str) -> pathlib.Path:
@@ -169,6 +188,7 @@ def records(
     count: int = 0,
     meanface_info: tfds.core.DatasetInfo | None = None,
     info: tfds.core.DatasetInfo | None = None,
+    any_error: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Records of annotated faces.
 
@@ -176,13 +196,14 @@ def records(
         faces: the faces of a split, or jobs that read them.
         count: number of landmarks; those of faces without annotation are NaN.
         meanface_info: if given, the mean of the valid landmarks in crop units is written to its metadata as "meanface".
-        info: if given, a job that raises UserError is left out and named in the "failed" of its metadata.
+        info: if given, a job whose image cannot be decoded is left out and named in the "failed" of its metadata.
+        any_error: leave out jobs with any UserError, not only those whose image cannot be decoded.
 
     Yields:
         (number from 1, record).
 
     Raises:
-        UserError: the split has no face, a face cannot be read and `info` is None, or a landmark is missing in all.
+        UserError: the split has no face, a face cannot be read and is not left out, or a landmark is missing in all.
     """
     total, counts, number = 0.0, 0, 0
     failed = {}
@@ -191,10 +212,9 @@ def records(
             face = item if isinstance(item, AnnotatedFace) else item.read()
             record, crop_landmarks, valid = _record(face, count)
         except UserError as error:
-            if info is None:
+            if info is None or not (any_error or isinstance(error, UnreadableImageError)):
                 raise
-            name = item.name
-            failed[name] = str(error).removeprefix(f"{name}: ")
+            failed[item.name] = str(error).removeprefix(f"{pathlib.PurePath(item.name).name}: ")
             continue
         number += 1
         total, counts = total + np.where(valid[:, None], crop_landmarks, 0.0), counts + valid
@@ -228,13 +248,12 @@ def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray
     if face.valid is not None:
         valid &= face.valid
     height, width = face.image.shape[:2]
-    x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
+    x0, y0, x1, y1 = whole = face.crop.pixels()
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise UserError(f"{face.name}: the face box {face.box.tolist()} lies outside the {width} x {height} image")
-    left, top = max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)
-    region = face.image[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2]
+    region = face.image[face.crop.region()]
     encoded = cv2.imencode(".jpg", region, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    origin = np.array([left, top])
+    origin = face.crop.origin()
     labels = {
         "landmarks": np.where(valid[:, None], landmarks - origin, np.nan).astype(np.float32),
         "crop_landmarks": np.where(valid[:, None], crop_landmarks, np.nan).astype(np.float32),
@@ -243,7 +262,7 @@ def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray
     record = {
         "image": io.BytesIO(encoded.tobytes()),
         "box": (face.box - np.tile(origin, 2)).astype(np.float32),
-        "crop": np.array([x0 - left, y0 - top, x1 - left, y1 - top], np.int32),
+        "crop": (whole - np.tile(origin, 2)).astype(np.int32),
         "name": face.name,
         **(labels if len(valid) else {}),
         **face.attributes,

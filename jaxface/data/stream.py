@@ -30,8 +30,15 @@ READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
-    """The newest version of the prepared data set "NAME[/variant]". Raises UserError if it is not prepared."""
-    return tfds.builder_from_directory(prepared_data.find(name, data_dir))
+    """The newest version of the prepared data set "NAME[/variant]".
+
+    Raises UserError if it is not prepared, or its description is damaged.
+    """
+    folder = prepared_data.find(name, data_dir)
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS raises arbitrary exceptions for damaged files
+        raise prepared_data.damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
 def train_stream(

@@ -26,9 +26,10 @@ class Benchmark:
     Attributes:
         system, metric, batch: keys of the JSON line.
         run: our implementation.
-        baselines: `() -> runs by name` of PyTorch. It needs torch and is called in a `BaselineProcess` only.
+        baselines: `() -> runs by name` of the library `peer`. Those of PyTorch are called in a `BaselineProcess` only.
         baseline_share: the fraction of the work that the baselines do, below 1 where all of it would take too long;
             their times are divided by it.
+        peer: "torch", or the name of another library, whose baselines run in the process of the benchmark.
     """
 
     system: str
@@ -37,6 +38,7 @@ class Benchmark:
     run: Run
     baselines: Callable[[], Mapping[str, Run]] | None = None
     baseline_share: float = 1.0
+    peer: str = "torch"
 
 
 def load_config(name: str, variant: str) -> ml_collections.ConfigDict:
@@ -78,7 +80,7 @@ def measure(benchmark: Benchmark, baselines: Mapping[str, Callable[[], float]], 
         "metric": benchmark.metric,
         "batch": benchmark.batch,
         "ms": round(ms, 3),
-        "peer": f"torch, {best}" if best else None,
+        "peer": f"{benchmark.peer}, {best}" if best else None,
         "peer_ms": round(medians[best], 3) if best else None,
         "ratio": round(ms / medians[best], 3) if best else None,
         "per_s": round(1e3 * benchmark.batch / ms, 1),

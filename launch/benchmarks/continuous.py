@@ -3,15 +3,19 @@
 import concurrent.futures
 import contextlib
 import functools
+import importlib.util
 import os
+import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 
 import jax
 import numpy as np
+from PIL import Image
 
+from jaxface import folders
 from jaxface.heads import scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
@@ -26,6 +30,7 @@ RENDER_BATCH, RENDER_SIZE = 8, 256
 # Side of the images of the input pipeline, in pixels.
 IMAGE_SIZE = 96
 TRAIN_BATCH = 8
+FOLDER_PHOTOS = 48
 
 
 def benchmarks() -> Iterator[Benchmark]:
@@ -48,8 +53,41 @@ def benchmarks() -> Iterator[Benchmark]:
     valid = np.ones((TRAIN_BATCH, NUM_QUERIES), bool)
     train = training_run(system, config, params, model_state, {**batch, "valid": valid})
     yield Benchmark("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_baselines, **batch))
+    yield from _files()
     yield _render()
     yield from _input_pipeline()
+
+
+def _files() -> Iterator[Benchmark]:
+    """One photograph, from its file to landmarks, beside MediaPipe if it is installed; and a folder of photographs."""
+    import skimage.data
+
+    predictor = Predictor.pretrained()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [pathlib.Path(folder) / f"{number}.jpg" for number in range(FOLDER_PHOTOS)]
+        for path in paths:
+            Image.fromarray(skimage.data.astronaut()).save(path)
+        yield Benchmark("continuous", "photo", 1, lambda: predictor(paths[0]), _mediapipe(paths[0]), peer="mediapipe")
+
+        def infer_folder() -> None:
+            with tempfile.TemporaryDirectory() as output:
+                folders.infer_files(predictor, folder, output, None, False, {}, print)
+
+        yield Benchmark("continuous", "folder", FOLDER_PHOTOS, infer_folder)
+
+
+def _mediapipe(path: pathlib.Path) -> Callable[[], dict[str, Run]] | None:
+    """MediaPipe's face mesh on one photograph; None if it is not installed."""
+    if importlib.util.find_spec("mediapipe") is None:
+        return None
+
+    def baselines() -> dict[str, Run]:
+        import mediapipe
+
+        mesh = mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=True, refine_landmarks=False)
+        return {"face mesh": lambda: mesh.process(np.asarray(Image.open(path).convert("RGB")))}
+
+    return baselines
 
 
 def _render() -> Benchmark:

@@ -95,6 +95,7 @@ def to_result(
         box=face.box,
         extent=face.extent,
         layout=LAYOUT,
+        score=face.score,
         points=points,
         sigma=np.hypot(np.linalg.norm(points - face.points, axis=1), face.sigma),
         coefficients=head.coefficients,
