@@ -22,7 +22,9 @@ from jaxface.geometry import alignment
 MODEL_FILE = pathlib.Path(__file__).parent / "assets" / "detection" / "face_detection_yunet_2023mar.onnx"
 
 # Score from which a face is accepted, see `detect_faces`, and from which a second look is taken at a candidate.
-MIN_SCORE, CANDIDATE_SCORE = 0.72, 0.3
+MIN_SCORE, CANDIDATE_SCORE = 0.74, 0.3
+# Faces that lie on their side or upside down are rare: with a larger roll, the score must be higher by this.
+STEEP_ROLL_RAD, STEEP_ROLL_MARGIN = np.deg2rad(60), 0.06
 # Faces are searched for in copies with these long sides, px, from coarse to fine. A finer copy is searched only if the
 # coarser one shows no face or small ones.
 SEARCH_SIDES = (320, 640, 1280)
@@ -39,7 +41,10 @@ LOOK_PX, LOOK_PER_HEIGHT = 128, 2.0
 # Detections whose intersection over union reaches this value show the same face.
 SAME_FACE_IOU = 0.3
 MAX_LOOKS, SMALL_ROLL_RAD = 3, np.deg2rad(8)
-CERTAIN_SCORE, QUARTER_TURNS_RAD = 0.85, np.deg2rad([90, -90, 180])
+# A score from which a candidate that is nearly upright in its copy needs no second look, and from which the second look
+# needs no other orientations, which are these.
+CERTAIN_SCORE, CERTAIN_UPRIGHT_SCORE = 0.85, 0.9
+LOOK_TURNS_RAD = np.deg2rad([45, -45, 90, -90, 135, -135, 180])
 SMALLEST_BOX_PX = 1.0
 MAX_CANDIDATES = 200
 # Extent of a face from hairline to chin and from side to side, in widths and heights of YuNet's box, and how far its
@@ -128,7 +133,7 @@ def detect_faces(image: np.ndarray, min_score: float | None = None, max_faces: i
     search = _Search(image, min_score)
     search.upright()
     search.rotated()
-    faces = search.faces[search.faces.scores >= min_score]
+    faces = search.accepted
     return faces[np.argsort(-faces.size[:, 1], kind="stable")][:max_faces]
 
 
@@ -145,14 +150,16 @@ class _Search:
         self._sides = [min(first, MAX_ENLARGEMENT * long_side), *(side for side in finer if side / 2 < long_side)]
 
     @property
-    def _accepted(self) -> Faces:
-        return self.faces[self.faces.scores >= self._min_score]
+    def accepted(self) -> Faces:
+        """The faces that are found so far with a sufficient score."""
+        margin = np.where(np.abs(self.faces.angle_rad) > STEEP_ROLL_RAD, STEEP_ROLL_MARGIN, 0.0)
+        return self.faces[self.faces.scores >= self._min_score + margin]
 
     def upright(self) -> None:
         """Searches copies of the image from coarse to fine, until one shows faces and none of them is small."""
         for side in self._sides:
             smallest = self._search(side, 0.0)
-            if len(self._accepted) and smallest >= SMALL_FACE_PX:
+            if len(self.accepted) and smallest >= SMALL_FACE_PX:
                 break
 
     def rotated(self) -> None:
@@ -164,7 +171,7 @@ class _Search:
                 self._search(side, rolled.angle_rad[best])
         for side in self._sides[:2]:
             for degrees in ROTATIONS_DEG:
-                if len(self._accepted):
+                if len(self.accepted):
                     return
                 self._search(side, np.deg2rad(degrees))
 
@@ -180,7 +187,7 @@ class _Search:
         candidates = candidates.moved(to_image)
         self.faces = _without_duplicates(joined([self.faces, candidates[certain]]))
         uncertain = candidates[~certain]
-        uncertain = uncertain[~_overlaps(uncertain, self._accepted).any(axis=1)]
+        uncertain = uncertain[~_overlaps(uncertain, self.accepted).any(axis=1)]
         looked = [self._look(uncertain[[index]]) for index in range(len(uncertain))]
         self.faces = _without_duplicates(joined([self.faces, *looked]))
         return smallest
@@ -188,13 +195,15 @@ class _Search:
     def _look(self, candidate: Faces) -> Faces:
         """The candidate as it is detected in a crop in which it is upright; empty if it is not a face.
 
-        YuNet sees less roll than there is: looks are repeated until the roll converges. If the score remains low, the
-        crop is also rotated by quarter turns, since YuNet proposes faces of any roll as nearly upright.
+        YuNet sees less roll than there is: looks are repeated until the roll converges. If the score remains low, other
+        orientations are tried, since YuNet proposes faces of any roll as nearly upright.
         """
         best = self._converged(candidate)
-        if not len(best) or best.scores[0] < CERTAIN_SCORE:
-            turned = [candidate.turned(turn_rad) for turn_rad in QUARTER_TURNS_RAD]
-            looks = joined([best, *map(self._detect_in_crop, turned)])
+        if not len(best) or best.scores[0] < CERTAIN_UPRIGHT_SCORE:
+            turned = joined([self._detect_in_crop(candidate.turned(turn_rad)) for turn_rad in LOOK_TURNS_RAD])
+            if len(turned):
+                turned = self._converged(turned[[np.argmax(turned.scores)]])
+            looks = joined([best, turned])
             best = looks[np.argsort(-looks.scores, kind="stable")[:1]]
         return best
 
