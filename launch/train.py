@@ -17,8 +17,8 @@ BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is
 app.define_cluster()
 
 
-def main(argv: list[str]) -> None:
-    """Builds the system that the configuration names and trains it in the workdir."""
+def main(argv: list[str]) -> int:
+    """Builds the system that the configuration names and trains it in the workdir; returns the exit status."""
     del argv
     config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if BACKEND.value:
@@ -27,7 +27,10 @@ def main(argv: list[str]) -> None:
     config = pretrained.copy_dependencies(workdir, config)
     config = system.resolve(config, "the configuration")
     state = training.fit(system.build(config, "the configuration"), config, workdir, PROFILE.value)
+    if int(state.step) < config.steps:
+        return app.TERMINATED
     print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {workdir}")
+    return 0
 
 
 if __name__ == "__main__":

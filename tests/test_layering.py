@@ -11,13 +11,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
-    0: ("nn", "geometry", "system", "layouts", "config", "errors", "checksums"),
+    0: ("nn", "geometry", "system", "layouts", "config", "errors", "checksums", "interrupts"),
     1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
     + ("config_file", "prepared_data", "lock")
     + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
     2: ("data",),
     3: ("systems",),
-    4: ("training", "evaluation", "inference", "folders", "export"),
+    4: ("training", "reporting", "evaluation", "inference", "folders", "export"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 # Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.
