@@ -1,13 +1,18 @@
 """Continuous landmark detection with 3D queries.
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 python -m launch.train --config configs/continuous.py:rendered --workdir work/continuous
 
 Variants:
     rendered: prepared images of two head models; first stage of the shipped model.
     endless: renders every batch inside the training step, an equal share from each head of `config.head.names`, some
         with beards, hair in front of the face and glasses; last stage of the shipped model. It names no test sets: set
-        `config.data.evaluate`, for example to '("rendered_heads/procedural",)', to evaluate the run.
+        `config.data.evaluate`, for example to '("rendered_heads/makehuman",)', to evaluate the run.
+    mixed: the paper's size at 224 px on annotated photos of several layouts and rendered heads, mixed by
+        `config.data.shares`; evaluated with the annotated and with the detector's boxes.
+    own: fine-tunes the shipped model on a folder of your own annotated photos (`landmark_folder`), in a few minutes on
+        two CPU cores. Your landmarks may have any layout: where they lie on the template is found before the training
+        starts.
     quick: fine-tunes the shipped model for two to four minutes on two CPU cores, for the quickstart.
     convnext_tiny, convnext_small: the paper's size at 224 px.
     unofficial_mlp, unofficial_transformer: the layout of the PyTorch reimplementation florisdf/continuous_landmarks,
@@ -39,22 +44,29 @@ def _base() -> dict:
     model: see `jaxface.systems.continuous.model.model_from_config`.
     head: with data.endless, `names` of the head models to render (`jaxface.heads.sources`) and `path`, the folder of
         their files ("" if the package contains them).
-    data: `datasets` to train on, in equal shares; `evaluate`, the test sets "NAME[:SPLIT]"; `num_surface_samples`, the
-        random surface points of an example besides its 68 landmarks; `endless`, whether the training step renders its
-        images.
-    loss: `warmup`, the steps in which points and sigma are decoupled; `attention`, the weight of the heat-map loss.
+    data: `datasets` to train on; `shares`, one number for each, how often their examples are taken (() for equal
+        shares); `evaluate`, the test sets "NAME[:SPLIT][@detector]", with "@detector" in the boxes of the face detector
+        instead of the annotated ones; `num_surface_samples`, the random surface points of an example with dense labels
+        besides its landmarks; `offsets`, whether each data set learns small offsets of its template points, which
+        absorb the differences between conventions; `endless`, whether the training step renders its images.
+    layouts: for each data set its layout or the template points of its landmarks; filled in when a run starts.
+    loss: `warmup`, the steps in which points and sigma are decoupled; `attention`, the weight of the heat-map loss;
+        `offsets`, that of the mean squared offset.
     """
     return {
         "system": "continuous",
         "model": _shipped_model(),
-        "head": {"names": ("procedural",), "path": ""},
+        "head": {"names": ("makehuman",), "path": ""},
         "data": data_defaults(
-            datasets=("rendered_heads/procedural",),
-            evaluate=("rendered_heads/procedural",),
+            datasets=("rendered_heads/makehuman",),
+            evaluate=("rendered_heads/makehuman",),
+            shares=(),
             num_surface_samples=64,
+            offsets=False,
             endless=False,
         ),
-        "loss": {"warmup": 3000, "attention": 1.0},
+        "layouts": {},
+        "loss": {"warmup": 3000, "attention": 1.0, "offsets": 1e-2},
         "optim": optim_defaults(
             name="adamw", lr=1e-3, schedule="cosine", warmup=200, weight_decay=0.02, clip=1.0, betas=(0.9, 0.99)
         ),
@@ -84,6 +96,7 @@ def _shipped_model() -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "sigma": "log",
+        "template": "makehuman",
     }
 
 
@@ -120,8 +133,23 @@ def _unofficial_model(predictor: str) -> dict:
 
 
 def _rendered(config: ml_collections.ConfigDict) -> None:
-    datasets = ("rendered_heads/procedural", "rendered_heads/ict")
+    datasets = ("rendered_heads/makehuman", "rendered_heads/ict")
     config.data.update(datasets=datasets, evaluate=datasets)
+
+
+def _mixed(config: ml_collections.ConfigDict) -> None:
+    _convnext("convnext_tiny", config)
+    photos = {"300w": 2, "wflw": 2, "cofw": 1, "aflw": 2, "lapa": 2, "w300lp": 2}
+    rendered = {"rendered_heads/makehuman": 3}
+    config.data.update(datasets=(*photos, *rendered), shares=(*photos.values(), *rendered.values()))
+    config.data.update(num_surface_samples=256, offsets=True)
+    tests = ("300w", "300w:test_common", "300w:test_challenge", "wflw", "cofw", "aflw", "lapa")
+    config.data.evaluate = (*tests, "300w@detector", "wflw@detector", *rendered)
+
+
+def _own(config: ml_collections.ConfigDict) -> None:
+    _quick(config)
+    config.data.update(datasets=("landmark_folder",), evaluate=("landmark_folder",))
 
 
 def _quick(config: ml_collections.ConfigDict) -> None:
@@ -158,6 +186,8 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
 
 VARIANTS = {
     "rendered": _rendered,
+    "mixed": _mixed,
+    "own": _own,
     "quick": _quick,
     "endless": _endless,
     "convnext_tiny": functools.partial(_convnext, "convnext_tiny"),

@@ -1,6 +1,6 @@
 """Deep3D: a textured 3D head from one image, or from several images of one person, trained without 3D supervision.
 
-python -m launch.prepare --dataset rendered_heads/procedural_portraits --data_dir data --examples 8000 --size 224
+python -m launch.prepare --dataset rendered_heads/makehuman_portraits --data_dir data --examples 8000 --size 224
 python -m launch.train --config configs/deep3d.py:rendered --workdir work/deep3d
 
 Variants:
@@ -13,7 +13,7 @@ Variants:
 
 Keys beyond those of `jaxface.config`:
     model: see `jaxface.systems.deep3d.model.model_from_config`.
-    head: `name` is procedural (embedded), or ict or bfm with the file in `path`; `crop`, the photometric region, see
+    head: `name` is makehuman (embedded), or ict or bfm with the file in `path`; `crop`, the photometric region, see
         `jaxface.systems.deep3d.face_model.from_front`.
     data: `augment`, strength relative to the published augmentation.
     loss: `attention`, weights of the photometric loss, see `losses.skin_attention` ("none": no skin mask);
@@ -48,7 +48,7 @@ def _base() -> dict:
             "white_light": False,
             "confidence": False,
         },
-        "head": {"name": "procedural", "path": "", "crop": "tf"},
+        "head": {"name": "makehuman", "path": "", "crop": "tf"},
         "data": data_defaults(datasets=("face_folder",), evaluate=("face_folder",), augment=1.0),
         "loss": {
             "attention": "posterior",
@@ -84,7 +84,7 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
         image_size=128, backbone="resnet18", width=32, regressor="map_fit", num_dense_points=128, refine=8
     )
     # At inference the shipped detector aligns the crops; its landmarks vary less than those of the published pipeline.
-    datasets = ("rendered_heads/procedural_portraits",)
+    datasets = ("rendered_heads/makehuman_portraits",)
     config.data.update(datasets=datasets, evaluate=datasets, augment=0.4)
     # Light has a low weight because rendered images have coloured light. Coefficients have a low weight because they
     # are balanced against distances that are not squared.
@@ -100,7 +100,7 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
 def _sets(config: ml_collections.ConfigDict) -> None:
     """A C-Net on R-Net of `rendered`, trained for 80 steps on sets of images of a person."""
     _rendered(config)
-    datasets = ("rendered_sets/procedural_portraits",)
+    datasets = ("rendered_sets/makehuman_portraits",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.model.confidence, config.loss.num_rendered = True, 4
     # Only the confidences are learned. The coefficient prior would favour uninformative images, whose coefficients are
@@ -115,7 +115,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
     _rendered(config)
     apply_smoke(config)
     config.model.update(image_size=64, width=8)
-    datasets = ("rendered_heads/procedural",)
+    datasets = ("rendered_heads/makehuman",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.optim.warmup = 2
 

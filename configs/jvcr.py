@@ -1,6 +1,6 @@
 """3D landmarks by joint voxel and coordinate regression (JVCR).
 
-python -m launch.prepare --dataset rendered_heads/procedural_portraits --data_dir data --examples 8000 --size 224
+python -m launch.prepare --dataset rendered_heads/makehuman_portraits --data_dir data --examples 8000 --size 224
 python -m launch.train --config configs/jvcr.py:rendered --workdir work/jvcr
 
 Variants:
@@ -81,7 +81,7 @@ def _reference(config: ml_collections.ConfigDict) -> None:
 def _small(config: ml_collections.ConfigDict) -> None:
     """Two stacks of width 64 at 96 px, volumes of 24; crops by the boxes of rendered heads."""
     config.model.update(image_size=96, stacks=2, depths=(6, 24), width=64, levels=3, regressor="soft_argmax")
-    datasets = ("rendered_heads/procedural",)
+    datasets = ("rendered_heads/makehuman",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.data.augment.update(rotation_deg=8.0, scale=0.06, shift=0.03, color=0.05)
     config.best = ""
@@ -90,7 +90,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
 def _rendered(config: ml_collections.ConfigDict) -> None:
     """Both networks are trained together from the start, without the phase that trains only the volumes."""
     _small(config)
-    datasets = ("rendered_heads/procedural_portraits",)
+    datasets = ("rendered_heads/makehuman_portraits",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.optim.update(name="adamw", lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.01, clip=1.0)
     config.loss.update(pretrain=0, distance="plain", voxel=0.5, attention=0.005)

@@ -7,7 +7,7 @@ to the new workdir, which is thus self-contained. `model.codes`, the number of s
 set.
 
 Variants:
-    ict, procedural: a reduced model, trained on generated heads.
+    ict, makehuman: a reduced model, trained on generated heads.
     reference: the published model on the NPHM data set.
     npm: the paper's baseline.
     smoke: runs in seconds, builds its own data and uses a randomly initialised identity model.
@@ -67,7 +67,7 @@ def _npm(config: ml_collections.ConfigDict) -> None:
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
-    _generated("head_sdf/procedural", config)
+    _generated("head_sdf/makehuman", config)
     apply_smoke(config, build_examples=4)
     config.random_identity = {
         "kind": "ensemble",
@@ -90,7 +90,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
 
 VARIANTS = {
     "ict": functools.partial(_generated, "head_sdf/ict"),
-    "procedural": functools.partial(_generated, "head_sdf/procedural"),
+    "makehuman": functools.partial(_generated, "head_sdf/makehuman"),
     "reference": lambda config: None,
     "npm": _npm,
     "smoke": _smoke,

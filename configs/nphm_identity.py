@@ -4,7 +4,7 @@ python -m launch.prepare --dataset head_sdf/ict --data_dir data --manual_dir DIR
 python -m launch.train --config configs/nphm_identity.py:ict --workdir work/nphm_identity
 
 Variants:
-    ict, procedural: a reduced model, trained on generated heads.
+    ict, makehuman: a reduced model, trained on generated heads.
     reference: the published model on the NPHM data set.
     npm: the paper's baseline, one MLP.
     smoke: runs in seconds and builds its own data.
@@ -92,7 +92,7 @@ def _npm(config: ml_collections.ConfigDict) -> None:
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:
-    _generated("head_sdf/procedural", config)
+    _generated("head_sdf/makehuman", config)
     apply_smoke(config, build_examples=4)
     config.model.update(width=8, layers=2, position_width=8, global_code=8, local_code=4)
     config.data.update(face=16, nonface=8)
@@ -102,7 +102,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
 
 VARIANTS = {
     "ict": functools.partial(_generated, "head_sdf/ict"),
-    "procedural": functools.partial(_generated, "head_sdf/procedural"),
+    "makehuman": functools.partial(_generated, "head_sdf/makehuman"),
     "reference": lambda config: None,
     "npm": _npm,
     "smoke": _smoke,

@@ -1,6 +1,6 @@
 """PIPNet.
 
-python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 python -m launch.train --config configs/pipnet.py:rendered --workdir work/pipnet
 
 Variants:
@@ -124,7 +124,7 @@ def _own(config: ml_collections.ConfigDict) -> None:
 def _scratch(config: ml_collections.ConfigDict) -> None:
     """A small net at stride 16 on rendered heads, trained from scratch."""
     config.model.update(backbone="custom", crop="square", depths=(2, 2, 2), width=32, image_size=128, stride=16)
-    datasets = ("rendered_heads/procedural",)
+    datasets = ("rendered_heads/makehuman",)
     config.data.update(datasets=datasets, evaluate=datasets)
     config.optim.update(schedule="cosine", lr=1e-3, warmup=200, weight_decay=0.0, clip=0.0)
     config.ema = 0.999
@@ -136,9 +136,9 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
 
 
 def _rendered_gssl(config: ml_collections.ConfigDict) -> None:
-    """Labelled procedural heads, unlabelled heads of another model; short rounds that start from a trained net."""
+    """Labelled embedded heads, unlabelled heads of another model; short rounds that start from a trained net."""
     _scratch(config)
-    config.data.update(unlabelled=("rendered_heads/ict",), evaluate=("rendered_heads/ict", "rendered_heads/procedural"))
+    config.data.update(unlabelled=("rendered_heads/ict",), evaluate=("rendered_heads/ict", "rendered_heads/makehuman"))
     config.optim.update(lr=5e-4, warmup=100)
     config.update(steps=1000, save_every=250, eval_every=5000)
 

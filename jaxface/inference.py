@@ -15,7 +15,7 @@ from PIL import Image
 from jaxface import checkpoint, config_file, detection, meshes, photo, pretrained
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
-from jaxface.system import System, Tree, build
+from jaxface.system import HeadDecoder, System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -158,6 +158,12 @@ class Predictor:
         if not len(scans):
             return []
         return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
+
+    def head(self) -> HeadDecoder:
+        """Meshes from codes: edits, random people, neutral heads. Raises UserError for a system of landmarks only."""
+        if self.system.head is None:
+            raise UserError(f"{self.config.system}: finds landmarks and has no head; use deep3d or nphm")
+        return self.system.head(self.params, self.model_state)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.

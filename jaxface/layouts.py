@@ -1,12 +1,31 @@
-"""Landmark layouts: numbers of points, flip maps, eye corners, and the conversion from 98 to 68 points.
+"""Landmark layouts, one file `assets/layouts/NAME.json` each, and the conversion from 98 to 68 points.
 
-Sources: iBUG 300-W (68), WFLW (98), COFW (29), AFLW (19), LaPa (106). Flip maps, eye corners and the 98 -> 68 rule are
-those of the PIPNet repository.
+A file has the keys
+    source: data set and publication of the layout;
+    flip: point i of a mirrored image is point flip[i] of the original;
+    eye_corners: the outer corners of the image-left and image-right eye, or null;
+    five: for the image-left eye, image-right eye, nose tip, image-left and image-right mouth corner, the points whose
+        mean it is;
+    parts: the indices of each named part; R and L are the subject's right and left;
+    points: how each point follows from the layouts 68 and 98, as weights {"98:33": 0.5, "98:41": 0.5}; "skin": 1 marks
+        a point that is then moved to the closest point of the face's surface. Left out for 68 and 98 themselves, which
+        every head model defines.
+Flip maps, eye corners and the 98 -> 68 rule are those of the PIPNet repository.
 """
 
 import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent / "assets" / "layouts"
+# Layouts that every head model defines by its own landmarks.
+REFERENCES = ("68", "98")
+SKIN = "skin"
+MIRROR_X = np.array([-1, 1, 1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +39,18 @@ class Layout:
             normalised by box size.
         five: for the image-left eye, image-right eye, nose tip, image-left and image-right mouth corner, the points
             whose mean it is.
+        names: K unique names, "brow_R_0": the part and the number within it.
+        recipe: K mappings, how the template points follow from those of 68 and 98; () if the layout is one of them.
+        source: data set and publication.
     """
 
     name: str
     flip: np.ndarray
     eye_corners: tuple[int, int] | None
     five: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...] = ()
+    recipe: tuple[Mapping[str, float], ...] = ()
+    source: str = ""
 
     @property
     def count(self) -> int:
@@ -36,80 +61,66 @@ class Layout:
         """Eyes, nose tip and mouth corners (...,5,D) of points (...,K,D)."""
         return np.stack([points[..., list(group), :].mean(-2) for group in self.five], axis=-2)
 
+    def template_points(
+        self, references: Mapping[str, np.ndarray], to_skin: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Points (K,3) of the layout on a head, mirror-symmetric under the flip map.
 
-def _flip(count: int, reversed_runs: list[tuple[int, int]], swapped: list[tuple[int, int]]) -> np.ndarray:
-    """The flip map of `count` points: runs [first, last] are reversed, pairs swapped, others stay in place."""
-    flip = np.arange(count)
-    for first, last in reversed_runs:
-        flip[first : last + 1] = np.arange(last, first - 1, -1)
-    for a, b in swapped:
-        flip[a], flip[b] = b, a
-    return flip
+        Args:
+            references: points (68,3) and (98,3) of the head by layout, x to the subject's left.
+            to_skin: (N,3) -> (N,3), the closest points of the face's surface.
+        """
+        if self.name in REFERENCES:
+            return references[self.name]
+        points = np.stack([_weighted(recipe, references) for recipe in self.recipe])
+        on_skin = np.array([SKIN in recipe for recipe in self.recipe])
+        if on_skin.any():
+            points[on_skin] = to_skin(points[on_skin])
+        return mirror_symmetric(points, self.flip)
 
 
-def _pairs(first: range, second: range) -> list[tuple[int, int]]:
-    return list(zip(first, second, strict=True))
+def _weighted(recipe: Mapping[str, float], references: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weighted sum (3,) of the reference points of a recipe."""
+    total = np.zeros(3)
+    for key, weight in recipe.items():
+        if key != SKIN:
+            layout, _, index = key.partition(":")
+            total += weight * np.asarray(references[layout][int(index)], np.float64)
+    return total
 
 
-LAYOUT_68 = Layout(
-    "68",
-    _flip(
-        68,
-        [(0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67)],
-        [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)],
-    ),
-    (36, 45),
-    (tuple(range(36, 42)), tuple(range(42, 48)), (30,), (48,), (54,)),
-)
+def mirror_symmetric(points: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """The mean of template points or offsets (K,3) and of their mirror images, x -> -x with the flip map (K,)."""
+    return (points + points[flip] * MIRROR_X) / 2
 
-LAYOUT_98 = Layout(
-    "98",
-    _flip(
-        98,
-        [(0, 32), (55, 59), (76, 82), (83, 87), (88, 92), (93, 95)],
-        _pairs(range(33, 38), range(46, 41, -1))
-        + _pairs(range(38, 42), range(50, 46, -1))
-        + _pairs(range(60, 65), range(72, 67, -1))
-        + [(65, 75), (66, 74), (67, 73), (96, 97)],
-    ),
-    (60, 72),
-    (tuple(range(60, 68)), tuple(range(68, 76)), (54,), (76,), (82,)),
-)
 
-LAYOUT_29 = Layout(
-    "29",
-    _flip(
-        29,
-        [],
-        [(0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)],
-    ),
-    (8, 9),
-    ((16,), (17,), (20,), (22,), (23,)),
-)
+@functools.cache
+def load(name: str) -> Layout:
+    """The layout of the file `assets/layouts/NAME.json`. Raises FileNotFoundError if there is none."""
+    values = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    names = [""] * len(values["flip"])
+    for part, indices in values["parts"].items():
+        for number, index in enumerate(indices):
+            names[index] = f"{part}_{number}"
+    corners = values["eye_corners"]
+    return Layout(
+        name=name,
+        flip=np.array(values["flip"]),
+        eye_corners=None if corners is None else tuple(corners),
+        five=tuple(map(tuple, values["five"])),
+        names=tuple(names),
+        recipe=tuple(values.get("points", ())),
+        source=values["source"],
+    )
 
-LAYOUT_19 = Layout(
-    "19",
-    _flip(19, [(0, 5), (6, 11), (12, 14), (15, 17)], []),
-    None,
-    ((7,), (10,), (13,), (15,), (17,)),
-)
 
-LAYOUT_106 = Layout(
-    "106",
-    _flip(
-        106,
-        [(0, 32), (55, 65), (84, 90), (91, 95), (96, 100), (101, 103)],
-        _pairs(range(33, 38), range(46, 41, -1))
-        + _pairs(range(38, 42), range(50, 46, -1))
-        + _pairs(range(66, 71), range(79, 74, -1))
-        + _pairs(range(71, 74), range(82, 79, -1))
-        + [(74, 83), (104, 105)],
-    ),
-    (66, 79),
-    ((104,), (105,), (54,), (84,), (90,)),
-)
+def _file_order(path: pathlib.Path) -> tuple[bool, int]:
+    """The reference layouts first, then by number of points."""
+    return path.stem not in REFERENCES, int(path.stem)
 
-LAYOUTS = {layout.name: layout for layout in (LAYOUT_68, LAYOUT_98, LAYOUT_29, LAYOUT_19, LAYOUT_106)}
+
+LAYOUTS = {path.stem: load(path.stem) for path in sorted(FOLDER.glob("*.json"), key=_file_order)}
+LAYOUT_68, LAYOUT_98 = (LAYOUTS[name] for name in REFERENCES)
 
 
 # Weighted means of two points of WFLW's eye, offsets from its first point: (2 a + b) / 3 for each point of iBUG's eye.

@@ -100,6 +100,31 @@ class ConversionInput:
     help: str
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadDecoder:
+    """The head of a system that reconstructs or fits heads: codes in, meshes in millimetres out.
+
+    I and E are the lengths of the codes; the zero codes are the mean person and the neutral expression.
+
+    Attributes:
+        identity_size: I.
+        expression_size: E, 0 for a head without expressions.
+        mesh: `(identity (I,), expression (E,)) -> jaxface.meshes.Mesh`, before posing: x to the subject's left, y up, z
+            out of the face. Meshes of one identity share their topology.
+        sample: `(rng, deviations) -> (identity, expression)`, codes of a random person drawn `deviations` standard
+            deviations wide.
+        landmarks: `(vertices (V,3)) -> (68,3)`, the landmarks of a mesh; None if the head has none.
+        blendshapes: expression codes (E,) at full weight by name; empty if the head's expressions have no names.
+    """
+
+    identity_size: int
+    expression_size: int
+    mesh: Callable[[np.ndarray, np.ndarray], Any]
+    sample: Callable[[np.random.Generator, float], tuple[np.ndarray, np.ndarray]]
+    landmarks: Callable[[np.ndarray], np.ndarray] | None = None
+    blendshapes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
 def _no_constants() -> Tree:
     return {}
 
@@ -138,6 +163,7 @@ class System:
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
         tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
+        head: `(params, model_state) -> HeadDecoder`; None for systems of landmarks only.
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
@@ -154,6 +180,7 @@ class System:
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
     predict_multiview: Callable[..., Any] | None = None
     tools: tuple[str, ...] = ()
+    head: Callable[[Tree, Tree], HeadDecoder] | None = None
 
 
 def build(config: ml_collections.ConfigDict, where: str) -> System:

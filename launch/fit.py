@@ -34,7 +34,7 @@ ALIGN = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
-HEAD = flags.DEFINE_string("head", "procedural", "with --register: the template, procedural, ict or flame")
+HEAD = flags.DEFINE_string("head", "makehuman", "with --register: the template, makehuman, ict or flame")
 HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a template that is not embedded")
 
 

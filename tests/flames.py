@@ -6,7 +6,7 @@ import numpy as np
 import scipy.spatial
 
 from jaxface.heads import flame, head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 
 EXPRESSIONS = 3
 RADIUS_M = 0.09
@@ -37,7 +37,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 def _skin(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (3931,3), the landmarks at their numbers and in their places, and the ball's triangles."""
-    head = procedural_head()
+    head = makehuman_head()
     marks = head_space.to_units(head.landmark_points(np.asarray(head.template), "68")) / 4
     directions = np.zeros((flame.SKIN, 3))
     directions[list(flame.LANDMARKS_68)] = marks

@@ -156,6 +156,6 @@ def test_a_missing_configuration_key_is_named():
     config = continuous.get_config("endless")
     with config.unlocked():
         del config.head.names
-        config.head.name = "procedural"  # as it was called once, and close enough to be suggested
+        config.head.name = "makehuman"  # as it was called once, and close enough to be suggested
     with pytest.raises(UserError, match="config.json of W has no key 'names', which"):
         system.build(config, "config.json of W")

@@ -11,13 +11,60 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / "jaxface").rglob("*.py"))
 LEVELS = {
-    0: ("nn", "geometry", "system", "layouts", "config", "errors", "checksums", "interrupts"),
-    1: ("parallel", "checkpoint", "optim", "metric_writer", "landmark_metrics", "pretrained", "compat", "heads")
-    + ("config_file", "prepared_data", "lock")
-    + ("torch_weights", "torch_names", "photo", "detection", "crops", "overlay", "results", "meshes", "video"),
-    2: ("data",),
-    3: ("systems",),
-    4: ("training", "reporting", "evaluation", "inference", "folders", "export"),
+    0: (
+        "checksums",
+        "config",
+        "errors",
+        "geometry",
+        "interrupts",
+        "layouts",
+        "nn",
+        "system",
+    ),
+    1: (
+        "array_files",
+        "checkpoint",
+        "compat",
+        "config_file",
+        "crops",
+        "detection",
+        "error_plots",
+        "heads",
+        "image_decoding",
+        "landmark_metrics",
+        "lock",
+        "mesh_files",
+        "meshes",
+        "metric_writer",
+        "optim",
+        "overlay",
+        "parallel",
+        "photo",
+        "pickle_arrays",
+        "pickle_tree",
+        "prepared_data",
+        "pretrained",
+        "results",
+        "torch_files",
+        "torch_names",
+        "torch_weights",
+        "video",
+    ),
+    2: (
+        "data",
+    ),
+    3: (
+        "systems",
+    ),
+    4: (
+        "evaluation",
+        "export",
+        "folders",
+        "inference",
+        "protocols",
+        "reporting",
+        "training",
+    ),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 # Prints the process-wide settings that the import of a module changed, and whether it loaded TensorFlow.

@@ -4,6 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from jaxface.heads import canonical
 from jaxface.layouts import LAYOUTS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -15,7 +16,7 @@ def published():
     return [json.loads((GOLDEN / f"pipnet_{name}.json").read_text()) for name in ("flip", "meanfaces")]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_layouts_mirror_as_published_and_name_the_right_points(published, name):
     layout, (flips, means) = LAYOUTS[name], published
     np.testing.assert_array_equal(layout.flip, flips[PUBLISHED[name]])
@@ -29,3 +30,29 @@ def test_layouts_mirror_as_published_and_name_the_right_points(published, name):
         assert abs(left[1] - right[1]) < 0.02
     else:
         assert name == "19"
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_template_points_are_mirror_symmetric_and_named(name):
+    layout, points = LAYOUTS[name], canonical.queries(name)
+    assert points.shape == (layout.count, 3) and len(set(layout.names)) == layout.count and all(layout.names)
+    np.testing.assert_array_equal(layout.flip[layout.flip], np.arange(layout.count))
+    np.testing.assert_allclose(points[layout.flip] * [-1, 1, 1], points, atol=1e-5)
+    right = [index for index, part in enumerate(layout.names) if "_R_" in part]
+    assert (points[right, 0] < 0).all() and (points[layout.flip[right], 0] > 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in ("68", "98")])
+def test_template_points_lie_where_the_published_mean_face_has_them(published, name):
+    """The frontal template, warped affinely from WFLW's mean face, agrees with that of the layout within 4 % of the face."""
+    means = {key: np.reshape(published[1][PUBLISHED[key]], (-1, 2)) for key in ("98", name)}
+    source, target = (np.c_[canonical.queries(key)[:, :2], np.ones(len(means[key]))] for key in ("98", name))
+    five = [LAYOUTS[key].five_points(means[key]) for key in ("98", name)]
+    between = np.linalg.lstsq(np.c_[five[0], np.ones(5)], five[1], rcond=None)[0]
+    wflw = np.c_[means["98"], np.ones(98)] @ between
+    # What the template's shape differs from the mean face at the nearest point of WFLW is not the layout's error.
+    affine = np.linalg.lstsq(source, wflw, rcond=None)[0]
+    nearest = np.linalg.norm(target[:, None] - source[None], axis=-1).argmin(1)
+    found = target @ affine + (wflw - source @ affine)[nearest]
+    error = np.linalg.norm(found - means[name], axis=1) / np.ptp(means[name][:, 0])
+    assert error.mean() < 0.03 and error.max() < 0.09

@@ -4,8 +4,8 @@ import pathlib
 
 import h5py
 import numpy as np
-import scipy.io
 
+from jaxface import array_files
 from jaxface.errors import UserError
 
 
@@ -63,18 +63,24 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise UserError(f"{path}: missing")
-    try:
-        if h5py.is_hdf5(path):
-            with h5py.File(path) as file:
-                arrays = {name: file[name][()].T for name in names if name in file}
-        else:
-            arrays = scipy.io.loadmat(path, variable_names=names or None)
-    except Exception as error:  # scipy raises arbitrary exceptions on damaged files
-        raise UserError(f"{path}: damaged or not a MATLAB file ({type(error).__name__}: {error})") from error
+    if h5py.is_hdf5(path):
+        arrays = _read_hdf5(path, names)
+    else:
+        arrays = array_files.read_mat(path, names or None)
     missing = [name for name in names if name not in arrays]
     if missing:
         raise UserError(f"{path}: has no variable {', '.join(missing)}")
     return arrays
+
+
+def _read_hdf5(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of a file of MATLAB's version 7.3."""
+    try:
+        with h5py.File(path) as file:
+            return {name: file[name][()].T for name in names if name in file}
+    except Exception as error:  # h5py raises arbitrary exceptions on damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: damaged MATLAB file ({reason}); download it again") from error
 
 
 def _text(path: pathlib.Path) -> str:

@@ -1,6 +1,8 @@
 """The data sets "NAME[/variant][:SPLIT]" of a configuration: opened, built on demand, and read as batches."""
 
+import fractions
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,11 @@ from jaxface import parallel, prepared_data
 from jaxface.data import stream
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
+
+# Shares whose pattern would be longer are rounded to fractions with this denominator.
+LONGEST_PATTERN = 1000
+# (example, seed) -> arrays of fixed shapes.
+Process = Callable[[stream.Example, int], stream.Example]
 
 
 class Split(NamedTuple):
@@ -51,35 +58,97 @@ def _build(dataset: str, data_dir: str, examples: int, size: int) -> None:
             prepare(dataset, data_dir, examples=examples, size=size)
 
 
+def concatenate(parts: Sequence[stream.Example]) -> stream.Example:
+    """One batch from several with the same keys and shapes."""
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
 def train_batches(
+    config: ml_collections.ConfigDict, splits: Sequence[Split], step: int, process: Process
+) -> Iterator[stream.Example]:
+    """`mixed_batches` of equal shares whose examples all have the same shapes."""
+    return mixed_batches(config, splits, step, [process] * len(splits))
+
+
+def mixed_batches(
     config: ml_collections.ConfigDict,
     splits: Sequence[Split],
     step: int,
-    process: Callable[[stream.Example, int], stream.Example],
+    processes: Sequence[Process],
+    shares: Sequence[float] = (),
+    collate: Callable[[Sequence[stream.Example]], stream.Example] = concatenate,
 ) -> Iterator[stream.Example]:
-    """This host's endless training batches, an equal share of each split in every batch.
+    """This host's endless training batches, mixed from several splits.
+
+    The splits of the examples follow `mixing_pattern`, so the number of each split's examples in a batch is a function
+    of the batch's number and equal on all hosts, and any batch size is possible. Within a batch the examples are
+    grouped by split.
 
     Args:
         config: with `batch_size` (of all hosts together) and `seed`.
-        splits: splits to mix, in this order within a batch.
+        splits: splits to mix.
         step: number of the first batch.
-        process: (example, seed) -> arrays of fixed shape, as in `stream.train_stream`.
+        processes: for each split (example, seed) -> arrays of fixed shapes, as in `stream.train_stream`.
+        shares: for each split its share of the examples, in any unit; () for equal shares.
+        collate: joins batches of single splits, in the order of `splits`, to one.
 
     Raises:
-        UserError: the batch cannot be divided equally among the splits.
+        UserError: no splits, or shares that are not one positive number for each split.
     """
     local = parallel.local_batch_size(config.batch_size)
-    share, rest = divmod(local, len(splits))
-    if rest:
-        raise UserError(
-            f"config.batch_size: {local} examples per host do not divide by {len(splits)} data sets; choose a multiple"
-        )
+    pattern = mixing_pattern(shares or (1,) * len(splits), len(splits))
+    constant = local % len(pattern) == 0
+    taken = _examples_before(pattern, step * local)
+    counts = _examples_before(pattern, (step + 1) * local) - taken
+    # Streams of whole batches where every batch has the same composition, otherwise of single examples.
     streams = [
-        stream.train_stream(builder, split, share, config.seed + number, step, process)
-        for number, (builder, split) in enumerate(splits)
+        stream.train_stream(builder, split, *((count, seed, step) if constant else (1, seed, start)), process)
+        for seed, (builder, split), process, start, count in zip(
+            range(config.seed, config.seed + len(splits)), splits, processes, taken, counts, strict=True
+        )
     ]
-    for parts in zip(*streams, strict=True):
-        yield {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    while True:
+        counts = _examples_before(pattern, (step + 1) * local) - _examples_before(pattern, step * local)
+        parts = [
+            next(one) if constant else concatenate([next(one) for _ in range(count)])
+            for one, count in zip(streams, counts, strict=True)
+            if count
+        ]
+        yield collate(parts)
+        step += 1
+
+
+def mixing_pattern(shares: Sequence[float], count: int) -> np.ndarray:
+    """The periodic order (P,) int, indices of `count` splits, in which examples are taken from them.
+
+    Each position goes to the split that is furthest behind its share. P is the sum of the shares as coprime integers,
+    about LONGEST_PATTERN at most. Raises UserError if they are not `count` positive numbers.
+    """
+    if count == 0:
+        raise UserError("config.data.datasets: empty; name at least one data set")
+    if len(shares) != count or not all(math.isfinite(share) and share > 0 for share in shares):
+        raise UserError(f"config.data.shares: {tuple(shares)} for {count} data sets; give one positive number for each")
+    ratios = [fractions.Fraction(str(share)) for share in shares]
+    unit = math.lcm(*(ratio.denominator for ratio in ratios))
+    whole = [int(ratio * unit) for ratio in ratios]
+    divisor = math.gcd(*whole)
+    integers = np.array([number / divisor for number in whole])
+    if integers.sum() > LONGEST_PATTERN:
+        integers = np.maximum(1, np.rint(LONGEST_PATTERN * integers / integers.sum()))
+    integers = integers.astype(int)
+    taken, pattern = np.zeros(count, int), []
+    for position in range(1, integers.sum() + 1):
+        chosen = int(np.argmax(integers * position - taken * integers.sum()))
+        taken[chosen] += 1
+        pattern.append(chosen)
+    return np.array(pattern)
+
+
+def _examples_before(pattern: np.ndarray, position: int) -> np.ndarray:
+    """How many examples of each split come before `position` of a periodic order."""
+    periods, rest = divmod(position, len(pattern))
+    count = pattern.max() + 1
+    return periods * np.bincount(pattern, minlength=count) + np.bincount(pattern[:rest], minlength=count)
 
 
 def eval_batches(

@@ -9,16 +9,19 @@ systems can use more of the image.
 import dataclasses
 import io
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxface import photo
 from jaxface.errors import UserError
 
 JPEG_QUALITY = 95
+# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line, as a pair of eyes.
+MIN_AXIS_RATIO = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Crop:
         """Points (L,2) px in units of the crop, 0 to 1 inside it."""
         return (points - self.low) / (self.high - self.low)
 
+    def pixels(self) -> np.ndarray:
+        """The crop (4,) int: x0, y0, x1, y1 px of the photo, x1 and y1 excluded."""
+        return np.concatenate([self.low, self.high]).astype(int)
+
+    def origin(self) -> np.ndarray:
+        """The first pixel (2,) int, x and y, of the region that a record holds."""
+        x0, y0, x1, y1 = self.pixels()
+        return np.array([max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)])
+
+    def region(self) -> tuple[slice, slice]:
+        """Rows and columns of the photo that a record holds: the crop and a margin of half its size."""
+        x0, y0, x1, y1 = self.pixels()
+        left, top = self.origin()
+        return slice(top, y1 + (y1 - y0) // 2), slice(left, x1 + (x1 - x0) // 2)
+
 
 @dataclasses.dataclass(frozen=True)
 class AnnotatedFace:
@@ -46,9 +64,10 @@ class AnnotatedFace:
         image: the photo (H,W,3) uint8, BGR as OpenCV reads it.
         crop: PIPNet's crop.
         box: (4,) x0, y0, x1, y1 px, the data set's own face box.
-        landmarks: (L,2) px, pixel centres at integers; None if not annotated.
-        crop_landmarks: (L,2) float64 in crop units as PIPNet computes them; None if not annotated.
+        landmarks: (L,2) px, pixel centres at integers, NaN for a missing point; None if the face is not annotated.
+        crop_landmarks: (L,2) float64 in crop units as PIPNet computes them; None if the face is not annotated.
         attributes: further features, specific to the data set.
+        valid: (L,) bool, the annotated points; None: those that are finite.
     """
 
     name: str
@@ -58,6 +77,15 @@ class AnnotatedFace:
     landmarks: np.ndarray | None = None
     crop_landmarks: np.ndarray | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    valid: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Reads one face when it is needed: `name` as in `AnnotatedFace`, and `read`, which may raise UserError."""
+
+    name: str
+    read: Callable[[], AnnotatedFace]
 
 
 def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
@@ -67,18 +95,33 @@ def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
 
 
 def landmark_crop(points: np.ndarray, scale: float, image: np.ndarray) -> Crop:
-    """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image."""
+    """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image.
+
+    Points that are nearly on a line (MIN_AXIS_RATIO) have no useful bounding box. Their crop is a square whose side is
+    the largest distance between two of them, enlarged by `scale`, so that its size does not depend on their direction.
+    Missing points are NaN and ignored.
+    """
+    points = points[np.isfinite(points).all(-1)]
     low, high = points.min(0), points.max(0)
     margin = (high - low) * (scale - 1) / 2
+    if is_elongated(points):
+        side = np.linalg.norm(points[:, None] - points, axis=-1).max()
+        margin = (side * scale - (high - low)) / 2
     return clamp_crop(low - margin, high + margin, image)
 
 
+def is_elongated(points: np.ndarray) -> bool:
+    """Whether points (L,2) are nearly on a line; see MIN_AXIS_RATIO."""
+    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(axes) < 2 or axes[1] < MIN_AXIS_RATIO * axes[0]
+
+
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """The photo (H,W,3) uint8, BGR. Raises UserError if the file is missing or not an image."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if image is None:
-        raise UserError(f"{path}: {'not a readable image' if path.exists() else 'missing'}")
-    return image
+    """The photo (H,W,3) uint8 BGR in full resolution, upright, decoded as by `photo.load`.
+
+    Raises UserError if the file is missing, truncated or not an image.
+    """
+    return np.ascontiguousarray(photo.load(path, max_kept=None).pixels[..., ::-1])
 
 
 def find_root(manual_dir: str | pathlib.Path, marker: str) -> pathlib.Path:
@@ -105,8 +148,9 @@ def info(
 
     Features: image (H,W,3) RGB, the crop with a margin of half its size. landmarks (L,2) and box (4,), px of `image`,
     pixel centres at integers. crop (4,) int: x0, y0, x1, y1 px of `image`, x1 and y1 excluded. crop_landmarks (L,2):
-    landmarks in crop units, as PIPNet computes them. name: see `AnnotatedFace`. Missing landmarks are NaN. Metadata:
-    `layout`, and `meanface`, 2L float64 x0, y0, x1, … in crop units.
+    landmarks in crop units, as PIPNet computes them. valid (L,) bool: the annotated landmarks; the coordinates of the
+    others are NaN. name: see `AnnotatedFace`. Metadata: `layout`; `meanface`, 2L float64 x0, y0, x1, … in crop units;
+    `failed`, the reason by name of each face that was left out.
 
     Args:
         builder: the data set's builder, whose docstring is the description.
@@ -114,68 +158,108 @@ def info(
         count: number of landmarks; 0 for none, None if it depends on the files.
         attributes: further features.
     """
-    labels = {"landmarks": float_tensor(count, 2), "crop_landmarks": float_tensor(count, 2)} if count != 0 else {}
+    labels = {
+        "landmarks": float_tensor(count, 2),
+        "crop_landmarks": float_tensor(count, 2),
+        "valid": tfds.features.Tensor(shape=(count,), dtype=np.bool_),
+    }
     features = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
         "box": float_tensor(4),
         "crop": tfds.features.Tensor(shape=(4,), dtype=np.int32),
         "name": tfds.features.Text(),
-        **labels,
+        **(labels if count != 0 else {}),
         **(attributes or {}),
     }
     return tfds.core.DatasetInfo(
         builder=builder,
         description=builder.__doc__,
         features=tfds.features.FeaturesDict(features),
-        metadata=tfds.core.MetadataDict(layout=layout),
+        metadata=tfds.core.MetadataDict(layout=layout, failed={}),
     )
 
 
 def records(
-    faces: Iterable[AnnotatedFace], count: int = 0, meanface_info: tfds.core.DatasetInfo | None = None
+    faces: Iterable[AnnotatedFace | Job],
+    count: int = 0,
+    meanface_info: tfds.core.DatasetInfo | None = None,
+    info: tfds.core.DatasetInfo | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Records of annotated faces.
 
     Args:
-        faces: the faces of a split.
+        faces: the faces of a split, or jobs that read them.
         count: number of landmarks; those of faces without annotation are NaN.
-        meanface_info: if given, the mean of the landmarks in crop units is written to its metadata as "meanface".
+        meanface_info: if given, the mean of the valid landmarks in crop units is written to its metadata as "meanface".
+        info: if given, a job that raises UserError is left out and named in the "failed" of its metadata.
 
     Yields:
         (number from 1, record).
 
     Raises:
-        UserError: the split has no face, or a face box lies outside its image.
+        UserError: the split has no face, a face cannot be read and `info` is None, or a landmark is missing in all.
     """
-    total, number = 0.0, 0
-    for face in faces:
-        missing = np.full((count, 2), np.nan)
-        crop_landmarks = missing if face.crop_landmarks is None else face.crop_landmarks
-        landmarks = missing if face.landmarks is None else face.landmarks
-        total, number = total + crop_landmarks, number + 1
-        yield number, _record(face, landmarks, crop_landmarks)
+    total, counts, number = 0.0, 0, 0
+    failed = {}
+    for item in faces:
+        try:
+            face = item if isinstance(item, AnnotatedFace) else item.read()
+            record, crop_landmarks, valid = _record(face, count)
+        except UserError as error:
+            if info is None:
+                raise
+            name = item.name
+            failed[name] = str(error).removeprefix(f"{name}: ")
+            continue
+        number += 1
+        total, counts = total + np.where(valid[:, None], crop_landmarks, 0.0), counts + valid
+        yield number, record
+    if info is not None and failed:
+        info.metadata["failed"] = {**info.metadata["failed"], **failed}
     if not number:
-        raise UserError("a split of the data set has no face; check that the files are complete")
+        reasons = "".join(f"; the first one, {name}: {reason}" for name, reason in list(failed.items())[:1])
+        raise UserError(f"a split of the data set has no face; check that the files are complete{reasons}")
     if meanface_info is not None:
-        meanface_info.metadata["meanface"] = (total / number).ravel().tolist()
+        if not np.all(counts):
+            missing = np.flatnonzero(counts == 0)[0]
+            raise UserError(f"landmark {missing} (from 0) is missing in all training images; leave it out everywhere")
+        meanface_info.metadata["meanface"] = (total / np.reshape(counts, (-1, 1))).ravel().tolist()
 
 
-def _record(face: AnnotatedFace, landmarks: np.ndarray, crop_landmarks: np.ndarray) -> dict[str, Any]:
-    """The features of a face: the image cut to the crop and a margin of half its size, coordinates relative to it."""
+def valid_landmarks(example: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The annotated landmarks (L,) bool of a record; records of earlier versions have no feature `valid`."""
+    return example["valid"] if "valid" in example else np.isfinite(example["landmarks"]).all(-1)
+
+
+def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The features of a face, its landmarks (L,2) in crop units and which of them are valid (L,).
+
+    The image is cut to the crop and a margin of half its size; coordinates are relative to it.
+    """
+    missing = np.full((count, 2), np.nan)
+    landmarks = missing if face.landmarks is None else np.asarray(face.landmarks, np.float64)
+    crop_landmarks = missing if face.crop_landmarks is None else np.asarray(face.crop_landmarks, np.float64)
+    valid = np.isfinite(landmarks).all(-1) & np.isfinite(crop_landmarks).all(-1)
+    if face.valid is not None:
+        valid &= face.valid
     height, width = face.image.shape[:2]
-    x0, y0, x1, y1 = (int(value) for value in (*face.crop.low, *face.crop.high))
+    x0, y0, x1, y1 = whole = face.crop.pixels()
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise UserError(f"{face.name}: the face box {face.box.tolist()} lies outside the {width} x {height} image")
-    left, top = max(0, x0 - (x1 - x0) // 2), max(0, y0 - (y1 - y0) // 2)
-    region = face.image[top : y1 + (y1 - y0) // 2, left : x1 + (x1 - x0) // 2]
+    region = face.image[face.crop.region()]
     encoded = cv2.imencode(".jpg", region, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    origin = np.array([left, top])
-    labels = {"landmarks": landmarks - origin, "crop_landmarks": crop_landmarks} if len(crop_landmarks) else {}
-    return {
+    origin = face.crop.origin()
+    labels = {
+        "landmarks": np.where(valid[:, None], landmarks - origin, np.nan).astype(np.float32),
+        "crop_landmarks": np.where(valid[:, None], crop_landmarks, np.nan).astype(np.float32),
+        "valid": valid,
+    }
+    record = {
         "image": io.BytesIO(encoded.tobytes()),
         "box": (face.box - np.tile(origin, 2)).astype(np.float32),
-        "crop": np.array([x0 - left, y0 - top, x1 - left, y1 - top], np.int32),
+        "crop": (whole - np.tile(origin, 2)).astype(np.int32),
         "name": face.name,
-        **{name: value.astype(np.float32) for name, value in labels.items()},
+        **(labels if len(valid) else {}),
         **face.attributes,
     }
+    return record, crop_landmarks, valid

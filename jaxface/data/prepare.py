@@ -20,7 +20,7 @@ from jaxface.data import builders
 from jaxface.errors import UserError
 
 # A data set has the name of its module, except where that is not a valid module name.
-RENAMED = {"ibug300w": "300w"}
+RENAMED = {"ibug300w": "300w", "ibug300vw": "300vw"}
 
 
 def modules() -> dict[str, str]:

@@ -10,9 +10,8 @@ import os
 import pathlib
 
 import numpy as np
-import scipy.io
-import scipy.spatial
 
+from jaxface import array_files
 from jaxface.errors import UserError
 from jaxface.heads import bfm_h5, landmarks
 from jaxface.heads.morphable import MorphableHead
@@ -29,6 +28,8 @@ INDICES = ("tri", "tri_mask2", "keypoints", "frontmask2_idx")
 # Micrometres to decimetres, the unit of the front face.
 PER_DM = 1e5
 MM_PER_DM = 100.0
+# Plausible extents of a face in dm.
+MIN_EXTENT_DM, MAX_EXTENT_DM = 0.5, 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def load_bfm(path: str | os.PathLike) -> MorphableHead:
     The 2009 front face has no scalp, neck, ears or eyeballs: all vertices are in the region `face`. Raises UserError as
     `read_front` does.
     """
-    if str(path).endswith(".h5"):
+    if bfm_h5.is_h5(path):
         return bfm_h5.load_h5(path)
     front = read_front(path)
     template = MM_PER_DM * front.mean.astype(np.float64)
@@ -96,7 +97,12 @@ def read_front(path: str | os.PathLike) -> FrontFace:
             f"{path}: no such file or folder; give {READY}, an .h5 of the 2017 or 2019 model, or the folder BFM"
         )
     if path.is_dir():
-        return _validate(_build_front(path), path)
+        try:
+            return _validate(_build_front(path), path)
+        except (ValueError, IndexError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: its files do not fit together ({error}); download them again") from error
     if path.name == SHAPES:
         raise UserError(
             f"{path}: contains no expressions; give the folder with {EXPRESSIONS} and the index files instead"
@@ -109,17 +115,10 @@ def _fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]
     """Numeric arrays of a MATLAB file. Raises UserError if the file or a field is missing."""
     if not path.is_file():
         raise UserError(f"{path}: file is missing")
-    try:
-        found = scipy.io.loadmat(path, variable_names=names)
-    except NotImplementedError as error:
-        raise UserError(
-            f"{path}: MATLAB 7.3 format is not supported; save it again in MATLAB with the option '-v7'"
-        ) from error
-    except Exception as error:  # scipy's parser raises many types on damaged files
-        raise UserError(f"{path}: cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
+    found = array_files.read_mat(path, names)
     missing = [name for name in names if name not in found]
     if missing:
-        held = ", ".join(name for name, *_ in scipy.io.whosmat(path))
+        held = ", ".join(array_files.mat_names(path))
         raise UserError(f"{path}: {', '.join(missing)} missing; it contains {held or 'nothing'}")
     wrong = [name for name in names if not np.issubdtype(found[name].dtype, np.number)]
     if wrong:
@@ -207,6 +206,9 @@ def _validate(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
     for name, value in found.items():
         if not np.isfinite(value).all():
             refuse(name, "has values that are not finite")
+    extent = float(np.ptp(found["meanshape"].reshape(-1, 3), axis=0).max())
+    if not MIN_EXTENT_DM <= extent <= MAX_EXTENT_DM:
+        refuse("meanshape", f"extends over {extent:.3g}; the file's unit is dm, in which a face has 1 to 3")
     limits = dict.fromkeys(INDICES, vertices) | {"tri_mask2": len(found["frontmask2_idx"])}
     for name, limit in limits.items():
         if found[name].size == 0 or found[name].min() < 1 or found[name].max() > limit:

@@ -14,11 +14,12 @@ import numpy as np
 import scipy.interpolate
 import scipy.spatial
 
+from jaxface.array_files import FREE_BYTES, MAX_RATIO
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import landmarks
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural import procedural_head
 
 # Landmark names of the file and the corresponding iBUG points.
 NAMED = {
@@ -36,14 +37,31 @@ NAMED = {
     "center.lips.lower.inner": 66,
 }
 MIN_NAMED = 6
+ENDINGS, HDF5_MAGIC = (".h5", ".hdf5"), b"\x89HDF"
+# Plausible extents of a face or head in mm, and the largest colour of a file with colours in 0..1.
+MIN_EXTENT_MM, MAX_EXTENT_MM = 50.0, 600.0
+MAX_COLOR = 2.0
+DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, MemoryError)
 LIDS = (slice(36, 42), slice(42, 48))
 EMPTY_REGIONS = ("scalp", "neck", "ears", "lips", "eyeball_L", "eyeball_R", "iris_L", "iris_R", "mouth", "transparent")
+
+
+def is_h5(path: str | os.PathLike) -> bool:
+    """Whether a file has the name or, unless its name says .mat, the content of an HDF5 file."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() in ENDINGS:
+        return True
+    if path.suffix.lower() == ".mat" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
 def load_h5(path: str | os.PathLike) -> MorphableHead:
     """Loads `model2017-1_*.h5` or `model2019_*.h5`. Needs h5py (extra `bfm`).
 
-    Raises UserError if h5py, the file or a part of it is missing, or if its parts do not fit together.
+    Raises UserError if h5py, the file or a part of it is missing, if its parts do not fit together, or if it has values
+    that are not finite.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -52,31 +70,74 @@ def load_h5(path: str | os.PathLike) -> MorphableHead:
         import h5py
     except ModuleNotFoundError as error:
         raise UserError(f"{path}: reading an .h5 model needs h5py; pip install 'jaxface[bfm]'") from error
+    reader = _Reader(path)
     try:
         with h5py.File(path) as file:
-            template, identity = _model(file, "shape")
-            _, expression = _model(file, "expression")
-            color, albedo = _model(file, "color")
-            triangles = np.asarray(file["shape/representer/cells"]).astype(np.int32)
-            named = np.asarray(file["metadata/landmarks/json"]).reshape(-1)[0]
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: not a Basel Face Model of 2017 or 2019 ({str(error).strip(chr(34))})") from error
+            template, identity = reader.model(file, "shape")
+            _, expression = reader.model(file, "expression")
+            color, albedo = reader.model(file, "color")
+            triangles = reader.array(file, "shape/representer/cells")
+            named = reader.text(file, "metadata/landmarks/json")
+    except UserError:
+        raise
+    except DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: not a Basel Face Model of 2017 or 2019 ({reason}); download it again") from error
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
     for name, array in {"expression": expression, "color": albedo, "color mean": color}.items():
         if array.shape[-2:] != template.shape:
             raise UserError(f"{path}: the shape has {len(template)} vertices, the {name} model {array.shape[-2]}")
-    if triangles.shape[1:] != (3,) or triangles.min() < 0 or triangles.max() >= len(template):
+    if triangles.shape[1:] != (3,) or not triangles.size or triangles.min() < 0 or triangles.max() >= len(template):
         raise UserError(f"{path}: shape/representer/cells is not a triangle list of {len(template)} vertices")
+    extent = float(np.ptp(template, axis=0).max())
+    if not MIN_EXTENT_MM <= extent <= MAX_EXTENT_MM:
+        raise UserError(f"{path}: the shape extends over {extent:.3g} mm, which is not a face; give the published file")
+    if color.max() > MAX_COLOR:  # stored in 0..255
+        color, albedo = color / 255, albedo / np.float32(255)
     points = _named_points(named, path)
     layout = landmarks.snap(_warp_landmarks(*points), template, np.ones(len(template), bool))
+    triangles = triangles.astype(np.int32)
     return assemble(template, triangles, identity, expression, color, albedo, layout, path.stem)
 
 
-def _model(file, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (V,3) and modes (K,V,3) per standard deviation of a part of the file."""
-    model = file[f"{part}/model"]
-    modes = np.asarray(model["pcaBasis"]) * np.sqrt(np.asarray(model["pcaVariance"]))
-    return np.asarray(model["mean"]).reshape(-1, 3), np.float32(modes.T).reshape(modes.shape[1], -1, 3)
+class _Reader:
+    """Reads the parts of a file. Raises UserError for a part that is missing or has values that are not finite."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path, self._limit = path, FREE_BYTES + MAX_RATIO * path.stat().st_size
+
+    def model(self, file, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (V,3) and modes (K,V,3) per standard deviation of a part of the file."""
+        mean, basis, variance = (self.array(file, f"{part}/model/{n}") for n in ("mean", "pcaBasis", "pcaVariance"))
+        if basis.shape != (mean.size, variance.size) or mean.size % 3:
+            raise UserError(f"{self._path}: {part}/model has a basis {basis.shape} for a mean of {mean.size} numbers")
+        modes = basis * np.sqrt(np.maximum(variance.reshape(-1), 0))
+        return mean.reshape(-1, 3), np.float32(modes.T).reshape(modes.shape[1], -1, 3)
+
+    def array(self, file, name: str) -> np.ndarray:
+        """A numeric array."""
+        stored = self._dataset(file, name)
+        values = np.asarray(stored)
+        if values.dtype.kind not in "iuf" or values.ndim == 0:
+            raise UserError(f"{self._path}: {name} is not an array of numbers")
+        if not np.isfinite(values).all():
+            raise UserError(f"{self._path}: {name} has values that are not finite; download the model again")
+        return values
+
+    def text(self, file, name: str) -> bytes | str:
+        """A string, stored as a scalar or as the first of a list."""
+        return np.asarray(self._dataset(file, name)).reshape(-1)[0]
+
+    def _dataset(self, file, name: str):
+        if name not in file or not hasattr(file[name], "shape"):
+            raise UserError(
+                f"{self._path}: not a Basel Face Model of 2017 or 2019 with expressions ({name} is missing); "
+                "give the published .h5 file"
+            )
+        stored = file[name]
+        if stored.size * stored.dtype.itemsize > self._limit:
+            raise UserError(f"{self._path}: {name} {stored.shape} is far larger than the file; download it again")
+        return stored
 
 
 def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.ndarray]:
@@ -85,8 +146,11 @@ def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.
         named = {entry["id"]: entry["coordinates"] for entry in json.loads(text)}
         numbers = [number for name, number in NAMED.items() if name in named]
         positions = np.array([named[name] for name in NAMED if name in named], np.float64)
-    except (ValueError, TypeError, KeyError) as error:
+        finite = np.isfinite(positions.reshape(len(numbers), 3)).all()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: metadata/landmarks/json is not a list of named landmarks") from error
+    if not finite:
+        raise UserError(f"{path}: metadata/landmarks/json has positions that are not finite; download the model again")
     if len(numbers) < MIN_NAMED:
         raise UserError(f"{path}: names {len(numbers)} of the landmarks {', '.join(NAMED)}; {MIN_NAMED} are needed")
     return numbers, positions
@@ -94,7 +158,7 @@ def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.
 
 def _warp_landmarks(numbers: list[int], positions: np.ndarray) -> np.ndarray:
     """The 68 landmarks (68,3) of the embedded head, warped so that landmarks `numbers` map to `positions` (N,3)."""
-    head = procedural_head()
+    head = makehuman_head()
     points = np.asarray(head.landmark_points(head.template, "68"), np.float64)
     scale, rotation, translation = alignment.similarity(points[numbers], positions)
     points = scale * points @ rotation.T + translation
@@ -109,7 +173,7 @@ def assemble(template, triangles, identity, expression, albedo_mean, albedo, lay
     vertices are in the region `face`. The mirror map pairs vertices that are mutual nearest neighbours under x -> -x;
     other vertices map to themselves.
     """
-    reference = procedural_head()
+    reference = makehuman_head()
     points = (template[layout_68[0]] * layout_68[1][..., None]).sum(1)
     offset = reference.landmark_points(reference.template, "68").mean(0) - points.mean(0)
     template, points = template + offset, points + offset

@@ -1,4 +1,4 @@
-"""Canonical template for 3D queries: the procedural head with its mouth half open, in units of 100 mm.
+"""Canonical template for 3D queries: the embedded head with its mouth half open, in units of 100 mm.
 
 The mouth is open so that coordinates distinguish the upper from the lower lip. Other heads are registered to the
 template by a smooth warp that maps their landmarks to the canonical ones, so that a query denotes the same point on
@@ -6,14 +6,17 @@ every head. The template is mirror-symmetric: mirroring an image negates the x o
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import scipy.interpolate
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.sources import EMBEDDED, RETIRED, load_head
+from jaxface.layouts import LAYOUTS, REFERENCES
 
 MM_PER_UNIT = 100.0
 # Weight of the expression jawOpen in the template.
@@ -40,28 +43,51 @@ def canonical_vertices(head: MorphableHead) -> np.ndarray:
     and 98 landmarks to the canonical ones.
     """
     vertices = _with_open_mouth(head)
-    reference = procedural_head()
-    if head.name == reference.name:
+    if head.name == EMBEDDED:
         return (vertices / MM_PER_UNIT).astype(np.float32)
-    source, target = _anchors(head, vertices), _anchors(reference, _with_open_mouth(reference))
-    scale, rotation, translation = alignment.similarity(source, target)
-    vertices, source = (scale * points @ rotation.T + translation for points in (vertices, source))
-    source, first = np.unique(source.round(4), axis=0, return_index=True)
-    warp = scipy.interpolate.RBFInterpolator(source, target[first], kernel="linear", smoothing=SMOOTHING)
-    return (warp(vertices) / MM_PER_UNIT).astype(np.float32)
+    return _register(head, load_head(EMBEDDED))(vertices / MM_PER_UNIT)
+
+
+def _register(source: MorphableHead, target: MorphableHead) -> Callable[[np.ndarray], np.ndarray]:
+    """Map of points (N,3) in template units from one open-mouthed head to another: a similarity, then a spline."""
+    anchors, wanted = (_anchors(head, _with_open_mouth(head)) / MM_PER_UNIT for head in (source, target))
+    scale, rotation, translation = alignment.similarity(anchors, wanted)
+    aligned = scale * anchors @ rotation.T + translation
+    aligned, first = np.unique(aligned.round(6), axis=0, return_index=True)
+    warp = scipy.interpolate.RBFInterpolator(aligned, wanted[first], kernel="linear", smoothing=SMOOTHING / MM_PER_UNIT)
+    return lambda points: warp(scale * points @ rotation.T + translation).astype(np.float32)
+
+
+@functools.cache
+def _to_retired() -> Callable[[np.ndarray], np.ndarray]:
+    return _register(load_head(EMBEDDED), load_head(RETIRED))
+
+
+def in_template(points: np.ndarray, template: str) -> np.ndarray:
+    """Template points (N,3) in the coordinates of an earlier template, for models that were trained on it.
+
+    `template` is "makehuman" (the points are returned as they are) or "procedural". Raises UserError for another name.
+    """
+    if template == EMBEDDED:
+        return points
+    if template == RETIRED:
+        return _to_retired()(points)
+    raise UserError(
+        f"config.model.template is {template!r}; use {EMBEDDED!r}, or {RETIRED!r} for models of version 0.1"
+    )
 
 
 @functools.cache
 def _reference() -> tuple[MorphableHead, np.ndarray]:
-    """The procedural head and its canonical vertices (V,3)."""
-    head = procedural_head()
+    """The embedded head and its canonical vertices (V,3)."""
+    head = load_head(EMBEDDED)
     return head, canonical_vertices(head)
 
 
 def layout_names() -> list[str]:
-    """Names that `queries` accepts: landmark layouts, `dense` and the regions of the procedural head."""
+    """Names that `queries` accepts: landmark layouts, `dense` and the regions of the embedded head."""
     head, _ = _reference()
-    return [*head.landmarks, "dense", *(name for name in head.regions if name != TRANSPARENT)]
+    return [*LAYOUTS, "dense", *(name for name in head.regions if name != TRANSPARENT)]
 
 
 def queries(layout: str) -> np.ndarray:
@@ -70,9 +96,25 @@ def queries(layout: str) -> np.ndarray:
     Raises UserError for an unknown name, listing the valid ones.
     """
     head, vertices = _reference()
-    if layout in head.landmarks:
-        return np.asarray(head.landmark_points(vertices, layout), np.float32)
+    if layout in LAYOUTS:
+        return _layout_points(layout)
     region = "face" if layout == "dense" else layout
     if region not in head.regions or region == TRANSPARENT:
         raise UserError(f"unknown layout {layout!r}; choose one of {', '.join(layout_names())} or give (N,3) points")
     return vertices[np.asarray(head.regions[region])]
+
+
+@functools.cache
+def _layout_points(layout: str) -> np.ndarray:
+    """Template points (K,3) of a landmark layout: of the reference head itself, or by the recipe of the layout."""
+    head, vertices = _reference()
+    references = {name: np.asarray(head.landmark_points(vertices, name), np.float32) for name in REFERENCES}
+
+    def to_skin(points: np.ndarray) -> np.ndarray:
+        triangles = np.asarray(head.triangles)
+        on_face = np.asarray(head.regions["face"])[triangles].all(axis=1)
+        return SurfaceQuery(vertices, triangles[on_face]).closest(points)[0]
+
+    points = LAYOUTS[layout].template_points(references, to_skin).astype(np.float32)
+    points.setflags(write=False)
+    return points

@@ -25,6 +25,12 @@ SHAPES = 300
 JAW = 2
 OPEN_JAW_RAD = 0.35
 REQUIRED = ("v_template", "shapedirs", "f")
+# Number of joints, and entries of a rotation for each joint except the root: the pose correctives.
+JOINTS, CORRECTIVES = 5, 36
+# Fields with the expression modes in files that store them apart from the shape modes.
+EXPRESSION_FIELDS = ("expressiondirs", "exprdirs")
+# Plausible extent of the template in metres.
+MIN_EXTENT_M, MAX_EXTENT_M = 0.1, 0.6
 
 # NPHM's 39 anchors and its throat plane. Source: github.com/SimonGiebenhain/NPHM.
 ANCHORS = (
@@ -79,11 +85,7 @@ def load_flame(path: str | pathlib.Path) -> Flame:
     FLAME_masks.pkl if it lies next to the model; otherwise face, neck and scalp are separated by height and depth, and
     lips and ears are empty. Raises UserError if the file is not a FLAME model.
     """
-    arrays = flame_file.read(path)
-    missing = [name for name in REQUIRED if name not in arrays]
-    if missing or arrays["v_template"].shape != (VERTICES, 3):
-        reason = f"{', '.join(missing)} missing" if missing else f"v_template is not {(VERTICES, 3)}"
-        raise UserError(f"{path}: not a FLAME model ({reason}); give its .pkl or .npz file")
+    arrays = _validated(flame_file.read(path), path)
     template = (MM_PER_METRE * arrays["v_template"] + ORIGIN_MM).astype(np.float32)
     modes = np.moveaxis(MM_PER_METRE * arrays["shapedirs"], 2, 0).astype(np.float32)
     masks = pathlib.Path(path).with_name(MASKS_FILE)
@@ -106,6 +108,54 @@ def load_flame(path: str | pathlib.Path) -> Flame:
     return _with_jaw(head, arrays, path)
 
 
+def _validated(arrays: dict[str, np.ndarray], path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The model's arrays in the shapes of the published file. Raises UserError naming the first that does not fit."""
+
+    def refuse(reason: str) -> None:
+        raise UserError(f"{path}: not a FLAME model ({reason}); give the published .pkl, or an .npz of its arrays")
+
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        refuse(f"{', '.join(missing)} missing or not an array of numbers")
+    if arrays["v_template"].shape != (VERTICES, 3):
+        refuse(f"v_template is not {(VERTICES, 3)}")
+    arrays = arrays | {"shapedirs": _modes(arrays)}
+    modes = arrays["shapedirs"]
+    if modes.ndim != 3 or modes.shape[:2] != (VERTICES, 3) or modes.shape[2] <= SHAPES:
+        refuse(f"shapedirs {modes.shape} is not {(VERTICES, 3)} by {SHAPES} shape modes and further expression modes")
+    if "posedirs" in arrays and arrays["posedirs"].ndim == 2:
+        arrays["posedirs"] = _from_rows(arrays["posedirs"], CORRECTIVES)
+    shapes = {"weights": (VERTICES, JOINTS), "J_regressor": (JOINTS, VERTICES), "posedirs": (VERTICES, 3, CORRECTIVES)}
+    for name, shape in shapes.items():
+        if name in arrays and arrays[name].shape != shape:
+            refuse(f"{name} is {arrays[name].shape}, a model with a jaw has {shape}")
+    for name in (*REQUIRED, *shapes):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            refuse(f"{name} has values that are not finite")
+    extent = float(np.ptp(arrays["v_template"], axis=0).max())
+    if not MIN_EXTENT_M <= extent <= MAX_EXTENT_M:
+        refuse(f"v_template extends over {extent:.3g}; the file's unit is the metre")
+    triangles = arrays["f"]
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.min() < 0 or triangles.max() >= VERTICES:
+        refuse(f"f must be triangles of vertices from 0 to {VERTICES - 1}")
+    return arrays
+
+
+def _modes(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Shape and expression modes (V,3,S+E), which some files store flat, (3V,S), or in two fields."""
+    fields = [arrays["shapedirs"], *(arrays[name] for name in EXPRESSION_FIELDS if name in arrays)]
+    fields = [field.reshape(VERTICES, 3, -1) if field.shape[:1] == (3 * VERTICES,) else field for field in fields]
+    same = len({field.shape[:2] for field in fields}) == 1 and all(field.ndim == 3 for field in fields)
+    return np.concatenate(fields, axis=2) if same else fields[0]
+
+
+def _from_rows(values: np.ndarray, count: int) -> np.ndarray:
+    """Modes (V,3,count) of a matrix (3V,count) or (count,3V); any other array is returned unchanged."""
+    if values.shape == (count, 3 * VERTICES):
+        values = values.T
+    return values.reshape(VERTICES, 3, count) if values.shape == (3 * VERTICES, count) else values
+
+
 def above_throat(points: np.ndarray, plane: np.ndarray) -> np.ndarray:
     """Mask (N,) bool of points (N,3) above the plane through three points (3,3), the vertices THROAT of a mesh."""
     return (points - plane[0]) @ np.cross(plane[1] - plane[0], plane[2] - plane[0]) > 0
@@ -115,7 +165,9 @@ def _with_jaw(head: MorphableHead, arrays: dict[str, np.ndarray], path: str | pa
     """Adds the jaw joint, and `jawOpen` as the first expression."""
     missing = [name for name in ("weights", "J_regressor", "posedirs") if name not in arrays]
     if missing:
-        raise UserError(f"{path}: {', '.join(missing)} missing, which the jaw joint needs; use the published file")
+        raise UserError(
+            f"{path}: {', '.join(missing)} missing or not an array of numbers; the jaw needs it, use the published file"
+        )
     # Nine pose correctives per joint, those of the neck first.
     correctives = MM_PER_METRE * arrays["posedirs"][:, :, 9 * (JAW - 1) : 9 * JAW]
     flame = Flame(head, arrays["weights"][:, JAW], arrays["J_regressor"][JAW], correctives)

@@ -1,140 +1,124 @@
 """Arrays of a FLAME model file, .pkl or .npz, read without chumpy and without executing code from the pickle.
 
-FLAME's pickles were written by Python 2 and contain chumpy arrays and scipy matrices. Classes of these two libraries
-are replaced by inert stand-ins, reconstruction of plain numpy arrays is allowed, and everything else is refused.
+FLAME's pickles were written by Python 2 and contain chumpy arrays and scipy matrices. `pickle_tree` turns all objects
+into inert nodes, from which the arrays are rebuilt here.
 """
 
-import collections
 import pathlib
-import pickle
 from typing import Any
 
 import numpy as np
 
+from jaxface import array_files, pickle_arrays, pickle_tree
 from jaxface.errors import UserError
+from jaxface.pickle_tree import Call
 
-FOREIGN = ("chumpy", "scipy")
-DAMAGE = (pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
-
-
-class _StandIn:
-    """Inert stand-in of a chumpy or scipy object: its saved state without behaviour."""
-
-    kind = ""
-
-    def __new__(cls, *_: Any) -> "_StandIn":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any):
-        self.state: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state if isinstance(state, dict) else {}
-
-
-def _reconstructor(kind: type, base: type, _: Any) -> Any:
-    """copyreg._reconstructor, restricted to stand-ins."""
-    if not issubclass(kind, _StandIn) or base is not object:
-        raise pickle.UnpicklingError("unexpected object type")
-    return kind()
-
-
-def _array(kind: type, shape: tuple, code: Any) -> np.ndarray:
-    """numpy's _reconstruct, restricted to plain arrays; their saved state fills them."""
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError("unexpected array type")
-    return np.ndarray.__new__(np.ndarray, shape, code)
-
-
-def _encode(text: str, *_: str) -> bytes:
-    """_codecs.encode: Python 3 pickles Python 2's byte strings as text."""
-    return text.encode("latin1")
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, path: pathlib.Path):
-        super().__init__(file, encoding="latin1")
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in FOREIGN:
-            return type("StandIn", (_StandIn,), {"kind": name})
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _array
-        allowed = {
-            ("copy_reg", "_reconstructor"): _reconstructor,
-            ("copyreg", "_reconstructor"): _reconstructor,
-            ("__builtin__", "object"): object,
-            ("builtins", "object"): object,
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode,
-        }
-        if (module, name) not in allowed:
-            raise UserError(
-                f"{self._path}: refused, a FLAME file does not need {module}.{name}; download the original file again"
-            )
-        return allowed[module, name]
+# Libraries whose objects FLAME's files and their usual conversions contain.
+FOREIGN = ("chumpy", "scipy", "smplx")
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
+SPARSE = {"data", "indices", "indptr"}
+COORDINATES = {"row", "col"}
+# Largest number of entries of a sparse matrix that is returned dense.
+MAX_DENSE = 10_000_000
+# Chumpy arrays may wrap each other at most this often.
+MAX_WRAPPERS = 8
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Arrays by name of a FLAME model or of another pickled dictionary of arrays such as FLAME_masks.pkl.
 
     Sparse matrices are returned dense. Raises UserError if the file is missing, damaged or of another format, or if
-    the pickle calls anything but the reconstruction of numpy, chumpy and scipy arrays.
+    the pickle names anything but containers and numpy, chumpy and scipy arrays.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; download FLAME from flame.is.tue.mpg.de and give its .pkl or .npz file")
+    if path.suffix.lower() == ".npz":
+        return array_files.read_npz(path)
     try:
-        tree = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
-        return {str(name): array for name, value in tree.items() if (array := _dense(value)) is not None}
-    except DAMAGE as error:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    _check_kind(path, data[:64])
+    try:
+        tree = pickle_tree.loads(data, _allowed)
+        return _arrays(tree)
+    except pickle_tree.Refused as refused:
+        if "\r" in refused.name:
+            raise UserError(f"{path}: line ends were changed by a text-mode transfer; copy the file again") from None
         raise UserError(
-            f"{path}: damaged, or not a FLAME file ({type(error).__name__}: {error}); download it again"
-        ) from error
+            f"{path}: refused, a FLAME file does not need {refused.name}; download the original file again"
+        ) from None
+    except DAMAGE as error:
+        raise UserError(f"{path}: damaged, or not a FLAME file ({_reason(error)}); download it again") from error
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    arrays = {}
-    with np.load(path, allow_pickle=False) as data:
-        for name in data.files:
-            try:
-                arrays[name] = data[name]
-            except ValueError:  # a pickled object array; the arrays that are needed are numeric
-                continue
-    return arrays
+def _allowed(module: str, name: str) -> bool:
+    return module.split(".")[0] in FOREIGN or pickle_tree.is_standard(module, name)
 
 
-def _read_pickle(path: pathlib.Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        tree = _Unpickler(file, path).load()
-    if not isinstance(tree, dict):
-        raise pickle.UnpicklingError("not a dictionary")
-    return tree
+def _check_kind(path: pathlib.Path, head: bytes) -> None:
+    """Raises UserError for files of other kinds that are often found under this name."""
+    if head.startswith(b"PK"):
+        raise UserError(f"{path}: a zip archive; unpack it and give the .pkl or .npz file in it")
+    if head.startswith(b"\x93NUMPY"):
+        raise UserError(f"{path}: an .npy file; give FLAME's .pkl, or an .npz of its arrays")
+    if head.lstrip()[:1] == b"<" or head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a web page or a Git LFS pointer instead of FLAME; download the file again")
 
 
-def _dense(value: Any) -> np.ndarray | None:
-    """Numeric array of an unpickled value; None for text and other types."""
-    if isinstance(value, _StandIn):
-        state = value.state
-        if "x" in state:
-            return _dense(state["x"])
-        if {"data", "indices", "indptr"} <= state.keys():
-            return _densify(value.kind, state)
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a dictionary, or of an object whose attributes they are (smplx.utils.Struct)."""
+    entries = pickle_arrays.mapping(tree)
+    if entries is None and isinstance(tree, Call):
+        entries = pickle_arrays.mapping(tree.state)
+    if entries is None:
+        raise ValueError("not a dictionary")
+    arrays = {str(name): _dense(value) for name, value in entries.items()}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _dense(node: Any) -> np.ndarray | None:
+    """Numeric array of a node; None for text and other types."""
+    for _ in range(MAX_WRAPPERS):
+        state = pickle_arrays.mapping(node.state) if isinstance(node, Call) else None
+        if state is None:
+            return pickle_arrays.array(node)
+        if "x" not in state:
+            return _densify(node.kind.name, state)
+        node = state["x"]  # a chumpy array
+    raise ValueError("a chumpy array contains itself")
+
+
+def _densify(kind: str, state: dict[str, Any]) -> np.ndarray | None:
+    """Dense array of a sparse matrix (CSC, CSR or COO); None if the object is not one."""
+    if isinstance(state.get("coords"), tuple) and len(state["coords"]) == 2:  # COO since scipy 1.13
+        state = state | dict(zip(("row", "col"), state["coords"], strict=True))
+    by_coordinates = COORDINATES <= state.keys()
+    names = {"data", *COORDINATES} if by_coordinates else SPARSE
+    if not names <= state.keys():
         return None
-    if isinstance(value, (np.ndarray, list, tuple)):
-        array = np.asarray(value)
-        return array if array.dtype.kind in "biuf" else None
-    return None
-
-
-def _densify(kind: str, state: dict[str, Any]) -> np.ndarray:
-    """Dense array of a compressed sparse matrix (CSC or CSR)."""
     shape = state.get("_shape", state.get("shape"))
-    by_column = kind.startswith("csc")
-    major = np.repeat(np.arange(shape[1] if by_column else shape[0]), np.diff(state["indptr"]))
+    if not isinstance(shape, tuple) or len(shape) != 2 or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError("a sparse matrix has no shape")
+    if shape[0] * shape[1] > MAX_DENSE:
+        raise ValueError(f"a sparse matrix has the shape {shape}")
+    parts = {name: pickle_arrays.array(state[name]) for name in names}
+    if any(part is None or part.ndim != 1 for part in parts.values()):
+        raise ValueError("a sparse matrix lacks its entries")
+    if by_coordinates:
+        index = parts["row"], parts["col"]
+    else:
+        by_column, counts = kind.startswith("csc"), np.diff(parts["indptr"])
+        majors = shape[1] if by_column else shape[0]
+        if len(counts) != majors or (counts < 0).any() or counts.sum() != len(parts["data"]):
+            raise ValueError("a sparse matrix is inconsistent")
+        major = np.repeat(np.arange(majors), counts)
+        index = (parts["indices"], major) if by_column else (major, parts["indices"])
     dense = np.zeros(shape)
-    np.add.at(dense, (state["indices"], major) if by_column else (major, state["indices"]), state["data"])
+    np.add.at(dense, index, parts["data"])
     return dense

@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from jaxface import array_files
 from jaxface.errors import UserError
 from jaxface.heads import landmarks, paint
 from jaxface.heads.mirroring import mirror_map
@@ -61,7 +62,12 @@ def load_ict(path: str | pathlib.Path) -> MorphableHead:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        neutral, identity, expression, names, triangles = _read_folder(path)
+        try:
+            neutral, identity, expression, names, triangles = _read_folder(path)
+        except (ValueError, LookupError, TypeError, OSError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path}: a file of ICT-FaceKit is damaged ({error}); download it again") from error
     elif path.is_file():
         neutral, identity, expression, names, triangles = _read_npz(path)
     else:
@@ -70,17 +76,19 @@ def load_ict(path: str | pathlib.Path) -> MorphableHead:
         )
     if len(neutral) != VERTICES:
         raise UserError(f"{path}: {len(neutral)} vertices, but ICT-FaceKit has {VERTICES}; give the original files")
+    if not all(np.isfinite(array).all() for array in (neutral, identity, expression)):
+        raise UserError(f"{path}: has values that are not finite; give the original files")
     return _assemble(MM_PER_UNIT * neutral, MM_PER_UNIT * identity, MM_PER_UNIT * expression, names, triangles)
 
 
 def _read_npz(path: pathlib.Path) -> Arrays:
+    data = array_files.read_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as data:
-            identity = data["identity_q"] * data["identity_scale"][:, None, None]
-            expression = data["expression_q"] * data["expression_scale"][:, None, None]
-            names = tuple(str(name) for name in data["expression_names"])
-            return data["neutral"], identity, expression, names, data["triangles"]
-    except (KeyError, ValueError, OSError) as error:
+        identity = data["identity_q"] * data["identity_scale"][:, None, None]
+        expression = data["expression_q"] * data["expression_scale"][:, None, None]
+        names = tuple(str(name) for name in data["expression_names"])
+        return data["neutral"], identity, expression, names, data["triangles"]
+    except (LookupError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not an .npz of ICT-FaceKit's arrays ({error})") from error
 
 

@@ -33,6 +33,9 @@ class MorphableHead:
             mouth (oral cavity, teeth, tongue) and transparent (lashes, tear fluid; not rendered, may be empty). Heads
             with cavities behind the eyeballs have socket.
         name, identity_names, expression_names, albedo_names: names of the head and of its modes.
+        direction_names, directions: names (D) and identity coefficients (D,I) of edits, e.g. age or nose width, per
+            standard deviation of the attribute among people. Empty for heads without named attributes.
+        uv, uv_triangles: (U,2) texture coordinates in [0,1], v up, and (T,3) int32 their indices; None without texture.
     """
 
     template: Array
@@ -48,6 +51,10 @@ class MorphableHead:
     identity_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     expression_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     albedo_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    direction_names: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+    directions: Array | None = None
+    uv: Array | None = None
+    uv_triangles: Array | None = None
 
     def shape(self, identity: Array, expression: Array) -> jax.Array:
         """Vertices (…,V,3) mm for identity coefficients (…,I) and expression weights (…,E)."""
@@ -71,6 +78,17 @@ class MorphableHead:
         if unknown:
             raise ValueError(f"head {self.name!r} has no expression {sorted(unknown)}; it has {self.expression_names}")
         return np.array([weights.get(name, 0.0) for name in self.expression_names], np.float32)
+
+    def identity_direction(self, **amounts: float) -> np.ndarray:
+        """Identity coefficients (I,) of an edit by attribute, e.g. `age=1.5`, in standard deviations.
+
+        Raises ValueError for an unknown attribute.
+        """
+        unknown = set(amounts) - set(self.direction_names)
+        if unknown:
+            raise ValueError(f"head {self.name!r} has no attribute {sorted(unknown)}; it has {self.direction_names}")
+        rows = [amount * self.directions[self.direction_names.index(name)] for name, amount in amounts.items()]
+        return np.sum(rows, axis=0) if rows else np.zeros(len(self.identity_names), np.float32)
 
     def opaque_triangles(self) -> np.ndarray:
         """Triangles (T',3) int32 that do not touch the region `transparent`."""

@@ -1,22 +1,30 @@
 """Head models by name."""
 
+import functools
+
 from jaxface.errors import UserError
+from jaxface.heads import head_file
 from jaxface.heads.bfm import load_bfm
 from jaxface.heads.flame import load_flame
 from jaxface.heads.ict import load_ict
+from jaxface.heads.makehuman.head import NAME as EMBEDDED
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural import procedural_head
 
-NAMES = ("procedural", "ict", "bfm", "flame")
+NAMES = (EMBEDDED, "ict", "bfm", "flame")
+# The embedded head of version 0.1, hand-written; models that were trained on it still load it.
+RETIRED = "procedural"
 
 
 def load_head(name: str, path: str = "") -> MorphableHead:
-    """Loads a head model: `procedural`, which is part of the package, or `ict`, `bfm`, `flame` from `path`.
+    """Loads a head model: `makehuman`, which is part of the package, or `ict`, `bfm`, `flame` from `path`.
 
     Raises UserError for an unknown name, a missing path or an unreadable file.
     """
-    if name == "procedural":
-        return procedural_head()
+    if name == EMBEDDED:
+        return makehuman_head()
+    if name == RETIRED:
+        return _retired()
     if name == "ict":
         if not path:
             raise UserError(
@@ -32,3 +40,8 @@ def load_head(name: str, path: str = "") -> MorphableHead:
             raise UserError("head 'flame': no path given; give the .pkl or .npz file of FLAME")
         return load_flame(path).head
     raise UserError(f"unknown head {name!r}; choose one of {', '.join(NAMES)}")
+
+
+@functools.cache
+def _retired() -> MorphableHead:
+    return head_file.load(RETIRED)

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from jaxface.heads import scenes
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
-from jaxface.heads.procedural import procedural_head
 from jaxface.inference import Predictor
 from jaxface.nn.convnext import SIZES
 from jaxface.system import build
@@ -53,8 +53,8 @@ def benchmarks() -> Iterator[Benchmark]:
 
 
 def _render() -> Benchmark:
-    """Images of random procedural heads, as `launch.prepare` renders them."""
-    head = jax.device_put(scenes.renderable(procedural_head()))
+    """Images of random embedded heads, as `launch.prepare` renders them."""
+    head = jax.device_put(scenes.renderable(makehuman_head()))
     keys = jax.random.split(jax.random.key(0), RENDER_BATCH)
 
     @jax.jit
@@ -74,7 +74,7 @@ def _input_pipeline() -> Iterator[Benchmark]:
     with tempfile.TemporaryDirectory() as folder:
         config = load_config("continuous", "rendered")
         config.model.image_size = IMAGE_SIZE
-        config.data.update(datasets=("rendered_heads/procedural",), evaluate=())
+        config.data.update(datasets=("rendered_heads/makehuman",), evaluate=())
         config.data.update(dir=folder, build_examples=2 * RENDER_BATCH)
         with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it prepares; stdout is for the JSON lines
             stream = build(config, "the configuration").train_data(0)

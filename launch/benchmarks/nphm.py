@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxface.heads import head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.system import Tree, build
 from jaxface.systems.nphm import losses, model
 from jaxface.systems.nphm.fitting import inversion
@@ -33,7 +33,7 @@ RADII = np.float32([0.33, 0.45, 0.42])
 def benchmarks() -> Iterator[Benchmark]:
     """Signed distances (dense, tiled, with gradient), mesh extraction, a fitting step and a training step."""
     config = load_config("nphm_identity", "reference")
-    head = procedural_head()
+    head = makehuman_head()
     anchors = head_space.to_units(np.asarray(head.template)[head_space.anchor_vertices(head)])
     config.model.anchors, config.model.codes = tuple(anchors.ravel().tolist()), TRAIN_BATCH
     system, net = build(config, "the configuration"), model.identity_model(config)

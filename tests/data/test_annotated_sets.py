@@ -237,7 +237,9 @@ def check_record(record: dict, face: dict) -> None:
             np.testing.assert_allclose(
                 record[name] + shift, value, rtol=0, atol=2e-4 if name != "crop_landmarks" else 1e-6
             )
-    assert set(record) == set(face) | {"image"}
+    assert set(record) == set(face) | {"image"} | ({"valid"} if "landmarks" in face else set())
+    if "valid" in record:
+        np.testing.assert_array_equal(record["valid"], np.isfinite(face["landmarks"]).all(-1))
     x0, y0, x1, y1 = record["crop"]
     height, width = record["image"].shape[:2]
     assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height

@@ -10,10 +10,10 @@ from jaxface.data.builders import head_sdf
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.heads import closed, head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.systems.nphm import data, model
 
-NAME = "head_sdf/procedural"
+NAME = "head_sdf/makehuman"
 SEED = head_sdf.SEED
 
 
@@ -31,7 +31,7 @@ def records(folder: str, split: str) -> list[dict]:
 
 
 def test_surfaces_lie_on_their_scan(folder):
-    surface = closed.close(procedural_head())
+    surface = closed.close(makehuman_head())
     seen = set()
     for record in records(folder, "train"):
         subject = int(record["subject"])
@@ -54,7 +54,7 @@ def test_surfaces_lie_on_their_scan(folder):
 
 def test_pairs_correspond():
     """Pairs of a scan and its translation differ by the translation; half of them have the smaller offset."""
-    surface = closed.close(procedural_head())
+    surface = closed.close(makehuman_head())
     (vertices,) = head_space.scans(surface, SEED, 0, [0])
     moved = vertices + np.float32([0.1, 0, -0.2])
     pairs = head_sdf.pair_record(surface, vertices, moved, 900, np.random.default_rng(0))
@@ -74,7 +74,7 @@ def test_records_are_deterministic(folder, tmp_path):
 def test_metadata_is_read_without_tensorflow(folder):
     metadata = model.dataset_metadata(NAME, folder)
     anchors = np.reshape(metadata["anchors"], (39, 3))
-    np.testing.assert_allclose(anchors, head_space.anchors(procedural_head(), SEED, range(3)).mean(0), atol=1e-5)
+    np.testing.assert_allclose(anchors, head_space.anchors(makehuman_head(), SEED, range(3)).mean(0), atol=1e-5)
     assert metadata["subjects"] == {"train": 3, "test": 2} and metadata["scans"] == {"train": 36, "test": 12}
     with pytest.raises(UserError, match=r"launch\.prepare --dataset head_sdf/ict"):
         model.dataset_metadata("head_sdf/ict", folder)

@@ -13,7 +13,7 @@ from jaxface.data.builders import nphm
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.heads import closed, flame, head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.meshes import Mesh
 
 PEOPLE = {1: 10, 286: 3, 99: -1, 283: 1, 7: 4}
@@ -23,7 +23,7 @@ PEOPLE = {1: 10, 286: 3, 99: -1, 283: 1, 7: 4}
 def layout(tmp_path_factory):
     """Two training people, one validation, one test person; the template mesh takes the place of the registration."""
     root = tmp_path_factory.mktemp("nphm")
-    surface = closed.close(procedural_head())
+    surface = closed.close(makehuman_head())
     for subject, neutral in PEOPLE.items():
         numbers = {1: (10, 11), 7: (4,), 286: (3, 5), 283: (1,)}.get(subject, ())
         for number in numbers:

@@ -9,7 +9,7 @@ from jaxface.data.prepare import modules, prepare
 from jaxface.errors import UserError
 from jaxface.heads import scenes
 from jaxface.heads.canonical import queries
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import LAYOUT_68
 from jaxface.systems.continuous import data
 
@@ -20,16 +20,16 @@ SIZE = 64
 def examples(tmp_path_factory):
     """The decoded training examples of a tiny data set in the order of generation."""
     folder = str(tmp_path_factory.mktemp("heads"))
-    info = prepare("rendered_heads/procedural", folder, examples=6, size=SIZE)
+    info = prepare("rendered_heads/makehuman", folder, examples=6, size=SIZE)
     assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 6, "test": 8}
     with pytest.raises(UserError, match="already prepared"):
-        prepare("rendered_heads/procedural", folder, examples=7)
-    read = stream.open_dataset("rendered_heads/procedural", folder)
+        prepare("rendered_heads/makehuman", folder, examples=7)
+    read = stream.open_dataset("rendered_heads/makehuman", folder)
     return list(read.as_dataset(split="train").as_numpy_iterator())
 
 
 def test_features_are_consistent(examples):
-    head = procedural_head()
+    head = makehuman_head()
     for example in examples:
         assert example["image"].shape == (SIZE, SIZE, 3) and example["image"].std() > 5
         np.testing.assert_allclose(example["five"], LAYOUT_68.five_points(example["landmarks"]), rtol=1e-4)
@@ -48,8 +48,8 @@ def test_features_are_consistent(examples):
 
 
 def test_images_are_reproducible(examples, tmp_path):
-    prepare("rendered_heads/procedural", str(tmp_path), examples=6, size=SIZE)
-    read = stream.open_dataset("rendered_heads/procedural", tmp_path).as_dataset(split="train")
+    prepare("rendered_heads/makehuman", str(tmp_path), examples=6, size=SIZE)
+    read = stream.open_dataset("rendered_heads/makehuman", tmp_path).as_dataset(split="train")
     for one, other in zip(examples, read.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(one["landmarks"], other["landmarks"])
         np.testing.assert_array_equal(one["image"], other["image"])

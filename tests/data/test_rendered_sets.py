@@ -8,7 +8,7 @@ import pytest
 from jaxface.data import stream
 from jaxface.data.builders.rendered_sets import PER_SET
 from jaxface.data.prepare import prepare
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.systems.deep3d import data
 
 SIZE = 64
@@ -17,14 +17,14 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("sets"))
-    info = prepare("rendered_sets/procedural", folder, examples=2, size=SIZE)
+    info = prepare("rendered_sets/makehuman", folder, examples=2, size=SIZE)
     assert {name: split.num_examples for name, split in info.splits.items()} == {"train": 2, "test": 8}
     return folder
 
 
 def test_images_show_their_ground_truth(folder):
-    head = procedural_head()
-    for example in stream.open_dataset("rendered_sets/procedural", folder).as_dataset(split="test").as_numpy_iterator():
+    head = makehuman_head()
+    for example in stream.open_dataset("rendered_sets/makehuman", folder).as_dataset(split="test").as_numpy_iterator():
         for number in range(PER_SET):
             vertices = np.asarray(head.shape(example["identity"], example["expression"][number]))
             points = head.landmark_points(vertices, "68") @ example["rotation"][number].T * [1, -1, -1]
@@ -36,7 +36,7 @@ def test_images_show_their_ground_truth(folder):
 
 
 def test_batches_of_sets(folder):
-    builder = stream.open_dataset("rendered_sets/procedural", folder)
+    builder = stream.open_dataset("rendered_sets/makehuman", folder)
     batch = next(stream.train_stream(builder, "train", 2, 0, 0, functools.partial(data.preprocess_train, size=48)))
     assert set(batch) == {"image", "skin", "landmarks"}
     assert batch["image"].shape == (2, PER_SET, 48, 48, 3) and batch["skin"].shape == (2, PER_SET, 48, 48)

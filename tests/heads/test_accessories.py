@@ -8,7 +8,7 @@ import pytest
 
 from jaxface.geometry import camera
 from jaxface.heads import accessories, scenes
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 
 SIZE, FOCAL = 96, 300.0
 CENTER = jnp.array([47.5, 47.5])
@@ -17,7 +17,7 @@ AHEAD = jnp.array([0.0, 0.0, 700.0])
 
 @pytest.fixture(scope="module")
 def landmarks():
-    head = procedural_head()
+    head = makehuman_head()
     return jnp.asarray(head.landmark_points(head.template, "68"))
 
 
@@ -67,7 +67,7 @@ def test_hair_leaves_an_opening_for_the_face(seed, landmarks):
 
 
 def test_accessories_change_nothing_else_of_the_scene():
-    head = scenes.renderable(procedural_head())
+    head = scenes.renderable(makehuman_head())
     captures = (scenes.UNCONSTRAINED, scenes.WITH_ACCESSORIES)
     bare, worn = (scenes.sample_scene(head, jax.random.key(1), SIZE, capture) for capture in captures)
     beard = head.albedo_names.index("beard")

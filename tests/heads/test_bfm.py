@@ -8,7 +8,7 @@ import scipy.io
 
 from jaxface.errors import UserError
 from jaxface.heads import bfm, sources
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from tests import basel, weights
 
 INDICES = ("tri", "tri_mask2", "keypoints", "frontmask2_idx", "skinmask")
@@ -52,7 +52,7 @@ def test_a_ready_file_is_read_exactly(ready):
 
 
 def test_head_is_in_millimetres_and_in_the_head_frame(ready):
-    head, reference = sources.load_head("bfm", str(ready)), procedural_head()
+    head, reference = sources.load_head("bfm", str(ready)), makehuman_head()
     face = bfm.read_front(ready)
     middle = head.landmark_points(head.template, "68").mean(0)
     np.testing.assert_allclose(middle, reference.landmark_points(reference.template, "68").mean(0), atol=1e-3)
@@ -104,7 +104,7 @@ def test_missing_and_foreign_files(parts, tmp_path):
     with pytest.raises(UserError, match="contains no expressions; give the folder"):
         bfm.read_front(parts[0] / bfm.SHAPES)
     (tmp_path / "text.mat").write_text("not a MATLAB file, but long enough to have a header" * 9)
-    with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
+    with pytest.raises(UserError, match="damaged or not a MATLAB file"):
         bfm.read_front(tmp_path / "text.mat")
     with pytest.raises(UserError, match="head 'bfm': no path given"):
         sources.load_head("bfm")
@@ -112,7 +112,7 @@ def test_missing_and_foreign_files(parts, tmp_path):
 
 def write_h5(path, vertices=600, **changes):
     h5py = pytest.importorskip("h5py")
-    head, fields = procedural_head(), basel.fields()
+    head, fields = makehuman_head(), basel.fields()
     points = np.asarray(head.landmark_points(head.template, "68")) * 1.1 + [3, 4, 5]
     template = np.concatenate([points, 100 * fields["meanshape"].reshape(-1, 3)[: vertices - 68]])
     from jaxface.heads.bfm_h5 import NAMED

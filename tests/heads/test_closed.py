@@ -6,12 +6,12 @@ import trimesh
 
 from jaxface.geometry import sampling
 from jaxface.heads import closed, head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 
 
 @pytest.fixture(scope="module")
 def surface() -> closed.ClosedHead:
-    return closed.close(procedural_head())
+    return closed.close(makehuman_head())
 
 
 def check_closed(vertices: np.ndarray, triangles: np.ndarray) -> trimesh.Trimesh:
@@ -46,7 +46,7 @@ def test_fillings_follow_eyes_and_mouth(surface):
 
 
 def test_open_neck_is_capped():
-    head = procedural_head()
+    head = makehuman_head()
     template, triangles = np.asarray(head.template), np.asarray(head.triangles)
     above = (template[:, 1] > -140)[triangles].all(1)
     surface = closed.close(head.replace(triangles=triangles[above]))
@@ -72,7 +72,7 @@ def test_anchors_are_mirrored_pairs_and_central_points(surface):
 
 
 def test_expression_weights_are_bounded():
-    head = procedural_head()
+    head = makehuman_head()
     weights = np.stack([head_space.expression(head, 0, 0, number) for number in range(1, 200)])
     assert weights.min() >= 0 and weights.max() <= 1 and (weights.sum(1) <= head_space.MAX_WEIGHT_SUM + 1).all()
     assert len(np.unique(weights.round(4), axis=0)) > 190

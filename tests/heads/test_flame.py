@@ -10,7 +10,7 @@ import scipy.spatial.transform
 
 from jaxface.errors import UserError
 from jaxface.heads import flame, flame_file, head_space, sources
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from tests import flames
 
 
@@ -78,7 +78,7 @@ def test_the_file_becomes_a_head(model):
 
 
 def test_landmarks_lie_where_the_embedded_head_has_them(model):
-    head, other = model.head, procedural_head()
+    head, other = model.head, makehuman_head()
     for layout in ("68", "98"):
         points, expected = (one.landmark_points(np.asarray(one.template), layout) for one in (head, other))
         # The ball smooths their relief.

@@ -7,8 +7,8 @@ import pytest
 
 from jaxface.geometry import raster
 from jaxface.heads import canonical, scenes
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import rotate_eyes
-from jaxface.heads.procedural import procedural_head
 from jaxface.systems.continuous import rendering
 
 SIZE = 96
@@ -16,7 +16,7 @@ SIZE = 96
 
 @pytest.fixture(scope="module")
 def head():
-    return jax.device_put(scenes.renderable(procedural_head()))
+    return jax.device_put(scenes.renderable(makehuman_head()))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_surface_points_lie_on_the_face(head):
 
 
 def test_a_rendered_example_shows_its_points(head):
-    constants = jax.device_put(rendering.rendering_head(procedural_head()))
+    constants = jax.device_put(rendering.rendering_head(makehuman_head()))
     example = jax.jit(rendering.render_example, static_argnums=(2, 3))(constants, jax.random.key(3), 64, 16)
     assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
     np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)

@@ -1,6 +1,6 @@
 """Surfaces and correspondences of generated heads, to train neural head models without any gated file.
 
-Variants `procedural` (embedded head) and `ict` (ICT-FaceKit in `manual_dir`). Splits `train` and `test` hold surface
+Variants `makehuman` (embedded head) and `ict` (ICT-FaceKit in `manual_dir`). Splits `train` and `test` hold surface
 points of the neutral, open-mouthed scans of different people; `train_expressions` and `test_expressions` pairs of
 points of one person's neutral and posed scan. Every record is a pure function of (seed, split, person, number).
 Positions are in units of `jaxface.heads.head_space`. Sampling after Giebenhain et al., CVPR 2023, and
@@ -26,7 +26,7 @@ from jaxface.heads.closed import ClosedHead, close
 
 SEED = 20230618
 # Variants are heads with named expressions, whose weights can be sampled independently.
-VARIANTS = ("", "procedural", "ict")
+VARIANTS = ("", rendered_heads.EMBEDDED, "ict")
 # Test people are numbered from here, so that more training people never overlap with them.
 FIRST_TEST_PERSON = 1_000_000
 RECORDS_PER_PERSON = 4
@@ -127,7 +127,7 @@ def pair_record(
 
 
 class HeadSdf(tfds.core.GeneratorBasedBuilder):
-    """`head_sdf/procedural` and `head_sdf/ict`."""
+    """`head_sdf/makehuman` and `head_sdf/ict`."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,6 +1,6 @@
 """Rendered images of random heads with complete ground truth, as a TFDS data set.
 
-Variants `procedural` (embedded head, no files) and `ict` (ICT-FaceKit in `manual_dir`), and `…_portraits` of both:
+Variants `makehuman` (embedded head, no files) and `ict` (ICT-FaceKit in `manual_dir`), and `…_portraits` of both:
 smaller rotations, no occluders, no close-ups. Example i of a split is a pure function of (seed, split, i): the same on
 every machine up to float rounding.
 """
@@ -21,6 +21,7 @@ from jaxface.geometry import raster
 from jaxface.heads import scenes, sources
 from jaxface.heads.canonical import canonical_vertices
 from jaxface.heads.morphable import MorphableHead
+from jaxface.heads.sources import EMBEDDED
 from jaxface.layouts import LAYOUT_68
 
 # Random surface points per example, the features dense, dense_queries and dense_visible.
@@ -28,7 +29,6 @@ SURFACE_POINTS = 256
 MIN_SIZE = 32
 VISIBLE_WITHIN_MM = 4.0
 SPLITS = {"train": 0, "test": 1}
-EMBEDDED = "procedural"
 ICT_FILE = "ict_facekit.npz"
 # Variants are heads with named expressions and complete surfaces: a truncated face mesh does not look like a photo.
 CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
@@ -146,7 +146,8 @@ def load_head(head: str, dl_manager: tfds.download.DownloadManager) -> Morphable
 class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/…`, one configuration for each of `VARIANTS`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    # 2.0.0: the template is that of the head `makehuman`.
+    VERSION = tfds.core.Version("2.0.0")
     SEED = 20230618
 
     @property

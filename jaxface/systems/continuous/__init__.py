@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -12,20 +13,52 @@ from jaxface import optim, parallel
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.system import Batch, Evaluator, System, Tree
-from jaxface.systems.continuous import losses, metrics, model, predict, rendering, torch_weights
+from jaxface.systems.continuous import (
+    losses,
+    metrics,
+    model,
+    own_layouts,
+    predict,
+    query_table,
+    rendering,
+    torch_weights,
+)
+
+# Factor on the learning rate of the offsets.
+OFFSET_LEARNING_RATE = 0.1
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with its references resolved: this system leaves no value open."""
-    return config.copy_and_resolve_references()
+    """A copy of `config` with the layout of every data set in `layouts`.
+
+    Points of the user's own landmarks are found with the model of `config.init` (`layout_search`). Raises UserError if
+    there is none.
+    """
+    return query_table.with_layouts(config, functools.partial(own_layouts.from_start, config))
 
 
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/continuous.py). Raises UserError if values do not fit together."""
+    config = resolve(config)
     net = model.model_from_config(config.model)
-    score = functools.partial(metrics.score, net)
     size, num_surface_samples = config.model.image_size, config.data.num_surface_samples
     names = config.head.names if config.data.endless else ()
+    offsets = losses.OffsetTable(
+        tuple(query_table.offset_sets(config)), tuple(config.data.datasets), config.loss.get("offsets", 0.0)
+    )
+
+    def init(key: jax.Array) -> tuple[Tree, Tree]:
+        params, model_state = model.init(net, size, key)
+        return with_offsets(params, {}), model_state
+
+    def with_offsets(params: Tree, learned: Tree) -> Tree:
+        """The network's parameters and the offsets of the data sets, continued from `learned` ones."""
+        zeros = query_table.zero_offsets(config)
+        started = {key: learned.get(key, zero) for key, zero in zeros.items()}
+        return {**losses.network_params(params), **({query_table.OFFSETS: started} if started else {})}
+
+    def warm_start(params: Tree, model_state: Tree) -> tuple[Tree, Tree]:
+        return with_offsets(params, params.get(query_table.OFFSETS, {})), model_state
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:
@@ -39,6 +72,10 @@ def build(config: ml_collections.ConfigDict) -> System:
 
         return data.eval_stream(config, name)
 
+    def score(name: str, *arguments: Any) -> dict[str, jax.Array]:
+        queries = query_table.query_set(config, name.removesuffix(query_table.DETECTOR))
+        return metrics.score(net, queries, *arguments)
+
     def constants() -> Tree:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
         return {name: rendering.rendering_head(head) for name, head in heads.items()}
@@ -47,21 +84,33 @@ def build(config: ml_collections.ConfigDict) -> System:
         return rendering.render_batch(batch, key, constants, size, num_surface_samples)
 
     return System(
-        init=functools.partial(model.init, net, size),
+        init=init,
         constants=constants,
-        loss=functools.partial(losses.training_loss, net, config.loss),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        loss=functools.partial(losses.training_loss, net, config.loss, offsets),
+        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps),
         train_data=train_data,
         evaluators={
-            name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
+            name: Evaluator(
+                functools.partial(eval_data, name), functools.partial(score, name), metrics.summarise, config.eval_every
+            )
             for name in config.data.evaluate
         },
-        predict=predict.bind(net, size),
+        predict=predict.bind(net, size, config.model.template, functools.partial(query_table.named_layouts, config)),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
+        warm_start=warm_start,
         **({"preprocess_on_device": render} if config.data.endless else {}),
     )
+
+
+def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:
+    """`config.optim`, where learned offsets have a lower learning rate unless `multipliers` sets one."""
+    settings = config.optim.copy_and_resolve_references()
+    if offsets.sets and query_table.OFFSETS not in settings.multipliers:
+        with settings.unlocked():
+            settings.multipliers[query_table.OFFSETS] = OFFSET_LEARNING_RATE
+    return settings
 
 
 def _index_batches(config: ml_collections.ConfigDict) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """Losses of the continuous landmark detector: pure functions with explicit reductions."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 
 from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
+from jaxface.systems.continuous import query_table
 from jaxface.systems.continuous.model import MAP_STRIDE, Continuous, cell_centers
+from jaxface.systems.continuous.query_table import QuerySet
 
 # Fixed sigma of the points' likelihood during the warm-up, in `crop_units`.
 WARMUP_SIGMA = 0.05
@@ -32,6 +35,11 @@ def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
     return per_image.mean()
 
 
+def _labelled(target: jax.Array, valid: jax.Array) -> jax.Array:
+    """Targets (B,Q,2), 0 where not `valid`: NaN would pass through a masked mean, since 0 * NaN is NaN."""
+    return jnp.where(valid[..., None], target, 0.0)
+
+
 def detector_loss(
     points: jax.Array, sigma: jax.Array, target: jax.Array, valid: jax.Array, step: jax.Array, warmup: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -44,13 +52,14 @@ def detector_loss(
         points: (B,Q,2) predicted, in `crop_units`.
         sigma: (B,Q) predicted standard deviation, in the same unit.
         target: (B,Q,2).
-        valid: (B,Q) bool; False marks padding.
+        valid: (B,Q) bool; False marks padding and labels that do not count, which may be NaN.
         step: int32 scalar, number of completed updates.
         warmup: number of warm-up steps.
 
     Returns:
         The scalar loss, and the metrics `distance` and `sigma`, means in crop units.
     """
+    target = _labelled(target, valid)
     points_nll = gaussian_nll(points, jnp.full_like(sigma, WARMUP_SIGMA), target)
     sigma_nll = gaussian_nll(jax.lax.stop_gradient(points), sigma, target)
     per_query = jnp.where(step < warmup, points_nll + sigma_nll, gaussian_nll(points, sigma, target))
@@ -68,6 +77,7 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array
         valid: (B,Q) bool; False marks padding.
         size: height and width of the crop in pixels.
     """
+    target = _labelled(target, valid)
     height, width = (side // MAP_STRIDE for side in size)
     cell_width = 2 / (height * width) ** 0.5
     per_query = soft_argmax.cross_entropy(log_attention, cell_centers(height, width), target, cell_width)
@@ -75,9 +85,25 @@ def attention_loss(log_attention: jax.Array, target: jax.Array, valid: jax.Array
     return masked_mean(per_query, valid & inside_crop)
 
 
+@dataclasses.dataclass(frozen=True)
+class OffsetTable:
+    """Learned offsets of the queries of data sets (`query_table`).
+
+    Attributes:
+        sets: the data sets that have offsets.
+        names: all data sets, in the order in which batches number them.
+        weight: weight of the mean squared offset in the loss.
+    """
+
+    sets: tuple[QuerySet, ...]
+    names: tuple[str, ...]
+    weight: float
+
+
 def training_loss(
     net: Continuous,
     settings: Any,
+    table: OffsetTable,
     params: Tree,
     model_state: Tree,
     batch: Batch,
@@ -87,12 +113,17 @@ def training_loss(
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
     """`System.loss`: `detector_loss`, plus the weighted `attention_loss` if the predictor sows "log_attention".
 
+    Queries whose label does not count are hidden from the others as if they were not asked: in a transformer, what is
+    unlabelled in one data set must not change the answers for the rest.
+
     Args:
         net: the network.
         settings: `config.loss`: `warmup` steps and the weight of the `attention` loss.
+        table: learned offsets of the queries; without any, the queries are those of the batch.
         params: parameters.
         model_state: batch statistics.
-        batch: arrays of `data.preprocess_train`: image (B,S,S,3), queries (B,Q,3), valid (B,Q), points (B,Q,2).
+        batch: arrays of `data.preprocess_train`: image (B,S,S,3), queries (B,Q,3), asked (B,Q), valid (B,Q), points
+            (B,Q,2), dataset (B,), mirrored (B,).
         key: random key of dropout and stochastic depth.
         step: int32 scalar, number of completed updates.
         constants: unused.
@@ -101,20 +132,34 @@ def training_loss(
         The scalar loss, and (updated model_state, metrics).
     """
     del constants
+    valid = batch["valid"] & batch["asked"]
+    target = batch["points"]
+    queries = jnp.where(valid[..., None], batch["queries"], 0.0)
+    if table.sets:
+        offsets = query_table.offset_table(params, table.sets, table.names, queries.shape[1])
+        queries = query_table.moved_queries(queries, offsets[batch["dataset"]], batch["mirrored"])
     (points, sigma), updated = net.apply(
-        {"params": params, **model_state},
+        {"params": network_params(params), **model_state},
         batch["image"],
-        batch["queries"],
-        batch["valid"],
+        queries,
+        valid,
         train=True,
         rngs={"dropout": key},
         mutable=[*model_state, "intermediates"],
     )
-    target, valid = batch["points"], batch["valid"]
     loss, metrics = detector_loss(points, sigma, target, valid, step, settings.warmup)
     intermediates = updated.pop("intermediates", {})
     if intermediates:
         (log_attention,) = intermediates["predictor"]["log_attention"]
         metrics["attention"] = attention_loss(log_attention, target, valid, batch["image"].shape[1:3])
         loss += settings.attention * metrics["attention"]
+    if table.sets:
+        squared = [jnp.mean(offsets**2) for offsets in params[query_table.OFFSETS].values()]
+        metrics["offsets"] = jnp.sqrt(jnp.mean(jnp.stack(squared)) + 1e-12)
+        loss += table.weight * sum(squared)
     return loss, (updated, metrics)
+
+
+def network_params(params: Tree) -> Tree:
+    """The parameters of the network, without the learned offsets of queries."""
+    return {name: value for name, value in params.items() if name != query_table.OFFSETS}

@@ -238,6 +238,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
         "soft_argmax" (ours; needs pool "map").
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
+    template: the head whose template the queries are points of, "makehuman" or, for models of version 0.1, "procedural"
+        (not read here; see `canonical.in_template`).
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
     """
     encoder = _encoder(config)

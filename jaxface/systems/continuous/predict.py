@@ -5,7 +5,7 @@ The paper aligns crops with a separate detector; here the network aligns them it
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxface import crops, detection
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
+from jaxface.heads.sources import EMBEDDED
 from jaxface.results import FaceLandmarks
 from jaxface.systems.continuous import crop_units
 
@@ -28,6 +29,11 @@ QUERY_SIZES = (128, 512, 2048)
 MAX_QUERY_COORDINATE = 10.0
 
 
+def _no_layouts(params: Any) -> Mapping[str, np.ndarray]:
+    del params
+    return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """The two compiled functions of a network.
@@ -37,11 +43,15 @@ class Network:
         query: `(variables, features, queries (B,N,3), valid (B,N)) -> points (B,N,2), sigma (B,N)`, both in
             `crop_units`.
         image_size: side S of the crops in pixels.
+        named_layouts: `params -> {name: template points (N,3)}`, the model's own layouts.
+        template: the template that the network was trained on, see `canonical.in_template`.
     """
 
     encode: Callable[..., jax.Array]
     query: Callable[..., tuple[jax.Array, jax.Array]]
     image_size: int
+    template: str = EMBEDDED
+    named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +63,19 @@ class SquareCrops:
     angle_rad: np.ndarray
 
 
-def bind(model: Any, image_size: int) -> Callable[..., list[FaceLandmarks]]:
-    """`System.predict` of a model with the methods `encode` and `query`; see `predict`."""
+def bind(
+    model: Any,
+    image_size: int,
+    template: str,
+    named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts,
+) -> Callable[..., list[FaceLandmarks]]:
+    """`System.predict` of a model with the methods `encode` and `query`; see `predict`.
+
+    `named_layouts` maps parameters to the model's own layouts, {name: template points (N,3)}.
+    """
     encode = jax.jit(functools.partial(model.apply, method="encode"))
     query = jax.jit(functools.partial(model.apply, method="query"))
-    return functools.partial(predict, Network(encode, query, image_size))
+    return functools.partial(predict, Network(encode, query, image_size, template, named_layouts))
 
 
 def predict(
@@ -71,7 +89,8 @@ def predict(
         model_state: its non-trained variables.
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px, hairline to chin and side to side; None runs the face detector.
-        layout: "68", "98", "dense", a region name, or template points (N,3) in units of 100 mm.
+        layout: a layout such as "68", "dense", a region name, a data set of the model, or template points (N,3) in
+            units of 100 mm.
 
     Returns:
         Faces in the order of `boxes`; detected faces are sorted by size, the largest first.
@@ -79,7 +98,8 @@ def predict(
     Raises:
         UserError: unknown layout, malformed queries or boxes, or a network whose output is not finite.
     """
-    queries = layout_queries(layout)
+    own = network.named_layouts(params)
+    queries = own[layout] if isinstance(layout, str) and layout in own else layout_queries(layout)
     variables = {"params": params, **model_state}
     initial_boxes = detection.check_or_detect(boxes, image)
     if len(initial_boxes) == 0:
@@ -158,7 +178,7 @@ def _landmarks(
     network: Network, variables: Any, image: np.ndarray, squares: SquareCrops, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (F,N,2) and sigma (F,N) of the queries in every crop, in pixels of the image."""
-    size = network.image_size
+    size, queries = network.image_size, canonical.in_template(queries, network.template)
     regions = zip(squares.center, squares.side, squares.angle_rad, strict=True)
     images = np.stack([crops.cut(image, center, side, angle, size) for center, side, angle in regions])
     points, sigma = run_mirrored(network, variables, images.astype(np.float32) / 255, queries)

@@ -32,7 +32,8 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
         num_surface_samples: number K of random surface points.
 
     Returns:
-        image (size,size,3), queries (68+K,3), points (68+K,2) and valid (68+K,), as in `data.preprocess_train`.
+        image (size,size,3), queries (68+K,3), points (68+K,2), valid and asked (68+K,), as in
+        `data.preprocess_train`.
     """
     head, canonical = constants["head"], constants["canonical"]
     scene_key, crop_key, points_key, grey_key = jax.random.split(key, 4)
@@ -51,6 +52,7 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
         "queries": (canonical[index] * weights).sum(1),
         "points": points,
         "valid": (abs(points) < crop_units.MAX_COORDINATE).all(-1),
+        "asked": jnp.ones(len(points), bool),
     }
 
 

@@ -7,7 +7,7 @@ import ml_collections
 
 from jaxface import optim, prepared_data
 from jaxface.system import Batch, Evaluator, System
-from jaxface.systems.deep3d import face_model, metrics, model, objective, predict, torch_weights
+from jaxface.systems.deep3d import decoder, face_model, metrics, model, objective, predict, torch_weights
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -52,6 +52,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         tools=("detect",),
         raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
+        head=functools.partial(decoder.decoder, load_face, config),
         from_torch=functools.partial(torch_weights.from_torch, net, config.model.backbone),
     )
 

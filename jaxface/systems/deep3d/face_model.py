@@ -106,7 +106,7 @@ def from_config(config: ml_collections.ConfigDict) -> FaceModel:
 
 def on_device(config: ml_collections.ConfigDict) -> FaceModel | None:
     """The face model of a configuration on the default device, cached; None if its head needs a path and has none."""
-    if config.head.name != "procedural" and not config.head.path:
+    if config.head.name not in (sources.EMBEDDED, sources.RETIRED) and not config.head.path:
         return None
     return _on_device(*_arguments(config))
 

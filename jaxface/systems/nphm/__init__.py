@@ -6,7 +6,7 @@ import ml_collections
 
 from jaxface.errors import UserError
 from jaxface.system import ConversionInput, Evaluator, System
-from jaxface.systems.nphm import losses, metrics, model, predict, raw, torch_weights
+from jaxface.systems.nphm import decoder, losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
 
 # The workdir of the identity model that an expression model deforms.
@@ -42,6 +42,7 @@ def _identity(config: ml_collections.ConfigDict) -> System:
         raw=raw.identity_raw(net, config.model.replicate_last_point_bug),
         inputs={"points": "B, N, 3", "identity": f"B, {net.code_dim}"},
         predict=predict.bind(config),
+        head=functools.partial(decoder.decoder, config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
         **_data(config, "identity", functools.partial(metrics.score_identity, net, config)),
     )
@@ -60,6 +61,7 @@ def _expression(config: ml_collections.ConfigDict) -> System:
         raw=raw.expression_raw(identity, net, constants, identity_config.model.replicate_last_point_bug),
         inputs={"points": "B, N, 3", "identity": f"B, {identity.code_dim}", "expression": f"B, {net.code_dim}"},
         predict=predict.bind(config),
+        head=functools.partial(decoder.decoder, config),
         from_torch=functools.partial(torch_weights.from_torch, net, config),
         **_data(config, "expression", functools.partial(metrics.score_expression, net, identity, config)),
     )

@@ -1,7 +1,7 @@
 """Training-time evaluation on unseen subjects: errors at held-out points after fitting codes with frozen networks.
 
-Codes are fitted to every other point of a record; the remaining points are scored. (`protocols` holds the published
-evaluation of reconstructed meshes.)
+Codes are fitted to every other point of a record; the remaining points are scored. (`jaxface.protocols.nphm` is the
+published evaluation of fitted meshes.)
 """
 
 from collections.abc import Callable

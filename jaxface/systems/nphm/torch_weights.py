@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from jaxface import array_files
 from jaxface.errors import UserError
 from jaxface.system import Converted
 from jaxface.systems.nphm.networks.deformation import Deformation
@@ -59,13 +60,7 @@ def from_torch(
 
 def read_anchors(path: str) -> tuple[float, ...]:
     """The 3A numbers of an .npy file of mean anchors (A,3), or (1,A,3). Raises UserError for any other file."""
-    try:
-        anchors = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or 'not an .npy file'}") from error
-    except Exception as error:  # Damaged and foreign files raise many types.
-        raise UserError(f"{path} is not an .npy file of numbers ({error})") from error
-    anchors = np.squeeze(anchors)
+    anchors = np.squeeze(array_files.read_npy(path))
     if anchors.ndim != 2 or anchors.shape[1] != 3 or anchors.dtype.kind != "f" or not np.isfinite(anchors).all():
         raise UserError(f"{path} holds {anchors.dtype} {anchors.shape}; it must be finite floats (A,3)")
     return tuple(anchors.reshape(-1).tolist())

@@ -25,11 +25,11 @@ def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     lines = metric_writer.read(tmp_path)
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
-    scored = lines[-1]["rendered_heads/procedural/nme"]
+    scored = lines[-1]["rendered_heads/makehuman/nme"]
     again = training.fit(continuous.build(prepared), prepared, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
     results = evaluation.evaluate(continuous.build(prepared), prepared, tmp_path)
-    assert results["rendered_heads/procedural"]["nme"] == pytest.approx(scored, rel=1e-4)
+    assert results["rendered_heads/makehuman"]["nme"] == pytest.approx(scored, rel=1e-4)
     assert len(list((tmp_path / "pictures").glob("*.png"))) >= 4
 
 
@@ -72,6 +72,6 @@ def test_endless_batches_contain_every_head(prepared, monkeypatch):
     np.testing.assert_array_equal(rendered["head"], [1, 1, 1, 2, 2])
     assert len(np.unique(rendered["key"], axis=0)) == 5
     config = prepared.copy_and_resolve_references()
-    config.data.endless, config.head.names = True, ("procedural", "ict", "procedural")
+    config.data.endless, config.head.names = True, ("makehuman", "ict", "makehuman")
     with pytest.raises(UserError, match="is too small for 3 heads"):
         continuous.build(config).train_data(0)

@@ -82,7 +82,7 @@ def test_any_number_of_faces_and_queries(count):
 
 @pytest.mark.parametrize(
     "layout",
-    ["70", np.zeros((4, 2)), np.zeros((0, 3)), np.full((2, 3), np.nan), np.full((2, 3), 100.0), [["a", "b", "c"]], 7],
+    ["71", np.zeros((4, 2)), np.zeros((0, 3)), np.full((2, 3), np.nan), np.full((2, 3), 100.0), [["a", "b", "c"]], 7],
 )
 def test_malformed_queries_are_refused(layout):
     with pytest.raises(UserError):

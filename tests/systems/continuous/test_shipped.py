@@ -6,7 +6,7 @@ import pytest
 
 from jaxface import inference
 from jaxface.heads import scenes
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import LAYOUT_68
 
 SIZE = 160
@@ -19,7 +19,7 @@ def predictor():
 
 def test_the_error_on_test_heads_is_below_6_percent(predictor):
     """Errors in percent of the outer eye-corner distance; the mean face placed in the box scores 27."""
-    head = jax.device_put(scenes.renderable(procedural_head()))
+    head = jax.device_put(scenes.renderable(makehuman_head()))
 
     @jax.jit
     def render(head, key):

@@ -26,7 +26,7 @@ def config():
 @pytest.fixture(scope="module")
 def example():
     """A record of a rendered head without its image, and the pixels of all its vertices."""
-    head = sources.load_head("procedural")
+    head = sources.load_head("makehuman")
 
     @jax.jit
     def sample(key: jax.Array) -> tuple[scenes.Scene, jax.Array]:
@@ -62,7 +62,7 @@ def test_dense_points_are_augmented_as_landmarks(config, example):
     record, _ = example
     face = face_model.from_config(config)
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
-    head = sources.load_head("procedural")
+    head = sources.load_head("makehuman")
     modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
     points = dense_points.DensePoints(head.template[corners], modes)
     for seed in range(4):

@@ -17,7 +17,7 @@ SIZES = image_formation.Sizes(64, 40, 10)
 
 @pytest.fixture(scope="module")
 def face():
-    return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
+    return jax.device_put(face_model.load_face_model("makehuman", "", (64, 40, 10), "tf"))
 
 
 def _coefficients(count: int, yaw_rad: float) -> image_formation.Coefficients:

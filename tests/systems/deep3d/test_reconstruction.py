@@ -10,7 +10,7 @@ import trimesh
 
 from jaxface import overlay
 from jaxface.errors import UserError
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.results import FaceLandmarks
 from jaxface.systems.deep3d import face_model, predict
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
@@ -28,7 +28,7 @@ def vector(**groups):
 
 @pytest.fixture(scope="module")
 def face():
-    whole = face_model.from_head(procedural_head())
+    whole = face_model.from_head(makehuman_head())
     return whole.replace(identity=whole.identity[:8], expression=whole.expression[:6], albedo=whole.albedo[:4])
 
 

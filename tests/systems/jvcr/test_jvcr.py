@@ -30,7 +30,7 @@ def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     again = training.fit(jvcr.build(prepared), prepared, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
     (results,) = evaluation.evaluate(jvcr.build(prepared), prepared, tmp_path).values()
-    assert results["nme"] == pytest.approx(lines[-1]["rendered_heads/procedural/nme"], rel=1e-3)
+    assert results["nme"] == pytest.approx(lines[-1]["rendered_heads/makehuman/nme"], rel=1e-3)
     assert {"gte", "cvgtce", "gte_mean_shape", "depth_correlation"} <= results.keys()
 
 

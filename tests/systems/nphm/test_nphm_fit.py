@@ -13,15 +13,15 @@ from jaxface.errors import UserError
 from jaxface.geometry import sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.systems.nphm.fitting import scans
 from launch import scan_files
 
 
 @pytest.fixture(scope="module")
 def head():
-    """Surface points of the procedural head in model units."""
-    shape = procedural_head()
+    """Surface points of the embedded head in model units."""
+    shape = makehuman_head()
     samples = sampling.sample(shape.template, shape.triangles, 6000, np.random.default_rng(0))
     return head_space.to_units(samples.on(np.asarray(shape.template), np.asarray(shape.triangles)))
 
@@ -125,7 +125,7 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     from launch.benchmarks.nphm import headlike
 
     config = nphm_identity.get_config("smoke")
-    anchors = head_space.to_units(np.asarray(procedural_head().template)[head_space.anchor_vertices(procedural_head())])
+    anchors = head_space.to_units(np.asarray(makehuman_head().template)[head_space.anchor_vertices(makehuman_head())])
     config.model.update(anchors=tuple(anchors.ravel().tolist()), codes=2, width=32)
 
     def save(config, workdir, change=lambda params: params):

@@ -1,4 +1,4 @@
-"""Registration of synthetic scans of the procedural head, whose coefficients and pose are known."""
+"""Registration of synthetic scans of the embedded head, whose coefficients and pose are known."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from jaxface.geometry import icp, sampling, views
 from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
 from jaxface.heads import closed, flame, head_space, sources
-from jaxface.heads.procedural import procedural_head
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.meshes import Mesh
 from jaxface.systems.nphm.fitting import register, scan_landmarks
 from launch import fit_register
@@ -22,7 +22,7 @@ METRES = 0.001
 
 @pytest.fixture(scope="module")
 def template() -> closed.ClosedHead:
-    return closed.close(procedural_head())
+    return closed.close(makehuman_head())
 
 
 @pytest.fixture(scope="module")

@@ -38,8 +38,8 @@ def test_smoke_trains_and_a_second_run_verifies(phase, folder):
     jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
     scored = {name: value for name, value in metric_writer.read(workdir)[-1].items() if name.startswith("head_sdf")}
     results = evaluation.evaluate(nphm.build(config), config_file.load(workdir), workdir)
-    for name, value in results["head_sdf/procedural"].items():
-        assert value == pytest.approx(scored[f"head_sdf/procedural/{name}"], rel=1e-3) and value > 0
+    for name, value in results["head_sdf/makehuman"].items():
+        assert value == pytest.approx(scored[f"head_sdf/makehuman/{name}"], rel=1e-3) and value > 0
 
 
 def test_a_moved_expression_workdir_is_complete(folder):

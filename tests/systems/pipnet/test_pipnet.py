@@ -29,12 +29,12 @@ def test_smoke_trains_and_a_second_run_verifies(prepared, tmp_path):
     assert int(first.step) == 8 and lines[-1]["step"] == 8
     assert len(checkpoint.steps(tmp_path)) == 3
     assert len(config_file.load(tmp_path).model.meanface) == 136
-    scored = lines[-1]["rendered_heads/procedural/nme_crop"]
-    assert lines[-1]["rendered_heads/procedural/nme_pixels"] == pytest.approx(scored, rel=1e-3)  # crops are square
+    scored = lines[-1]["rendered_heads/makehuman/nme_crop"]
+    assert lines[-1]["rendered_heads/makehuman/nme_pixels"] == pytest.approx(scored, rel=1e-3)  # crops are square
     again = training.fit(pipnet.build(prepared), prepared, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, (again.params, again.model_state), (first.params, first.model_state))
     results = evaluation.evaluate(pipnet.build(prepared), prepared, tmp_path)
-    assert results["rendered_heads/procedural"]["nme_crop"] == pytest.approx(scored, rel=1e-4)
+    assert results["rendered_heads/makehuman"]["nme_crop"] == pytest.approx(scored, rel=1e-4)
 
 
 @pytest.mark.parametrize("tasks", [None, (0, 1, 2, 3)])

@@ -12,7 +12,7 @@ from jaxface.data import stream
 from jaxface.errors import UserError
 from jaxface.systems.pipnet import self_training, self_training_data
 
-NAME = "rendered_heads/procedural"
+NAME = "rendered_heads/makehuman"
 ROUNDS = ("std", "cls3")
 
 

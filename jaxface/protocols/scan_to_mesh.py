@@ -1,12 +1,12 @@
-"""Published scan-to-mesh protocols of MICC and NoW, as functions of meshes.
+"""Scan-to-mesh errors of MICC and NoW, as functions of meshes.
 
 Both align the reconstructed head to each scan by a similarity, first from landmarks and then by ICP, and measure
-distances from scan points to the head's surface, in millimetres. They are a library only: no launcher calls them yet.
+distances from scan points to the head's surface, in millimetres.
 
 MICC, as its author describes it (Deep3DFaceReconstruction, issue 23): point-to-plane RMSE within 95 mm of the nose tip,
-without the forehead. NoW (Sanyal et al., CVPR 2019): distances of all masked points to the surface; median, mean and
-standard deviation over the points of all scans. The released benchmarks fit with other optimisers; none of their code
-is used here.
+without the forehead. NoW (Sanyal et al., CVPR 2019): distances of all points of the face to the surface; median, mean
+and standard deviation over the points of all scans. The alignment minimises squared distances, as NoW's does; its
+optimiser differs (Gauss-Newton here, dogleg there). None of the benchmarks' code is used.
 """
 
 import functools
@@ -26,8 +26,11 @@ FOREHEAD_MM = 55.0
 CONVERGED_MM, ICP_STEPS = 1e-4, 40
 # ICP uses about this many of the scan's points, evenly strided; errors are measured at all of them.
 ICP_POINTS = 5000
-# Lower bound of the Geman-McClure scale.
-LEAST_ROBUST_SCALE_MM = 0.05
+# iBUG numbers of NoW's seven landmarks: outer and inner corners of both eyes, base of the nose, corners of the mouth.
+SEVEN = (36, 39, 42, 45, 33, 48, 54)
+# NoW's face: its centre, as a share of the way from the base of the nose to between the eyes, and its radius in units
+# of half the sum of the outer eye distance and that way.
+CENTER_SHARE, RADIUS_FACTOR = 0.3, 1.4
 
 
 def align_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) -> Similarity:
@@ -48,7 +51,7 @@ def align_landmarks(source: np.ndarray, target: np.ndarray, scale: bool = True) 
 def align_surface(
     points: np.ndarray, vertices: np.ndarray, triangles: np.ndarray, start: Similarity, scale: bool = True
 ) -> Similarity:
-    """Registers a mesh to scan points by robust point-to-plane ICP.
+    """Registers a mesh to scan points by point-to-plane ICP, which minimises their squared distances.
 
     Correspondences are the closest mesh points of the scan points. The scan is never scaled, so the mesh cannot shrink
     onto it.
@@ -70,7 +73,7 @@ def align_surface(
         closest, normals = surface.closest(current.inverse(used))
         return current(closest), used, normals @ current.rotation.T
 
-    update = functools.partial(icp.point_to_plane_update, scale=scale, least_scale=LEAST_ROBUST_SCALE_MM)
+    update = functools.partial(icp.point_to_plane_update, scale=scale, least_scale=np.inf)
     return icp.icp(start, match, update, ICP_STEPS, CONVERGED_MM)
 
 
@@ -113,6 +116,15 @@ def micc_error(
     aligned = align_surface(near, vertices, triangles, start)
     closest, normals = SurfaceQuery(aligned(np.asarray(vertices, np.float64)), triangles).closest(near)
     return float(np.sqrt((((near - closest) * normals).sum(1) ** 2).mean()))
+
+
+def now_region(points: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Mask (N,) bool of the points (N,3) that NoW evaluates, from its seven landmarks (7,3) in the same unit."""
+    landmarks = np.asarray(landmarks, np.float64)
+    nose_base, between_eyes = landmarks[4], (landmarks[1] + landmarks[2]) / 2
+    nose = between_eyes - nose_base
+    radius = RADIUS_FACTOR * (np.linalg.norm(landmarks[0] - landmarks[3]) + np.linalg.norm(nose)) / 2
+    return np.linalg.norm(np.asarray(points, np.float64) - (nose_base + CENTER_SHARE * nose), axis=1) <= radius
 
 
 def now_distances(

@@ -1,9 +1,8 @@
-"""Published evaluation of a reconstructed head against its scan, as functions of meshes.
+"""Errors of a reconstructed head against its scan, over what is visible from outside, as functions of meshes.
 
-No command calls them yet; the training-time evaluator is `metrics`. Only what is visible from outside counts: both
-surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The inside of the mouth is
-excluded in this way. Source: scripts/evaluation of
-github.com/SimonGiebenhain/NPHM, with lengths in millimetres in place of FLAME's metres.
+Both surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The inside of the mouth
+is excluded in this way. Source: scripts/evaluation of github.com/SimonGiebenhain/NPHM, with lengths in millimetres in
+place of FLAME's metres.
 """
 
 import dataclasses
@@ -20,8 +19,9 @@ VIEWS = 10
 SAMPLES = 250_000
 # The cameras: distance from the origin, (height, width) in pixels, focal length as a multiple of the height.
 CAMERA_DISTANCE_MM, SIZE, FOCAL_PER_HEIGHT = 600.0, (1280, 960), 2440.0 / 1280
-# A point belongs to the face if it is this close to its closest face vertex, in total and along the vertex normal.
-FACE_DISTANCE_MM, FACE_NORMAL_DISTANCE_MM = 40.0, 20.0
+# A point belongs to the face if it is this close to its closest face vertex, in total and along the vertex normal: 0.04
+# and 0.02 of NPHM's units of 250 mm (the official script samples in these, not in FLAME's metres).
+FACE_DISTANCE_MM, FACE_NORMAL_DISTANCE_MM = 10.0, 5.0
 THRESHOLDS_MM = (1.0, 5.0, 10.0, 20.0)
 
 
@@ -69,6 +69,11 @@ def resample(surface: OrientedPoints, count: int = SAMPLES, seed: int = 0) -> Or
     return surface[np.random.default_rng(seed).integers(0, len(surface.points), count)]
 
 
+def scaled(surface: OrientedPoints, scale: float) -> OrientedPoints:
+    """The surface in another unit."""
+    return OrientedPoints(scale * surface.points, surface.normals)
+
+
 def compare(reconstruction: OrientedPoints, scan: OrientedPoints) -> dict[str, float]:
     """Errors of a reconstruction.
 
@@ -98,6 +103,7 @@ def evaluate(
     throat: np.ndarray | None = None,
     samples: int = SAMPLES,
     size: tuple[int, int] = SIZE,
+    scale: float = 1.0,
 ) -> dict[str, float]:
     """`compare` for the visible surfaces of two meshes in mm, and with `face` for the face alone (keys face_…).
 
@@ -108,6 +114,7 @@ def evaluate(
         throat: (3,3), a plane as for `flame.above_throat`; points below it are excluded.
         samples: points sampled from each surface.
         size: (height, width) of the renderings.
+        scale: true mm per mm of the meshes, by which all errors are measured.
 
     Raises:
         UserError: nothing is visible, or no visible point lies on the face.
@@ -115,11 +122,13 @@ def evaluate(
     surfaces = [visible_surface(mesh, size) for mesh in (reconstruction, scan)]
     if throat is not None:
         surfaces = [surface[flame.above_throat(surface.points, throat)] for surface in surfaces]
-    errors = compare(*(resample(surface, samples) for surface in surfaces))
+        if min(len(surface.points) for surface in surfaces) == 0:
+            raise UserError("no visible point of the mesh or of the scan lies above the throat; use one frame for both")
+    errors = compare(*(scaled(resample(surface, samples), scale) for surface in surfaces))
     if face is not None:
         faces = [surface[on_face(surface.points, face)] for surface in surfaces]
         if min(len(part.points) for part in faces) == 0:
             raise UserError("no visible point of the mesh or of the scan lies on the face; use one frame for both")
-        face_errors = compare(*(resample(part, samples) for part in faces))
+        face_errors = compare(*(scaled(resample(part, samples), scale) for part in faces))
         errors |= {f"face_{name}": value for name, value in face_errors.items()}
     return errors

@@ -8,7 +8,7 @@ from jaxface.errors import UserError
 from jaxface.geometry import views
 from jaxface.heads import flame
 from jaxface.meshes import Mesh
-from jaxface.systems.nphm import protocols
+from jaxface.protocols import visible_surface
 
 SIZE = (96, 72)
 
@@ -18,15 +18,15 @@ def ball(radius: float, center: tuple = (0, 0, 0)) -> Mesh:
     return Mesh(np.float32(sphere.vertices + center), np.int32(sphere.faces))
 
 
-def plane(height: float, normal: float = 1.0) -> protocols.OrientedPoints:
+def plane(height: float, normal: float = 1.0) -> visible_surface.OrientedPoints:
     x, y = np.meshgrid(np.linspace(0, 200, 81), np.linspace(0, 200, 81))
     points = np.stack([x, y, np.full_like(x, height)], -1).reshape(-1, 3)
-    return protocols.OrientedPoints(points, np.broadcast_to([0, 0, normal], points.shape))
+    return visible_surface.OrientedPoints(points, np.broadcast_to([0, 0, normal], points.shape))
 
 
 @pytest.fixture(scope="module")
-def visible() -> protocols.OrientedPoints:
-    return protocols.visible_surface(ball(90.0), SIZE)
+def visible() -> visible_surface.OrientedPoints:
+    return visible_surface.visible_surface(ball(90.0), SIZE)
 
 
 def test_visible_points_cover_the_ball(visible):
@@ -41,10 +41,10 @@ def test_inner_surfaces_and_back_faces_are_invisible():
     outer, inner = ball(90.0), ball(50.0)
     triangles = np.concatenate([outer.triangles, inner.triangles + len(outer.vertices)])
     both = Mesh(np.concatenate([outer.vertices, inner.vertices]), triangles)
-    assert np.linalg.norm(protocols.visible_surface(both, SIZE).points, axis=1).min() > 89
+    assert np.linalg.norm(visible_surface.visible_surface(both, SIZE).points, axis=1).min() > 89
     inverted = Mesh(outer.vertices, outer.triangles[:, ::-1])
     with pytest.raises(UserError, match="nothing of the mesh is visible"):
-        protocols.visible_surface(inverted, SIZE)
+        visible_surface.visible_surface(inverted, SIZE)
 
 
 def test_projection_and_back_projection_agree():
@@ -62,7 +62,7 @@ def test_projection_and_back_projection_agree():
 
 @pytest.mark.parametrize(("height", "f_scores"), [(3.0, (0, 1, 1, 1)), (0.5, (1, 1, 1, 1)), (12.0, (0, 0, 0, 1))])
 def test_parallel_planes(height, f_scores):
-    errors = protocols.compare(plane(0.0), plane(height, -1.0))
+    errors = visible_surface.compare(plane(0.0), plane(height, -1.0))
     assert errors["chamfer_l1"] == pytest.approx(height) and errors["chamfer_l2"] == pytest.approx(height**2)
     assert errors["normals"] == pytest.approx(1)
     assert tuple(errors[f"f_score_{t}"] for t in (1, 5, 10, 20)) == pytest.approx(f_scores)
@@ -71,7 +71,7 @@ def test_parallel_planes(height, f_scores):
 def test_missing_parts_count_in_one_direction():
     whole = plane(0.0)
     half = whole[whole.points[:, 0] <= 100]
-    errors = protocols.compare(half, whole)
+    errors = visible_surface.compare(half, whole)
     assert errors["chamfer_l1"] == pytest.approx(0.5 * 0.5 * 50, rel=0.05)
     assert errors["f_score_1"] == pytest.approx(2 / 3, rel=0.03)
 
@@ -79,20 +79,22 @@ def test_missing_parts_count_in_one_direction():
 def test_face_and_throat():
     whole = plane(0.0)
     face = whole[(np.abs(whole.points[:, :2] - 100) <= 20).all(1)]
-    chosen = protocols.on_face(whole.points, face)
+    chosen = visible_surface.on_face(whole.points, face)
     away = np.linalg.norm(np.maximum(np.abs(whole.points[:, :2] - 100) - 20, 0), axis=1)
-    np.testing.assert_array_equal(chosen, away < 40)
-    assert not protocols.on_face(whole.points + [0, 0, 25], face).any()
+    np.testing.assert_array_equal(chosen, away < 10)
+    assert not visible_surface.on_face(whole.points + [0, 0, 6], face).any()
     cut = np.float32([[0, 50, 0], [0, 50, 1], [1, 50, 0]])
     np.testing.assert_array_equal(flame.above_throat(whole.points, cut), whole.points[:, 1] > 50)
 
 
 def test_evaluate_of_two_balls():
-    reconstruction, scan = ball(90.0), ball(100.0)
-    face = protocols.face_vertices(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
+    reconstruction, scan = ball(97.0), ball(100.0)
+    face = visible_surface.face_vertices(scan.vertices, scan.triangles, scan.vertices[:, 2] > 60)
     throat = np.float32([[0, -40, 0], [0, -40, 1], [1, -40, 0]])
-    errors = protocols.evaluate(reconstruction, scan, face, throat, samples=4000, size=SIZE)
-    # A little more than 10 mm: sampled points are a few millimetres apart.
+    errors = visible_surface.evaluate(reconstruction, scan, face, throat, samples=4000, size=SIZE)
+    # A little more than 3 mm: sampled points are a few millimetres apart.
     for part in ("", "face_"):
-        assert errors[f"{part}chamfer_l1"] == pytest.approx(10.2, abs=0.3) and errors[f"{part}normals"] > 0.98
-        assert errors[f"{part}f_score_5"] == 0 and errors[f"{part}f_score_20"] == 1
+        assert errors[f"{part}chamfer_l1"] == pytest.approx(3.4, abs=0.3) and errors[f"{part}normals"] > 0.98
+        assert errors[f"{part}f_score_1"] == 0 and errors[f"{part}f_score_20"] == 1
+    doubled = visible_surface.evaluate(reconstruction, scan, face, throat, samples=4000, size=SIZE, scale=2.0)
+    assert doubled["chamfer_l1"] == pytest.approx(2 * errors["chamfer_l1"])

@@ -1,0 +1,189 @@
+"""Template points of data sets: the layout of a data set, found layouts of a workdir, learned offsets.
+
+A data set's labels are answers to the queries of its layout. Layouts of the package are in `jaxface.layouts`; those of
+the user's own folders are found with a trained network (`layout_search`). `config.layouts` stores for each data set
+{"name": layout} or {"points": K points, "flip": K indices}, so that a workdir does not depend on its data.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxface import prepared_data
+from jaxface.errors import UserError
+from jaxface.heads import canonical
+from jaxface.layouts import LAYOUTS, MIRROR_X, Layout, mirror_symmetric
+from jaxface.system import Tree
+
+# Layouts of data sets whose metadata do not name it. Sets of 3D points, and rendered heads, which also have dense
+# points with queries of their own.
+LAYOUT_OF = {"w300lp": "68", "aflw2000_3d": "68", "jvcr_json": "68", "faw3d": "66", "rendered_heads": "68"}
+# Data sets whose labels are exact by construction: their points have no learned offsets.
+EXACT = ("rendered_heads", "facescape")
+# An evaluator "NAME[:SPLIT]@detector" takes the detector's box instead of the annotated one.
+DETECTOR = "@detector"
+# The layout of a data set whose points are the user's own.
+OWN = "own"
+# Name of the learned offsets among the parameters.
+OFFSETS = "offsets"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuerySet:
+    """The queries of one data set.
+
+    Attributes:
+        dataset: "NAME[/variant]".
+        points: (K,3) float32 template points.
+        layout: the layout with its flip map, eye corners and the five points; for the user's own points only `flip`
+            is known, which may be empty.
+    """
+
+    dataset: str
+    points: np.ndarray
+    layout: Layout
+
+
+def dataset_name(name: str) -> str:
+    """NAME[/variant] of "NAME[/variant][:SPLIT][@detector]"."""
+    return prepared_data.parse_name(name.removesuffix(DETECTOR), "")[0]
+
+
+def layout_name(dataset: str, data_dir: str) -> str | None:
+    """The layout of the prepared data set "NAME[/variant]", OWN for the user's own; None if it is unknown."""
+    base = dataset.partition("/")[0]
+    if base in LAYOUT_OF:
+        return LAYOUT_OF[base]
+    if prepared_data.newest_version(dataset, data_dir) is None:
+        return None
+    return prepared_data.read_metadata(dataset, data_dir).get("layout") or None
+
+
+def entry_key(dataset: str) -> str:
+    """The key of a data set in `config.layouts`; configurations do not allow dots in keys."""
+    return dataset.replace(".", "_")
+
+
+def query_set(config: ml_collections.ConfigDict, name: str) -> QuerySet:
+    """The queries of the data set "NAME[/variant][:SPLIT]" of a configuration.
+
+    Raises UserError if its layout has no template points, or if stored points are malformed.
+    """
+    dataset = dataset_name(name)
+    stored = config.get("layouts", {}).get(entry_key(dataset))
+    if stored is not None and "points" in stored:
+        return _own_layout(dataset, stored)
+    layout = layout_name(dataset, config.data.dir) if stored is None else stored["name"]
+    if layout in LAYOUTS:
+        points = canonical.in_template(canonical.queries(layout), config.model.template)
+        return QuerySet(dataset, points, LAYOUTS[layout])
+    if layout is None:
+        raise UserError(f"data set {dataset} has no landmarks, or is not in {config.data.dir}; name a prepared one")
+    raise UserError(
+        f"data set {dataset}: its layout {layout!r} has no template points; set --config.init to a trained model, or "
+        f"run: python -m launch.layout --dataset {dataset} --workdir W"
+    )
+
+
+def _own_layout(dataset: str, stored: Mapping[str, Any]) -> QuerySet:
+    """The queries of an entry of `config.layouts` that holds points. Raises UserError if it is malformed."""
+    points, flip = np.asarray(stored["points"], np.float32), np.asarray(stored["flip"], int)
+    if points.ndim != 2 or points.shape[1:] != (3,) or not np.isfinite(points).all():
+        raise UserError(f"config.layouts: the points of {dataset} have shape {points.shape}; expected finite (K,3)")
+    if len(flip) and sorted(flip) != list(range(len(points))):
+        raise UserError(f"config.layouts: {dataset} has {len(points)} points; its flip map must pair each of them")
+    return QuerySet(dataset, points, Layout(OWN, flip, None, ()))
+
+
+def with_layouts(
+    config: ml_collections.ConfigDict, search: Callable[[str], Mapping[str, Any]]
+) -> ml_collections.ConfigDict:
+    """A copy of the configuration whose `layouts` has an entry for every data set that is prepared.
+
+    Args:
+        config: the configuration.
+        search: data set -> entry with `points` and `flip`, for layouts without template points.
+    """
+    config = config.copy_and_resolve_references()
+    names = [dataset_name(name) for name in (*config.data.datasets, *config.data.evaluate)]
+    entries = dict(config.get("layouts", {}))
+    for name in dict.fromkeys(names):
+        layout = layout_name(name, config.data.dir)
+        if entry_key(name) not in entries and layout is not None:
+            entries[entry_key(name)] = {"name": layout} if layout in LAYOUTS else search(name)
+    with config.unlocked():
+        config.layouts = entries
+    return config
+
+
+def offset_key(dataset: str) -> str:
+    """The name of a data set's offsets among the parameters."""
+    return re.sub(r"\W", "_", dataset)
+
+
+def offset_sets(config: ml_collections.ConfigDict) -> list[QuerySet]:
+    """The data sets of `data.datasets` with learned offsets: all but those that define the convention.
+
+    The reference is rendered data, or without it the first data set: its offsets are pinned to zero.
+    """
+    if not config.data.get("offsets", False):
+        return []
+    names = list(dict.fromkeys(dataset_name(name) for name in config.data.datasets))
+    learned = [name for name in names if name.partition("/")[0] not in EXACT]
+    pinned = names[:1] if learned == names else []
+    return [query_set(config, name) for name in learned if name not in pinned]
+
+
+def zero_offsets(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+    """The initial offsets: {key of the data set: zeros (K,3)}."""
+    return {offset_key(one.dataset): np.zeros(one.points.shape, np.float32) for one in offset_sets(config)}
+
+
+def symmetric_offsets(params: Tree, one: QuerySet) -> Any:
+    """Offsets (K,3) of a data set, mirror-symmetric where its flip map is known; zeros if none are learned."""
+    offsets = params.get(OFFSETS, {}).get(offset_key(one.dataset))
+    if offsets is None:
+        return np.zeros(one.points.shape, np.float32)
+    return mirror_symmetric(offsets, one.layout.flip) if len(one.layout.flip) else offsets
+
+
+def offset_table(params: Tree, sets: list[QuerySet], names: tuple[str, ...], width: int) -> jax.Array:
+    """Offsets (D,width,3) of the data sets `names`, padded with zeros; those that are not in `sets` are zero."""
+    by_name = {one.dataset: one for one in sets}
+    rows = []
+    for name in map(dataset_name, names):
+        offsets = symmetric_offsets(params, by_name[name]) if name in by_name else np.zeros((0, 3), np.float32)
+        rows.append(jnp.pad(jnp.asarray(offsets), ((0, width - len(offsets)), (0, 0))))
+    return jnp.stack(rows)
+
+
+def moved_queries(queries: jax.Array, offsets: jax.Array, mirrored: jax.Array) -> jax.Array:
+    """Queries (B,Q,3) moved by their data sets' offsets (B,Q,3); in `mirrored` (B,) images those are mirrored too."""
+    sign = jnp.where(mirrored[:, None, None], jnp.asarray(MIRROR_X, jnp.float32), 1.0)
+    return queries + offsets * sign
+
+
+def named_layouts(config: ml_collections.ConfigDict, params: Tree) -> dict[str, np.ndarray]:
+    """Layouts that a model answers besides those of the package.
+
+    Returns:
+        {data set: template points (K,3)}: the points of the user's own data sets, and those of data sets with learned
+        offsets, moved by them.
+    """
+    entries = config.get("layouts", {})
+    learned = params.get(OFFSETS, {})
+    names = dict.fromkeys(dataset_name(name) for name in (*config.data.datasets, *config.data.evaluate))
+    names |= dict.fromkeys(name for name in entries if "points" in entries[name] and name not in map(entry_key, names))
+    found = {}
+    for name in names:
+        entry = entries.get(entry_key(name), {})
+        if "points" in entry or (offset_key(name) in learned and "name" in entry):
+            one = query_set(config, name)
+            found[name] = np.asarray(one.points + symmetric_offsets(params, one), np.float32)
+    return found
