@@ -14,6 +14,7 @@ LEVELS = {
     0: (
         "checksums",
         "config",
+        "config_values",
         "errors",
         "geometry",
         "interrupts",
