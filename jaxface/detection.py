@@ -1,79 +1,291 @@
-"""Face boxes: detection with OpenCV's Haar cascade, and validation of boxes that the user passes.
+"""Faces in an image: detection with YuNet, and validation of boxes that the user passes.
 
 A box is x0, y0, x1, y1 px and encloses a face from hairline to chin and from side to side; it may leave the image.
+
+YuNet: Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023. Network and
+licence (MIT) are in assets/detection; OpenCV runs it.
 """
 
+import dataclasses
 import pathlib
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import cv2
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
+from jaxface.geometry import alignment
 
-# Faces are searched for in a copy whose long side lies between these limits; smaller images are enlarged.
-DETECTION_SIDES = (320, 1280)
-# Number of overlapping detections that count as a face (OpenCV's minNeighbors). False detections on photographs without
-# faces have at most 4 in the upright image and 5 in rotated ones.
-MIN_NEIGHBORS, MIN_NEIGHBORS_ROTATED = 5, 8
-ROTATIONS_DEG = (30, -30)
-SMALLEST_PX = 24
-SCALE_FACTOR = 1.1
-# Extent of a face (side to side 140 mm, hairline to chin 185 mm) in widths of the cascade's square. The width of the
-# square is the interpupillary distance (63 mm) / 0.365; the centre of the extent lies 0.023 widths below that of the
-# square. Measured on 25 mostly frontal photographs.
-EXTENT_PER_SQUARE = (0.81, 1.07)
-EXTENT_BELOW_SQUARE = 0.023
+MODEL_FILE = pathlib.Path(__file__).parent / "assets" / "detection" / "face_detection_yunet_2023mar.onnx"
+
+# Score from which a face is accepted, see `detect_faces`, and from which a second look is taken at a candidate.
+MIN_SCORE, CANDIDATE_SCORE = 0.72, 0.3
+# Faces are searched for in copies with these long sides, px, from coarse to fine. A finer copy is searched only if the
+# coarser one shows no face or small ones.
+SEARCH_SIDES = (320, 640, 1280)
+# A candidate that is smaller than this in its copy, px, calls for a finer copy.
+SMALL_FACE_PX = 32
+# Copies of smaller images are enlarged by at most this factor: YuNet does not find faces that fill its input.
+MAX_ENLARGEMENT = 4
+# Rotations of the image that are searched if the upright image shows no face.
+ROTATIONS_DEG = (90, 180, 270, 45, -45)
+# A candidate with a larger roll calls for a search of the image rotated by it.
+LARGE_ROLL_RAD = np.deg2rad(20)
+# The second look: side of the crop in px, and in heights of the candidate's box.
+LOOK_PX, LOOK_PER_HEIGHT = 128, 2.0
+# Detections whose intersection over union reaches this value show the same face.
+SAME_FACE_IOU = 0.3
+MAX_LOOKS, SMALL_ROLL_RAD = 3, np.deg2rad(8)
+CERTAIN_SCORE, QUARTER_TURNS_RAD = 0.85, np.deg2rad([90, -90, 180])
+SMALLEST_BOX_PX = 1.0
+MAX_CANDIDATES = 200
+# Extent of a face from hairline to chin and from side to side, in widths and heights of YuNet's box, and how far its
+# centre lies below that of the box, in heights. Measured on upright photographs with known extents.
+EXTENT_PER_BOX = np.array([1.087, 0.979])
+EXTENT_BELOW_BOX = 0.03
 
 _thread = threading.local()
 
 
-def detect_faces(image: np.ndarray) -> np.ndarray:
-    """Boxes (F,4) float32 of the faces in an image (H,W,3) uint8 RGB, the largest first.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Faces:
+    """F faces, the largest first, or in the order in which the caller gave their boxes.
 
-    Haar cascade frontalface_alt2 on a copy of moderate size. If it finds no face, the image is rotated by
-    ROTATIONS_DEG. Safe to call from several threads.
+    Attributes:
+        center: (F,2) px, centre of the extent, in the image.
+        size: (F,2) px, width and height of the extent of the upright face.
+        angle_rad: (F,) of the eye line: positive if the face is rotated clockwise in the image.
+        scores: (F,) in [0,1], None if the caller gave the boxes.
     """
-    long_side = max(image.shape[:2])
-    scale = float(np.clip(long_side, *DETECTION_SIDES)) / long_side
+
+    center: np.ndarray
+    size: np.ndarray
+    angle_rad: np.ndarray
+    scores: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def __getitem__(self, index: Any) -> Self:
+        """The faces of an index array."""
+        values = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        return dataclasses.replace(self, **values)
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Boxes (F,4) float32: the bounds of ellipses with the extents of the faces."""
+        cos, sin = np.cos(self.angle_rad)[:, None], np.sin(self.angle_rad)[:, None]
+        half = np.hypot(self.size * cos, self.size[:, ::-1] * sin) / 2
+        return np.concatenate([self.center - half, self.center + half], axis=1).astype(np.float32)
+
+    @classmethod
+    def from_boxes(cls, boxes: np.ndarray) -> Self:
+        """Upright faces with the boxes (F,4)."""
+        low, high = boxes[:, :2], boxes[:, 2:]
+        return cls((low + high) / 2, high - low, np.zeros(len(boxes)))
+
+    def turned(self, angle_rad: float) -> Self:
+        """The faces with another roll, by `angle_rad` larger."""
+        return dataclasses.replace(self, angle_rad=_wrapped(self.angle_rad + angle_rad))
+
+    def moved(self, matrix: np.ndarray) -> Self:
+        """The faces seen through a similarity transform (2,3)."""
+        return dataclasses.replace(
+            self,
+            center=alignment.apply_affine(matrix, self.center),
+            size=self.size * np.hypot(matrix[0, 0], matrix[1, 0]),
+        ).turned(np.arctan2(matrix[1, 0], matrix[0, 0]))
+
+
+NO_FACES = Faces(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+
+
+def _wrapped(angle_rad: np.ndarray) -> np.ndarray:
+    """Angles in [-pi, pi)."""
+    return (angle_rad + np.pi) % (2 * np.pi) - np.pi
+
+
+def detect_faces(image: np.ndarray, min_score: float | None = None, max_faces: int | None = None) -> Faces:
+    """The faces in an image, the largest first.
+
+    YuNet searches copies of the image and proposes candidates. A second look at each, in a crop of fixed size in which
+    the candidate is upright, gives its score, place and roll. Faces of any roll are found. Safe to call from several
+    threads.
+
+    Args:
+        image: (H,W,3) uint8 RGB.
+        min_score: faces with a lower score are left out; None means MIN_SCORE.
+        max_faces: only so many faces, the largest, are returned; None returns all.
+    """
+    min_score = MIN_SCORE if min_score is None else min_score
+    search = _Search(image, min_score)
+    search.upright()
+    search.rotated()
+    faces = search.faces[search.faces.scores >= min_score]
+    return faces[np.argsort(-faces.size[:, 1], kind="stable")][:max_faces]
+
+
+class _Search:
+    """A search for faces in one image. `faces`: those found so far, with all scores from CANDIDATE_SCORE on."""
+
+    def __init__(self, image: np.ndarray, min_score: float):
+        self.faces = NO_FACES
+        self._image = image
+        self._min_score = min_score
+        self._candidate_score = min(min_score, CANDIDATE_SCORE)
+        long_side = max(image.shape[:2])
+        first, *finer = SEARCH_SIDES
+        self._sides = [min(first, MAX_ENLARGEMENT * long_side), *(side for side in finer if side / 2 < long_side)]
+
+    @property
+    def _accepted(self) -> Faces:
+        return self.faces[self.faces.scores >= self._min_score]
+
+    def upright(self) -> None:
+        """Searches copies of the image from coarse to fine, until one shows faces and none of them is small."""
+        for side in self._sides:
+            smallest = self._search(side, 0.0)
+            if len(self._accepted) and smallest >= SMALL_FACE_PX:
+                break
+
+    def rotated(self) -> None:
+        """Searches the image rotated by the roll of the faces, and if none was found, by ROTATIONS_DEG."""
+        rolled = self.faces[np.abs(self.faces.angle_rad) > LARGE_ROLL_RAD]
+        if len(rolled):
+            best = np.argmax(rolled.scores)
+            for side in self._sides[:2]:
+                self._search(side, rolled.angle_rad[best])
+        for side in self._sides[:2]:
+            for degrees in ROTATIONS_DEG:
+                if len(self._accepted):
+                    return
+                self._search(side, np.deg2rad(degrees))
+
+    def _search(self, side: int, angle_rad: float) -> float:
+        """Adds the faces of a copy with this long side in which a roll of `angle_rad` is upright.
+
+        Returns the height of the smallest candidate in the copy, px; infinity if there is none.
+        """
+        copy, to_image = _copy(self._image, side, angle_rad)
+        candidates = _candidates(copy, self._candidate_score)
+        smallest = candidates.size[:, 1].min(initial=np.inf)
+        certain = (candidates.scores >= CERTAIN_SCORE) & (np.abs(candidates.angle_rad) < LARGE_ROLL_RAD)
+        candidates = candidates.moved(to_image)
+        self.faces = _without_duplicates(_joined([self.faces, candidates[certain]]))
+        uncertain = candidates[~certain]
+        uncertain = uncertain[~_overlaps(uncertain, self._accepted).any(axis=1)]
+        looked = [self._look(uncertain[[index]]) for index in range(len(uncertain))]
+        self.faces = _without_duplicates(_joined([self.faces, *looked]))
+        return smallest
+
+    def _look(self, candidate: Faces) -> Faces:
+        """The candidate as it is detected in a crop in which it is upright; empty if it is not a face.
+
+        YuNet sees less roll than there is: looks are repeated until the roll converges. If the score remains low, the
+        crop is also rotated by quarter turns, since YuNet proposes faces of any roll as nearly upright.
+        """
+        best = self._converged(candidate)
+        if not len(best) or best.scores[0] < CERTAIN_SCORE:
+            turned = [candidate.turned(turn_rad) for turn_rad in QUARTER_TURNS_RAD]
+            looks = _joined([best, *map(self._detect_in_crop, turned)])
+            best = looks[np.argsort(-looks.scores, kind="stable")[:1]]
+        return best
+
+    def _converged(self, candidate: Faces) -> Faces:
+        """The face that is found by repeated looks at the candidate; empty if there is none."""
+        best = candidate[[]]
+        for _ in range(MAX_LOOKS):
+            found = self._detect_in_crop(candidate)
+            if not len(found) or len(best) and found.scores[0] <= best.scores[0]:
+                break
+            turn_rad = np.abs(_wrapped(found.angle_rad - candidate.angle_rad))[0]
+            best = candidate = found
+            if turn_rad < SMALL_ROLL_RAD:
+                break
+        return best
+
+    def _detect_in_crop(self, candidate: Faces) -> Faces:
+        """The face with the highest score in an upright crop around the candidate; empty if there is none."""
+        center, angle_rad, side = candidate.center[0], candidate.angle_rad[0], LOOK_PER_HEIGHT * candidate.size[0, 1]
+        crop = crops.cut(self._image, center, side, angle_rad, LOOK_PX)
+        found = _candidates(crop, self._candidate_score)
+        found = found[np.linalg.norm(found.center - (LOOK_PX - 1) / 2, axis=1) < LOOK_PX / LOOK_PER_HEIGHT / 2]
+        best = found[np.argsort(-found.scores)[:1]]
+        return best.moved(alignment.invert_affine(alignment.crop_matrix(center, side, LOOK_PX, angle_rad)))
+
+
+def _copy(image: np.ndarray, side: int, angle_rad: float) -> tuple[np.ndarray, np.ndarray]:
+    """The whole image resized to a long side and rotated, and the affine map (2,3) from the copy to the image."""
+    scale = side / max(image.shape[:2])
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-    gray = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    gray = cv2.cvtColor(gray, cv2.COLOR_RGB2GRAY)
-    squares = next((squares for squares in _attempts(gray) if len(squares)), np.zeros((0, 3)))
-    center = (squares[:, :2] + [0, EXTENT_BELOW_SQUARE] * squares[:, 2:] + 0.5) / scale - 0.5
-    half = squares[:, 2:] * EXTENT_PER_SQUARE / scale / 2
-    boxes = np.concatenate([center - half, center + half], axis=1).astype(np.float32)
-    return boxes[np.argsort(-squares[:, 2], kind="stable")]
+    copy = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    to_copy = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
+    if angle_rad:
+        rotation = cv2.getRotationMatrix2D(((size[0] - 1) / 2, (size[1] - 1) / 2), float(np.rad2deg(angle_rad)), 1)
+        bounds = np.ceil(np.abs(rotation[:, :2]) @ size - 1e-6).astype(int)
+        rotation[:, 2] += (bounds - size) / 2
+        copy = cv2.warpAffine(copy, rotation, bounds.tolist(), borderMode=cv2.BORDER_REPLICATE)
+        to_copy = rotation @ np.vstack([to_copy, [0, 0, 1]])
+    return copy, alignment.invert_affine(to_copy)
 
 
-def _attempts(gray: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields the squares (F,3), centre and side px, of the upright image and of each rotated one."""
-    yield _squares(gray, MIN_NEIGHBORS)
-    height, width = gray.shape
-    for degrees in ROTATIONS_DEG:
-        rotation = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
-        rotated = cv2.warpAffine(gray, rotation, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        squares, inverse = _squares(rotated, MIN_NEIGHBORS_ROTATED), cv2.invertAffineTransform(rotation)
-        squares[:, :2] = squares[:, :2] @ inverse[:, :2].T + inverse[:, 2]
-        yield squares
+def _candidates(image: np.ndarray, min_score: float) -> Faces:
+    """What YuNet detects in an image (H,W,3) uint8 RGB."""
+    rows = _detector(image.shape[1], image.shape[0], min_score).detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
+    # Columns: corner x, y; width, height; x, y of right eye, left eye, nose tip, right and left mouth corner; score.
+    # YuNet measures from the edge of the first pixel.
+    size, points = rows[:, 2:4], rows[:, 4:14].reshape(-1, 5, 2)
+    angle_rad = _roll(points)
+    down = np.stack([-np.sin(angle_rad), np.cos(angle_rad)], axis=1)
+    center = rows[:, :2] + size / 2 - 0.5 + EXTENT_BELOW_BOX * size[:, 1:] * down
+    return Faces(center, size * EXTENT_PER_BOX, angle_rad, rows[:, 14])
 
 
-def _squares(gray: np.ndarray, min_neighbors: int) -> np.ndarray:
-    """Detections (F,3) of the cascade: centre and side px."""
-    detections = _cascade().detectMultiScale(gray, SCALE_FACTOR, min_neighbors, minSize=(SMALLEST_PX, SMALLEST_PX))
-    corner_and_size = np.array(detections, np.float64).reshape(-1, 4)
-    center = corner_and_size[:, :2] + (corner_and_size[:, 2:] - 1) / 2
-    return np.concatenate([center, corner_and_size[:, 2:3]], axis=1)
+def _roll(points: np.ndarray) -> np.ndarray:
+    """Roll (F,) in rad of five points (F,5,2), from the lines of eyes and mouth and the line between the two."""
+    across = points[:, 1] - points[:, 0] + points[:, 4] - points[:, 3]
+    down = points[:, 3] + points[:, 4] - points[:, 0] - points[:, 1]
+    return np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1])
 
 
-def _cascade() -> cv2.CascadeClassifier:
-    """The cascade of the calling thread: a CascadeClassifier stores its current image and is not thread-safe."""
-    if not hasattr(_thread, "cascade"):
-        path = pathlib.Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
-        _thread.cascade = cv2.CascadeClassifier(str(path))
-    return _thread.cascade
+def _detector(width: int, height: int, min_score: float) -> cv2.FaceDetectorYN:
+    """The detector of the calling thread: a FaceDetectorYN stores its input and is not thread-safe."""
+    if not hasattr(_thread, "detector"):
+        network, config = np.fromfile(MODEL_FILE, np.uint8), np.zeros(0, np.uint8)
+        _thread.detector = cv2.FaceDetectorYN.create("onnx", network, config, (width, height))
+        _thread.detector.setNMSThreshold(SAME_FACE_IOU)
+        _thread.detector.setTopK(MAX_CANDIDATES)
+    _thread.detector.setInputSize((width, height))
+    _thread.detector.setScoreThreshold(min_score)
+    return _thread.detector
+
+
+def _joined(faces: Sequence[Faces]) -> Faces:
+    """Several faces in one object."""
+    return Faces(*(np.concatenate([getattr(one, name) for one in faces]) for name in vars(NO_FACES)))
+
+
+def _without_duplicates(faces: Faces) -> Faces:
+    """Non-maximum suppression: drops faces that overlap one with a higher score."""
+    faces = faces[np.argsort(-faces.scores, kind="stable")]
+    overlaps, kept = _overlaps(faces, faces), []
+    for index in range(len(faces)):
+        if not overlaps[index, kept].any():
+            kept.append(index)
+    return faces[np.array(kept, int)]
+
+
+def _overlaps(faces: Faces, others: Faces) -> np.ndarray:
+    """Whether boxes have an intersection over union of at least SAME_FACE_IOU, (F,G) bool."""
+    a, b = faces.boxes[:, None], others.boxes[None]
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    intersection = sides.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
+    return intersection >= SAME_FACE_IOU * union
 
 
 def as_boxes(boxes: Any) -> np.ndarray:
@@ -96,17 +308,24 @@ def as_boxes(boxes: Any) -> np.ndarray:
 
 
 def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
-    """`as_boxes` that also raises UserError if a box does not touch the image of width x height pixels."""
+    """`as_boxes` that also raises UserError if a box does not fit an image of width x height pixels.
+
+    A box must touch the image, and be larger than one pixel: otherwise its unit is probably the side of the image.
+    """
     array = as_boxes(boxes)
     for x0, y0, x1, y1 in array.tolist():
+        box = [x0, y0, x1, y1]
+        if max(x1 - x0, y1 - y0) <= SMALLEST_BOX_PX:
+            raise UserError(f"boxes: {box} is not larger than a pixel; give pixels of the image, not fractions of it")
         if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
-            box = [x0, y0, x1, y1]
             raise UserError(f"boxes: {box} lies outside the image of {width} x {height} pixels; give pixels of it")
     return array
 
 
-def check_or_detect(boxes: Any, image: np.ndarray) -> np.ndarray:
-    """Boxes (F,4) of the caller, checked by `check_boxes`; those of `detect_faces` if `boxes` is None."""
+def check_or_detect(
+    boxes: Any, image: np.ndarray, min_score: float | None = None, max_faces: int | None = None
+) -> Faces:
+    """The faces in the caller's boxes (F,4), checked by `check_boxes`; those of `detect_faces` if `boxes` is None."""
     if boxes is None:
-        return detect_faces(image)
-    return check_boxes(boxes, image.shape[1], image.shape[0])
+        return detect_faces(image, min_score, max_faces)
+    return Faces.from_boxes(check_boxes(boxes, image.shape[1], image.shape[0]))

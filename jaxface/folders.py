@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import pathlib
-import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,15 +16,15 @@ from typing import Any
 import flax.errors
 import numpy as np
 
-from jaxface import detection, overlay, photo, video
+from jaxface import detection, outputs, overlay, photo, video
 from jaxface.errors import UserError
 from jaxface.results import DECIMALS, FaceLandmarks
 
 VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg".split())
 OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
 JSON_ENDINGS = (".json", ".jsonl")
-# Names of image and video outputs: <stem>, the number of the second and further faces, the content.
-OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?P<face>_\d+)?_(overlay|turntable|normals|depth)\.(png|mp4)")
+# Marks the .npz files that `infer_arrays` writes.
+ARRAYS_COMMENT = b"written by jaxface"
 EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
 # Maximum number of names that a summary lists.
 MAX_LISTED = 5
@@ -101,9 +101,9 @@ def infer_files(
 ) -> Summary:
     """Writes <stem>.json and <stem>_overlay.png for every photo, .jsonl and .mp4 for every video, into `output`.
 
-    Inputs with the same stem keep their full names; an input is never overwritten. The JSON contains
-    `FaceLandmarks.to_json` of each face. The `files` of a photo's first face become <stem><ending>, those of the second
-    face <stem>_2<ending>.
+    Inputs with the same stem keep their full names, as do those whose results would overwrite an input or a file that
+    is not a result of jaxface. The JSON contains `FaceLandmarks.to_json` of each face and lists the other files of the
+    photo. The `files` of a photo's first face become <stem><ending>, those of the second face <stem>_2<ending>.
 
     Args:
         predictor: `(photo, boxes=..., **options) -> faces`.
@@ -118,23 +118,22 @@ def infer_files(
         UserError: `source` has no photo or video, `output` cannot be created, or the predictor rejects the options.
     """
     source, output = Path(source), Path(output)
-    files, ignored = _inputs(source, output)
+    files, ignored = _inputs(source)
     boxes = {} if boxes_path is None else read_boxes(boxes_path, source if source.is_dir() else source.parent)
     predict = functools.partial(predictor, **options)
     predict(np.zeros((1, 1, 3), np.uint8))  # rejects wrong options before anything is written
-    _make_folder(output)
-    protected = _protected(files, boxes_path)
+    writer = outputs.Writer(output, _with_boxes(files, boxes_path))
+    writer.make_folder()
     summary = Summary(Counter(photo=0, face=0), {}, ignored)
-    for path, target in output_names(files, output, protected).items():
+    for path, target in output_names(files, writer).items():
         try:
-            if protected & _outputs(target):
-                raise UserError("its result would overwrite an input; choose another --output")
+            writer.check(_outputs(target, path))
             if path.suffix.lower() in VIDEO_SUFFIXES:
-                counts = _infer_video(predict, path, target, boxes.get(path.name), smooth)
+                counts = _infer_video(predict, path, target, boxes.get(path.name), smooth, writer)
             else:
                 loaded = photo.load(path)
                 faces = predict(loaded, boxes=boxes.get(path.name))
-                counts = write_result(loaded, faces, path, target, protected)
+                counts = write_result(loaded, faces, path, target, writer)
             summary.counts.update(counts)
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)
@@ -167,7 +166,7 @@ def infer_multiview(
     source, output = Path(source), Path(output)
     if not source.is_dir():
         raise UserError(f"{source}: not a folder; --multiview takes a folder with photos of one person")
-    files, ignored = _inputs(source, output)
+    files, ignored = _inputs(source)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in files if path not in videos]
     boxes = {} if boxes_path is None else read_boxes(boxes_path, source)
@@ -176,12 +175,12 @@ def infer_multiview(
     if not loaded:
         raise UserError(f"{source}: none of its photos can be read; see the messages above")
     results = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
-    _make_folder(output)
-    protected = _protected(photos, boxes_path)
-    targets = output_names(list(loaded), output, protected)
+    writer = outputs.Writer(output, _with_boxes(photos, boxes_path))
+    writer.make_folder()
+    targets = output_names(list(loaded), writer)
     for (path, decoded), faces in zip(loaded.items(), results, strict=True):
         try:
-            summary.counts.update(write_result(decoded, faces, path, targets[path], protected))
+            summary.counts.update(write_result(decoded, faces, path, targets[path], writer))
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)
     return summary
@@ -208,15 +207,15 @@ def _record_failure(summary: Summary, path: Path, error: Exception, on_failure: 
     on_failure(f"{path.name}: {summary.failed[path.name]}")
 
 
-def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
+def _inputs(source: Path) -> tuple[list[Path], list[str]]:
     """The photos and videos, and the names of ignored files; outputs of an earlier run in `source` are in neither."""
     if not source.is_dir():
         if not source.is_file():
             raise UserError(f"{source}: there is no such file or folder; check --input")
         return [source], []
-    entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    if source.resolve() == output.resolve():
-        entries = [path for path in entries if not _is_output(path)]
+    written = outputs.previous_outputs(source)
+    visible = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    entries = [path for path in visible if path.resolve() not in written]
     readable = photo.IMAGE_SUFFIXES | VIDEO_SUFFIXES
     files = [path for path in entries if path.is_file() and path.suffix.lower() in readable]
     if not files:
@@ -224,51 +223,43 @@ def _inputs(source: Path, output: Path) -> tuple[list[Path], list[str]]:
     return files, [path.name for path in entries if path not in files]
 
 
-def _is_output(path: Path) -> bool:
-    """Whether an earlier run wrote the file: its name has the form of an output and its JSON is in the same folder."""
-    match = OUTPUT_NAME.fullmatch(path.name)
-    if not match:
-        return False
-    stems = (match["stem"], match["stem"] + (match["face"] or ""))
-    return any(path.with_name(stem + ending).is_file() for stem in stems for ending in JSON_ENDINGS)
+def _with_boxes(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> list[Path]:
+    """All files that a run reads."""
+    return [*inputs, *([] if boxes_path is None else [Path(boxes_path)])]
 
 
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: the folder cannot be created ({error.strerror}); change --output") from error
-
-
-def _protected(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) -> set[Path]:
-    """Files that no output may overwrite."""
-    boxes = [] if boxes_path is None else [Path(boxes_path)]
-    return {path.resolve() for path in (*inputs, *boxes)}
-
-
-def _outputs(target: Path) -> set[Path]:
-    """JSON and overlay files of an output path without ending; see `output_names`."""
-    return {_with_ending(target, ending).resolve() for ending in (*JSON_ENDINGS, *OVERLAY_ENDINGS)}
+def _outputs(target: Path, source: Path) -> list[Path]:
+    """JSON and overlay of a photo or video for an output path without ending; see `output_names`."""
+    kind = int(source.suffix.lower() in VIDEO_SUFFIXES)
+    return [_with_ending(target, endings[kind]) for endings in (JSON_ENDINGS, OVERLAY_ENDINGS)]
 
 
 def _with_ending(target: Path, ending: str) -> Path:
     return target.with_name(target.name + ending)
 
 
-def output_names(files: list[Path], output: Path, protected: set[Path]) -> dict[Path, Path]:
-    """Output path of each file without ending: its stem, or its full name where stems collide with others or inputs."""
+def output_names(files: list[Path], writer: outputs.Writer) -> dict[Path, Path]:
+    """Output path of each file without ending: its stem, or its full name.
+
+    The full name is taken where the stems of several files are equal or differ in upper and lower case only, or where
+    a result would overwrite an input or a file that is not a result of jaxface.
+    """
     names = {path: path.stem for path in files}
     while True:
-        uses = Counter(names.values())
-        colliding = [path for path, name in names.items() if uses[name] > 1 or protected & _outputs(output / name)]
+        uses = Counter(name.casefold() for name in names.values())
+        colliding = [
+            path
+            for path, name in names.items()
+            if uses[name.casefold()] > 1 or not all(map(writer.may_write, _outputs(writer.folder / name, path)))
+        ]
         colliding = [path for path in colliding if names[path] != path.name]
         if not colliding:
-            return {path: output / name for path, name in names.items()}
+            return {path: writer.folder / name for path, name in names.items()}
         names.update((path, path.name) for path in colliding)
 
 
 def write_result(
-    loaded: photo.Photo, faces: Sequence[FaceLandmarks], path: Path, target: Path, protected: set[Path]
+    loaded: photo.Photo, faces: Sequence[FaceLandmarks], path: Path, target: Path, writer: outputs.Writer
 ) -> Counter:
     """Writes the overlay, the files of the faces and the JSON of one photo.
 
@@ -277,29 +268,39 @@ def write_result(
         faces: in pixels of the full photo.
         path: the input file.
         target: output path without ending; see `output_names`.
-        protected: files that must not be overwritten.
+        writer: writes the files.
 
     Returns:
         The counts for the summary.
 
     Raises:
-        UserError: a file of a face would overwrite an input.
+        UserError: a file would overwrite an input or a file that is not a result of jaxface; nothing is written.
         OSError: a file cannot be written.
     """
-    image = overlay.draw_overlay(loaded.pixels, faces, loaded.step)
-    _write(_with_ending(target, OVERLAY_ENDINGS[0]), overlay.encode_png(image))
+    face_files = {}
     for number, face in enumerate(faces, start=1):
-        for ending, data in face.files.items():
-            file = _with_ending(target, f"_{number}{ending}" if number > 1 else ending)
-            if file.resolve() in protected:
-                raise UserError(f"{file.name} would overwrite an input; choose another --output")
-            _write(file, data)
-    entry = {"image": path.name, "width": loaded.width, "height": loaded.height, "faces": serialised(faces)}
-    _write(_with_ending(target, JSON_ENDINGS[0]), _json_line(entry))
+        for ending in face.files:
+            face_files[_with_ending(target, f"_{number}{ending}" if number > 1 else ending)] = (face, ending)
+    json_path, overlay_path = _outputs(target, path)
+    writer.check([json_path, overlay_path, *face_files])
+    entry = {
+        "image": path.name,
+        "width": loaded.width,
+        "height": loaded.height,
+        "faces": serialised(faces),
+        "files": [file.name for file in (overlay_path, *face_files)],
+    }
+    # First, so that the other files of an interrupted run are known as its results.
+    writer.write(json_path, _json_line(entry))
+    writer.write(overlay_path, overlay.encode_png(overlay.draw_overlay(loaded.pixels, faces, loaded.step)))
+    for file, (face, ending) in face_files.items():
+        writer.write(file, face.files[ending])
     return Counter(photo=1, face=len(faces))
 
 
-def _infer_video(predict: Predict, path: Path, target: Path, box: np.ndarray | None, smooth: bool) -> Counter:
+def _infer_video(
+    predict: Predict, path: Path, target: Path, box: np.ndarray | None, smooth: bool, writer: outputs.Writer
+) -> Counter:
     """Writes the overlay video and the JSON lines of one video."""
     clip = video.open_clip(path)
     if box is not None:
@@ -309,9 +310,9 @@ def _infer_video(predict: Predict, path: Path, target: Path, box: np.ndarray | N
         tracked = video.smooth(tracked, clip.rate)
     partial, lines = _with_ending(target, ".partial.mp4"), []
     try:
-        with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as writer:
+        with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as clip_writer:
             for index, (frame, faces) in enumerate(tracked):
-                writer.write(overlay.draw_overlay(frame, faces))
+                clip_writer.write(overlay.draw_overlay(frame, faces))
                 entry = {
                     "image": path.name,
                     "frame": index,
@@ -321,10 +322,10 @@ def _infer_video(predict: Predict, path: Path, target: Path, box: np.ndarray | N
                     "faces": serialised(faces),
                 }
                 lines.append(_json_line(entry))
-        partial.replace(_with_ending(target, OVERLAY_ENDINGS[1]))
+        writer.replace(partial, _with_ending(target, OVERLAY_ENDINGS[1]))
     finally:
         partial.unlink(missing_ok=True)
-    _write(_with_ending(target, JSON_ENDINGS[1]), b"".join(lines))
+    writer.write(_with_ending(target, JSON_ENDINGS[1]), b"".join(lines))
     return Counter(video=1, frame=len(lines))
 
 
@@ -337,24 +338,17 @@ def _json_line(entry: dict[str, Any]) -> bytes:
     return (json.dumps(entry, allow_nan=False) + "\n").encode()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file atomically: completely or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written ({error.strerror})") from error
-
-
 def infer_arrays(
     raw: Callable[..., dict[str, np.ndarray]], source: str | os.PathLike, target: str | os.PathLike
 ) -> None:
     """Applies `raw` to the arrays of the .npz file `source` and writes its outputs to the .npz file `target`.
 
-    Raises UserError if the file is not an .npz file, its arrays do not fit the network, or `target` cannot be written.
+    Raises UserError if the file is not an .npz file, its arrays do not fit the network, or `target` cannot be written
+    or is a file that is not such an output.
     """
+    target = Path(target)
+    if target.exists() and (target.resolve() == Path(source).resolve() or not _is_array_output(target)):
+        raise UserError(f"{target}: exists and is not an output of jaxface; choose another --output")
     try:
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
@@ -366,13 +360,24 @@ def infer_arrays(
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{source}: {name} has dtype {array.dtype}; it must be float32, images in [0,1]")
     try:
-        outputs = raw({name: array.astype(np.float32) for name, array in arrays.items()})
+        arrays = raw({name: array.astype(np.float32) for name, array in arrays.items()})
     except flax.errors.FlaxError as error:
         reason, *_ = str(error).splitlines()
         raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
     try:
         with open(f"{target}.partial", "wb") as file:
-            np.savez(file, **outputs)
+            np.savez(file, **arrays)
+        with zipfile.ZipFile(f"{target}.partial", "a") as archive:
+            archive.comment = ARRAYS_COMMENT
         os.replace(f"{target}.partial", target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from error
+
+
+def _is_array_output(path: Path) -> bool:
+    """Whether `infer_arrays` wrote the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment == ARRAYS_COMMENT
+    except (OSError, zipfile.BadZipFile):
+        return False

@@ -14,6 +14,8 @@ from jaxface.errors import UserError
 from jaxface.mesh_files import gltf, obj, ply
 from jaxface.mesh_files.mesh import Mesh, unit_colors, unit_normals
 
+# Marks PLY files as results, which a later run may overwrite.
+WRITTEN_BY = "written by jaxface"
 __all__ = ["ENCODED", "MM_PER", "READABLE", "Mesh", "encode", "read", "read_scan"]
 
 READABLE = (".ply", ".obj", ".stl", ".glb", ".gltf", ".off")
@@ -174,7 +176,8 @@ def _encode_ply(mesh: Mesh, comment: str) -> bytes:
     for name, _, values in columns:
         rows[name] = values
     kinds = {"<f8": "double", "<f4": "float", "u1": "uchar"}
-    header = ["ply", "format binary_little_endian 1.0", *([f"comment {comment}"] if comment else [])]
+    comments = [f"comment {text}" for text in (WRITTEN_BY, comment) if text]
+    header = ["ply", "format binary_little_endian 1.0", *comments]
     header += [f"element vertex {len(vertices)}", *(f"property {kinds[kind]} {name}" for name, kind, _ in columns)]
     faces = np.zeros(len(mesh.triangles), [("count", "u1"), ("indices", "<i4", 3)])
     faces["count"], faces["indices"] = 3, mesh.triangles

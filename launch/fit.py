@@ -19,8 +19,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxface import config_file, meshes
-from jaxface.errors import UserError, disk_errors
+from jaxface import config_file, meshes, outputs
+from jaxface.errors import disk_errors
 from jaxface.inference import Predictor
 from jaxface.results import HeadFit
 
@@ -42,8 +42,8 @@ def main(argv: list[str]) -> None:
     """Reads the scans, fits every person and writes the results."""
     del argv
     people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
-    paths, ending = scan_files.result_names(people), "_registered.ply" if REGISTER.value else ".ply"
-    _refuse_inputs([output / f"{name}{ending}" for name in paths], paths.values())
+    paths = scan_files.result_names(people)
+    outputs.Writer(output, paths.values()).check(_targets(output, paths))
     if REGISTER.value:
         from . import fit_register
 
@@ -115,12 +115,11 @@ def write(
         (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _refuse_inputs(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path]) -> None:
-    """Raises UserError if a file to be written is an input."""
-    resolved = {path.resolve() for path in inputs}
-    for target in targets:
-        if target.resolve() in resolved:
-            raise UserError(f"--output: {target} is an input scan and would be overwritten; choose another folder")
+def _targets(folder: pathlib.Path, names: Iterable[str]) -> list[pathlib.Path]:
+    """The files that a run writes for results of these names."""
+    endings = ("_registered.ply", "_registered.npz") if REGISTER.value else (".ply", ".png")
+    summaries = ("registered.json",) if REGISTER.value else ("fit.json", "codes.npz")
+    return [folder / f"{name}{ending}" for name in names for ending in endings] + [folder / name for name in summaries]
 
 
 if __name__ == "__main__":

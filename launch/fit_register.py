@@ -59,7 +59,8 @@ def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str,
             target = folder / f"{name}_registered"
             target.parent.mkdir(parents=True, exist_ok=True)
             summary[str(path)] = _register_file(path, closed, detect, str(target))
-        (folder / "registered.json").write_text(json.dumps(summary, indent=2) + "\n")
+            # After every scan: the meshes of an interrupted run are known as results.
+            (folder / "registered.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _register_file(path: pathlib.Path, closed: ClosedHead, detect: scan_landmarks.Detector, target: str) -> dict:

@@ -9,7 +9,7 @@ from jaxface.heads import flame, head_space
 from jaxface.heads.makehuman.head import makehuman_head
 
 EXPRESSIONS = 3
-RADIUS_M = 0.09
+RADIUS_M = 0.08
 
 
 @functools.cache
@@ -18,7 +18,7 @@ def arrays() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     skin, triangles = _skin(rng)
     eyeball = rng.standard_normal((flame.EYEBALL, 3))
-    eyeball = 0.012 * eyeball / np.linalg.norm(eyeball, axis=1, keepdims=True) + [0.03, 0.0, 0.03]
+    eyeball = 0.012 * eyeball / np.linalg.norm(eyeball, axis=1, keepdims=True) + [0.028, 0.0145, 0.031]
     template = np.concatenate([skin, eyeball, eyeball * [-1, 1, 1]])
     weights = np.zeros((flame.VERTICES, 5))
     weights[: flame.SKIN, flame.JAW] = skin[:, 1] < -0.03

@@ -38,6 +38,7 @@ LEVELS = {
         "meshes",
         "metric_writer",
         "optim",
+        "outputs",
         "overlay",
         "parallel",
         "photo",

@@ -44,7 +44,7 @@ def test_template_points_are_mirror_symmetric_and_named(name):
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in ("68", "98")])
 def test_template_points_lie_where_the_published_mean_face_has_them(published, name):
-    """The frontal template, warped affinely from WFLW's mean face, agrees with that of the layout within 4 % of the face."""
+    """The frontal template, warped affinely from WFLW's mean face, agrees with the layout's within 4 % of the face."""
     means = {key: np.reshape(published[1][PUBLISHED[key]], (-1, 2)) for key in ("98", name)}
     source, target = (np.c_[canonical.queries(key)[:, :2], np.ones(len(means[key]))] for key in ("98", name))
     five = [LAYOUTS[key].five_points(means[key]) for key in ("98", name)]

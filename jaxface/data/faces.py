@@ -80,6 +80,10 @@ class AnnotatedFace:
     valid: np.ndarray | None = None
 
 
+class UnreadableImageError(UserError):
+    """An image file that exists but cannot be decoded."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """Reads one face when it is needed: `name` as in `AnnotatedFace`, and `read`, which may raise UserError."""
@@ -119,9 +123,15 @@ def is_elongated(points: np.ndarray) -> bool:
 def read_image(path: pathlib.Path) -> np.ndarray:
     """The photo (H,W,3) uint8 BGR in full resolution, upright, decoded as by `photo.load`.
 
-    Raises UserError if the file is missing, truncated or not an image.
+    Raises UserError if the file is missing, and UnreadableImageError if it is truncated or not an image.
     """
-    return np.ascontiguousarray(photo.load(path, max_kept=None).pixels[..., ::-1])
+    if not path.is_file():
+        raise UserError(f"{path}: missing")
+    try:
+        pixels = photo.load(path, max_kept=None).pixels
+    except UserError as error:
+        raise UnreadableImageError(str(error)) from error
+    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def find_root(manual_dir: str | pathlib.Path, marker: str) -> pathlib.Path:
@@ -184,6 +194,7 @@ def records(
     count: int = 0,
     meanface_info: tfds.core.DatasetInfo | None = None,
     info: tfds.core.DatasetInfo | None = None,
+    any_error: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Records of annotated faces.
 
@@ -191,13 +202,14 @@ def records(
         faces: the faces of a split, or jobs that read them.
         count: number of landmarks; those of faces without annotation are NaN.
         meanface_info: if given, the mean of the valid landmarks in crop units is written to its metadata as "meanface".
-        info: if given, a job that raises UserError is left out and named in the "failed" of its metadata.
+        info: if given, a job whose image cannot be decoded is left out and named in the "failed" of its metadata.
+        any_error: leave out jobs with any UserError, not only those whose image cannot be decoded.
 
     Yields:
         (number from 1, record).
 
     Raises:
-        UserError: the split has no face, a face cannot be read and `info` is None, or a landmark is missing in all.
+        UserError: the split has no face, a face cannot be read and is not left out, or a landmark is missing in all.
     """
     total, counts, number = 0.0, 0, 0
     failed = {}
@@ -206,10 +218,9 @@ def records(
             face = item if isinstance(item, AnnotatedFace) else item.read()
             record, crop_landmarks, valid = _record(face, count)
         except UserError as error:
-            if info is None:
+            if info is None or not (any_error or isinstance(error, UnreadableImageError)):
                 raise
-            name = item.name
-            failed[name] = str(error).removeprefix(f"{name}: ")
+            failed[item.name] = str(error).removeprefix(f"{pathlib.PurePath(item.name).name}: ")
             continue
         number += 1
         total, counts = total + np.where(valid[:, None], crop_landmarks, 0.0), counts + valid

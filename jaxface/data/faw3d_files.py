@@ -5,31 +5,44 @@ y, z px that has the image's name and the ending .csv, _lm.csv or .pts. z increa
 those of iBUG without the inner mouth corners.
 """
 
+import collections
 import pathlib
 
 import numpy as np
 
+from jaxface import photo
+from jaxface.data import annotations, image_index
 from jaxface.errors import UserError
 
 POINTS = 66
 # iBUG's points that 3DFAW leaves out.
 ABSENT = (60, 64)
 ENDINGS = ("_lm.csv", ".csv", ".pts")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 TREE = "folders train and test (or valid), each with images and for NAME.jpg a NAME_lm.csv of 66 lines x,y,z"
 # Folders of each split.
 FOLDERS = {"train": ("train*",), "test": ("test*", "valid*")}
 
 
 def labelled_images(root: pathlib.Path, patterns: tuple[str, ...]) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(image, point file) pairs below the folders that match; the two files may be in different folders."""
-    folders = [folder for pattern in patterns for folder in root.glob(pattern)]
-    files = {path.name: path for folder in folders for path in folder.rglob("*.*")}
+    """(image, point file) pairs below the folders that match.
+
+    The point file is in the folder of the image, or the only one of its name. Raises UserError for an image that may
+    have several.
+    """
+    folders = sorted(folder for pattern in patterns for folder in root.glob(pattern) if folder.is_dir())
+    files = sorted(path for folder in folders for path in image_index.walk(folder))
+    by_name = collections.defaultdict(list)
+    for path in files:
+        by_name[path.name.casefold()].append(path)
     pairs = []
-    for path in sorted(files.values()):
-        label = next((files[path.stem + ending] for ending in ENDINGS if path.stem + ending in files), None)
-        if path.suffix.lower() in IMAGE_ENDINGS and label:
-            pairs.append((path, label))
+    for path in files:
+        labels = [label for ending in ENDINGS for label in by_name[(path.stem + ending).casefold()]]
+        labels = [label for label in labels if label.parent == path.parent] or labels
+        if path.suffix.lower() not in photo.IMAGE_SUFFIXES or not labels:
+            continue
+        if len({label.parent for label in labels}) > 1:
+            raise UserError(f"{path}: its points may be in {labels[0]} or {labels[1]}; put them next to the image")
+        pairs.append((path, labels[0]))
     return pairs
 
 
@@ -38,7 +51,7 @@ def read_points(path: pathlib.Path) -> np.ndarray:
 
     Raises UserError if the lines are not 66 points.
     """
-    rows = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+    rows = [line.replace(",", " ").split() for line in annotations.read_text(path).splitlines()]
     try:
         points = np.array([row for row in rows if len(row) == 3], np.float32)
     except ValueError as error:

@@ -44,8 +44,24 @@ def parameter_features() -> dict[str, tfds.features.Tensor]:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """The pixels (H,W,3) uint8 RGB of an image file. Raises UserError as `photo.load`."""
-    return photo.load(path).pixels
+    """The pixels (H,W,3) uint8 RGB of an image file in full resolution. Raises UserError as `photo.load`."""
+    return photo.load(path, max_kept=None).pixels
+
+
+def annotation(points: np.ndarray, source: object) -> dict[str, np.ndarray]:
+    """The features points_3d (N,3) float32, NaN for missing points, and valid (N,) bool of points (N,3) of a file.
+
+    Raises UserError, about `source`, if all points are missing.
+    """
+    valid = ~annotations.missing(points[:, :2]) & np.isfinite(points).all(-1)
+    if not valid.any():
+        raise UserError(f"{source}: all points are missing; correct them")
+    return {"points_3d": np.where(valid[:, None], points, np.nan).astype(np.float32), "valid": valid}
+
+
+def valid_feature(count: int) -> tfds.features.Tensor:
+    """The feature `valid` of `annotation`."""
+    return tfds.features.Tensor(shape=(count,), dtype=np.bool_)
 
 
 def parametric_example(

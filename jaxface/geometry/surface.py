@@ -92,6 +92,18 @@ def closest_on_triangles(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.where(inside[..., None], projected, on_boundary)
 
 
+def barycentric(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Barycentric coordinates (…,3) of points (…,3) in the planes of triangles (…,3,3)."""
+    edges = corners[..., 1:, :] - corners[..., :1, :]
+    gram = edges @ np.swapaxes(edges, -1, -2)
+    right = (edges * (points - corners[..., 0, :])[..., None, :]).sum(-1)
+    determinant = gram[..., 0, 0] * gram[..., 1, 1] - gram[..., 0, 1] ** 2
+    safe = np.where(determinant > 0, determinant, 1)
+    second = (gram[..., 1, 1] * right[..., 0] - gram[..., 0, 1] * right[..., 1]) / safe
+    third = (gram[..., 0, 0] * right[..., 1] - gram[..., 0, 1] * right[..., 0]) / safe
+    return np.stack([1 - second - third, second, third], -1)
+
+
 def closest_on_segments(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Closest points (…,3) of segments from `start` (…,3) to `end` (…,3) to points (…,3)."""
     direction = end - start

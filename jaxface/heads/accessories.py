@@ -1,6 +1,6 @@
-"""Hair in front of the face and glasses, composited over a rendered head, because head models have neither.
+"""Glasses, composited over a rendered head, because head models have none.
 
-Both are flat: they lie in planes z = constant of the head frame, except for the temples of glasses. Lengths are
+They lie in a plane z = constant of the head frame, except for their temples. Lengths are
 millimetres in the head frame: x to the subject's left, y up, z out of the face. Images are (S,S,3), S pixels per side.
 """
 
@@ -62,38 +62,6 @@ def view_rays(size: int, focal_px: jax.Array, center_px: jax.Array, crop: jax.Ar
 def _inside(distance_mm: jax.Array, pixel_mm: jax.Array) -> jax.Array:
     """Antialiased mask of negative signed distances; the edge is one pixel wide."""
     return jnp.clip(0.5 - distance_mm / pixel_mm, 0.0, 1.0)[..., None]
-
-
-def hair(key: jax.Array, image: jax.Array, view: View, landmarks: jax.Array, color: jax.Array) -> jax.Array:
-    """`image` with hair of `color` (3,) around an opening for the face; landmarks (68,3) in the head frame."""
-    k = jax.random.split(key, 9)
-    position, _ = view.plane((landmarks[27, 2] + landmarks[0, 2]) / 2)
-    half_face = (landmarks[16, 0] - landmarks[0, 0]) / 2
-    half_width = half_face * jax.random.uniform(k[0], minval=0.8, maxval=1.1)
-    brows = landmarks[17:27, 1].mean()
-    top = brows + jax.random.uniform(k[1], minval=-6.0, maxval=45.0)
-    arch_height = jax.random.uniform(k[2], minval=50.0, maxval=110.0)
-    bottom = brows + jax.random.uniform(k[3], minval=-190.0, maxval=40.0)
-    thickness_x, thickness_y = jax.random.uniform(k[4], (2,), minval=12.0, maxval=60.0)
-    x = position[..., 0] - landmarks[27, 0]
-    y = position[..., 1] - jax.random.uniform(k[5], minval=-0.3, maxval=0.3) * x
-    frequency, phase = jax.random.uniform(k[6], (3,), minval=0.02, maxval=0.25), jax.random.uniform(k[7], (3,)) * 6.28
-    ragged = 3.0 * jnp.sin((x + 0.7 * y)[..., None] * frequency + phase).sum(-1)
-
-    def outline(margin_x: jax.Array, margin_y: jax.Array) -> jax.Array:
-        """Approximate signed distance mm to the face opening enlarged by margins (mm), positive outside.
-
-        The opening is an arch with straight sides.
-        """
-        up = jnp.maximum(y - top + arch_height, 0.0) / (arch_height + margin_y)
-        return (jnp.sqrt((x / (half_width + margin_x)) ** 2 + up**2 + 1e-9) - 1.0) * half_width
-
-    opening = outline(0.0, 0.0)
-    distance = jnp.maximum(jnp.maximum(-opening, outline(thickness_x, thickness_y)), bottom - y) + ragged
-    # Strands run along the opening.
-    strands = jnp.sin(opening * 1.7 + ragged) * jnp.sin(opening * 0.6 - 0.7 * ragged)
-    shaded = color * (1.0 + 0.35 * strands)[..., None] * jax.random.uniform(k[8], minval=0.6, maxval=1.3)
-    return image + _inside(distance, view.pixel_mm()) * (shaded - image)
 
 
 def glasses(key: jax.Array, image: jax.Array, view: View, landmarks: jax.Array) -> jax.Array:

@@ -4,96 +4,46 @@ Used for the data sets on disk and for training batches that are rendered inside
 have x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
-import dataclasses
-
 import flax.struct
 import jax
 import jax.numpy as jnp
-import jaxlie
-import numpy as np
 from jax import lax
 
-from jaxface.geometry import camera, lighting, mesh, raster
-from jaxface.heads import accessories, background
+from jaxface.geometry import camera, mesh, raster
+from jaxface.heads import accessories, background, clothes, hair, photography, shading, skin
+from jaxface.heads.capture import (
+    PORTRAIT,
+    UNCONSTRAINED,
+    WITH_ACCESSORIES,
+    CaptureConfig,
+    Scene,
+    sample_scene,
+)
 from jaxface.heads.morphable import MorphableHead, rotate_eyes
 
-# Height of a face, with which the focal length is chosen.
-FACE_MM = 170.0
-# Near plane of the rasteriser, and the largest distance of the camera.
+__all__ = [
+    "PORTRAIT",
+    "UNCONSTRAINED",
+    "WITH_ACCESSORIES",
+    "CaptureConfig",
+    "Rendering",
+    "Scene",
+    "face_box",
+    "project_vertices",
+    "render",
+    "renderable",
+    "sample_scene",
+    "surface_points",
+]
+
+# Windows of the tiers in which hair is rasterised.
+HAIR_WINDOWS = (8, 24)
+# Near plane of the rasteriser.
 NEAR_MM = 50.0
-FARTHEST_MM = 3000.0
-# Number of sine waves in the pattern of the skin.
-TEXTURE_WAVES = 8
-# Factor on the beard coefficient of heads with a strong beard.
-STRONG_BEARD = 3.0
-# Probabilities of hair in front of the face and of glasses, for a scene with accessories.
-HAIR_SHARE, GLASSES_SHARE = 0.6, 0.5
-# Share of heads whose features and eyes are faded, like statues, and of heads whose features are faded at all.
-UNTEXTURED_SHARE, FADED_SHARE = 0.15, 0.4
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptureConfig:
-    """Distribution of capture conditions.
-
-    Attributes:
-        yaw_deg: maximum yaw.
-        tilt_deg: maximum pitch and roll.
-        nearest_mm: minimum camera distance.
-        occluded: probability of occluders in front of the head.
-        accessories: probability of accessories (hair in front of the face, glasses); twice that of a strong beard.
-    """
-
-    yaw_deg: float = 60.0
-    tilt_deg: float = 30.0
-    nearest_mm: float = 350.0
-    occluded: float = 0.35
-    accessories: float = 0.0
-
-
-UNCONSTRAINED = CaptureConfig()
-WITH_ACCESSORIES = CaptureConfig(accessories=0.6)
-PORTRAIT = CaptureConfig(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
-
-
-@flax.struct.dataclass
-class Scene:
-    """Parameters of a scene; I, E, A are the numbers of modes of the head.
-
-    Attributes:
-        identity, expression, albedo: (I,), (E,), (A,) coefficients.
-        gaze: (2,) rad, see `morphable.rotate_eyes`.
-        rotation, translation: (3,3) and (3,) mm, head frame to camera space (`camera.to_camera`).
-        focal_px, center_px: () and (2,).
-        light: (9,3) spherical-harmonics coefficients.
-        sun: (2,3) direction and colour of a directional light, in a y-up frame facing the viewer.
-        gloss: () strength of its highlight.
-        exposure: () mean brightness of the head.
-        hair: (3,) sRGB colour of the scalp and of hair in front of the face.
-        tone: (3,) factor on the skin colour.
-        fade: (2,) in [0,1], blend weights towards the skin colour: of brows, lips and hair, and of the eyes.
-        occluded, accessories: () probabilities of occluders and of accessories.
-        key: random key of skin pattern, background, occluders, accessories and camera noise.
-    """
-
-    identity: jax.Array
-    expression: jax.Array
-    albedo: jax.Array
-    gaze: jax.Array
-    rotation: jax.Array
-    translation: jax.Array
-    focal_px: jax.Array
-    center_px: jax.Array
-    light: jax.Array
-    sun: jax.Array
-    gloss: jax.Array
-    exposure: jax.Array
-    hair: jax.Array
-    tone: jax.Array
-    fade: jax.Array
-    occluded: jax.Array
-    accessories: jax.Array
-    key: jax.Array
+# Probabilities of glasses, and of a hat or hood, for a scene with accessories.
+GLASSES_SHARE, HAT_SHARE = 0.5, 0.16
+# Depth by which the skull may lie in front of hair that covers it, as the hair follows a smoother skull.
+SKULL_TOLERANCE_MM = 14.0
 
 
 @flax.struct.dataclass
@@ -102,7 +52,7 @@ class Rendering:
 
     Attributes:
         image: (S,S,3) in [0,1].
-        depth: (S,S) mm, 0 for background.
+        depth: (S,S) mm of the head without hair and accessories, 0 for background.
         points: (V,3) mm, vertices in camera space.
         points_px: (V,2), projected vertices.
     """
@@ -113,128 +63,28 @@ class Rendering:
     points_px: jax.Array
 
 
+@flax.struct.dataclass
+class _Layer:
+    """A rasterised layer.
+
+    Attributes:
+        opacity: (S,S) in [0,1].
+        depth: (S,S) mm, 0 where there is nothing.
+        albedo: (S,S,3) linear.
+        normals: (S,S,3) unit normals, y-up frame facing the viewer.
+        strands: (S,S) brightness of single hairs; 0 for other materials.
+    """
+
+    opacity: jax.Array
+    depth: jax.Array
+    albedo: jax.Array
+    normals: jax.Array
+    strands: jax.Array
+
+
 def renderable(head: MorphableHead) -> MorphableHead:
     """The head without transparent triangles; call it once, on the host."""
     return head.replace(triangles=head.opaque_triangles())
-
-
-def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
-    """Random expression weights (E,): sparse, mostly symmetric, with a sum of at most 3 before the jaw is opened."""
-    index = {name: i for i, name in enumerate(names)}
-    # Of a left and a right expression the first of the two, for every other expression itself.
-    symmetric = np.array([min(i, index.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
-    k = jax.random.split(key, 5)
-    weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
-    weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[symmetric], weights)
-    weights /= jnp.maximum(1.0, weights.sum() / 3.0)
-    jaw = names.index("jawOpen")
-    opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
-    weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
-    if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
-        close = names.index("mouthClose")
-        weights = weights.at[close].min(weights[jaw])
-    return weights
-
-
-def _pose(key: jax.Array, middle: jax.Array, size: int, capture: CaptureConfig) -> dict[str, jax.Array]:
-    """Random pose and camera: the fields rotation, translation, focal_px and center_px of a `Scene`.
-
-    Args:
-        key: random key.
-        middle: (3,) mm, centre of the face in the head frame; it projects to `center_px`.
-        size: side of the image in pixels.
-        capture: limits of the angles and of the distance; the distance is log-uniform up to FARTHEST_MM.
-    """
-    k = jax.random.split(key, 6)
-    spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
-    pitch, roll = jnp.deg2rad(capture.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
-    yaw = jnp.deg2rad(capture.yaw_deg) * spread[0, 0]
-    rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
-    distance = capture.nearest_mm * (FARTHEST_MM / capture.nearest_mm) ** jax.random.uniform(k[1])
-    face_per_image = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
-    center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
-    face_center = jnp.array([0.0, 0.0, 1.0]) * distance
-    return {
-        "rotation": rotation,
-        "translation": face_center - camera.to_camera(middle, rotation, jnp.zeros(3)),
-        "focal_px": face_per_image * size * distance / FACE_MM,
-        "center_px": center,
-    }
-
-
-def _appearance(key: jax.Array) -> dict[str, jax.Array]:
-    """Random light, skin tone and hair colour: the fields light to fade of a `Scene`.
-
-    A share of UNTEXTURED_SHARE of the heads looks like statues of any colour.
-    """
-    k = jax.random.split(key, 12)
-    ambient = jax.random.uniform(k[0], minval=0.35, maxval=1.0)
-    light = 0.18 * jax.random.normal(k[1], (9, 1)) + 0.03 * jax.random.normal(k[2], (9, 3))
-    direction = jax.random.normal(k[3], (3,)) + jnp.array([0.0, 0.4, 0.8])
-    direction /= jnp.linalg.norm(direction)
-    color = jax.random.uniform(k[4], maxval=0.8) * (1.0 + 0.12 * jax.random.normal(k[5], (3,)))
-    dark = jax.random.uniform(k[6], minval=0.35, maxval=1.15)
-    fade = jax.random.uniform(k[8], (4,))
-    untextured = fade[0] < UNTEXTURED_SHARE
-    tint = jnp.where(untextured, jax.random.uniform(k[11], (3,), minval=-0.8, maxval=0.4), 0.0)
-    return {
-        "light": light.at[0].add(ambient / lighting.sh_basis(jnp.array([0.0, 0.0, 1.0]))[0]),
-        "sun": jnp.stack([direction, color]),
-        "gloss": 0.35 * jax.random.uniform(k[7]) ** 2,
-        "exposure": jax.random.uniform(k[10], minval=0.2, maxval=0.6),
-        "hair": jax.random.uniform(k[9]) ** 2 * jnp.array([0.75, 0.62, 0.48]) + 0.05,
-        "tone": dark ** jnp.array([0.8, 1.0, 1.15]) * jnp.exp(tint),
-        "fade": jnp.where(untextured, jnp.sqrt(fade[1:3]), jnp.array([fade[3] * (fade[0] < FADED_SHARE), 0.0])),
-    }
-
-
-def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: CaptureConfig = UNCONSTRAINED) -> Scene:
-    """Random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` image."""
-    k = jax.random.split(key, 8)
-    middle = head.landmark_points(head.template, "68").mean(0)
-    strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
-    albedo = jax.random.normal(k[3], (len(head.albedo_names),))
-    if capture.accessories and "beard" in head.albedo_names:
-        strong_beard = jax.random.bernoulli(jax.random.fold_in(k[3], 1), capture.accessories / 2)
-        albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(strong_beard, STRONG_BEARD, 1.0))
-    return Scene(
-        identity=strength * jax.random.normal(k[1], (len(head.identity_names),)),
-        expression=_expression(k[2], head.expression_names),
-        albedo=albedo,
-        gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
-        occluded=jnp.float32(capture.occluded),
-        accessories=jnp.float32(capture.accessories),
-        key=k[7],
-        **_pose(k[5], middle, size, capture),
-        **_appearance(k[6]),
-    )
-
-
-def _vertex_colors(head: MorphableHead, scene: Scene) -> jax.Array:
-    """Albedo (V,3) of the vertices: that of the head, with the hair, fade and tone of the scene and a skin pattern."""
-    k = jax.random.split(scene.key, 4)
-    albedo = head.colors(scene.albedo)
-    albedo = jnp.where(head.regions["scalp"][:, None], scene.hair, albedo)
-    eyes = (head.regions["eyeball_L"] | head.regions["eyeball_R"])[:, None]
-    skin = albedo[head.landmarks["68"][0][30, 0]]
-    albedo += jnp.where(eyes, scene.fade[1], scene.fade[0]) * (skin - albedo)
-    waves = jax.random.normal(k[0], (TEXTURE_WAVES, 3)) * 0.25 * jax.random.uniform(k[1], (TEXTURE_WAVES, 1)) ** 2
-    phase = jax.random.uniform(k[2], (TEXTURE_WAVES,), maxval=6.28)
-    pattern = jnp.sin(head.template @ waves.T + phase).mean(1, keepdims=True)
-    albedo *= jnp.where(eyes, scene.tone ** scene.fade[1], scene.tone)
-    return albedo * (1.0 + 0.3 * jax.random.uniform(k[3]) * pattern)
-
-
-def _shade(surface: jax.Array, scene: Scene) -> jax.Array:
-    """Shades interpolated albedo and y-up normals (S,S,6): SH and directional diffuse light, Blinn-Phong highlight."""
-    albedo, normals = surface[..., :3], surface[..., 3:]
-    normals /= jnp.sqrt((normals * normals).sum(-1, keepdims=True) + 1e-12)
-    direction, color = scene.sun
-    facing = jnp.maximum(normals @ direction, 0.0)[..., None] * color
-    halfway = direction + jnp.array([0.0, 0.0, 1.0])
-    highlight = jnp.maximum(normals @ (halfway / (jnp.linalg.norm(halfway) + 1e-6)), 0.0)[..., None] ** 24
-    diffuse = jnp.maximum(lighting.sh_shade(normals, scene.light), 0.02) + facing
-    return albedo * diffuse + scene.gloss * color * highlight
 
 
 def _cull_back_faces(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
@@ -268,49 +118,142 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     front_faces = _cull_back_faces(head.triangles, points_px)
     visibility = raster.rasterize(points_px, points[:, 2], front_faces, size, size, near=NEAR_MM)
     normals = mesh.vertex_normals(vertices, head.triangles) @ scene.rotation.T
-    attributes = jnp.concatenate([_vertex_colors(head, scene), normals, points[:, 2:]], axis=-1)
-    surface = raster.interpolate(attributes, points_px, points[:, 2], head.triangles, visibility.triangle_id)
-    covered = visibility.triangle_id >= 0
-    k = jax.random.split(scene.key, 3)
-    middle = head.landmark_points(points_px, "68").mean(0)
-    scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
-    surroundings = background.background(k[0], size, middle, scale_px)
-    shaded = jnp.where(covered[..., None], _shade(surface[..., :6], scene), 0.0)
-    brightness = shaded.mean() / jnp.maximum(covered.mean(), 1e-3)
-    exposed = shaded * jnp.clip(scene.exposure / jnp.maximum(brightness, 1e-3), 0.4, 3.0)
-    image = jnp.where(covered[..., None], exposed, surroundings)
-    image = _add_accessories(head, scene, image, vertices, surface[..., 6], crop)
-    image = background.expose(k[2], background.occlude(k[1], image, scene.occluded))
-    return Rendering(image, surface[..., 6], points, points_px)
+    attributes = [jnp.asarray(head.template), skin.part_weights(head), normals, points[:, 2:]]
+    pixels = raster.interpolate(
+        jnp.concatenate(attributes, axis=-1), points_px, points[:, 2], head.triangles, visibility.triangle_id
+    )
+    # Otherwise XLA recomputes the gathers in every use.
+    pixels = lax.optimization_barrier(pixels)
+    depth = pixels[..., 11]
+    rays = accessories.view_rays(size, scene.focal_px, scene.center_px, crop)
+    view = accessories.View(rays, scene.rotation, scene.translation, depth)
+    keys = jax.random.split(scene.key, 6)
+    parts = skin.Parts(*jnp.moveaxis(pixels[..., 3:8], -1, 0))
+    hair_layer = _hair(head, scene, vertices, view, parts, crop)
+    radiance = _radiance(head, scene, pixels, parts, hair_layer, view, crop)
+    image = background.background(keys[0], size)
+    if "shoulders" not in head.regions:
+        middle = head.landmark_points(points_px, "68").mean(0)
+        scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
+        image = background.shoulders(keys[1], image, middle, scale_px)
+    covered = jnp.maximum((visibility.triangle_id >= 0).astype(jnp.float32), hair_layer.opacity)
+    image = image + covered[..., None] * (_develop(radiance, covered, scene) - image)
+    image = _add_glasses(head, scene, image, vertices, view)
+    image = photography.expose(keys[2], background.occlude(keys[3], image, scene.occluded))
+    return Rendering(image, depth, points, points_px)
 
 
-def _add_accessories(
+def _radiance(
     head: MorphableHead,
     scene: Scene,
-    image: jax.Array,
-    vertices: jax.Array,
-    depth: jax.Array,
+    pixels: jax.Array,
+    parts: skin.Parts,
+    hair_layer: _Layer,
+    view: accessories.View,
     crop: jax.Array | None,
 ) -> jax.Array:
-    """`image` (S,S,3) with random glasses and hair in front of the head, if the scene has accessories.
+    """Linear radiance (S,S,3) of head and hair.
 
-    `vertices` (V,3) mm are in the head frame, `depth` (S,S) mm and `crop` as in `render`.
+    `pixels` (S,S,12) are the interpolated template positions, parts, normals and depth.
     """
-    k = jax.random.split(jax.random.fold_in(scene.key, 1), 5)
-    present = jax.random.bernoulli(k[0], scene.accessories)
-    landmarks = head.landmark_points(vertices, "68")
-    rays = accessories.view_rays(len(image), scene.focal_px, scene.center_px, crop)
-    view = accessories.View(rays, scene.rotation, scene.translation, depth)
+    p = pixels[..., :3]
+    surface = skin.surface(head, scene, p, parts)
+    cloth = clothes.dress(head, jax.random.fold_in(scene.key, 2), p)
+    albedo = surface.albedo + cloth.cover[..., None] * (cloth.albedo - surface.albedo)
+    bump = surface.bump + cloth.cover[..., None] * (cloth.bump - surface.bump)
+    normals = _bumped(shading.normalize(pixels[..., 8:11]), bump, p, scene.rotation)
+    is_hair = hair_layer.opacity > 0.5
+    depth = jnp.where(is_hair, hair_layer.depth, view.depth)
+    lit = shading.cast_shadow(scene, view, depth, crop)
+    ambient = shading.ambient_occlusion(depth)
+    # Light hardly reaches the oral cavity, and the upper lid shades the eye.
+    ambient *= 1.0 - 0.35 * parts.eyes * jnp.clip(1.5 * normals[..., 1] + 0.2, 0.0, 1.0)
+    matt = scene.replace(gloss=scene.gloss * (1.0 - 0.9 * cloth.cover))
+    radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, ambient)
+    down = scene.rotation @ jnp.array([0.0, -1.0, 0.15])
+    of_hair = shading.shade_hair(hair_layer.albedo, hair_layer.normals, down, hair_layer.strands, scene, lit)
+    return radiance + hair_layer.opacity[..., None] * (of_hair - radiance)
 
-    def glasses(image: jax.Array) -> jax.Array:
+
+def _bumped(normals: jax.Array, bump: jax.Array, p: jax.Array, rotation: jax.Array) -> jax.Array:
+    """Unit normals (S,S,3) tilted by slopes (S,S,2) around the vertical axis and upwards, at template positions p."""
+    around = jnp.arctan2(p[..., 0], p[..., 2] + 25.0)
+    sideways = jnp.stack([jnp.cos(around), jnp.zeros_like(around), -jnp.sin(around)], -1) @ rotation.T
+    return shading.normalize(normals - bump[..., :1] * sideways - bump[..., 1:] * rotation[:, 1])
+
+
+def _hair(
+    head: MorphableHead,
+    scene: Scene,
+    vertices: jax.Array,
+    view: accessories.View,
+    parts: skin.Parts,
+    crop: jax.Array | None,
+) -> _Layer:
+    """Hair, hat or hood around the head; an empty layer for bald heads. Arguments as in `_radiance` and `render`."""
+    size = len(view.depth)
+    hat_key, present_key = jax.random.split(jax.random.fold_in(scene.key, 3))
+    wears_hat = jax.random.bernoulli(present_key, scene.accessories * HAT_SHARE)
+    style_key = jax.random.fold_in(scene.person_key, 1)
+    style = jax.tree.map(
+        lambda hat, grown: jnp.where(wears_hat, hat, grown), hair.sample_hat(hat_key), hair.sample_style(style_key)
+    )
+    color = jnp.where(wears_hat, clothes.color(hat_key), scene.hair)
+    nothing = _Layer(*(jnp.zeros((size, size, *shape)) for shape in ((), (), (3,), (3,), ())))
+
+    def volume(_: None) -> _Layer:
+        skull = hair.fit_skull(head, vertices)
+        grown, triangles = hair.mesh(style, skull)
+        points = camera.to_camera(grown, scene.rotation, scene.translation)
+        px = camera.project(points, scene.focal_px, scene.center_px)
+        px = px if crop is None else px @ crop[:, :2].T + crop[:, 2]
+        # Its triangles are much larger than those of heads.
+        tiers = (*((window, None) for window in HAIR_WINDOWS if window < size), (size, None))
+        visibility = raster.rasterize(px, points[:, 2], triangles, size, size, tiers=tiers, near=NEAR_MM)
+        normals = mesh.vertex_normals(grown, triangles) @ scene.rotation.T
+        attributes = jnp.concatenate([grown, normals, points[:, 2:]], -1)
+        pixels = raster.interpolate(attributes, px, points[:, 2], triangles, visibility.triangle_id)
+        pixels = lax.optimization_barrier(pixels)
+        opacity, strands = hair.opacity(style, skull, pixels[..., :3])
+        depth = pixels[..., 6]
+        tolerance = 1.0 + SKULL_TOLERANCE_MM * parts.scalp
+        in_front = (depth < view.depth + tolerance) | (view.depth == 0)
+        opacity *= in_front * (depth > 0)
+        unit = shading.normalize(pixels[..., 3:6])
+        inside = unit[..., 2:] < 0
+        normal = jnp.where(inside, -unit, unit)
+        # The inner side of hanging hair lies in shadow.
+        albedo = (color**2) * jnp.where(inside, 0.45, 1.0)
+        return _Layer(opacity, depth, albedo, normal, strands * jnp.where(wears_hat, 0.25, 1.0))
+
+    has_hair = wears_hat | ~skin.is_cropped(scene)
+    return lax.cond(has_hair, volume, lambda _: nothing, None)
+
+
+def _develop(radiance: jax.Array, covered: jax.Array, scene: Scene) -> jax.Array:
+    """Gamma-encoded image (S,S,3) of linear radiance, exposed for the head; dark skin stays darker than light skin."""
+    weight = covered[..., None]
+    mean = (radiance * weight).mean() / jnp.maximum(covered.mean(), 1e-3)
+    tone = jnp.clip(scene.tone.mean(), 0.25, 1.2)
+    gain = jnp.clip(scene.exposure**2 * tone / jnp.maximum(mean, 1e-4), 0.2, 8.0)
+    exposed = jnp.maximum(gain * radiance, 1e-6)
+    # Film-like shoulder: highlights approach 1 gradually.
+    compressed = exposed * (1.0 + 0.16 * exposed) / (1.0 + exposed * 0.45)
+    return jnp.sqrt(jnp.minimum(compressed * 1.25, 1.0))
+
+
+def _add_glasses(
+    head: MorphableHead, scene: Scene, image: jax.Array, vertices: jax.Array, view: accessories.View
+) -> jax.Array:
+    """`image` (S,S,3) with random glasses, if the scene has accessories; `vertices` (V,3) mm are in the head frame."""
+    k = jax.random.split(jax.random.fold_in(scene.key, 1), 2)
+    landmarks = head.landmark_points(vertices, "68")
+    present = jax.random.bernoulli(k[0], scene.accessories * GLASSES_SHARE)
+
+    def draw(image: jax.Array) -> jax.Array:
         return accessories.glasses(k[1], image, view, landmarks)
 
-    def hair(image: jax.Array) -> jax.Array:
-        return accessories.hair(k[2], image, view, landmarks, scene.hair)
-
-    for share, key, draw in ((GLASSES_SHARE, k[3], glasses), (HAIR_SHARE, k[4], hair)):
-        image = lax.cond(present & jax.random.bernoulli(key, share), draw, lambda image: image, image)
-    return image
+    return lax.cond(present, draw, lambda image: image, image)
 
 
 def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

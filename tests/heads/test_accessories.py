@@ -1,4 +1,4 @@
-"""Hair and glasses: position on their plane, depth test, and independence of the rest of the scene."""
+"""Hair, hats and glasses: places, depth test, and independence of the rest of the scene."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxface.geometry import camera
-from jaxface.heads import accessories, scenes
+from jaxface.heads import accessories, hair, scenes
 from jaxface.heads.makehuman.head import makehuman_head
 
 SIZE, FOCAL = 96, 300.0
@@ -27,11 +27,10 @@ def view(rotation=None, depth=0.0, crop=None):
     return accessories.View(rays, rotation, AHEAD, jnp.full((SIZE, SIZE), depth))
 
 
-def changed_pixels(draw, seed, camera_view, landmarks):
-    """Mask (S,S) of the pixels of a grey image that the accessory changes."""
+def changed_pixels(seed, camera_view, landmarks):
+    """Mask (S,S) of the pixels of a grey image that glasses change."""
     grey = jnp.full((SIZE, SIZE, 3), 0.5)
-    more = (jnp.array([0.1, 0.05, 0.0]),) if draw == "hair" else ()
-    image = getattr(accessories, draw)(jax.random.key(seed), grey, camera_view, landmarks, *more)
+    image = accessories.glasses(jax.random.key(seed), grey, camera_view, landmarks)
     assert np.isfinite(image).all()
     return np.asarray(jnp.abs(image - grey).max(-1) > 0.05)
 
@@ -50,20 +49,29 @@ def test_plane_intersection_inverts_the_projection():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_glasses_are_symmetric_over_the_eyes_and_depth_tested(seed, landmarks):
-    mask = changed_pixels("glasses", seed, view(), landmarks)
+    mask = changed_pixels(seed, view(), landmarks)
     assert (mask == mask[:, ::-1]).mean() > 0.99
     eyes = camera.project(camera.to_camera(landmarks, jnp.eye(3), AHEAD), FOCAL, CENTER)[36:48]
     row = np.asarray(eyes).mean(0)[1]
     rows = np.flatnonzero(mask.any(1))
     assert rows.min() < row < rows.max() and np.abs(rows - row).max() < 36 * FOCAL / AHEAD[2]
-    assert not changed_pixels("glasses", seed, view(depth=300.0), landmarks).any()
+    assert not changed_pixels(seed, view(depth=300.0), landmarks).any()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_hair_leaves_an_opening_for_the_face(seed, landmarks):
-    mask = changed_pixels("hair", seed, view(), landmarks)
-    x, y = np.round(camera.project(camera.to_camera(landmarks[30], jnp.eye(3), AHEAD), FOCAL, CENTER)).astype(int)
-    assert not mask[y - 4 : y + 5, x - 6 : x + 7].any() and mask[:y].mean() > 0.1
+@pytest.mark.parametrize("sample", [hair.sample_style, hair.sample_hat])
+def test_hair_covers_the_crown_and_leaves_the_face_open(sample):
+    head = makehuman_head()
+    skull = hair.fit_skull(head, jnp.asarray(head.template))
+    points = jnp.asarray(head.landmark_points(head.template, "68"))[jnp.array([30, 57, 8, 27])]
+    crown = skull.center + jnp.array([0.0, 1.1, -0.1]) * skull.radii
+    for seed in range(4):
+        style = sample(jax.random.key(seed))
+        vertices, triangles = hair.mesh(style, skull)
+        opacity, _ = hair.opacity(style, skull, jnp.concatenate([points, crown[None]]))
+        np.testing.assert_array_equal(opacity, [0, 0, 0, 0, 1])
+        assert np.isfinite(vertices).all() and 50 < len(np.unique(triangles)) <= len(vertices)
+        outside = (((vertices - skull.center) / skull.radii) ** 2).sum(-1) > 0.98
+        assert np.asarray(outside)[vertices[:, 1] > skull.center[1]].all()
 
 
 def test_accessories_change_nothing_else_of_the_scene():

@@ -4,6 +4,7 @@ The first 20,000 faces in its order `ra` are for training, the rest for testing.
 (lib/preprocess.py). Landmarks are clamped to the image and taken as 0-based, as they are in the file.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -50,15 +51,20 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: pathlib.Path, split: str, order: np.ndarray, boxes: np.ndarray, shapes: np.ndarray, names: list[str]
     ) -> Iterator:
-        annotated = (_face(root, index, boxes[index], shapes[index], names[index]) for index in order)
-        return faces.records(annotated, 19, self.info if split == "train" else None)
+        jobs = [
+            # A photo can show several faces: the index makes the name unique.
+            faces.Job(
+                name := f"{names[i]}#{i + 1}", functools.partial(_face, root, name, boxes[i], shapes[i], names[i])
+            )
+            for i in order
+        ]
+        return faces.records(jobs, 19, self.info if split == "train" else None, self.info)
 
 
-def _face(root: pathlib.Path, index: int, box: np.ndarray, shape: np.ndarray, name: str) -> faces.AnnotatedFace:
-    image = faces.read_image(root / "flickr" / name)
+def _face(root: pathlib.Path, name: str, box: np.ndarray, shape: np.ndarray, file: str) -> faces.AnnotatedFace:
+    image = faces.read_image(root / "flickr" / file)
     x0, x1, y0, y1 = box
     points = np.clip(shape.reshape(2, 19).T, 0, image.shape[1::-1])
     box = np.array([x0, y0, x1, y1])
     crop = faces.clamp_crop(box[:2], box[2:], image)
-    # A photo can show several faces: the index makes the name unique.
-    return faces.AnnotatedFace(f"{name}#{index + 1}", image, crop, box, points, crop.normalise(points))
+    return faces.AnnotatedFace(name, image, crop, box, points, crop.normalise(points))

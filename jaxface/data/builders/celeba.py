@@ -4,6 +4,7 @@ Crops are the boxes detected by PIPNet's author in the images in the wild, with 
 and bottom; the top moves down by 0.15 of the height (lib/preprocess_gssl.py).
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -37,7 +38,8 @@ class Celeba(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(root, annotations.read_rows(root / FILE, 5))}
 
     def _generate_examples(self, root: pathlib.Path, rows: list[list[str]]) -> Iterator:
-        return faces.records(_face(root, row) for row in rows)
+        jobs = (faces.Job(row[0], functools.partial(_face, root, row)) for row in rows)
+        return faces.records(jobs, info=self.info)
 
 
 def _face(root: pathlib.Path, row: list[str]) -> faces.AnnotatedFace:

@@ -20,7 +20,8 @@ class Faw3d(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = faw3d_files.TREE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return points3d.info(self, __doc__, faw3d_files.POINTS)
+        valid = points3d.valid_feature(faw3d_files.POINTS)
+        return points3d.info(self, __doc__, faw3d_files.POINTS, valid=valid)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
@@ -34,5 +35,5 @@ class Faw3d(tfds.core.GeneratorBasedBuilder):
     ) -> points3d.Examples:
         for path, label in pairs:
             name = path.relative_to(root).as_posix()
-            points = faw3d_files.read_points(label)
-            yield name, {"image": points3d.read_image(path), "name": name, "points_3d": points}
+            points = points3d.annotation(faw3d_files.read_points(label), label)
+            yield name, {"image": points3d.read_image(path), "name": name, **points}

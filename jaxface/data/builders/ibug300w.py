@@ -5,6 +5,7 @@ test_challenge (iBUG). PIPNet's crop is the bounding box of the landmarks, enlar
 times (lib/preprocess.py, lib/preprocess_gssl.py); it truncates coordinates to integers and takes them as 0-based.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -52,27 +53,33 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(root, split) for split in SPLITS}
 
     def _generate_examples(self, root: pathlib.Path, split: str) -> Iterator:
-        return faces.records(self._faces(root, split), 68, self.info if split == "train" else None)
+        return faces.records(self._jobs(root, split), 68, self.info if split == "train" else None, self.info)
 
-    def _faces(self, root: pathlib.Path, split: str) -> Iterator[faces.AnnotatedFace]:
+    def _jobs(self, root: pathlib.Path, split: str) -> Iterator[faces.Job]:
         scale = SCALES[self.builder_config.name if self.builder_config else ""]
         for folder in SPLITS[split]:
             for label, photo in _pairs(root / folder):
-                points = annotations.read_pts(label, 68)
-                image = faces.read_image(photo)
-                truncated = points.astype(int)
-                crop = integer_crop(truncated, scale, image)
-                landmarks = points - 1
-                box = np.concatenate([landmarks.min(0), landmarks.max(0)])
                 name = photo.relative_to(root).as_posix()
-                yield faces.AnnotatedFace(name, image, crop, box, landmarks, crop.normalise(truncated))
+                yield faces.Job(name, functools.partial(_face, name, label, photo, scale))
+
+
+def _face(name: str, label: pathlib.Path, photo: pathlib.Path, scale: float) -> faces.AnnotatedFace:
+    points = annotations.read_pts(label, 68)
+    if not np.isfinite(points).all():
+        raise UserError(f"{label}: a point is missing; copy the file again")
+    image = faces.read_image(photo)
+    truncated = points.astype(int)
+    crop = integer_crop(truncated, scale, image)
+    landmarks = points - 1
+    box = np.concatenate([landmarks.min(0), landmarks.max(0)])
+    return faces.AnnotatedFace(name, image, crop, box, landmarks, crop.normalise(truncated))
 
 
 def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """(.pts file, photo) pairs by name without blanks (one name has one). Raises UserError if a file is missing."""
     if not folder.is_dir():
         raise UserError(f"{folder}: missing")
-    stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir())}
+    stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     photos = {stem[path]: path for path in stem if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
     labels = {stem[path]: path for path in stem if path.suffix == ".pts"}
     unpaired = sorted(labels.keys() ^ photos.keys())

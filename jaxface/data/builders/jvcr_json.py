@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface.data import points3d
+from jaxface.data import annotations, image_index, points3d
 from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 
@@ -32,7 +32,8 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = TREE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return points3d.info(self, __doc__, 68, objpos=float_tensor(2), scale_provided=float_tensor())
+        features = {"objpos": float_tensor(2), "scale_provided": float_tensor(), "valid": points3d.valid_feature(68)}
+        return points3d.info(self, __doc__, 68, **features)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
@@ -47,7 +48,7 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
             example = {
                 "image": points3d.read_image(_image_path(root, item["img_paths"])),
                 "name": item["img_paths"],
-                "points_3d": np.float32(item["landmarks"]),
+                **points3d.annotation(np.array(item["landmarks"], np.float64), item["img_paths"]),
                 "objpos": np.float32(item["objpos"]),
                 "scale_provided": np.float32(item["scale_provided"]),
             }
@@ -57,7 +58,7 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
 def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
     """The annotations of a file. Raises UserError, which names the item, if one is malformed."""
     try:
-        items = json.loads(path.read_text())
+        items = json.loads(annotations.read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     for number, item in enumerate(items if isinstance(items, list) else [None]):
@@ -70,7 +71,9 @@ def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
-    paths = [root / folder / name for folder in FOLDERS if (root / folder / name).is_file()]
-    if not paths:
-        raise UserError(f"{root}: image {name} is missing")
+    """The image of an item. Raises UserError if it is missing, or in several of FOLDERS."""
+    clean = image_index.normalise(name)
+    paths = [root / folder / clean for folder in FOLDERS if (root / folder / clean).is_file()]
+    if len(paths) != 1:
+        raise UserError(f"{root}: image {name} is {'missing' if not paths else 'in several folders; keep one of them'}")
     return paths[0]

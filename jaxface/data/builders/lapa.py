@@ -5,6 +5,7 @@ landmarks, enlarged 1.2 times (issue 41). As for WFLW, this is a margin of a ten
 Coordinates are taken as 0-based, as they are in the files.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -41,8 +42,9 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(root / split, split) for split in SPLITS}
 
     def _generate_examples(self, folder: pathlib.Path, split: str) -> Iterator:
-        annotated = (_face(folder, path) for path in sorted((folder / "landmarks").glob("*.txt")))
-        return faces.records(annotated, 106, self.info if split == "train" else None)
+        paths = sorted((folder / "landmarks").glob("[!.]*.txt"))
+        jobs = (faces.Job(path.stem, functools.partial(_face, folder, path)) for path in paths)
+        return faces.records(jobs, 106, self.info if split == "train" else None, self.info)
 
 
 def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:

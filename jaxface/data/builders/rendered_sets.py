@@ -17,7 +17,7 @@ from jaxface.heads.morphable import MorphableHead
 PER_SET = 5
 VARIANTS = rendered_heads.VARIANTS
 # Fields of a scene that the images of a person share, and fields stored for each image.
-PERSON = ("identity", "albedo", "hair", "tone", "fade")
+PERSON = ("identity", "albedo", "hair", "tone", "fade", "person_key")
 PER_IMAGE = ("expression", "gaze", "rotation", "translation", "focal_px", "center_px")
 
 

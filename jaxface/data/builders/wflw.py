@@ -5,6 +5,7 @@ times. Variant `68` is that of its cross-domain protocol: 68 points computed fro
 the top of the crop moved down instead of up. Coordinates are taken as 0-based, as in the lists.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -65,10 +66,14 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(root, split, rows) for split, rows in lists.items()}
 
     def _generate_examples(self, root: pathlib.Path, split: str, rows: list[Row]) -> Iterator:
-        annotated = (self._face(root, number, row) for number, row in rows)
-        return faces.records(annotated, self._count, self.info if split == "train" else None)
+        # A photo can show several faces: the row number makes the name unique.
+        jobs = (
+            faces.Job(name := f"{row[-1]}#{number}", functools.partial(self._face, root, name, row))
+            for number, row in rows
+        )
+        return faces.records(jobs, self._count, self.info if split == "train" else None, self.info)
 
-    def _face(self, root: pathlib.Path, number: int, row: list[str]) -> faces.AnnotatedFace:
+    def _face(self, root: pathlib.Path, name: str, row: list[str]) -> faces.AnnotatedFace:
         try:
             values = np.array(row[:-1], np.float64)
         except ValueError as error:
@@ -83,8 +88,7 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
         if self._count == 68:
             points, crop_landmarks = wflw_to_ibug(points), ibug_landmarks(crop_landmarks)
         attributes = dict(zip(ATTRIBUTES, values[200:] != 0, strict=True))
-        # A photo can show several faces: the row number makes the name unique.
-        return faces.AnnotatedFace(f"{row[-1]}#{number}", image, crop, box, points, crop_landmarks, attributes)
+        return faces.AnnotatedFace(name, image, crop, box, points, crop_landmarks, attributes)
 
 
 def ibug_landmarks(points: np.ndarray) -> np.ndarray:

@@ -11,18 +11,28 @@ import zipfile
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from jaxface.heads.makehuman import landmarks, people, regions, units
+from jaxface.heads.makehuman.clearance import keep_clear
 from jaxface.heads.makehuman.mesh import HeadSelection, select
 from jaxface.heads.makehuman.source import MakeHumanSource
 
 PEOPLE, SEED = 3000, 2026
-EXPLAINED = 0.995
-# Weight of a region's displacements in the analysis; a vertex of the face weighs 1 per unit of area.
-WEIGHTS = {"shoulders": 0.1, "neck": 0.3, "scalp": 0.7, "ears": 0.7, "mouth": 0.0, "socket": 0.0, "transparent": 0.0}
+EXPLAINED = 0.997
+# Weight of a region's displacements in the analysis; a vertex of the face weighs 1 per unit of area. With large weights
+# of nose, lips and lids the modes fit other heads better by a quarter (`launch.benchmarks.head_fit`).
+WEIGHTS = {
+    "shoulders": 0.1, "neck": 0.3, "scalp": 0.7, "ears": 0.7, "mouth": 0.0, "socket": 0.0, "transparent": 0.0,
+    "nose": 2.0, "lips": 2.0, "lids": 1.5,
+}  # fmt: skip
+# More modes than this are not computed.
+MOST_MODES = 250
 # Quantisation of displacements in the file.
 STEP_MM = 0.004
 ALIGNMENT_ROUNDS = 3
+# Random people whose lids are kept off the eyeballs.
+CLEARED_PEOPLE = 500
 
 
 class Modes(NamedTuple):
@@ -67,6 +77,7 @@ def build(wheel: str | pathlib.Path, output: str | pathlib.Path) -> dict[str, fl
     aligned = align(vertices, masks["face"] | masks["scalp"])
     aligned -= (aligned.mean(0)[masks["ears"]].mean(0) * [0, 1, 1]).astype(np.float32)
     modes = principal_modes(aligned, head, vertex_weights(aligned.mean(0), head.triangles, masks))
+    modes = modes._replace(modes=_clear_of_eyes(modes, masks))
     names, values = _standardised(parameters)
     layouts = landmarks.landmarks_of(modes.mean, head, masks)
     expression = units.units(source, restrict, modes.mean, head.mirror, masks)
@@ -133,14 +144,15 @@ def principal_modes(people: np.ndarray, head: HeadSelection, weights: np.ndarray
     parts = {1: (people + mirrored) / 2 - mean, -1: (people - mirrored) / 2}
     # A vertex of the half stands for two, except on the plane of symmetry.
     scale = weights[:half] * np.where(np.arange(half) < head.middle, 1.0, np.sqrt(2.0))
-    found = []
+    found, total = [], 0.0
     for sign, part in parts.items():
         data = part[:, :half].astype(np.float64)
         weighted = (data * scale[:, None]).reshape(count, -1)
-        left, values, _ = np.linalg.svd(weighted @ weighted.T / count, hermitian=True)
-        for vector, variance in zip(left.T, values, strict=True):
+        gram = weighted @ weighted.T / count
+        total += np.trace(gram)
+        values, vectors = scipy.linalg.eigh(gram, subset_by_index=[max(count - MOST_MODES, 0), count - 1])
+        for vector, variance in zip(vectors.T, values, strict=True):
             found.append((variance, sign, vector, data))
-    total = sum(variance for variance, *_ in found)
     found.sort(key=lambda mode: -mode[0])
     share = np.cumsum([variance for variance, *_ in found]) / total
     kept = int(np.searchsorted(share, EXPLAINED)) + 1
@@ -154,6 +166,14 @@ def principal_modes(people: np.ndarray, head: HeadSelection, weights: np.ndarray
         codes.append(flip * code)
     signs = np.array([sign for _, sign, *_ in found[:kept]])
     return Modes(mean, np.stack(modes), signs, np.stack(codes, axis=1), float(share[kept - 1]))
+
+
+def _clear_of_eyes(modes: Modes, regions: dict[str, np.ndarray]) -> np.ndarray:
+    """The modes (K,H,3) with the lids of random people kept off the eyeballs."""
+    count, half = modes.modes.shape[:2]
+    codes = np.random.default_rng(SEED).standard_normal((CLEARED_PEOPLE, count))
+    skin = (regions["lids"] | regions["face"])[:half] & (modes.mean[:half, 0] > 0)
+    return keep_clear(modes.mean[:half], modes.modes, codes, skin, regions["eyeball_L"][:half])
 
 
 def _standardised(parameters: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:

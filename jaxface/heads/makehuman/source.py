@@ -91,11 +91,10 @@ class MakeHumanSource:
         return np.maximum(values, values[self.mirror])
 
     def _displacements(self, name: str) -> np.ndarray:
-        rows = [line.split() for line in self._text(name).splitlines() if line and not line.startswith("#")]
+        lines = [line for line in self._text(name).splitlines() if not line.startswith("#")]
         displacements = np.zeros_like(self.vertices)
-        if rows:
-            table = np.array(rows, float)
-            displacements[table[:, 0].astype(int)] = MM_PER_UNIT * table[:, 1:]
+        table = np.fromstring(" ".join(lines), sep=" ").reshape(-1, 4)
+        displacements[table[:, 0].astype(int)] = MM_PER_UNIT * table[:, 1:]
         return displacements
 
     def _text(self, name: str) -> str:

@@ -1,20 +1,21 @@
 """The 52 face units of MakeHuman's head under the house's names, corrected at the eyes.
 
-A face unit moves the lids on straight lines, which cut through the eyeball half-way. The vertices of each unit that
-come too close to an eyeball at any weight are pushed out along the eyeball's radius.
+A face unit moves the lids on straight lines, which cut through the eyeball half-way; `clearance` pushes them out, also
+for combinations of units.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from jaxface.heads.makehuman.clearance import keep_clear
 from jaxface.heads.makehuman.source import MakeHumanSource
 
-# Weights at which a unit is checked against the eyeballs, and the clearance of lids and eyeball.
-CHECKED_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
-CLEARANCE_MM = 0.3
-# Vertices farther than this from an eyeball's surface are left alone.
-REACH_MM = 4.0
+# Weights of single units, and random combinations, for which the lids are kept clear of the eyeballs.
+WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+COMBINATIONS, ACTIVE_SHARE, MAX_WEIGHT_SUM, SEED = 600, 0.2, 3.0, 52
+# Units that move the lids less than this are not corrected.
+LEAST_MM = 0.1
 SIDES = {"Left": "_L", "Right": "_R"}
 
 
@@ -48,8 +49,22 @@ def units(
     partners = {name: _partner(name) for name in raw}
     symmetric = {}
     for name, displacement in raw.items():
-        other = raw[partners[name]][mirror] * [-1, 1, 1]
-        symmetric[name] = _clear_of_eyes((displacement + other) / 2, template, regions)
+        symmetric[name] = (displacement + raw[partners[name]][mirror] * [-1, 1, 1]) / 2
+    skin = ~(regions["eyeball_L"] | regions["eyeball_R"] | regions["socket"] | regions["transparent"])
+    near = skin & (regions["lids"] | regions["face"]) & (template[:, 0] > 0)
+    moving = [
+        name
+        for name, displacement in symmetric.items()
+        if np.abs(displacement[near & regions["lids"]]).max() > LEAST_MM
+    ]
+    stacked = np.stack([symmetric[name] for name in moving])
+    cleared = dict(
+        zip(moving, keep_clear(template, stacked, _combinations(len(moving)), near, regions["eyeball_L"]), strict=True)
+    )
+    right = (template[:, 0] < 0)[:, None]
+    for name in moving:
+        own, other = cleared.get(name, symmetric[name]), cleared.get(partners[name], symmetric[partners[name]])
+        symmetric[name] = np.where(right, other[mirror] * [-1, 1, 1], own)
     return symmetric
 
 
@@ -62,23 +77,9 @@ def _partner(name: str) -> str:
     return name
 
 
-def _clear_of_eyes(displacement: np.ndarray, template: np.ndarray, regions: dict[str, np.ndarray]) -> np.ndarray:
-    """The displacement (V,3) with lids kept CLEARANCE_MM off the eyeballs at every weight."""
-    corrected = displacement.copy()
-    outside = ~(regions["eyeball_L"] | regions["eyeball_R"] | regions["socket"])
-    for side in "LR":
-        eye = template[regions[f"eyeball_{side}"]]
-        center = (eye.max(0) + eye.min(0)) / 2
-        radius = np.linalg.norm(eye - center, axis=1).max()
-        moved = outside & (np.abs(displacement).max(1) > 0)
-        distance = np.linalg.norm(template - center, axis=1)
-        near = np.flatnonzero(moved & (distance < radius + REACH_MM + np.abs(displacement).max(1)))
-        start = template[near] - center
-        for weight in CHECKED_WEIGHTS:
-            position = start + weight * corrected[near]
-            length = np.linalg.norm(position, axis=1, keepdims=True)
-            # Points that start inside, as the inner corner's, keep their depth.
-            wanted = np.minimum(radius + CLEARANCE_MM, np.linalg.norm(start, axis=1, keepdims=True))
-            push = np.maximum(wanted - length, 0.0) / weight
-            corrected[near] += push * position / np.maximum(length, 1e-6)
-    return corrected
+def _combinations(count: int) -> np.ndarray:
+    """Weights (N,E) of `count` units: each alone at WEIGHTS, and random sums of a few."""
+    alone = np.concatenate([weight * np.eye(count) for weight in WEIGHTS])
+    rng = np.random.default_rng(SEED)
+    mixed = rng.random((COMBINATIONS, count)) * (rng.random((COMBINATIONS, count)) < ACTIVE_SHARE)
+    return np.concatenate([alone, mixed / np.maximum(1.0, mixed.sum(1, keepdims=True) / MAX_WEIGHT_SUM)])

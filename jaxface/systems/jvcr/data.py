@@ -13,6 +13,7 @@ import numpy as np
 from jaxface import crops
 from jaxface.data import augment, datasets
 from jaxface.geometry import alignment
+from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
 from jaxface.system import Batch
 from jaxface.systems.jvcr import framing, transforms
@@ -49,13 +50,16 @@ def annotated_image(example: dict[str, np.ndarray]) -> AnnotatedImage:
 
     Args:
         example: image (H,W,3) uint8 RGB; points_3d (68,3) or (66,3) px, z towards the viewer, or the features of a
-            rendered head (see `rendered_points`). Optional: objpos (2,) and scale_provided (), the original's square
-            (default: from the landmarks' bounding box); box (4,) (default: `framing.face_box` of the landmarks).
+            rendered head (see `rendered_points`). Optional: valid (68,) or (66,) bool, the annotated points; objpos
+            (2,) and scale_provided (), the original's square (default: from the landmarks' bounding box); box (4,)
+            (default: `framing.face_box` of the landmarks).
     """
     points = example["points_3d"] if "points_3d" in example else rendered_points(example)
-    valid = np.ones(transforms.LANDMARKS, bool)
-    if len(points) == len(valid) - len(ABSENT_OF_66):
-        points, valid = _complete_66(points)
+    valid = np.isfinite(points).all(-1) & example.get("valid", True)
+    points = np.where(valid[:, None], points, np.nan).astype(points.dtype)
+    if len(points) == transforms.LANDMARKS - len(ABSENT_OF_66):
+        points, valid = _complete_66(points, valid)
+    points = _complete_missing(points)
     center, scale = framing.landmark_frame(points[valid])
     if "objpos" in example and example["objpos"][0] != -1:
         center, scale = example["objpos"], SQUARE_MARGIN * float(example["scale_provided"])
@@ -76,14 +80,27 @@ def rendered_points(example: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([example["landmarks"], (mean - depth) * example["focal_px"] / mean], 1)
 
 
-def _complete_66(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """68 points (68,3) from the 66 of 3DFAW (66,3), and (68,) bool, the annotated ones."""
-    valid = ~np.isin(np.arange(transforms.LANDMARKS), list(ABSENT_OF_66))
-    completed = np.zeros((transforms.LANDMARKS, 3), points.dtype)
-    completed[valid] = points
+def _complete_66(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """68 points (68,3) and the annotated ones (68,) bool, from the 66 of 3DFAW (66,3) and (66,)."""
+    present = ~np.isin(np.arange(transforms.LANDMARKS), list(ABSENT_OF_66))
+    completed, completed_valid = np.zeros((transforms.LANDMARKS, 3), points.dtype), present.copy()
+    completed[present], completed_valid[present] = points, valid
     for absent, neighbour in ABSENT_OF_66.items():
         completed[absent] = completed[neighbour]
-    return completed, valid
+    return completed, completed_valid
+
+
+def _complete_missing(points: np.ndarray) -> np.ndarray:
+    """Points (68,3) in which those that are NaN are replaced by those of the template aligned to the others.
+
+    They are not trained or measured, but keep boxes and estimates of the pose plausible.
+    """
+    known = np.isfinite(points).all(-1)
+    if known.all() or not known.any():
+        return points
+    template = canonical.queries("68") * [1, -1, 1]
+    scale, rotation, offset = alignment.similarity(template[known], np.float64(points[known]))
+    return np.where(known[:, None], points, template @ rotation.T * scale + offset).astype(points.dtype)
 
 
 def _sample_augmentation(rng: np.random.Generator, settings: ml_collections.ConfigDict) -> tuple[float, float, bool]:

@@ -31,7 +31,7 @@ def preprocess_train(example: Example, seed: int, size: int, flip: np.ndarray) -
         flip: (L,) flip map.
 
     Returns:
-        image (size,size,3) float32 in [0,1] and points (L,2) in crop units.
+        image (size,size,3) float32 in [0,1] and points (L,2) in crop units, NaN for missing points.
     """
     rng = np.random.default_rng(seed)
     if "crop" in example:
@@ -54,8 +54,9 @@ def preprocess_eval(example: Example, size: int, eye_corners: tuple[int, ...]) -
         eye_corners: indices of the outer eye corners; () for none.
 
     Returns:
-        image (size,size,3) float32 in [0,1]; landmarks (L,2) in crop units; crop_px (2,) width and height of the crop
-        in the photo; norm_crop and norm_px (), the normalising distance in crop units and in pixels of the photo.
+        image (size,size,3) float32 in [0,1]; landmarks (L,2) in crop units, NaN for missing ones; crop_px (2,)
+        width and height of the crop in the photo; norm_crop and norm_px (), the normalising distance in crop units and
+        in pixels of the photo, NaN if an eye corner is missing.
     """
     evaluate = _eval_annotated if "crop" in example else _eval_rendered
     return evaluate(example, size, eye_corners)

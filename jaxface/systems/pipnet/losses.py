@@ -55,22 +55,44 @@ def offset_errors(maps: Maps, target: dict[str, jax.Array]) -> dict[str, jax.Arr
     return {name: gather(maps[name], target["cell"]) - offset for name, offset in offsets.items()}
 
 
+def offset_weights(valid: jax.Array, table: jax.Array) -> dict[str, jax.Array]:
+    """Weights of `offset_errors`: 1 where the landmark and, for nb_x and nb_y, its neighbour are valid (B,L)."""
+    own = valid[..., None].astype(jnp.float32)
+    neighbors = own * valid[:, table]
+    return {"x": own, "y": own, "nb_x": neighbors, "nb_y": neighbors}
+
+
 def supervised(maps: Maps, points: jax.Array, table: jax.Array, settings: Any) -> dict[str, jax.Array]:
-    """Unweighted losses of one batch with full labels.
+    """Unweighted losses of one labelled batch.
 
     Args:
         maps: output of `PIPNet`.
-        points: (B,L,2) in crop units.
+        points: (B,L,2) in crop units, NaN for missing ones, which do not count (ours).
         table: (L,N) neighbours.
         settings: `config.loss`; `map` and `offset` are "l1" or "l2".
 
     Returns:
         Scalars `map`, the mean over all cells and landmarks, and `x`, `y`, `nb_x`, `nb_y`, means over target cells.
     """
+    points, valid = _split_missing(points)
     target = targets(points, table, maps["cls"].shape[1])
-    errors = offset_errors(maps, target)
-    losses = {name: ERRORS[settings.offset](error).mean() for name, error in errors.items()}
-    return {"map": ERRORS[settings.map](maps["cls"] - target["cls"]).mean(), **losses}
+    weights = offset_weights(valid, table)
+    errors = {name: ERRORS[settings.offset](error) for name, error in offset_errors(maps, target).items()}
+    losses = {name: _weighted_mean(error, weights[name]) for name, error in errors.items()}
+    score_errors = ERRORS[settings.map](maps["cls"] - target["cls"])
+    score_weights = jnp.broadcast_to(valid[:, None, None].astype(jnp.float32), score_errors.shape)
+    return {"map": _weighted_mean(score_errors, score_weights), **losses}
+
+
+def _split_missing(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Points (B,L,2) with missing ones (NaN) at 0, and the annotated ones (B,L) bool."""
+    valid = jnp.isfinite(points).all(-1)
+    return jnp.where(valid[..., None], points, 0.0), valid
+
+
+def _weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Mean () of `values` with `weights` of the same shape; 0 if all weights are 0."""
+    return (values * weights).sum() / jnp.maximum(weights.sum(), 1)
 
 
 def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array, settings: Any) -> dict[str, jax.Array]:
@@ -81,7 +103,7 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
 
     Args:
         maps: output of `PIPNet` with `coarse`.
-        points: (B,L,2) in crop units.
+        points: as of `supervised`.
         task: (B,) int32 indices into `TASKS`.
         table: (L,N) neighbours.
         settings: as of `supervised`.
@@ -97,6 +119,7 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
         raise UserError(
             f"config.model.stride: a curriculum needs a grid of at least 4 x 4 cells, not {size} x {size}; reduce it"
         )
+    points, valid = _split_missing(points)
     target = targets(points, table, size)
     standard = task == TASKS.index("std")
     # Images whose task uses the full grid: "std" and "cls1".
@@ -104,13 +127,13 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
     total = count = jnp.zeros(())
     for name, pooling, selected in (("cls", 1, full), ("cls2", 2, task == 2), ("cls3", 4, task == 3)):
         scores = target["cls"] if pooling == 1 else targets(points, table, size // pooling)["cls"]
-        error = ERRORS[settings.map](maps[name] - scores) * selected[:, None, None, None]
-        total, count = total + error.sum(), count + selected.sum() * error[0].size
-    weight = standard.astype(jnp.float32)[:, None, None]
+        weights = jnp.broadcast_to((selected[:, None] * valid)[:, None, None], scores.shape)
+        error = ERRORS[settings.map](maps[name] - scores) * weights
+        total, count = total + error.sum(), count + weights.sum()
     losses = {"map": total / jnp.maximum(count, 1)}
+    weights = offset_weights(valid & standard[:, None], table)
     for name, error in offset_errors(maps, target).items():
-        values = ERRORS[settings.offset](error) * weight
-        losses[name] = values.sum() / jnp.maximum(weight.sum() * error[0].size, 1)
+        losses[name] = _weighted_mean(ERRORS[settings.offset](error), weights[name])
     return losses
 
 
@@ -133,7 +156,7 @@ def training_loss(
         settings: `config.loss`; `map_weight` (10) weights `map`, `offset_weight` (1) each offset loss.
         params: parameters.
         model_state: batch statistics.
-        batch: image (B,H,W,3) RGB in [0,1], points (B,L,2) in crop units, optionally task (B,) int32.
+        batch: image (B,H,W,3) RGB in [0,1], points (B,L,2) in crop units (NaN: missing), optionally task (B,) int32.
         key: unused.
         step: unused.
         constants: unused.

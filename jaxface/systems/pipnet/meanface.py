@@ -18,13 +18,15 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     An empty `model.meanface` is taken from the first training data set: for rendered heads the canonical face,
     otherwise "meanface" of the metadata of the prepared data set. An empty `data.flip` is then replaced by "flip" of
-    the metadata, if present. A `model.landmarks` of 0 becomes the number of points of the mean face. Raises UserError
-    if no mean face is available.
+    the metadata, if present. A `model.landmarks` of 0 becomes the number of points of the mean face, and then
+    `model.neighbors` at most one less. Raises UserError if no mean face is available.
     """
     config = config.copy_and_resolve_references()
     if not len(config.model.meanface):
         _set_meanface(config, config.data.datasets[0])
-    config.model.landmarks = config.model.landmarks or len(config.model.meanface) // 2
+    if not config.model.landmarks:
+        config.model.landmarks = len(config.model.meanface) // 2
+        config.model.neighbors = min(config.model.neighbors, max(config.model.landmarks - 1, 1))
     return config
 
 

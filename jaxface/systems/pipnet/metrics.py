@@ -36,17 +36,20 @@ def errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Arra
 
     Args:
         points: (B,L,2) predictions in crop units.
-        batch: landmarks (B,L,2) in crop units; crop_px (B,2), width and height of the crop in the photo; norm_crop and
-            norm_px (B,), the normalising distance in crop units and in pixels.
+        batch: landmarks (B,L,2) in crop units, NaN for missing ones; crop_px (B,2), width and height of the crop in the
+            photo; norm_crop and norm_px (B,), the normalising distance in crop units and in pixels.
 
     Returns:
-        nme_crop (B,) and nme_pixels (B,).
+        nme_crop (B,) and nme_pixels (B,), NaN for an example without normalising distance or annotated landmark.
     """
-    offset = points - batch["landmarks"]
+    valid = jnp.isfinite(batch["landmarks"]).all(-1)
+    offset = jnp.where(valid[..., None], points - batch["landmarks"], 0.0)
     offset_px = offset * batch["crop_px"][:, None]
+    unscored = jnp.where(valid.any(-1), 0.0, jnp.nan)
+    zero = jnp.zeros_like(offset)
     return {
-        "nme_crop": landmark_metrics.nme(offset, jnp.zeros_like(offset), batch["norm_crop"]),
-        "nme_pixels": landmark_metrics.nme(offset_px, jnp.zeros_like(offset_px), batch["norm_px"]),
+        "nme_crop": landmark_metrics.nme(offset, zero, batch["norm_crop"], valid) + unscored,
+        "nme_pixels": landmark_metrics.nme(offset_px, zero, batch["norm_px"], valid) + unscored,
     }
 
 
@@ -68,10 +71,16 @@ def sampled_failure_and_auc(
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Mean NMEs, failure rate and AUC of `nme_crop` at 10 %, all in percent.
 
-    `nme_mean_face` is the NME in crop units of a constant prediction, the mean face of the split.
+    Missing landmarks do not count, nor do examples without an error (see `errors`). `nme_mean_face` is the NME in crop
+    units of a constant prediction, the mean face of the split.
     """
+    scored = np.isfinite(arrays["nme_crop"])
+    arrays = {name: values[scored] for name, values in arrays.items()}
     landmarks = np.asarray(arrays["landmarks"], np.float64)
-    mean_face_nme = landmark_metrics.nme(landmarks.mean(0), landmarks, arrays["norm_crop"])
+    valid = np.isfinite(landmarks).all(-1)
+    landmarks = np.where(valid[..., None], landmarks, 0.0)
+    mean_face = landmarks.sum(0) / np.maximum(valid.sum(0), 1)[:, None]
+    mean_face_nme = landmark_metrics.nme(mean_face, landmarks, arrays["norm_crop"], valid)
     failure_rate, auc = sampled_failure_and_auc(arrays["nme_crop"])
     return {
         "nme_crop": 100 * np.mean(arrays["nme_crop"], dtype=np.float64),

@@ -1,0 +1,99 @@
+"""Camera of a synthetic photograph: exposure, tone curve, lens and motion blur, sensor noise, JPEG blocks.
+
+Images are (S,S,3) float32 in [0,1], S pixels per side.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BLUR_TAPS = 9
+MOTION_TAPS = 7
+MOTION_SHARE, JPEG_SHARE, SHADOW_SHARE = 0.12, 0.5, 0.2
+BLOCK = 8
+# Quantisation steps of luma and chroma at quality 50 are about these at the lowest frequency, and grow by this slope.
+LUMA_STEP, CHROMA_STEP, STEP_SLOPE = 14.0, 18.0, 7.0
+# Rows are Y, Cb and Cr of the JFIF standard.
+TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)
+
+
+def blur(image: jax.Array, sigma_px: jax.Array) -> jax.Array:
+    """Separable Gaussian blur of (S,S,3) by `sigma_px` ()."""
+    taps = jnp.arange(BLUR_TAPS) - BLUR_TAPS // 2
+    weights = jnp.exp(-0.5 * (taps / sigma_px) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        # Without the barrier XLA recomputes everything before the blur for every tap.
+        image = jax.lax.optimization_barrier(image)
+        pad = [(0, 0)] * 3
+        pad[axis] = (BLUR_TAPS // 2, BLUR_TAPS // 2)
+        padded = jnp.pad(image, pad, mode="edge")
+        windows = (jax.lax.slice_in_dim(padded, i, i + image.shape[axis], axis=axis) for i in range(BLUR_TAPS))
+        image = sum(w * window for w, window in zip(weights, windows, strict=True))
+    return image
+
+
+def motion_blur(image: jax.Array, path_px: jax.Array) -> jax.Array:
+    """Mean of (S,S,3) along the straight path (2,) px, x before y, rounded to pixels."""
+    size, reach = len(image), 6
+    padded = jnp.pad(image, [(reach, reach), (reach, reach), (0, 0)], mode="edge")
+
+    def shifted(fraction: jax.Array) -> jax.Array:
+        offset = jnp.clip(jnp.round(path_px * fraction), -reach, reach).astype(jnp.int32) + reach
+        return jax.lax.dynamic_slice(padded, (offset[1], offset[0], 0), (size, size, 3))
+
+    return sum(shifted(jnp.float32(f)) for f in np.linspace(-0.5, 0.5, MOTION_TAPS)) / MOTION_TAPS
+
+
+def _cosines() -> np.ndarray:
+    """Orthonormal DCT-II (8,8), frequencies along the first axis."""
+    frequency, place = np.arange(BLOCK)[:, None], np.arange(BLOCK)
+    basis = np.cos(np.pi * (2 * place + 1) * frequency / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+    basis[0] /= np.sqrt(2)
+    return basis.astype(np.float32)
+
+
+def jpeg(image: jax.Array, coarseness: jax.Array) -> jax.Array:
+    """`image` (S,S,3) as JPEG shows it: 8 x 8 DCT coefficients rounded to steps times `coarseness` (), 1 is quality 50."""
+    size = len(image)
+    padded = jnp.pad(image, [(0, -size % BLOCK), (0, -size % BLOCK), (0, 0)], mode="edge")
+    count = len(padded) // BLOCK
+    blocks = (255.0 * padded @ TO_YCBCR.T).reshape(count, BLOCK, count, BLOCK, 3)
+    cosines = _cosines()
+    spectrum = jnp.einsum("ui,aibjc,vj->aubvc", cosines, blocks, cosines)
+    slope = STEP_SLOPE * (np.arange(BLOCK)[:, None] + np.arange(BLOCK))
+    steps = np.stack([LUMA_STEP + slope, CHROMA_STEP + 1.5 * slope, CHROMA_STEP + 1.5 * slope], -1)
+    steps = coarseness * jnp.asarray(steps[:, None], jnp.float32)
+    rounded = jnp.round(spectrum / steps) * steps
+    decoded = jnp.einsum("ui,aubvc,vj->aibjc", cosines, rounded, cosines).reshape(padded.shape)
+    return (decoded @ np.linalg.inv(TO_YCBCR).T.astype(np.float32) / 255.0)[:size, :size]
+
+
+def expose(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Random camera: edge of a shadow, exposure, tone curve, blur, noise, compression; (S,S,3) in [0,1]."""
+    k = jax.random.split(key, 20)
+    x = jnp.arange(len(image), dtype=jnp.float32) / len(image)
+    normal = jax.random.normal(k[0], (2,))
+    edge = normal[0] * x + normal[1] * x[:, None] + 0.7 * jax.random.normal(k[1])
+    lit = jax.nn.sigmoid(edge * jax.random.uniform(k[2], minval=2.0, maxval=30.0))
+    depth = jax.random.uniform(k[3], maxval=0.5) * jax.random.bernoulli(k[4], SHADOW_SHARE)
+    balance = jnp.exp(0.15 * jax.random.normal(k[5]) + 0.04 * jax.random.normal(k[6], (3,)))
+    image = image * (1.0 - depth * (1.0 - lit[..., None])) * balance
+    contrast = jax.random.uniform(k[7], minval=-0.15, maxval=0.55)
+    image = jnp.clip(image, 0.0, 1.0)
+    image = image + contrast * image * (1.0 - image) * (2.0 * image - 1.0)
+    grey = image.mean(-1, keepdims=True)
+    image = grey + (image - grey) * jax.random.uniform(k[8], minval=0.6, maxval=1.25)
+    sigma = 0.3 + 1.7 * jax.random.uniform(k[9]) ** 2
+    image = blur(image, sigma)
+    path = 5.0 * jax.random.normal(k[10], (2,))
+    moving = jax.random.bernoulli(k[11], MOTION_SHARE)
+    image = jax.lax.cond(moving, lambda image: motion_blur(image, path), lambda image: image, image)
+    # Shot noise grows with brightness, read noise does not.
+    strength = 0.05 * jax.random.uniform(k[12]) ** 2
+    level = strength * (0.35 + 0.65 * jnp.sqrt(jnp.clip(image, 0.0, 1.0)))
+    image = image + level * jax.random.normal(k[13], image.shape)
+    coarseness = jnp.exp(jax.random.uniform(k[14], minval=-2.2, maxval=0.9))
+    compressed = jax.random.bernoulli(k[15], JPEG_SHARE)
+    image = jax.lax.cond(compressed, lambda image: jpeg(image, coarseness), lambda image: image, image)
+    return jnp.clip(image, 0.0, 1.0)

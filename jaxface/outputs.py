@@ -1,0 +1,153 @@
+"""The one writer of result files. It never overwrites a file that no earlier run of jaxface wrote.
+
+What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files,
+<stem>.jsonl belongs to <stem>_overlay.mp4, and fit.json and registered.json name the scans that were fitted.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from jaxface import meshes
+from jaxface.errors import UserError
+
+# The comments of a PLY file lie within its first bytes.
+HEADER_BYTES = 256
+Path = pathlib.Path
+RESULT_KEYS = {"image", "width", "height", "faces"}
+# Names of the files of a photo, for results of versions that did not list them: <stem>, the number of the second and
+# further faces, the content.
+OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?:_\d+)?_(overlay|turntable|normals|depth|mask)\.(png|mp4)")
+
+
+def previous_outputs(folder: Path) -> set[Path]:
+    """The files in a folder, and below it, that earlier runs of jaxface wrote, by the JSON files in the folder."""
+    written: set[Path] = set()
+    if not folder.is_dir():
+        return written
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            written |= _listed_by(path, _read(path))
+        elif path.suffix == ".jsonl" and _is_result(_read_first_line(path)):
+            written |= {path, path.with_name(f"{path.stem}_overlay.mp4")}
+    resolved, root = {path.resolve() for path in written}, folder.resolve()
+    return {path for path in resolved if path.is_relative_to(root)}
+
+
+def _listed_by(path: Path, content: Any) -> set[Path]:
+    """The JSON file `path` itself and the files that it tells of; empty if it is not a result of jaxface."""
+    if _is_result(content):
+        files = content.get("files")
+        if isinstance(files, list):
+            return {
+                path,
+                *(path.with_name(name) for name in files if isinstance(name, str) and Path(name).name == name),
+            }
+        matches = {other: OUTPUT_NAME.fullmatch(other.name) for other in path.parent.glob("*_*.png")}
+        return {path, *(other for other, match in matches.items() if match and match["stem"] == path.stem)}
+    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+        return set()
+    if path.name == "fit.json" and all("errors_mm" in entry for entry in content.values()):
+        found = {path.parent / f"{name}{ending}" for name in content for ending in (".ply", ".png")}
+        return {path, path.with_name("codes.npz"), *found}
+    if path.name == "registered.json" and all("mesh" in entry for entry in content.values()):
+        found = {Path(str(entry["mesh"])) for entry in content.values()}
+        return {path, *found, *(mesh.with_suffix(".npz") for mesh in found)}
+    return set()
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file is a fitted or registered mesh of jaxface, or belongs to one: its image or its arrays."""
+    mesh = path.with_suffix(".ply") if path.suffix in (".png", ".npz") else path
+    try:
+        with open(mesh, "rb") as file:
+            return mesh.suffix == ".ply" and f"comment {meshes.WRITTEN_BY}\n".encode() in file.read(HEADER_BYTES)
+    except OSError:
+        return False
+
+
+def _is_result(content: Any) -> bool:
+    return isinstance(content, dict) and content.keys() >= RESULT_KEYS and isinstance(content["faces"], list)
+
+
+def _read(path: Path) -> Any:
+    """The content of a JSON file, None if it is not one."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _read_first_line(path: Path) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+class Writer:
+    """Writes the results of one run into a folder.
+
+    Attributes:
+        folder: the folder, which need not exist yet.
+        earlier: resolved paths of the files that earlier runs wrote.
+    """
+
+    def __init__(self, folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()):
+        self.folder = Path(folder)
+        self.earlier = previous_outputs(self.folder)
+        self._inputs = {Path(path).resolve() for path in inputs}
+
+    def may_write(self, path: Path) -> bool:
+        """Whether the file does not exist or is an output of jaxface, and is not an input."""
+        resolved = path.resolve()
+        if resolved in self._inputs:
+            return False
+        return resolved in self.earlier or not os.path.lexists(path) or _is_marked(path)
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raises UserError if one of the files must not be written."""
+        for path in paths:
+            if path.resolve() in self._inputs:
+                raise UserError(f"{path.name} would overwrite an input; choose another --output")
+            if not self.may_write(path):
+                raise UserError(
+                    f"{path.name} would overwrite a file that is not a result of jaxface; move it, or "
+                    "choose another --output"
+                )
+
+    def make_folder(self) -> None:
+        """Creates the folder. Raises UserError if that is not possible."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: the folder cannot be created ({error.strerror}); change --output"
+            ) from error
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Writes a file atomically: completely or not at all.
+
+        Raises:
+            UserError: the file must not be overwritten.
+            OSError: it cannot be written.
+        """
+        self.check([path])
+        partial = path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            self.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(f"{path}: cannot be written ({error.strerror})") from error
+
+    def replace(self, partial: Path, path: Path) -> None:
+        """Moves a completely written file to its place. Raises UserError if that must not be overwritten."""
+        self.check([path])
+        partial.replace(path)
+        self.earlier.add(path.resolve())
