@@ -47,9 +47,7 @@ def positive(high: float = math.inf) -> Rule:
 
 def choice(*allowed: str | int) -> Rule:
     """One of the given names or numbers."""
-    return Rule(
-        lambda value: type(value) in (str, int) and value in allowed, f"one of {', '.join(map(str, allowed))}"
-    )
+    return Rule(lambda value: type(value) in (str, int) and value in allowed, f"one of {', '.join(map(str, allowed))}")
 
 
 def sequence(rule: Rule, *lengths: int, least: int = 0) -> Rule:

@@ -20,6 +20,8 @@ RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side
 
 # Number of principal directions with a slider, and the sliders' range in standard deviations.
 SLIDERS, SLIDER_RANGE = 6, 3.0
+# The page is served to this machine only.
+HOST = "127.0.0.1"
 MEAN, NEUTRAL = "mean", "neutral"
 # Point size in model units.
 ANCHOR_COLOR, ANCHOR_SIZE = (200, 40, 40), 0.012
@@ -146,7 +148,7 @@ def main(argv: list[str]) -> None:
         config_file.check_system(WORKDIR.value, "nphm")
     predictor = Predictor.from_workdir(WORKDIR.value) if WORKDIR.value else Predictor.pretrained("nphm")
     explorer = explore.Explorer(head_model.load(predictor.config, predictor.params))
-    Page(viser.ViserServer(port=PORT.value), explorer, RESOLUTION.value).serve()
+    Page(viser.ViserServer(host=HOST, port=PORT.value), explorer, RESOLUTION.value).serve()
 
 
 if __name__ == "__main__":

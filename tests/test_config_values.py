@@ -1,7 +1,6 @@
 """Every configuration key has a rule, and values of no sense are refused by the name of their key."""
 
 import importlib
-import pathlib
 
 import ml_collections
 import pytest
@@ -39,14 +38,13 @@ def test_every_key_has_a_rule_and_every_variant_passes(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_values_of_no_sense_are_refused_by_name(name):
-    """What a key refuses: every key refuses some of these, and no key ends in another error."""
-    nonsense = (-1, 0, float("nan"), "nowhere", "", None, (), ("a",), (1, 2, 3, 4, 5, 6), {"a": 1}, 10**12, True, [[1]])
+    """Every key refuses some of these values, and none ends in another error."""
+    nonsense = (-1, 0, float("nan"), "nowhere", None, (), ("a",), (1, 2, 3, 4, 5, 6), {"a": 1}, 10**12, True, [[1]])
     module = importlib.import_module(f"configs.{name}")
     for key, _ in list(flat(module.get_config("smoke"))):
         refused = 0
         for value in nonsense:
-            config = module.get_config("smoke").unlock()
-            config = ml_collections.ConfigDict(config.to_dict(), type_safe=False)
+            config = ml_collections.ConfigDict(module.get_config("smoke").to_dict(), type_safe=False)
             *sections, last = key.split(".")
             section = config
             for part in sections:
@@ -56,7 +54,8 @@ def test_values_of_no_sense_are_refused_by_name(name):
                 config_values.check(config, table(name.partition("_")[0]))
             except UserError as error:
                 refused += 1
-                assert f"config.{key}"[: len("config.") + 4] in str(error) and "\n" not in str(error)
+                assert str(error).startswith("config.") and key.partition(".")[0] in str(error)
+                assert "\n" not in str(error)
         assert refused or key in (SYSTEM_KEY, "layouts"), key
 
 
@@ -73,7 +72,9 @@ def test_values_of_no_sense_are_refused_by_name(name):
 def test_messages(changes, message):
     values = importlib.import_module("configs.continuous").get_config("smoke").to_dict()
     config = ml_collections.ConfigDict(values, type_safe=False)
-    config.update_from_flattened_dict(changes) if "model" not in changes else config.update(changes)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        (config[sections[0]] if sections else config)[name] = value
     for function in (system.resolve, system.build):
         with pytest.raises(UserError, match=message):
-            function(config, str(pathlib.Path("x")))
+            function(config, "the test")

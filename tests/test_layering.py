@@ -18,6 +18,7 @@ LEVELS = {
         "errors",
         "geometry",
         "interrupts",
+        "json_files",
         "layouts",
         "nn",
         "system",

@@ -16,17 +16,15 @@ import tensorflow  # noqa: F401 - tensorflow_datasets without it fails later, wi
 import tensorflow_datasets as tfds
 from absl import logging
 
+from jaxface import prepared_data
 from jaxface.data import builders
 from jaxface.errors import UserError
-
-# A data set has the name of its module, except where that is not a valid module name.
-RENAMED = {"ibug300w": "300w", "ibug300vw": "300vw"}
 
 
 def modules() -> dict[str, str]:
     """{data set: module of `jaxface.data.builders`}, of all data sets."""
     names = sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
-    return {RENAMED.get(name, name): name for name in names}
+    return {prepared_data.RENAMED.get(name, name): name for name in names}
 
 
 def required_tools(dataset: str) -> dict[str, str]:

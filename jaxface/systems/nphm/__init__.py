@@ -24,7 +24,9 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    return model.resolve(config)
+    resolved = model.resolve(config)
+    config_values.check(resolved, VALUES)
+    return resolved
 
 
 def build(config: ml_collections.ConfigDict) -> System:

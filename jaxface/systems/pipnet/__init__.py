@@ -21,7 +21,9 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    return meanface.resolve(config)
+    resolved = meanface.resolve(config)
+    config_values.check(resolved, VALUES)
+    return resolved
 
 
 def build(config: ml_collections.ConfigDict) -> System:
