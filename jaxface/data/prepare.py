@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import shutil
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,9 +17,9 @@ import tensorflow  # noqa: F401 - tensorflow_datasets without it fails later, wi
 import tensorflow_datasets as tfds
 from absl import logging
 
-from jaxface import prepared_data
+from jaxface import lock, prepared_data
 from jaxface.data import builders
-from jaxface.errors import UserError
+from jaxface.errors import UserError, disk_errors
 
 
 def modules() -> dict[str, str]:
@@ -72,12 +73,22 @@ def prepare(
         raise UserError(f"data set {dataset} needs --manual_dir with {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
+        if not builder.is_prepared():
+            _build(builder, config)
     except UserError as error:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise UserError(f"{error}; expected {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
         raise
     return builder.info
+
+
+def _build(builder: tfds.core.DatasetBuilder, config: tfds.download.DownloadConfig) -> None:
+    """Builds the data set, after removing what killed processes left of it."""
+    folder = pathlib.Path(builder.data_path).parent
+    with lock.locked(folder, "prepares this data set"), disk_errors(folder):
+        for path in folder.glob("incomplete.*"):
+            shutil.rmtree(path, ignore_errors=True)
+        builder.download_and_prepare(download_config=config)
 
 
 def _module(name: str) -> types.ModuleType:
