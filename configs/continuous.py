@@ -124,6 +124,7 @@ def _unofficial_model(predictor: str) -> dict:
         **_paper_model("convnext_small"),
         "final_norm": False,
         "drop_path": 0.0,
+        "template": "other",
         "predictor": predictor,
         "width": 512 if predictor == "mlp" else 768,
         "mean": (0.5, 0.5, 0.5),

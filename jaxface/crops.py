@@ -1,6 +1,8 @@
 """Face crops for inference: resampling, network calls in few batch sizes, plausibility of moves, extent of a face."""
 
+import concurrent.futures
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +17,18 @@ from jaxface.geometry import alignment
 # Height of the hairline above the brow points, as a fraction of the distance from brows to chin. A face with 63 mm
 # between the pupils then measures 181 mm from hairline to chin, the human average.
 FOREHEAD = 0.3
+# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line.
+MIN_AXIS_RATIO = 0.3
 # Landmark indices in the layout 68.
 BROWS, CHIN = slice(17, 27), slice(7, 10)
 # A realigned crop is rejected as an outlier if it shifts by more than this fraction of its side or if its size changes
 # by more than this factor.
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
-MAX_BATCH = 32
+# Batch sizes for which networks are compiled, and the largest one that is used by default.
+BATCH_SIZES = (1, 8, 32)
+MAX_BATCH = 8
+# Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
+MAX_RELATIVE_SIGMA = 0.06
 
 
 def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:
@@ -53,25 +61,73 @@ def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, si
     return cv2.warpAffine(region, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def run_in_batches(network: Callable[[np.ndarray], Any], images: np.ndarray, max_batch: int = MAX_BATCH) -> Any:
+def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = MAX_BATCH) -> Any:
     """Outputs of a compiled network for any number of images, with few compiled batch sizes.
 
-    Batches are padded to powers of two by repeating the last image; outputs of the padding are dropped.
+    Batches have the sizes of `batch_sizes`; outputs of the padding are dropped.
 
     Args:
-        network: (B,...) images -> pytree of arrays with leading axis B.
-        images: (F,...), F >= 1.
-        max_batch: the largest batch, a power of two.
+        network: pytree of arrays (B,...) -> pytree of arrays (B,...).
+        inputs: images (F,...), or a pytree of arrays (F,...), F >= 1.
+        max_batch: the largest batch.
 
     Returns:
         The pytree with numpy arrays of leading axis F.
     """
-    outputs = []
-    for batch in np.split(images, range(max_batch, len(images), max_batch)):
-        count = len(batch)
-        padded = network(pad_rows(batch, 2 ** math.ceil(math.log2(count))))
-        outputs.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], padded))
+    outputs, first, count = [], 0, len(jax.tree.leaves(inputs)[0])
+    for size in batch_sizes(count, max_batch):
+        rows = slice(first, first + size)
+        padded = network(jax.tree.map(lambda leaf, rows=rows, size=size: pad_rows(leaf[rows], size), inputs))
+        kept = min(size, count - first)
+        outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], padded))
+        first += size
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def batch_sizes(count: int, max_batch: int = MAX_BATCH) -> list[int]:
+    """Sizes, all in BATCH_SIZES, of the batches in which `count` images are processed; the last one may be padded.
+
+    A batch is padded only if processing its images one by one would take longer.
+    """
+    sizes = []
+    while count > 0:
+        fitting = [size for size in BATCH_SIZES if size <= max_batch and size < 2 * count]
+        sizes.append(fitting[-1])
+        count -= fitting[-1]
+    return sizes
+
+
+class Precompiled:
+    """A function of batches whose first call compiles it for all batch sizes at once, in parallel.
+
+    Without it, the first image with more faces than any before would have to wait for the compiler.
+
+    Args:
+        function: `(variables, *arrays) -> outputs`, pure; the arrays have the batch as leading axis.
+        max_batch: the largest batch; see `run_in_batches`.
+    """
+
+    def __init__(self, function: Callable[..., Any], max_batch: int = MAX_BATCH):
+        self._jitted = jax.jit(function)
+        self._sizes = [size for size in BATCH_SIZES if size <= max_batch]
+        self._compiled: set[tuple] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, variables: Any, *arrays: Any) -> Any:
+        """The outputs for arrays whose batch is one of BATCH_SIZES."""
+        key = tuple((array.shape[1:], str(array.dtype)) for array in arrays)
+        with self._lock:
+            if key not in self._compiled:
+                batches = [[np.zeros((size, *a.shape[1:]), a.dtype) for a in arrays] for size in self._sizes]
+                with concurrent.futures.ThreadPoolExecutor(len(batches)) as pool:
+                    jax.block_until_ready(list(pool.map(lambda batch: self._jitted(variables, *batch), batches)))
+                self._compiled.add(key)
+        return self._jitted(variables, *arrays)
+
+
+def is_face(sigma: np.ndarray, extents: np.ndarray) -> np.ndarray:
+    """Whether landmarks with sigma (F,N) px and extents (F,4) px are certain enough for a face, (F,) bool."""
+    return np.median(sigma, axis=1) < MAX_RELATIVE_SIGMA * (extents[:, 2:] - extents[:, :2]).mean(axis=1)
 
 
 def pad_rows(values: np.ndarray, count: int) -> np.ndarray:
@@ -120,3 +176,14 @@ def extent_boxes(landmarks: np.ndarray) -> np.ndarray:
     """Boxes (F,4) from hairline to chin and from side to side of landmarks (F,68,2)."""
     outline = np.concatenate([landmarks, hairline(landmarks)], axis=1)
     return np.concatenate([outline.min(axis=1), outline.max(axis=1)], axis=1)
+
+
+def is_elongated(points: np.ndarray) -> bool:
+    """Whether points (L,2) are nearly on a line, as a pair of eyes: their bounding box is no useful crop."""
+    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(axes) < 2 or bool(axes[1] < MIN_AXIS_RATIO * axes[0])
+
+
+def diameter(points: np.ndarray) -> np.ndarray:
+    """Largest distance (…) between two of the points (…,L,2)."""
+    return np.linalg.norm(points[..., :, None, :] - points[..., None, :, :], axis=-1).max((-2, -1))

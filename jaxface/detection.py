@@ -74,6 +74,10 @@ class Faces:
         values = {name: None if value is None else value[index] for name, value in vars(self).items()}
         return dataclasses.replace(self, **values)
 
+    def known_scores(self) -> list[float | None]:
+        """The scores as Python numbers; None for each face without one."""
+        return [None] * len(self) if self.scores is None else [float(score) for score in self.scores]
+
     @property
     def boxes(self) -> np.ndarray:
         """Boxes (F,4) float32: the bounds of ellipses with the extents of the faces."""
@@ -174,11 +178,11 @@ class _Search:
         smallest = candidates.size[:, 1].min(initial=np.inf)
         certain = (candidates.scores >= CERTAIN_SCORE) & (np.abs(candidates.angle_rad) < LARGE_ROLL_RAD)
         candidates = candidates.moved(to_image)
-        self.faces = _without_duplicates(_joined([self.faces, candidates[certain]]))
+        self.faces = _without_duplicates(joined([self.faces, candidates[certain]]))
         uncertain = candidates[~certain]
         uncertain = uncertain[~_overlaps(uncertain, self._accepted).any(axis=1)]
         looked = [self._look(uncertain[[index]]) for index in range(len(uncertain))]
-        self.faces = _without_duplicates(_joined([self.faces, *looked]))
+        self.faces = _without_duplicates(joined([self.faces, *looked]))
         return smallest
 
     def _look(self, candidate: Faces) -> Faces:
@@ -190,7 +194,7 @@ class _Search:
         best = self._converged(candidate)
         if not len(best) or best.scores[0] < CERTAIN_SCORE:
             turned = [candidate.turned(turn_rad) for turn_rad in QUARTER_TURNS_RAD]
-            looks = _joined([best, *map(self._detect_in_crop, turned)])
+            looks = joined([best, *map(self._detect_in_crop, turned)])
             best = looks[np.argsort(-looks.scores, kind="stable")[:1]]
         return best
 
@@ -264,9 +268,11 @@ def _detector(width: int, height: int, min_score: float) -> cv2.FaceDetectorYN:
     return _thread.detector
 
 
-def _joined(faces: Sequence[Faces]) -> Faces:
-    """Several faces in one object."""
-    return Faces(*(np.concatenate([getattr(one, name) for one in faces]) for name in vars(NO_FACES)))
+def joined(faces: Sequence[Faces]) -> Faces:
+    """Several faces in one object; it has no scores if one of them has none."""
+    scores = [one.scores for one in faces]
+    geometry = [np.concatenate([getattr(one, name) for one in faces]) for name in ("center", "size", "angle_rad")]
+    return Faces(*geometry, None if any(one is None for one in scores) else np.concatenate(scores))
 
 
 def _without_duplicates(faces: Faces) -> Faces:

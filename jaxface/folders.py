@@ -17,6 +17,7 @@ import flax.errors
 import numpy as np
 
 from jaxface import detection, outputs, overlay, photo, video
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import DECIMALS, FaceLandmarks
 
@@ -90,6 +91,11 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     return in_folder
 
 
+def _given_face(path: Path, boxes: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The box (4,) of a photo in boxes.json, or the five points (5,2) in detections/<stem>.txt next to it, or None."""
+    return boxes[path.name] if path.name in boxes else landmark_files.read_five(path)
+
+
 def infer_files(
     predictor: Predict,
     source: str | os.PathLike,
@@ -109,7 +115,8 @@ def infer_files(
         predictor: `(photo, boxes=..., **options) -> faces`.
         source: a file, or a folder whose files are taken in order of name, without subfolders.
         output: the folder of the results.
-        boxes_path: boxes.json or None; see `read_boxes`.
+        boxes_path: boxes.json or None; see `read_boxes`. A photo that it does not list is located by the five points in
+            detections/<stem>.txt next to it, if there is such a file.
         smooth: smooth the points of videos over time.
         options: keyword arguments of `predictor`.
         on_failure: called with one line for each file that fails.
@@ -132,7 +139,7 @@ def infer_files(
                 counts = _infer_video(predict, path, target, boxes.get(path.name), smooth, writer)
             else:
                 loaded = photo.load(path)
-                faces = predict(loaded, boxes=boxes.get(path.name))
+                faces = predict(loaded, boxes=_given_face(path, boxes))
                 counts = write_result(loaded, faces, path, target, writer)
             summary.counts.update(counts)
         except (UserError, OSError) as error:
@@ -174,7 +181,7 @@ def infer_multiview(
     loaded = _load_photos(photos, boxes, summary, on_failure)
     if not loaded:
         raise UserError(f"{source}: none of its photos can be read; see the messages above")
-    results = person(list(loaded.values()), boxes=[boxes.get(path.name) for path in loaded], **options)
+    results = person(list(loaded.values()), boxes=[_given_face(path, boxes) for path in loaded], **options)
     writer = outputs.Writer(output, _with_boxes(photos, boxes_path))
     writer.make_folder()
     targets = output_names(list(loaded), writer)
@@ -196,6 +203,7 @@ def _load_photos(
             loaded = photo.load(path)
             if path.name in boxes:
                 detection.check_boxes(boxes[path.name], loaded.width, loaded.height)
+            _given_face(path, boxes)  # a malformed detections file is this photo's failure
             photos[path] = loaded
         except UserError as error:
             _record_failure(summary, path, error, on_failure)

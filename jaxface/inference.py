@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxface import checkpoint, config_file, detection, meshes, photo, pretrained
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
 from jaxface.system import HeadDecoder, System, Tree, build
@@ -92,7 +93,8 @@ class Predictor:
         Args:
             photos: a path, a PIL image or an array, see `photo.load`; or a list of these.
             boxes: (4,) or (F,4) px, x0, y0, x1, y1 from hairline to chin and from side to side; the detector is not
-                run. For a list of photos a list with such boxes or None for each.
+                run. Or the eyes, nose tip and mouth corners (5,2) px of one face. For a list of photos a list with such
+                boxes or points, or None for each.
             layout: name of the landmark layout; None uses the default of the system. The system "continuous" accepts
                 "68", "98", "dense", region names and template points (N,3) in units of 100 mm.
 
@@ -119,7 +121,7 @@ class Predictor:
 
         Args:
             photos: see `__call__`.
-            boxes: for each photo (4,) or None.
+            boxes: for each photo (4,), five points (5,2) or None.
             layout: see `__call__`.
 
         Returns:
@@ -132,7 +134,10 @@ class Predictor:
             raise UserError(f"{self.config.system}: takes one photo at a time; use deep3d for several of one person")
         loaded = [photo.load(source) for source in photos]
         pairs = zip(loaded, _boxes_per_photo(loaded, boxes), strict=True)
-        options = {"boxes": [_reduced_boxes(one, photo_boxes) for one, photo_boxes in pairs], **self._options(layout)}
+        located = [_located(one, photo_boxes) for one, photo_boxes in pairs]
+        options = {"boxes": [box for box, _ in located], **self._options(layout)}
+        if self.system.takes_five:
+            options["five"] = [five for _, five in located]
         images = [one.pixels for one in loaded]
         results = self.system.predict_multiview(self.params, self.model_state, images, **options)
         return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, results, strict=True)]
@@ -144,7 +149,7 @@ class Predictor:
 
         Args:
             scans: points (N,3) or meshes.
-            units: "mm", "cm", "m" or "nphm"; None derives the unit from the size of each scan.
+            units: "mm", "cm", "m", "in" or "nphm"; None derives the unit from the size of each scan.
             align: "auto", "none" if the scans are in the model's frame, or the path of a file with the alignment.
 
         Returns:
@@ -183,7 +188,10 @@ class Predictor:
                 f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
             )
         loaded = photo.load(source)
-        options = {"boxes": _reduced_boxes(loaded, boxes), **self._options(layout)}
+        located, five = _located(loaded, boxes)
+        options = {"boxes": located, **self._options(layout)}
+        if five is not None and self.system.takes_five:
+            options["five"] = five
         faces = self.system.predict(self.params, self.model_state, loaded.pixels, **options)
         return [face.in_full_image(loaded) for face in faces]
 
@@ -226,11 +234,19 @@ def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:
     return list(boxes)
 
 
-def _reduced_boxes(loaded: photo.Photo, boxes: Any) -> np.ndarray | None:
-    """Checks boxes in pixels of the full photo and converts them to `loaded.pixels`, which may be reduced."""
+def _located(loaded: photo.Photo, boxes: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Boxes and five points in `loaded.pixels`, which may be reduced, of boxes or five points in the full photo.
+
+    The box of five points (5,2) is that of the template face aligned to them.
+    """
     if boxes is None:
-        return None
-    return loaded.to_pixels(detection.check_boxes(boxes, loaded.width, loaded.height))
+        return None, None
+    five = None
+    if np.shape(boxes) == (5, 2):
+        five = np.asarray(boxes, np.float64)
+        boxes = landmark_files.face_box(five)
+    checked = loaded.to_pixels(detection.check_boxes(boxes, loaded.width, loaded.height))
+    return checked, None if five is None else loaded.to_pixels(five)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The one writer of result files. It never overwrites a file that no earlier run of jaxface wrote.
 
-What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files,
-<stem>.jsonl belongs to <stem>_overlay.mp4, and fit.json and registered.json name the scans that were fitted.
+What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files, as do the
+summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4, and fit.json and
+registered.json name the scans that were fitted.
 """
 
 import json
@@ -18,6 +19,8 @@ from jaxface.errors import UserError
 HEADER_BYTES = 256
 Path = pathlib.Path
 RESULT_KEYS = {"image", "width", "height", "faces"}
+# The entry of a summary by which `previous_outputs` knows that jaxface wrote the files that it lists.
+LISTING = {"writer": "jaxface"}
 # Names of the files of a photo, for results of versions that did not list them: <stem>, the number of the second and
 # further faces, the content.
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?:_\d+)?_(overlay|turntable|normals|depth|mask)\.(png|mp4)")
@@ -37,9 +40,14 @@ def previous_outputs(folder: Path) -> set[Path]:
     return {path for path in resolved if path.is_relative_to(root)}
 
 
+def listing(files: Iterable[str]) -> dict[str, Any]:
+    """Entries of a summary's JSON object that list the files, by name, that a run wrote next to it."""
+    return {**LISTING, "files": sorted(files)}
+
+
 def _listed_by(path: Path, content: Any) -> set[Path]:
     """The JSON file `path` itself and the files that it tells of; empty if it is not a result of jaxface."""
-    if _is_result(content):
+    if _is_result(content) or (isinstance(content, dict) and content.items() >= LISTING.items()):
         files = content.get("files")
         if isinstance(files, list):
             return {

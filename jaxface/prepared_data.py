@@ -1,9 +1,9 @@
 """Prepared data sets on disk, found and described without TensorFlow: DATA_DIR/NAME[/variant]/VERSION/."""
 
+import json
 import pathlib
 import re
 
-from jaxface import json_files
 from jaxface.errors import UserError
 
 METADATA_FILE = "metadata.json"
@@ -59,7 +59,22 @@ def find(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path:
 def read_metadata(dataset: str, data_dir: str | pathlib.Path) -> dict:
     """The builder's metadata of the newest version, such as mean face or anchors; {} if it wrote none.
 
-    Raises UserError if the data set is not prepared.
+    Raises UserError if the data set is not prepared or the file is damaged.
     """
     path = find(dataset, data_dir) / METADATA_FILE
-    return json_files.read(path, "prepare the data set again") if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        metadata = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(metadata, dict):
+        raise damaged(path, "not a JSON object")
+    return metadata
+
+
+def damaged(path: pathlib.Path, reason: object) -> UserError:
+    """The error about a damaged file, or folder, of a prepared data set."""
+    folder = path if path.is_dir() else path.parent
+    text = " ".join(str(reason).split())
+    return UserError(f"{path}: damaged ({text}); remove {folder} and prepare the data set again")

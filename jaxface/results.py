@@ -53,6 +53,7 @@ class FaceLandmarks:
         layout: name of the landmark layout; "custom" for template points of the caller.
         points: (N,2) px.
         sigma: (N,) px, the uncertainty of each point; each system documents its own definition.
+        score: of the face detector, in [0,1]; None if the caller gave the box.
         visible: (N,) in [0,1] or bool, None if the system does not estimate it.
         points_3d: (N,3) px: `points` and the depth towards the viewer, None if the system does not estimate it.
         scores: (N,) raw network scores (pipnet), otherwise None.
@@ -69,6 +70,7 @@ class FaceLandmarks:
     layout: str
     points: np.ndarray
     sigma: np.ndarray
+    score: float | None = None
     visible: np.ndarray | None = None
     points_3d: np.ndarray | None = None
     scores: np.ndarray | None = None
@@ -83,7 +85,19 @@ class FaceLandmarks:
 
         Coordinates are rounded to DECIMALS.
         """
-        names = ("track", "box", "extent", "layout", "points", "sigma", "visible", "points_3d", "scores", "confidence")
+        names = (
+            "track",
+            "score",
+            "box",
+            "extent",
+            "layout",
+            "points",
+            "sigma",
+            "visible",
+            "points_3d",
+            "scores",
+            "confidence",
+        )
         present = {name: getattr(self, name) for name in names}
         return {name: _rounded(value) for name, value in present.items() if value is not None}
 
@@ -151,9 +165,18 @@ class Camera:
     rotation: np.ndarray
     translation_mm: np.ndarray
 
+    def opencv(self) -> tuple[np.ndarray, np.ndarray]:
+        """OpenCV's camera matrix K (3,3) and [R|t] (3,4): the homogeneous pixel of a vertex v in mm is K (R v + t)."""
+        intrinsics = np.eye(3)
+        intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2] = self.focal_px, self.center_px
+        rotation = np.diag([1.0, -1.0, -1.0]) @ np.asarray(self.rotation, np.float64)
+        return intrinsics, np.concatenate([rotation, np.asarray(self.translation_mm, np.float64)[:, None]], 1)
+
     def to_json(self) -> dict[str, Any]:
-        """Full precision lists by field name."""
-        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        """Full precision lists by field name, and the matrices of `opencv` as `intrinsics` and `extrinsics`."""
+        intrinsics, extrinsics = self.opencv()
+        values = {**vars(self), "intrinsics": intrinsics, "extrinsics": extrinsics}
+        return {name: np.asarray(value).tolist() for name, value in values.items()}
 
     def __getitem__(self, name: str) -> Any:
         """`face["camera"]["focal_px"]`, the form of earlier versions; deprecated."""
@@ -213,7 +236,7 @@ class HeadFit:
         identity: (D,), identity code.
         expression: (E,), expression code; (0,) if the model has none.
         similarity: the map from the frame of the scan to that of the model.
-        unit: the unit of the scan, "mm", "cm", "m" or "nphm"; None if a file gave the similarity.
+        unit: the unit of the scan, "mm", "cm", "m", "in" or "nphm"; None if a file gave the similarity.
         errors_mm: distances from scan points to the fitted surface: `mean`, `median`, `p90`, and the share `counted` of
             points that took part.
         scan: (N,3), the points of the scan.
@@ -233,6 +256,7 @@ class HeadFit:
         """The entry of the scan in fit.json, without the path of its file."""
         return {
             "points": len(self.scan),
+            "units": self.unit,
             "matrix": self.similarity.matrix().tolist(),
             "errors_mm": dict(self.errors_mm),
         }
@@ -250,7 +274,7 @@ class HeadFit:
 
 def _rounded(value: Any) -> Any:
     """Arrays as lists rounded to DECIMALS; other values unchanged."""
-    if isinstance(value, np.ndarray | np.floating):
+    if isinstance(value, np.ndarray | np.floating | float):
         return np.asarray(value, np.float64).round(DECIMALS).tolist()
     return value
 

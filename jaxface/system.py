@@ -60,12 +60,15 @@ class Evaluator:
         summarise: `(arrays) -> metrics`. It receives every example of all hosts once, without padding, and returns
             named floats.
         every: number of training steps between two evaluations.
+        ranked: `(arrays) -> (E,)` errors as fractions by which `launch.evaluate --pictures` draws the CED and chooses
+            the worst examples; None: the evaluator has no such error.
     """
 
     data: Callable[[], Iterator[Batch]]
     predict: Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
     summarise: Callable[[dict[str, np.ndarray]], dict[str, float]]
     every: int
+    ranked: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,8 @@ class System:
         train_data: `(step) -> iterator`, endless, of host-local numpy batches, starting with the batch of `step`.
         evaluators: evaluators by name.
         predict: `(params, model_state, image, **options) -> results` for one image, set of points or scan.
+        predict_batch: `(params, model_state, images, boxes, **options) -> results of each`, as `predict` for several
+            images at once; None if the system takes one at a time.
         raw: `(params, model_state, arrays) -> arrays`, the network alone on prepared arrays. It is compiled inside and
             traceable.
         inputs: shapes of the arrays that `raw` takes, in the notation of `jax.export`: `{"image": "B, 32, 32, 3"}`.
@@ -163,6 +168,8 @@ class System:
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
         tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
+        takes_five: whether both `predict` functions take `five`, the eyes, nose tip and mouth corners (5,2) of the face
+            in the box (in `predict_multiview` a list of these or None), by which they align.
         head: `(params, model_state) -> HeadDecoder`; None for systems of landmarks only.
     """
 
@@ -178,8 +185,10 @@ class System:
     constants: Callable[[], Tree] = _no_constants
     preprocess_on_device: Callable[[Batch, jax.Array, Tree], Batch] = _unchanged
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
+    predict_batch: Callable[..., Any] | None = None
     predict_multiview: Callable[..., Any] | None = None
     tools: tuple[str, ...] = ()
+    takes_five: bool = False
     head: Callable[[Tree, Tree], HeadDecoder] | None = None
 
 

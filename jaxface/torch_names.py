@@ -5,9 +5,13 @@ those of the PIPNet repository for MobileNetV3. Counters of batches (`num_batche
 remove them first with `without_counters`.
 """
 
+from collections.abc import Collection
+from typing import Any
+
 from jaxface.nn.mobilenet import SIZES as MOBILENETS
 from jaxface.nn.resnet import SIZES as RESNETS
-from jaxface.torch_weights import Tensors, Transform, convolution, linear, vector
+from jaxface.system import Converted
+from jaxface.torch_weights import Tensors, Transform, convolution, linear, rename, vector
 
 Sources = dict[str, tuple[str, Transform]]
 
@@ -15,6 +19,39 @@ Sources = dict[str, tuple[str, Transform]]
 def without_counters(tensors: Tensors) -> Tensors:
     """The entries without the batch counters of batch norm."""
     return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+# First parts of the names of ImageNet classifiers.
+CLASSIFIERS = ("fc.", "classifier.")
+
+
+def is_imagenet(tensors: Tensors, heads: Collection[str]) -> bool:
+    """Whether a checkpoint is an ImageNet classifier: it has a classifier and none of the entries `heads`."""
+    return any(name.startswith(CLASSIFIERS) for name in tensors) and not any(name in tensors for name in heads)
+
+
+def fill_backbone(tensors: Tensors, sources: Sources, params: Any, model_state: Any) -> Converted:
+    """Variables whose subtree "backbone" comes from an ImageNet classifier; a note names what is dropped.
+
+    Args:
+        tensors: entries of the checkpoint by name, without batch counters.
+        sources: name map of the backbone for `rename`, paths below "backbone/".
+        params: randomly initialised parameters.
+        model_state: initial batch statistics.
+
+    Raises:
+        UserError: entries of the backbone are missing, left over or of another shape.
+    """
+    dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
+    kept = {name: value for name, value in tensors.items() if name not in dropped}
+    expected = {"params": params, **model_state}
+    filled = rename(kept, sources, {name: {"backbone": tree["backbone"]} for name, tree in expected.items()})
+    note = (
+        f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
+        "layers are randomly initialised."
+    )
+    merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
+    return Converted(merged.pop("params"), merged, notes=(note,))
 
 
 def norm(path: str, name: str) -> Sources:

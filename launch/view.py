@@ -5,6 +5,7 @@ interpolated and transferred; anchors and their regions can be shown, and the me
 `viewer` (viser).
 """
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -20,9 +21,8 @@ RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side
 
 # Number of principal directions with a slider, and the sliders' range in standard deviations.
 SLIDERS, SLIDER_RANGE = 6, 3.0
-# The page is served to this machine only.
-HOST = "127.0.0.1"
 MEAN, NEUTRAL = "mean", "neutral"
+HOST = "127.0.0.1"
 # Point size in model units.
 ANCHOR_COLOR, ANCHOR_SIZE = (200, 40, 40), 0.012
 
@@ -50,6 +50,7 @@ class Page:
         self._changed.clear()
         view = self.view_state()
         self.shown = self._explorer.mesh(view)
+        # Without a unit: the page shows model units, in which the anchors are given too.
         self._server.scene.add_glb("/head", meshes.encode(self.shown, ".glb"))
         anchors = self._explorer.anchors(view)
         self._server.scene.add_point_cloud(
@@ -117,7 +118,7 @@ class Page:
     def save(self, event, ending: str) -> None:
         """Sends the displayed mesh to the browser that requested it."""
         if self.shown is not None:
-            event.client.send_file_download(f"head{ending}", meshes.encode(self.shown, ending))
+            event.client.send_file_download(f"head{ending}", meshes.encode(in_mm(self.shown), ending, "mm"))
 
     def _add_sliders(self, count: int) -> list:
         sliders = []
@@ -129,6 +130,11 @@ class Page:
     def _watch(self, control):
         control.on_update(lambda _: self._changed.set())
         return control
+
+
+def in_mm(mesh: meshes.Mesh) -> meshes.Mesh:
+    """A mesh in model units, in millimetres."""
+    return dataclasses.replace(mesh, vertices=meshes.MM_PER["nphm"] * mesh.vertices)
 
 
 def _row(name: str, none: str) -> int:
@@ -148,6 +154,7 @@ def main(argv: list[str]) -> None:
         config_file.check_system(WORKDIR.value, "nphm")
     predictor = Predictor.from_workdir(WORKDIR.value) if WORKDIR.value else Predictor.pretrained("nphm")
     explorer = explore.Explorer(head_model.load(predictor.config, predictor.params))
+    # This machine only: viser listens on all network interfaces by default.
     Page(viser.ViserServer(host=HOST, port=PORT.value), explorer, RESOLUTION.value).serve()
 
 

@@ -30,3 +30,17 @@ def test_unknown_evaluator_is_refused(tmp_path):
         evaluation.evaluate(toy.build(config), config, tmp_path, ["wflw"])
     with pytest.raises(UserError, match="names no test sets"):
         evaluation.evaluate(toy.build(config), config, tmp_path, [])
+
+
+def test_the_worst_examples_are_kept_over_all_batches(tmp_path):
+    ranking = evaluation.Ranking(lambda arrays: arrays["nme"])
+    errors = np.random.default_rng(0).permutation(np.linspace(0, 0.2, 40))
+    errors[3] = np.nan
+    for part in np.split(np.arange(40), [15, 30]):
+        pictures = np.broadcast_to(part[:, None, None, None] / 40, (len(part), 4, 4, 3))
+        ranking.add({"nme": errors[part]}, pictures)
+    expected = [index for index in np.argsort(-errors) if index != 3][: evaluation.NUM_WORST]
+    assert [number for _, number, _ in ranking.worst] == expected
+    assert all(picture[0, 0, 0] == number / 40 for _, number, picture in ranking.worst)
+    evaluation.write_pictures(ranking, tmp_path, "wflw:test_blur")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wflw_test_blur_ced.png", "wflw_test_blur_worst.png"]

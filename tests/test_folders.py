@@ -158,6 +158,25 @@ def test_other_arrays_are_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_five_points_next_to_a_photo_locate_its_face(source, tmp_path):
+    """boxes.json comes first; a malformed file is the failure of its photo."""
+    (source / "detections").mkdir()
+    for name in ("a", "b"):
+        (source / "detections" / f"{name}.txt").write_text("20 15\n30 15\n25 20\n21 26\n29 26\n")
+    (source / "detections" / "c.txt").write_text("1 2\n")
+    given = {}
+
+    def located(loaded, boxes=None):
+        given[np.shape(boxes)] = boxes
+        return []
+
+    listed = source / "b.json"
+    listed.write_text(json.dumps({"b.jpg": [5, 5, 30, 35]}))
+    summary = folders.infer_files(located, source, tmp_path / "out", listed, False, {}, lambda line: None)
+    assert sorted(summary.failed) == ["c.bmp", "c.png"] and "1 points; expected 5" in summary.failed["c.png"]
+    assert given[5, 2][2].tolist() == [25, 20] and given[(4,)].tolist() == [5, 5, 30, 35]
+
+
 def person(photos, boxes, layout="68"):
     """A face in every photo that has a box; its track is the number of the photo, so that the order shows."""
     found = [predict(one, box, layout) for one, box in zip(photos, boxes, strict=True)]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs import continuous
 from jaxface import config_file, inference, pretrained, system
+from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.inference import Predictor
 
@@ -43,6 +44,12 @@ def test_boxes_are_used_in_their_order_and_none_means_detect(predictor, image):
     assert predictor([image, image], boxes=[None, boxes])[0] == predictor(image, boxes=[]) == []
     with pytest.raises(UserError, match="one entry per photo"):
         predictor([image, image], boxes=[BOX])
+
+
+def test_five_points_stand_for_the_box_around_them(predictor, image):
+    five = np.array([[30, 30], [50, 30], [40, 42], [32, 52], [48, 52.0]])
+    (face,) = predictor(image, boxes=five)
+    np.testing.assert_allclose(face.box, landmark_files.face_box(five), atol=1e-3)
 
 
 def test_repr_is_one_line(predictor, detector_workdir):

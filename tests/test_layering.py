@@ -60,6 +60,7 @@ LEVELS = {
         "systems",
     ),
     4: (
+        "edits",
         "evaluation",
         "export",
         "folders",

@@ -1,12 +1,15 @@
+import contextlib
 import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
-from jaxface import photo
+from jaxface import image_decoding, photo
 from jaxface.errors import UserError
 
 
@@ -84,6 +87,43 @@ def test_huge_images_are_kept_smaller_and_measured_in_full(tmp_path, ending, siz
     )
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["tif", "webp", "avif", "float tif", "12 bit png"])
+def test_orientation_is_applied_once_in_every_format(tmp_path, kind, orientation):
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    stored = image_decoding.upright(ramp(), inverse)
+    path = tmp_path / f"a.{kind.split()[-1]}"
+    exif = Image.Exif()
+    exif[photo.ORIENTATION_TAG] = orientation
+    if kind == "float tif":
+        tag = [(photo.ORIENTATION_TAG, "H", 1, orientation, True)]
+        tifffile.imwrite(path, (stored / 255).astype(np.float32), photometric="rgb", extratags=tag)
+    elif kind == "12 bit png":
+        data = cv2.imencode(".png", stored[..., ::-1].astype(np.uint16) * 16)[1].tobytes()
+        chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        path.write_bytes(data[:33] + chunk + data[33:])
+    else:
+        Image.fromarray(stored).save(path, exif=exif, **({} if kind == "tif" else {"quality": 95}))
+    for source in [path, path.read_bytes(), *([] if " " in kind else [Image.open(path)])]:
+        loaded = photo.load(source)
+        assert (loaded.height, loaded.width) == (40, 60) == loaded.pixels.shape[:2]
+        assert np.abs(loaded.pixels - ramp().astype(int)).mean() < (6 if kind in ("webp", "avif") else 0.1)
+
+
+@pytest.mark.parametrize("kind", ["12 in 16", "white is zero", "32 bit", "float to 255"])
+def test_samples_of_every_depth_are_scaled_to_eight_bits(tmp_path, kind):
+    gray = gray_of(ramp())
+    values, options = {
+        "12 in 16": (gray.astype(np.uint16) * 16, {}),
+        "white is zero": (65535 - gray.astype(np.uint16) * 257, {"photometric": "miniswhite"}),
+        "32 bit": (gray.astype(np.uint32) * 16843009, {}),
+        "float to 255": (gray.astype(np.float32), {}),
+    }[kind]
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    assert np.abs(photo.load(tmp_path / "a.tif").pixels[..., 0] - gray.astype(int)).max() <= 1
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds nothing."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -105,6 +145,7 @@ def jpeg() -> bytes:
         (jpeg()[: len(jpeg()) // 2], "truncated"),
         (png_of_size(100, 100), "truncated"),
         (png_of_size(60000, 60000), "500 megapixels"),
+        (png_of_size(20000, 20000), "declares 20000 x 20000 pixels in"),
         (None, "no such file"),
     ],
 )
@@ -114,6 +155,22 @@ def test_unreadable_files_are_one_line(tmp_path, data, words):
     with pytest.raises(UserError, match=words) as caught:
         photo.load(tmp_path / "bad.jpg")
     assert "bad.jpg" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000"])
+def test_truncated_images_are_refused_in_every_form(tmp_path, form):
+    buffer = io.BytesIO()
+    Image.fromarray(ramp(100, 120)).save(buffer, form)
+    data = buffer.getvalue()
+    assert photo.load(io.BytesIO(data)).pixels.shape == photo.load(data).pixels.shape == (100, 120, 3)
+    (tmp_path / "cut").write_bytes(data[: int(0.9 * len(data))])
+    sources = [tmp_path / "cut", (tmp_path / "cut").read_bytes(), io.BytesIO((tmp_path / "cut").read_bytes())]
+    with contextlib.suppress(OSError, SyntaxError):  # Pillow cannot open all of them
+        sources.append(Image.open(tmp_path / "cut"))
+    for source in sources:
+        with pytest.raises(UserError) as caught:
+            photo.load(source)
+        assert "\n" not in str(caught.value)
 
 
 def test_arrays_and_pil_images_agree():
@@ -134,6 +191,7 @@ def test_arrays_and_pil_images_agree():
         np.full((8, 8, 3), np.nan),
         "text".split(),
         b"text",
+        io.StringIO("text"),
         None,
     ],
 )

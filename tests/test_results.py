@@ -102,7 +102,7 @@ def test_a_head_fit_gives_its_entry_of_fit_json():
         draw=lambda: np.zeros((2, 2, 3), np.uint8),
     )
     matrix = similarity.matrix().tolist()
-    assert fit.to_json() == {"points": 7, "matrix": matrix, "errors_mm": {"mean": 0.5}}
+    assert fit.to_json() == {"points": 7, "units": "mm", "matrix": matrix, "errors_mm": {"mean": 0.5}}
     assert fit._repr_png_().startswith(b"\x89PNG")
     assert repr(fit) == "HeadFit(vertices=4, scan=7 points, mean error 0.50 mm)"
 

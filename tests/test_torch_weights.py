@@ -4,6 +4,7 @@ The archives are written here as `torch.save` lays them out, so that the tests n
 """
 
 import collections
+import functools
 import io
 import pickle
 import zipfile
@@ -165,9 +166,51 @@ def test_linear_takes_one_by_one_convolutions():
     np.testing.assert_array_equal(linear(weight[:, :, None, None]), weight.T)
 
 
-def test_the_old_format_names_the_extra_it_needs(tmp_path):
-    path = tmp_path / "old.pth"
-    path.write_bytes(pickle.dumps({"a": print}, 2))
-    with pytest.raises(UserError, match=r"jaxface\[torch\]|print") as caught:
+def test_the_format_before_1_6_needs_no_torch(tmp_path, numbers):
+    tree = {"model": {"w": tensor(numbers, 1, (4, 2), (1, 4))}, "epoch": np.float64(3), "names": {"a"}}
+    file = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, tree, ["0"]):
+        Writer(file, 2).dump(part)
+    file.write((12).to_bytes(8, "little") + numbers.array.tobytes())
+    (path := tmp_path / "old.pth").write_bytes(file.getvalue())
+    found = read(path)
+    assert found.keys() == {"model.w"}
+    np.testing.assert_array_equal(found["model.w"][:, 0], [1, 2, 3, 4])
+    path.write_bytes(file.getvalue()[:-4])
+    with pytest.raises(UserError, match="storage 0 is truncated"):
         read(path)
-    assert "\n" not in str(caught.value)
+    path.write_bytes(pickle.dumps({"a": print}, 2))
+    with pytest.raises(UserError, match="calls .*print; save its bare state dict instead"):
+        read(path)
+
+
+def test_bookkeeping_is_ignored_and_models_are_refused(tmp_path, numbers):
+    settings = Call(Global("argparse", "Namespace"))
+    tree = {"w": tensor(numbers, 0, (12,), (1,)), "device": Call(Global("torch", "device"), "cpu"), "args": settings}
+    tree |= {"dtype": Global("torch", "float32"), "best": np.float64(2), "shape": Call(Global("torch", "Size"), [1])}
+    assert read(write(tmp_path / "x.pth", tree, [numbers])).keys() == {"w"}
+    with pytest.raises(UserError, match=r"holds a whole model \(torch.nn.modules.conv.Conv2d\).*save model.state_dict"):
+        read(write(tmp_path / "x.pth", {"w": Call(Global("torch.nn.modules.conv", "Conv2d"))}))
+
+
+def test_memory_is_bounded_by_the_file(tmp_path, numbers):
+    expanded = {"a": tensor(numbers, 0, (3, 5), (1, 0))}
+    assert read(write(tmp_path / "x.pth", expanded, [numbers]))["a"][:, 4].tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="larger than the file"):
+        read(write(tmp_path / "x.pth", {"a": tensor(numbers, 0, (10**10,), (0,))}, [numbers]))
+    own: dict = {}
+    own["a"] = own
+    for tree in (own, functools.reduce(lambda inner, _: {"a": inner, "b": inner}, range(40), {"c": 1})):
+        with pytest.raises(UserError, match="nested too deeply"):
+            read(write(tmp_path / "x.pth", tree))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_removed(prefix):
+    assert unwrap({f"{prefix}a.w": 1, f"{prefix}b": 2}).keys() == {"a.w", "b"}
+    assert unwrap({"state_dict": 0, f"state_dict.{prefix}a": 1}, "state_dict").keys() == {"a"}
+
+
+def test_values_that_are_not_finite_are_named():
+    with pytest.raises(UserError, match="NaN or infinite in s;"):
+        rename({"s": np.array([1, np.nan])}, {"scale": ("s", vector)}, {"scale": np.zeros(2, np.float32)})

@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface import photo
+from jaxface import crops, photo
 from jaxface.errors import UserError
 
 JPEG_QUALITY = 95
-# Points whose smaller principal axis is below this fraction of the larger one are nearly on a line, as a pair of eyes.
-MIN_AXIS_RATIO = 0.3
+# Side of the crop of points that are nearly on a line, in largest distances between two of them: for two eyes, about
+# the width of the face.
+ELONGATED_SCALE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,23 +102,16 @@ def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
 def landmark_crop(points: np.ndarray, scale: float, image: np.ndarray) -> Crop:
     """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image.
 
-    Points that are nearly on a line (MIN_AXIS_RATIO) have no useful bounding box. Their crop is a square whose side is
-    the largest distance between two of them, enlarged by `scale`, so that its size does not depend on their direction.
+    Points that are nearly on a line have no useful bounding box. Their crop is a square of ELONGATED_SCALE, whose size
+    does not depend on their direction.
     Missing points are NaN and ignored.
     """
     points = points[np.isfinite(points).all(-1)]
     low, high = points.min(0), points.max(0)
     margin = (high - low) * (scale - 1) / 2
-    if is_elongated(points):
-        side = np.linalg.norm(points[:, None] - points, axis=-1).max()
-        margin = (side * scale - (high - low)) / 2
+    if crops.is_elongated(points):
+        margin = (crops.diameter(points) * ELONGATED_SCALE - (high - low)) / 2
     return clamp_crop(low - margin, high + margin, image)
-
-
-def is_elongated(points: np.ndarray) -> bool:
-    """Whether points (L,2) are nearly on a line; see MIN_AXIS_RATIO."""
-    axes = np.linalg.svd(points - points.mean(0), compute_uv=False)
-    return len(axes) < 2 or axes[1] < MIN_AXIS_RATIO * axes[0]
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:

@@ -111,7 +111,7 @@ class ImageIndex:
         if len(paths) > 1:
             raise UserError(f"{name} may be {' or '.join(sorted(paths)[:2])}; write its path from the folder")
         if not paths:
-            raise UserError("missing; there is no such image in the folder")
+            raise UserError("missing")
         return self.paths[paths[0]]
 
 

@@ -345,9 +345,9 @@ def read(path: pathlib.Path) -> Labels | None:
     suffix = path.suffix.lower()
     reader = {".pts": read_pts, ".xml": read_dlib, ".json": read_json}.get(suffix)
     if reader is None:
-        return read_list(path) if is_list(path) else None
+        reader = read_list if is_list(path) else None
     try:
-        return reader(path)
+        return None if reader is None else reader(path)
     except UserError as error:
-        form = {".xml": DLIB, ".json": LABELME}[suffix]
+        form = {".xml": DLIB, ".json": LABELME}.get(suffix, TEXT)
         return Labels(form, problems={path.name: str(error).removeprefix(f"{path}: ")})

@@ -8,11 +8,12 @@ Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing, src/NPHM/data/
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import scipy.spatial
 
-from jaxface import meshes
+from jaxface import array_files, meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
 from jaxface.heads import flame, head_space
@@ -23,6 +24,18 @@ FILES = ("scan.ply", "flame.ply", "registration.ply")
 FACE_MASK = "face.npy"
 TEST = (99, 283, 143, 38, 241, 236, 276, 202, 98, 254, 204, 163, 267, 194, 20, 23, 209, 105, 186, 343, 341, 363, 350)
 VALIDATION = (199, 286, 290, 291, 292, 293, 294, 295, 297, 298)
+# Expressions by subject that the official code leaves out: bad scans, and scans of test people with another hair style
+# or a failed registration. Source: env_paths.py of the official code.
+BAD_SCANS = {
+    79: (16, 17, 18, 19, 20), 85: (2,), 88: (19,), 100: (0,), 106: (20,), 125: (1, 4, 5), 261: (19,), 292: (9,),
+    298: (23, 24, 25, 26), 345: (12,), 360: (6, 14), 362: (20,), 363: (1,),
+}  # fmt: skip
+INVALID_TEST_SCANS = {
+    20: (6, 11, 13, 17), 38: (1, 5, 8, 9, 10, 11, 15, 16, 17, 18, 19), 98: (0,), 105: tuple(range(16)), 143: (0, 1, 5),
+    163: (6,), 186: (7, 8, 9, 11, 21), 194: (0, 1, 2, 3, 9, 11, 14, 18, 22), 202: (24,), 204: (16,),
+    209: (7, 8, 9, 10, 15, 20), 236: (8,), 254: (1,), 267: (0, 7, 13, 22), 343: (9, 11), 350: (4,),
+    363: (1, 11, 12, 14),
+}  # fmt: skip
 SINGLE_VIEW, OBSERVATION = "single_view", "obs.npy"
 TREE = (
     f"NPHM's data set: SSS/EEE/{{{', '.join(FILES)}}}, {NEUTRALS}, and {FACE_MASK} from the assets of the official "
@@ -49,10 +62,7 @@ def people(folder: pathlib.Path) -> dict[str, dict[int, int]]:
 
     Raises UserError if the folder does not hold the data set.
     """
-    path = folder / NEUTRALS
-    if not path.is_file():
-        raise UserError(f"{folder}: has no {NEUTRALS}; expected {TREE}")
-    neutrals = {int(name): int(number) for name, number in json.loads(path.read_text()).items()}
+    neutrals = _neutrals(folder)
     split_of = {subject: "test" for subject in TEST} | {subject: "validation" for subject in VALIDATION}
     splits: dict[str, dict[int, int]] = {"train": {}, "validation": {}, "test": {}}
     for subject, number in sorted(neutrals.items()):
@@ -61,6 +71,22 @@ def people(folder: pathlib.Path) -> dict[str, dict[int, int]]:
     if not splits["train"]:
         raise UserError(f"{folder}: has no neutral scan of a training person; expected {TREE}")
     return splits
+
+
+def _neutrals(folder: pathlib.Path) -> dict[int, int]:
+    """The expression of each subject's neutral scan, -1 for none. Raises UserError if the file cannot be read."""
+    path = folder / NEUTRALS
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: has no {NEUTRALS}; copy it from the folder dataset of the official code; expected {TREE}"
+        )
+    try:
+        return {int(name): int(number) for name, number in json.loads(path.read_text("utf-8-sig")).items()}
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a JSON object of subject and expression numbers ({error}); "
+            "copy it from the folder dataset of the official code"
+        ) from error
 
 
 def scan_folder(folder: pathlib.Path, subject: int, expression: int) -> pathlib.Path:
@@ -74,9 +100,11 @@ def is_scan(folder: pathlib.Path) -> bool:
 
 
 def expressions(folder: pathlib.Path, subject: int) -> list[int]:
-    """The numbers of a subject's complete scans."""
-    names = [path.name for path in (folder / f"{subject:03d}").iterdir() if path.name.isdigit()]
-    return sorted(int(name) for name in names if is_scan(scan_folder(folder, subject, int(name))))
+    """The numbers of a subject's complete scans, without those that the official code leaves out."""
+    excluded = {*BAD_SCANS.get(subject, ()), *(INVALID_TEST_SCANS.get(subject, ()) if subject in TEST else ())}
+    names = [path.name for path in (folder / f"{subject:03d}").iterdir() if re.fullmatch(r"\d{3}", path.name)]
+    numbers = sorted(int(name) for name in names)
+    return [number for number in numbers if number not in excluded and is_scan(scan_folder(folder, subject, number))]
 
 
 def face_mask(folder: pathlib.Path) -> np.ndarray:
@@ -84,7 +112,7 @@ def face_mask(folder: pathlib.Path) -> np.ndarray:
     path = folder / FACE_MASK
     if not path.is_file():
         raise UserError(f"{folder}: has no {FACE_MASK}; expected {TREE}")
-    return np.load(path, allow_pickle=False).astype(bool)
+    return array_files.read_npy(path).astype(bool)
 
 
 def anchors(folder: pathlib.Path) -> np.ndarray:
@@ -106,7 +134,7 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
         face_points, face_normals, nonface_points, nonface_normals (n,3).
     """
     rng = np.random.default_rng(seed)
-    scan, registered = meshes.read(folder / "scan.ply"), _registered(folder, mask)
+    scan, registered = meshes.read_scan(folder / "scan.ply"), _registered(folder, mask)
     face_tree, plane = scipy.spatial.cKDTree(registered.vertices[mask]), throat(folder)
     normals = scan.normals if scan.normals is not None else sampling.vertex_normals(scan.vertices, scan.triangles)
     samples: dict[str, list] = {"face": [], "nonface": []}
@@ -166,16 +194,13 @@ def read_observation(path: pathlib.Path) -> np.ndarray:
 
     Raises UserError if it is not an .npy of points (…,3), or none of them is finite.
     """
-    try:
-        points = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path.name}: not a readable .npy file ({error})") from error
+    points = array_files.read_npy(path)
     if points.dtype.kind != "f" or points.ndim < 2 or points.shape[-1] != 3:
-        raise UserError(f"{path.name}: {points.dtype} array of shape {points.shape}; expected real numbers (…,3)")
+        raise UserError(f"{path}: {points.dtype} array of shape {points.shape}; expected real numbers (…,3)")
     points = points.reshape(-1, 3).astype(np.float32)
     finite = np.isfinite(points).all(1)
     if not finite.any():
-        raise UserError(f"{path.name}: none of its {len(points)} points is finite")
+        raise UserError(f"{path}: none of its {len(points)} points is finite")
     return points[finite]
 
 
@@ -199,7 +224,7 @@ def observation(root: pathlib.Path, subject: int, expression: int, seed: tuple) 
     y, z = directions[:, 1], directions[:, 2]
     allowed = directions[(z > MIN_Z) & (z < MAX_Z) & (np.abs(y) < MAX_Y)]
     eye = CAMERA_DISTANCE * allowed[rng.integers(len(allowed))]
-    points = _visible_points(meshes.read(folder / "scan.ply"), eye)
+    points = _visible_points(meshes.read_scan(folder / "scan.ply"), eye)
     points = points[flame.above_throat(points, throat(folder))]
     return points[rng.permutation(len(points))[:OBSERVED]].astype(np.float32)
 

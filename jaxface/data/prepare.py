@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jaxface import lock, prepared_data
-from jaxface.data import builders
+from jaxface.data import builders, provenance
 from jaxface.errors import UserError, disk_errors
 
 
@@ -31,6 +31,11 @@ def modules() -> dict[str, str]:
 def required_tools(dataset: str) -> dict[str, str]:
     """Functions of systems that the builder of "NAME[/variant]" takes: {argument of `make`: "module:function"}."""
     return getattr(_module(dataset.partition("/")[0]), "TOOLS", {})
+
+
+def accepts(dataset: str, argument: str) -> bool:
+    """Whether the builder of "NAME[/variant]" takes a tool or an option."""
+    return argument in inspect.signature(_module(dataset.partition("/")[0]).make).parameters
 
 
 def prepare(
@@ -53,8 +58,8 @@ def prepare(
         TFDS's description of the prepared data set.
 
     Raises:
-        UserError: unknown data set, variant or option; options for a data set that is prepared already; `manual_dir`
-            is missing or empty; or whatever the builder rejects.
+        UserError: unknown data set, variant or option; options for a data set that is prepared already, or that was
+            prepared from other files; `manual_dir` is missing or empty; or whatever the builder rejects.
     """
     name, _, variant = dataset.partition("/")
     module = _module(name)
@@ -71,14 +76,20 @@ def prepare(
         raise UserError(f"{builder.data_path}: already prepared; remove it, or choose another --data_dir")
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
         raise UserError(f"data set {dataset} needs --manual_dir with {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    source = provenance.fingerprint(manual_dir, data_dir) if manual_dir else None
+    if builder.is_prepared():
+        if source is not None:
+            provenance.check(dataset, pathlib.Path(builder.data_path), source)
+        return builder.info
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     try:
-        if not builder.is_prepared():
-            _build(builder, config)
+        _build(builder, config)
     except UserError as error:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise UserError(f"{error}; expected {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
         raise
+    if source is not None:
+        provenance.write(pathlib.Path(builder.data_path), source)
     return builder.info
 
 

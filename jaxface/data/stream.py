@@ -26,20 +26,19 @@ tf.config.set_visible_devices([], "GPU")
 cv2.setNumThreads(0)
 
 SHUFFLE_BUFFER = 10_000
-MAX_REASON_CHARS = 200
 READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
-    """The newest version of the prepared data set "NAME[/variant]". Raises UserError if it is not prepared."""
+    """The newest version of the prepared data set "NAME[/variant]".
+
+    Raises UserError if it is not prepared, or its description is damaged.
+    """
     folder = prepared_data.find(name, data_dir)
     try:
         return tfds.builder_from_directory(folder)
-    except Exception as error:  # TFDS raises many types for damaged files.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_REASON_CHARS]
-        raise UserError(
-            f"{folder}: its dataset_info.json or features.json is damaged ({reason}); prepare the data set again"
-        ) from error
+    except Exception as error:  # TFDS raises arbitrary exceptions for damaged files
+        raise prepared_data.damaged(folder, f"{type(error).__name__}: {error}") from error
 
 
 def train_stream(

@@ -15,6 +15,8 @@ AMPLITUDES = (0.22, 0.10, 0.05)
 # Maximum numbers of shapes behind and in front of the head, and of parallel lines behind it.
 SHAPES, OCCLUDERS = 6, 2
 PLAIN_SHARE = 0.25
+# Shares of shapes: long bars, tilted ones, and those that are drawn.
+BAR_SHARE, TILTED_SHARE, PRESENT_SHARE = 0.3, 0.4, 0.7
 
 
 def pixel_grid(size: int) -> jax.Array:
@@ -67,16 +69,17 @@ def _add_shapes(key: jax.Array, image: jax.Array, octaves: jax.Array, count: int
     grid = pixel_grid(size)
 
     def add(below: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-        k = jax.random.split(key, 8)
-        radii = size * scale * jax.random.uniform(k[1], (2,), minval=0.15, maxval=1.0)
-        is_bar = jax.random.bernoulli(k[6], 0.3)
+        surface_key, shape_key = jax.random.split(key)
+        random = jax.random.uniform(shape_key, (10,))
+        radii = size * scale * (0.15 + 0.85 * random[:2])
+        is_bar = random[2] < BAR_SHARE
         radii = jnp.where(is_bar, radii * jnp.array([0.12, 4.0]), radii)
-        center = size * jax.random.uniform(k[0], (2,))
+        center = size * random[3:5]
         # Most things stand upright.
-        angle = jax.random.uniform(k[2], maxval=3.14) * jax.random.bernoulli(k[7], 0.4)
-        mask = shape_mask(grid, center, radii, angle, is_bar | jax.random.bernoulli(k[3]), soft)
-        mask *= jax.random.bernoulli(k[4], 0.7)
-        return below + mask[..., None] * (_surface(k[5], octaves) - below), None
+        angle = 3.14 * random[5] * (random[6] < TILTED_SHARE)
+        mask = shape_mask(grid, center, radii, angle, is_bar | (random[7] < 0.5), soft)
+        mask *= random[8] < PRESENT_SHARE
+        return below + mask[..., None] * (_surface(surface_key, octaves) - below), None
 
     return jax.lax.scan(add, image, jax.random.split(key, count))[0]
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 
-# Regions that are removed, and regions that belong to the face in NPHM's sampling.
+# Regions that are removed inside and below the head, and regions that belong to the face in NPHM's sampling.
 INSIDE = ("mouth", "socket", "eyeball_L", "eyeball_R", TRANSPARENT)
+BELOW = "shoulders"
 FACE = ("face", "lips", "ears")
 # Positions of the rings between the boundary (0) and the middle line (1).
 RINGS = np.array([0.12, 0.4, 0.7, 1.0])
@@ -117,9 +118,9 @@ def close(head: MorphableHead) -> ClosedHead:
 
 
 def skin_vertices(head: MorphableHead) -> np.ndarray:
-    """Mask (V,) bool of the skin: excludes the oral cavity, eye sockets, eyeballs and lashes."""
-    inside = [np.asarray(head.regions[name]) for name in INSIDE if name in head.regions]
-    return ~np.logical_or.reduce(inside)
+    """Mask (V,) bool of the skin: excludes the oral cavity, eye sockets, eyeballs, lashes and shoulders."""
+    removed = [np.asarray(head.regions[name]) for name in (*INSIDE, BELOW) if name in head.regions]
+    return ~np.logical_or.reduce(removed)
 
 
 def boundary_loops(triangles: np.ndarray) -> list[np.ndarray]:

@@ -21,37 +21,38 @@ class Dress(NamedTuple):
 
 def color(key: jax.Array) -> jax.Array:
     """Random sRGB colour (3,) of mostly low saturation, as in rooms and clothes."""
-    tint, grey, amount = jax.random.split(key, 3)
-    saturation = 0.8 * jax.random.uniform(amount) ** 2
-    return jax.random.uniform(grey) * (1 - saturation) + jax.random.uniform(tint, (3,)) * saturation
+    random = jax.random.uniform(key, (5,))
+    saturation = 0.8 * random[0] ** 2
+    return random[1] * (1 - saturation) + random[2:] * saturation
 
 
 def dress(head: MorphableHead, key: jax.Array, p: jax.Array) -> Dress:
-    """Random clothes at template positions p (S,S,3) mm: crew, V or high neck, open over a shirt, plain or patterned."""
-    k = jax.random.split(key, 16)
+    """Random clothes at template positions p (S,S,3) mm: crew, V or high neck, a shirt below, plain or patterned."""
+    keys = jax.random.split(key, 4)
+    random = jax.random.uniform(keys[0], (20,))
     chin = head.landmark_points(jnp.asarray(head.template), "68")[8, 1]
     x, y, z = abs(p[..., 0]), p[..., 1], p[..., 2]
-    front = jax.random.uniform(k[0], minval=38.0, maxval=92.0)
-    back = jnp.minimum(jax.random.uniform(k[1], minval=0.0, maxval=38.0), front - 30.0)
+    front = 38.0 + 54.0 * random[0]
+    back = jnp.minimum((0.0 + 38.0 * random[1]), front - 30.0)
     forward = jnp.clip((z + 60.0) / 120.0, 0.0, 1.0)
-    v_neck = jax.random.bernoulli(k[2], V_NECK_SHARE) * jax.random.uniform(k[3], minval=20.0, maxval=90.0)
+    v_neck = (random[2] < V_NECK_SHARE) * (20.0 + 70.0 * random[3])
     v = v_neck * jnp.maximum(1.0 - x / 55.0, 0.0) * (z > -10.0)
-    wrinkles = noise.sample(p[..., 0] / 11.0, y / 15.0 + z / 30.0, jax.random.uniform(k[4], (2,)))
+    wrinkles = noise.sample(p[..., 0] / 11.0, y / 15.0 + z / 30.0, random[16:18])
     collar = chin - back - forward * (front - back) - v + 1.2 * wrinkles[..., 1]
     below = collar - y
-    cover = jnp.clip(0.5 + below / 2.0, 0.0, 1.0) * (1.0 - jax.random.bernoulli(k[5], BARE_SHARE))
+    cover = jnp.clip(0.5 + below / 2.0, 0.0, 1.0) * (1.0 - (random[5] < BARE_SHARE))
     # A jacket or cardigan opens downwards over a shirt of another colour.
-    lapel = x - 0.35 * below - jax.random.uniform(k[6], minval=0.0, maxval=30.0)
-    opened = jax.random.bernoulli(k[7], OPEN_SHARE) * (z > -20.0) * jnp.clip(0.5 - lapel / 2.0, 0.0, 1.0)
-    outer, inner, second = color(k[8]), color(k[9]), color(k[10])
-    period = jax.random.uniform(k[11], minval=4.0, maxval=26.0)
-    slant = jax.random.uniform(k[12], (2,), minval=-1.0)
+    lapel = x - 0.35 * below - (0.0 + 30.0 * random[6])
+    opened = (random[7] < OPEN_SHARE) * (z > -20.0) * jnp.clip(0.5 - lapel / 2.0, 0.0, 1.0)
+    outer, inner, second = (color(k) for k in keys[1:])
+    period = 4.0 + 22.0 * random[11]
+    slant = 2.0 * random[18:20] - 1.0
     stripes = jnp.clip(3.0 * jnp.sin((slant[0] * p[..., 0] + slant[1] * y) * 6.28 / period), 0.0, 1.0)
-    patterned = jax.random.bernoulli(k[13], PATTERN_SHARE) * jax.random.uniform(k[14])
+    patterned = (random[13] < PATTERN_SHARE) * random[14]
     cloth = outer + (patterned * stripes)[..., None] * (second - outer)
     cloth = cloth + opened[..., None] * (inner - cloth)
     # Seams: the band of the collar and the edge of the jacket are lines in shadow.
-    band = jax.random.uniform(k[15], minval=6.0, maxval=18.0)
+    band = 6.0 + 12.0 * random[15]
     seam = jnp.exp(-(((below - band) / 1.5) ** 2)) + jnp.exp(-((lapel / 2.0) ** 2)) * (opened > 0)
     cloth = cloth * (1.0 - 0.35 * seam + 0.06 * wrinkles[..., 0])[..., None]
     return Dress(cover, jnp.clip(cloth, 0.02, 1.0), 0.35 * wrinkles[..., 2:])

@@ -20,6 +20,8 @@ CURTAIN_MM = 270.0
 CLEARANCE_MM = 2.0
 # Shares of styles among heads with hair: long hair, and a fringe over the forehead.
 LONG_SHARE, FRINGE_SHARE = 0.45, 0.3
+# Share of hoods and headscarves among hats.
+HOOD_SHARE = 0.35
 # Triangles are kept up to this distance below the edge, where hairs end at random.
 RAGGED_MM = 14.0
 
@@ -64,14 +66,14 @@ class Skull:
 
 def sample_style(key: jax.Array) -> Style:
     """Random hair style: short or long, with or without a fringe, smooth or curly."""
-    k = jax.random.split(key, 16)
+    random = jax.random.uniform(key, (20,))
 
     def uniform(number: int, low: float, high: float) -> jax.Array:
-        return jax.random.uniform(k[number], minval=low, maxval=high)
+        return low + (high - low) * random[number]
 
-    is_long = jax.random.bernoulli(k[0], LONG_SHARE)
-    has_fringe = jax.random.bernoulli(k[1], FRINGE_SHARE)
-    side = jnp.where(is_long, -60.0 - 200.0 * jax.random.uniform(k[4]) ** 1.5, uniform(5, -22.0, 4.0))
+    is_long = random[0] < LONG_SHARE
+    has_fringe = random[1] < FRINGE_SHARE
+    side = jnp.where(is_long, -60.0 - 200.0 * random[4] ** 1.5, uniform(5, -22.0, 4.0))
     return Style(
         front=jnp.where(has_fringe, uniform(2, -3.0, 24.0), uniform(3, 30.0, 58.0)),
         side=side,
@@ -84,28 +86,28 @@ def sample_style(key: jax.Array) -> Style:
         taper=jnp.where(has_fringe, 0.3, 0.85),
         ragged=uniform(12, 1.0, 6.0),
         curl=6.0 * uniform(13, 0.0, 1.0) ** 2,
-        offset=jax.random.uniform(k[14], (2,)),
+        offset=random[14:16],
     )
 
 
 def sample_hat(key: jax.Array) -> Style:
     """A random woollen hat, hood or scarf around the head."""
-    k = jax.random.split(key, 6)
-    is_hood = jax.random.bernoulli(k[0], 0.35)
-    front = jax.random.uniform(k[1], minval=6.0, maxval=40.0)
+    random = jax.random.uniform(key, (8,))
+    is_hood = random[0] < HOOD_SHARE
+    front = 6.0 + 34.0 * random[1]
     return Style(
         front=front,
-        side=jnp.where(is_hood, -170.0, front - jax.random.uniform(k[2], minval=5.0, maxval=45.0)),
+        side=jnp.where(is_hood, -170.0, front - 5.0 - 40.0 * random[2]),
         back=jnp.where(is_hood, -170.0, -60.0),
         opening=jnp.where(is_hood, 1.0, 1.3),
         transition=jnp.where(is_hood, 0.25, 0.8),
         parting=jnp.zeros(()),
-        top=jax.random.uniform(k[3], minval=6.0, maxval=40.0),
-        thickness=jax.random.uniform(k[4], minval=7.0, maxval=16.0),
+        top=6.0 + 34.0 * random[3],
+        thickness=7.0 + 9.0 * random[4],
         taper=jnp.float32(0.1),
         ragged=jnp.float32(0.2),
         curl=jnp.float32(1.0),
-        offset=jax.random.uniform(k[5], (2,)),
+        offset=random[5:7],
     )
 
 

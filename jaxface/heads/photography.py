@@ -54,7 +54,7 @@ def _cosines() -> np.ndarray:
 
 
 def jpeg(image: jax.Array, coarseness: jax.Array) -> jax.Array:
-    """`image` (S,S,3) as JPEG shows it: 8 x 8 DCT coefficients rounded to steps times `coarseness` (), 1 is quality 50."""
+    """`image` (S,S,3) with 8 x 8 DCT coefficients rounded to steps times `coarseness` (); 1 is about quality 50."""
     size = len(image)
     padded = jnp.pad(image, [(0, -size % BLOCK), (0, -size % BLOCK), (0, 0)], mode="edge")
     count = len(padded) // BLOCK
@@ -71,29 +71,30 @@ def jpeg(image: jax.Array, coarseness: jax.Array) -> jax.Array:
 
 def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     """Random camera: edge of a shadow, exposure, tone curve, blur, noise, compression; (S,S,3) in [0,1]."""
-    k = jax.random.split(key, 20)
+    noise_key, normal_key, uniform_key = jax.random.split(key, 3)
+    gauss, random = jax.random.normal(normal_key, (10,)), jax.random.uniform(uniform_key, (16,))
     x = jnp.arange(len(image), dtype=jnp.float32) / len(image)
-    normal = jax.random.normal(k[0], (2,))
-    edge = normal[0] * x + normal[1] * x[:, None] + 0.7 * jax.random.normal(k[1])
-    lit = jax.nn.sigmoid(edge * jax.random.uniform(k[2], minval=2.0, maxval=30.0))
-    depth = jax.random.uniform(k[3], maxval=0.5) * jax.random.bernoulli(k[4], SHADOW_SHARE)
-    balance = jnp.exp(0.15 * jax.random.normal(k[5]) + 0.04 * jax.random.normal(k[6], (3,)))
+    normal = gauss[:2]
+    edge = normal[0] * x + normal[1] * x[:, None] + 0.7 * gauss[2]
+    lit = jax.nn.sigmoid(edge * (2.0 + 28.0 * random[2]))
+    depth = (0.5 * random[3]) * (random[4] < SHADOW_SHARE)
+    balance = jnp.exp(0.15 * gauss[3] + 0.04 * gauss[4:7])
     image = image * (1.0 - depth * (1.0 - lit[..., None])) * balance
-    contrast = jax.random.uniform(k[7], minval=-0.15, maxval=0.55)
+    contrast = -0.15 + 0.7 * random[7]
     image = jnp.clip(image, 0.0, 1.0)
     image = image + contrast * image * (1.0 - image) * (2.0 * image - 1.0)
     grey = image.mean(-1, keepdims=True)
-    image = grey + (image - grey) * jax.random.uniform(k[8], minval=0.6, maxval=1.25)
-    sigma = 0.3 + 1.7 * jax.random.uniform(k[9]) ** 2
+    image = grey + (image - grey) * (0.6 + 0.65 * random[8])
+    sigma = 0.3 + 1.5 * random[9] ** 2
     image = blur(image, sigma)
-    path = 5.0 * jax.random.normal(k[10], (2,))
-    moving = jax.random.bernoulli(k[11], MOTION_SHARE)
+    path = 3.5 * gauss[7:9]
+    moving = random[11] < MOTION_SHARE
     image = jax.lax.cond(moving, lambda image: motion_blur(image, path), lambda image: image, image)
     # Shot noise grows with brightness, read noise does not.
-    strength = 0.05 * jax.random.uniform(k[12]) ** 2
+    strength = 0.05 * random[12] ** 2
     level = strength * (0.35 + 0.65 * jnp.sqrt(jnp.clip(image, 0.0, 1.0)))
-    image = image + level * jax.random.normal(k[13], image.shape)
-    coarseness = jnp.exp(jax.random.uniform(k[14], minval=-2.2, maxval=0.9))
-    compressed = jax.random.bernoulli(k[15], JPEG_SHARE)
+    image = image + level * jax.random.normal(noise_key, image.shape)
+    coarseness = jnp.exp(-2.2 + 2.6 * random[14])
+    compressed = random[15] < JPEG_SHARE
     image = jax.lax.cond(compressed, lambda image: jpeg(image, coarseness), lambda image: image, image)
     return jnp.clip(image, 0.0, 1.0)

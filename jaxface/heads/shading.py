@@ -7,6 +7,7 @@ viewer.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxface.geometry import camera, lighting
 from jaxface.heads.accessories import View
@@ -22,23 +23,25 @@ CATCHLIGHT = np.array([-0.35, 0.45, 0.82], np.float32)
 
 
 def _dot(vectors: jax.Array, direction: jax.Array) -> jax.Array:
-    return (vectors * direction).sum(-1)
+    """Dot product (…) of vectors (…,3) with `direction` (3,) or (…,3)."""
+    x, y, z = (vectors[..., axis] * direction[..., axis] for axis in range(3))
+    return lax.optimization_barrier(x + y + z)
 
 
 def normalize(vectors: jax.Array) -> jax.Array:
     """Unit vectors (…,3)."""
-    return vectors / jnp.sqrt((vectors * vectors).sum(-1, keepdims=True) + 1e-12)
+    return vectors * lax.rsqrt(_dot(vectors, vectors) + 1e-12)[..., None]
 
 
 def box_blur(image: jax.Array, radius: int) -> jax.Array:
     """Mean of (S,S) over squares of side 2 `radius` + 1, with repeated borders."""
     for axis in (0, 1):
-        image = jax.lax.optimization_barrier(image)
+        image = lax.optimization_barrier(image)
         pad = [(0, 0), (0, 0)]
         pad[axis] = (radius, radius)
         padded = jnp.pad(image, pad, mode="edge")
         size = image.shape[axis]
-        image = sum(jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * radius + 1))
+        image = sum(lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * radius + 1))
     return image / (2 * radius + 1) ** 2
 
 
@@ -59,7 +62,7 @@ def cast_shadow(scene: Scene, view: View, depth: jax.Array, crop: jax.Array | No
         tolerance = 1.5 + 0.12 * distance
         return jnp.clip((behind - tolerance) / (1.0 + 0.1 * distance), 0.0, 1.0) * (behind < CASTER_MM)
 
-    shadows = jax.lax.map(shadow, jnp.asarray(SHADOW_STEPS_MM)).max(0)
+    shadows = lax.map(shadow, jnp.asarray(SHADOW_STEPS_MM)).max(0)
     return 1.0 - box_blur(shadows * (depth > 0), 1)
 
 
@@ -109,6 +112,8 @@ def shade(
     rim = (1.0 - jnp.clip(normals[..., 2], 0.0, 1.0)) ** 3
     sheen = (0.35 * scene.gloss * rim)[..., None] * sky
     mirror = wet * (jnp.maximum(_dot(normals, jnp.asarray(CATCHLIGHT)), 0.0) ** 180 * 0.7 + lit * broad**18)
+    # Without the barrier XLA computes them once per channel.
+    highlight, mirror = lax.optimization_barrier((highlight, mirror))
     radiance = albedo * (sky + facing * color * lit[..., None]) + sheen
     return radiance + highlight[..., None] * color + mirror[..., None] * (0.4 + color)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxface.heads import noise, paint
 from jaxface.heads.capture import Scene
@@ -33,7 +34,7 @@ class Parts(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """Albedo (S,S,3) sRGB; bump (S,S,2), slopes sideways and upwards; wetness (S,S), share of mirror-like reflection."""
+    """Albedo (S,S,3) sRGB; bump (S,S,2), slopes sideways and upwards; wet (S,S), share of mirror-like reflection."""
 
     albedo: jax.Array
     bump: jax.Array
@@ -72,19 +73,32 @@ def _to_polyline(p: jax.Array, line: jax.Array) -> tuple[jax.Array, jax.Array, j
     for i in range(len(line) - 1):
         along = line[i + 1] - line[i]
         length = jnp.sqrt((along**2).sum() + 1e-6)
-        offset = p - line[i]
-        t = jnp.clip(offset @ along / length**2, 0.0, 1.0)
-        away = offset - t[..., None] * along
-        distance = jnp.sqrt((away**2).sum(-1) + 1e-6)
+        # Axes as separate arrays, contiguous for vector units.
+        x, y, z = (p[..., axis] - line[i, axis] for axis in range(3))
+        t = jnp.clip((x * along[0] + y * along[1] + z * along[2]) / length**2, 0.0, 1.0)
+        x, y, z = x - t * along[0], y - t * along[1], z - t * along[2]
+        distance = jnp.sqrt(x * x + y * y + z * z + 1e-6)
         nearer = distance < best[0]
-        values = (distance, away[..., 1], start_length + t * length)
+        values = (distance, y, start_length + t * length)
         best = [jnp.where(nearer, value, old) for value, old in zip(values, best, strict=True)]
         start_length = start_length + length
-    return tuple(best)
+    # Otherwise XLA repeats the search in every use.
+    return lax.optimization_barrier(tuple(best))
 
 
 def _mix(base: jax.Array, color: jax.Array, mask: jax.Array) -> jax.Array:
-    return base + mask[..., None] * (color - base)
+    return base + _per_channel(mask) * (color - base)
+
+
+def _per_channel(mask: jax.Array) -> jax.Array:
+    """`mask` (S,S,1); without the barrier XLA computes it once per channel."""
+    return lax.optimization_barrier(mask)[..., None]
+
+
+def _bell(p: jax.Array, center: jax.Array, radii: tuple[float, ...]) -> jax.Array:
+    """Gaussian (S,S) of the first axes of p (S,S,3) around `center` (3,), with `radii` mm per axis."""
+    squares = [((p[..., axis] - center[axis]) / radius) ** 2 for axis, radius in enumerate(radii)]
+    return jnp.exp(-sum(squares))
 
 
 def is_cropped(scene: Scene) -> jax.Array:
@@ -103,11 +117,12 @@ class _Painter:
     def __init__(self, head: MorphableHead, scene: Scene, p: jax.Array):
         self.head, self.scene, self.p = head, scene, p
         self.landmarks = jnp.asarray(head.landmark_points(jnp.asarray(head.template), "68"))
-        self.folded = jnp.stack([abs(p[..., 0]), p[..., 1], p[..., 2]], -1)
-        self.keys = jax.random.split(scene.person_key, 16)
-        self.offsets = jax.random.uniform(self.keys[0], (6, 2))
+        self.folded = lax.optimization_barrier(jnp.stack([abs(p[..., 0]), p[..., 1], p[..., 2]], -1))
+        # One draw compiles much faster than many.
+        drawn = jax.random.uniform(scene.person_key, (28,))
+        self.random, self.offsets = drawn[:16], drawn[16:].reshape(6, 2)
         # Arc length around the head, so that patterns are not stretched at its sides.
-        self.around = 75.0 * jnp.arctan2(p[..., 0], p[..., 2] + 25.0)
+        self.around = lax.optimization_barrier(75.0 * jnp.arctan2(p[..., 0], p[..., 2] + 25.0))
         self.strands = noise.nearest(self.around / 0.9, p[..., 1] / 3.5, self.offsets[3])
 
     def coefficient(self, name: str) -> jax.Array:
@@ -116,13 +131,13 @@ class _Painter:
         return self.scene.albedo[names.index(name)] if name in names else jnp.zeros(())
 
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> jax.Array:
-        return jax.random.uniform(self.keys[number], minval=low, maxval=high)
+        return low + (high - low) * self.random[number]
 
 
 def surface(head: MorphableHead, scene: Scene, p: jax.Array, parts: Parts) -> Surface:
     """Albedo and relief at template positions p (S,S,3) mm."""
     painter = _Painter(head, scene, p)
-    skin, bump = _bare_skin(painter)
+    skin, bump = lax.optimization_barrier(_bare_skin(painter))
     flesh = 1.0 - jnp.maximum(parts.eyes, parts.mouth)
     albedo = _lips(painter, skin)
     albedo = _beard(painter, albedo, skin, flesh * (1.0 - parts.ears))
@@ -144,25 +159,25 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
     blotch = noise.sample(around / BLOTCH_MM, y / BLOTCH_MM, painter.offsets[0])
     uneven = noise.sample(around / UNEVEN_MM, y / UNEVEN_MM, painter.offsets[1])
     pores = noise.nearest(around / PORE_MM, y / PORE_MM, painter.offsets[2])
-    spots = noise.nearest(around / 1.7, y / 1.7, painter.offsets[4])
+    spots = noise.nearest(around / 0.9, y / 0.9, painter.offsets[4])
     rough, age = painter.uniform(1) ** 2, painter.uniform(2)
     value = 1.0 + 0.02 * blotch[..., 0] + (0.01 + 0.03 * rough) * uneven[..., 0] + 0.03 * rough * pores[..., 0]
-    freckles = (painter.uniform(3) < 0.15) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
+    freckles = (painter.uniform(3) < 0.12) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
     base = jnp.asarray(paint.SKIN, jnp.float32) * painter.scene.tone
     base = base * (1.0 + 0.07 * painter.coefficient("skin_lightness"))
     base = base * (1.0 + 0.03 * painter.coefficient("skin_warmth") * jnp.array([1.0, 0.0, -1.3]))
-    albedo = base * value[..., None] * (1.0 - 0.28 * freckles[..., None] * jnp.array([0.6, 1.0, 1.2]))
+    albedo = base * _per_channel(value) * (1.0 - 0.2 * _per_channel(freckles) * jnp.array([0.6, 1.0, 1.2]))
     cheek = (landmarks[45] + landmarks[54]) / 2
     nose = landmarks[30]
-    near = jnp.exp(-(((painter.folded - cheek)[..., :2] / 20.0) ** 2).sum(-1))
-    near += 0.8 * jnp.exp(-(((p - nose) / 11.0) ** 2).sum(-1))
+    near = _bell(painter.folded, cheek, (20.0, 20.0))
+    near += 0.8 * _bell(p, nose, (11.0, 11.0, 11.0))
     near *= 1.0 + 0.3 * blotch[..., 1]
     redness = jnp.maximum(0.5 + 0.5 * painter.coefficient("cheek_redness"), 0.0) * near
-    albedo = albedo * (1.0 + redness[..., None] * jnp.array([0.02, -0.10, -0.09]))
+    albedo = albedo * (1.0 + _per_channel(redness) * jnp.array([0.02, -0.10, -0.09]))
     # Dark rings below the eyes.
     below_eye = (landmarks[46] + landmarks[47]) / 2 - jnp.array([0.0, 7.0, 0.0])
-    ring = jnp.exp(-(((painter.folded - below_eye)[..., :2] / jnp.array([13.0, 4.5])) ** 2).sum(-1))
-    albedo = albedo * (1.0 - 0.25 * painter.uniform(4) * ring[..., None] * jnp.array([0.8, 1.0, 0.9]))
+    ring = _bell(painter.folded, below_eye, (13.0, 4.5))
+    albedo = albedo * (1.0 - 0.25 * painter.uniform(4) * _per_channel(ring) * jnp.array([0.8, 1.0, 0.9]))
     bump = uneven[..., 2:] * (0.04 + 0.16 * rough) + 0.05 * blotch[..., 2:]
     return _wrinkles(painter, albedo, bump, age, blotch)
 
@@ -181,9 +196,9 @@ def _wrinkles(painter, albedo, bump, age, blotch) -> tuple[jax.Array, jax.Array]
     forehead = _smoothstep(y, brow + 8.0, brow + 20.0) * _smoothstep(y, brow + 55.0, brow + 38.0)
     forehead *= _smoothstep(folded[..., 0], 50.0, 30.0)
     phase = jnp.sin(y * 0.75)
-    crow = jnp.exp(-(((folded - landmarks[45] - jnp.array([9.0, 0.0, 0.0]))[..., :2] / 8.0) ** 2).sum(-1))
+    crow = _bell(folded, landmarks[45] + jnp.array([9.0, 0.0, 0.0]), (8.0, 8.0))
     furrow = old * (forehead * jnp.maximum(phase, 0.0) ** 4 + crow * jnp.maximum(jnp.sin(y * 1.9), 0.0) ** 3)
-    albedo = albedo * (1.0 - 0.35 * jnp.clip(line + 0.5 * furrow, 0.0, 1.0))[..., None]
+    albedo = albedo * _per_channel(1.0 - 0.35 * jnp.clip(line + 0.5 * furrow, 0.0, 1.0))
     return albedo, bump.at[..., 1].add(0.45 * old * forehead * jnp.cos(y * 0.75))
 
 
@@ -203,7 +218,7 @@ def _lips(painter: _Painter, albedo: jax.Array) -> jax.Array:
     color = jnp.asarray(paint.LIP, jnp.float32) * scene.tone / tone.mean() ** 0.6
     color = color + redness * jnp.array([0.03, -0.04, -0.03]) + 0.04 * painter.coefficient("lip_lightness")
     lines = noise.nearest(x / 0.6, y / 5.0, painter.offsets[4])[..., 0]
-    return _mix(albedo, color * (1.0 + 0.06 * lines[..., None]), mask * jnp.where(makeup, 0.95, 0.75))
+    return _mix(albedo, color * (1.0 + 0.06 * _per_channel(lines)), mask * jnp.where(makeup, 0.95, 0.75))
 
 
 def _brows(painter: _Painter, albedo: jax.Array) -> jax.Array:
@@ -213,13 +228,13 @@ def _brows(painter: _Painter, albedo: jax.Array) -> jax.Array:
     distance, height, along = _to_polyline(painter.folded, line)
     length = jnp.sqrt(((line[1:] - line[:-1]) ** 2).sum(-1)).sum()
     fraction = along / length
-    half_width = painter.uniform(7, 2.0, 4.6) * (1.0 - 0.62 * fraction**1.5)
+    half_width = painter.uniform(7, 2.0, 4.6) * (1.0 - 0.62 * fraction * jnp.sqrt(fraction + 1e-6))
     hairs = noise.nearest((along + 1.3 * height) / 0.8, (height - 0.5 * along) / 3.0, painter.offsets[3])[..., 0]
     edge = distance + 0.4 * hairs
     density = _smoothstep(edge, half_width + 1.3, half_width - 1.3) * (0.55 + 0.45 * _smoothstep(along, 0.0, 9.0))
     strength = jnp.clip(0.86 + 0.14 * painter.coefficient("brow_darkness"), 0.15, 0.97)
     color = jnp.minimum(scene.hair, 0.55) * 0.75 + 0.02
-    return _mix(albedo, color * (1.0 + 0.2 * hairs[..., None]), density * strength)
+    return _mix(albedo, color * (1.0 + 0.2 * _per_channel(hairs)), density * strength)
 
 
 def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Array) -> jax.Array:
@@ -242,7 +257,7 @@ def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Arr
     mask = jnp.clip(where * amount * (0.85 + 0.35 * hairs), 0.0, 0.96) * _smoothstep(where + 0.2 * hairs, 0.1, 0.6)
     # Short stubble looks bluish grey through the skin.
     stubble = skin * jnp.array([0.62, 0.64, 0.70])
-    color = jnp.where(amount > 0.35, scene.hair * (0.85 + 0.35 * hairs[..., None]), stubble)
+    color = jnp.where(amount > 0.35, scene.hair * (0.85 + 0.35 * _per_channel(hairs)), stubble)
     return _mix(albedo, color, mask)
 
 
@@ -252,20 +267,20 @@ def _scalp(painter: _Painter, albedo: jax.Array, parts: Parts) -> jax.Array:
     length = _hair_length(painter.scene)
     strength = jnp.where(length < BALD_SHARE, 0.05, jnp.where(length < CROPPED_SHARE, 0.6, 0.95))
     mask = _smoothstep(parts.scalp + 0.16 * hairs, 0.35, 0.8) * strength
-    return _mix(albedo, painter.scene.hair * (0.75 + 0.3 * hairs[..., None]), mask)
+    return _mix(albedo, painter.scene.hair * (0.75 + 0.3 * _per_channel(hairs)), mask)
 
 
 def _mouth(painter: _Painter, teeth: jax.Array) -> jax.Array:
     """Inside of the mouth, darker further in, with teeth and gums of random tone."""
     landmarks, p = painter.landmarks, painter.p
     depth = landmarks[54, 2] - p[..., 2]
-    light = jnp.exp(-jnp.maximum(depth, 0.0) / 22.0)[..., None]
+    light = _per_channel(jnp.exp(-jnp.maximum(depth, 0.0) / 22.0))
     flesh = jnp.asarray(paint.MOUTH, jnp.float32) * (0.2 + 1.0 * light)
     white = jnp.asarray(paint.TEETH, jnp.float32) * painter.uniform(12, 0.72, 1.1) * jnp.array([1.0, 1.0, 0.96])
     bite = (landmarks[62, 1] + landmarks[66, 1]) / 2
     gum = _smoothstep(abs(p[..., 1] - bite), 8.5, 11.0)
     gap = jnp.exp(-((jnp.sin(p[..., 0] * 0.42) / 0.22) ** 2))
-    tooth = _mix(white * (1.0 - 0.22 * gap[..., None]), jnp.asarray(GUM, jnp.float32), gum)
+    tooth = _mix(white * (1.0 - 0.22 * _per_channel(gap)), jnp.asarray(GUM, jnp.float32), gum)
     return _mix(flesh, tooth * (0.35 + 0.75 * light), teeth)
 
 
@@ -286,10 +301,10 @@ def _eyes(painter: _Painter) -> jax.Array:
     color = jnp.asarray(paint.IRIS, jnp.float32) * 0.8 + pale * jnp.maximum(lightness, -1.0) * 0.10
     color = color + pale * jnp.maximum(blue, -0.5) * jnp.array([-0.08, 0.03, 0.13])
     color = jnp.maximum(color, 0.03)
-    iris = color * (1.0 + 0.22 * fibres[..., None]) * (1.0 - 0.55 * _smoothstep(radius, 4.6, 5.9))[..., None]
+    iris = color * (1.0 + 0.22 * _per_channel(fibres)) * _per_channel(1.0 - 0.55 * _smoothstep(radius, 4.6, 5.9))
     white = jnp.asarray(paint.SCLERA, jnp.float32) * painter.uniform(13, 0.8, 1.05)
     # Redder towards the corners.
-    pink = _smoothstep(radius, 7.0, 13.0)[..., None]
+    pink = _per_channel(_smoothstep(radius, 7.0, 13.0))
     eye = white * (1.0 - pink * jnp.array([0.10, 0.28, 0.28]))
     eye = _mix(eye, iris, _smoothstep(radius, paint.IRIS_RADIUS_MM + 0.5, paint.IRIS_RADIUS_MM - 0.3) * front)
     pupil = painter.uniform(14, 1.3, 3.2)

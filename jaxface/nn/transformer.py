@@ -14,7 +14,8 @@ class CrossCovarianceAttention(nn.Module):
     """Cross-covariance attention (El-Nouby et al., XCiT, NeurIPS 2021, eq. 3), linear in the number of tokens.
 
     Queries and keys are L2-normalised over the tokens; each head attends over its D/heads channels. Masked tokens are
-    set to zero in q, k and v, so they drop out of the norms and of the products.
+    set to zero in q and k, so they drop out of the norms and of the products; they keep their values, to which the
+    attention of the other tokens is applied.
     """
 
     heads: int
@@ -23,9 +24,9 @@ class CrossCovarianceAttention(nn.Module):
     def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         batch, count, width = x.shape
         qkv = nn.Dense(3 * width, use_bias=False, name="qkv")(x).reshape(batch, count, 3, self.heads, -1)
-        if valid is not None:
-            qkv = jnp.where(valid[:, :, None, None, None], qkv, 0.0)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
+        if valid is not None:
+            q, k = (jnp.where(valid[:, :, None, None], x, 0.0) for x in (q, k))
         temperature = self.param("temperature", nn.initializers.ones, (self.heads, 1, 1))
         scores = jnp.einsum("bnhi,bnhj->bhij", _normalize_over_tokens(q), _normalize_over_tokens(k)) * temperature
         y = jnp.einsum("bhij,bnhj->bnhi", jax.nn.softmax(scores), v)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxface import error_plots
+from jaxface import error_plots, outputs
 from jaxface.errors import UserError, disk_errors
 from jaxface.inference import Predictor
 
 # Examples of the contact sheet.
 WORST = 12
+# Endings of the files of an evaluation.
+ENDINGS = (".json", ".md", ".csv", "_ced.png", "_worst.png")
 
 Draw = Callable[[], np.ndarray]
 
@@ -143,25 +145,28 @@ def errors_by_group(items: Sequence[Item]) -> dict[str, np.ndarray]:
 def write(outcome: Outcome, protocol: Protocol, name: str, folder: pathlib.Path) -> None:
     """Writes NAME.json, NAME.md (the table), NAME.csv (errors by example), NAME_ced.png and NAME_worst.png.
 
-    Raises UserError if the disk is full or not writable.
+    Raises UserError if the disk is full or not writable, or a file of another program is in the way.
     """
-    skipped = dict(outcome.skipped)
+    writer = outputs.Writer(folder)
+    names = [f"{name}{ending}" for ending in ENDINGS]
+    writer.check(folder / file for file in names)
     entry = {
         "table": outcome.table,
         "examples": len(outcome.items),
-        "skipped": skipped,
+        "skipped": dict(outcome.skipped),
         "published": protocol.published,
+        **outputs.listing(names),
     }
     rows = io.StringIO()
-    writer = csv.writer(rows)
-    writer.writerow(["name", outcome.label, "groups"])
+    lines = csv.writer(rows)
+    lines.writerow(["name", outcome.label, "groups"])
     ranked = sorted(outcome.items, key=lambda item: -item.error)
-    writer.writerows([item.name, item.error, " ".join(item.groups)] for item in ranked)
+    lines.writerows([item.name, item.error, " ".join(item.groups)] for item in ranked)
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(entry, indent=2) + "\n")
-        (folder / f"{name}.md").write_text(markdown(outcome.table) + f"\nPublished: {protocol.published}\n")
-        (folder / f"{name}.csv").write_text(rows.getvalue())
+        writer.make_folder()
+        writer.write(folder / f"{name}.json", (json.dumps(entry, indent=2) + "\n").encode())
+        writer.write(folder / f"{name}.md", f"{markdown(outcome.table)}\nPublished: {protocol.published}\n".encode())
+        writer.write(folder / f"{name}.csv", rows.getvalue().encode())
     error_plots.write_ced_plot(folder / f"{name}_ced.png", outcome.curves, outcome.limit, outcome.label)
     worst = [item for item in ranked if item.draw is not None][:WORST]
     titles = [f"{item.error:.3g} {item.name}" for item in worst]

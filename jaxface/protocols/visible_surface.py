@@ -1,8 +1,9 @@
 """Errors of a reconstructed head against its scan, over what is visible from outside, as functions of meshes.
 
 Both surfaces are rendered from ten directions, back-projected, cut at the throat and sampled. The inside of the mouth
-is excluded in this way. Source: scripts/evaluation of github.com/SimonGiebenhain/NPHM, with lengths in millimetres in
-place of FLAME's metres.
+is excluded in this way. Source: scripts/evaluation/eval.py and src/NPHM/evaluation of
+github.com/SimonGiebenhain/NPHM, with lengths in millimetres: it renders in FLAME's metres and selects the face in
+NPHM's units of 250 mm.
 """
 
 import dataclasses

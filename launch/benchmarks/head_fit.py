@@ -22,13 +22,14 @@ from jaxface.heads.morphable import MorphableHead
 from .. import app
 
 ICT = flags.DEFINE_string("ict", None, "ICT-FaceKit: its FaceXModel folder, or an .npz file of its arrays")
-HEAD = flags.DEFINE_enum("head", "makehuman", sources.NAMES, "head model that is fitted")
+HEAD = flags.DEFINE_enum("head", sources.EMBEDDED, [*sources.NAMES, sources.RETIRED], "head model that is fitted")
 PATH = flags.DEFINE_string("path", "", "file or folder of the head model, where it needs one")
 SUBDIVIDED = flags.DEFINE_bool("subdivided", False, "fit the head after one step of Loop subdivision")
 HEADS = flags.DEFINE_integer("heads", 20, "number of random ICT heads")
 SEED = flags.DEFINE_integer("seed", 0, "seed of the random heads")
 
-STEPS = 25
+# Gauss-Newton steps of a fit, and the share of the points that it uses: every third.
+STEPS, EVERY = 15, 3
 # Triangles that are checked for the closest point of each point, and the regions without those of the fit.
 CANDIDATES = 10
 # The face and its neighbourhood, mm.
@@ -90,7 +91,7 @@ def fit(head: MorphableHead, face: np.ndarray, landmarks: np.ndarray) -> tuple[n
     codes = np.zeros(len(modes))
     for _ in range(STEPS):
         vertices = template + np.tensordot(codes, modes, 1)
-        change, motion = _update(vertices, triangles, modes, pose.inverse(face), codes)
+        change, motion = _update(vertices, triangles, modes, pose.inverse(face[::EVERY]), codes)
         codes += change
         pose = icp.compose(pose, motion)
     closest, _ = nearest(pose(template + np.tensordot(codes, modes, 1)), triangles, face)

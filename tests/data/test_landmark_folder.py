@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxface.data import stream, symmetry
+from jaxface import prepared_data
+from jaxface.data import faces, stream, symmetry
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.layouts import LAYOUT_68, LAYOUT_98
@@ -107,7 +108,6 @@ def test_flip_is_its_own_inverse_even_with_ties():
         ("landmarks.txt", "", "the file is empty"),
         ("landmarks.txt", None, "neither a text file nor .pts files"),
         ("more.txt", "", "several text files"),
-        ("images/01.png", "text", "01.png: not a readable image"),
         ("flip.txt", "0 1 2 3 4 4", "not a flip map; list 6 landmark numbers from 0"),
     ],
 )  # fmt: skip
@@ -118,4 +118,159 @@ def test_mistakes_are_one_line(tmp_path, file, content, message):
         (tmp_path / "own" / file).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
         prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own"))
+    assert "\n" not in str(caught.value)
+
+
+def save_face(path: pathlib.Path, points: np.ndarray) -> None:
+    """An image with a white disc at each point."""
+    image = np.full((150, 160, 3), 40, np.uint8)
+    for x, y in points[np.isfinite(points).all(-1)]:
+        cv2.circle(image, (round(x), round(y)), 2, (255, 255, 255), -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+
+
+def list_of(points: np.ndarray) -> str:
+    return " ".join(map(str, points.ravel()))
+
+
+def write_csv(root, names, shapes):
+    header = "image," + ",".join(f"x{i},y{i}" for i in range(6)) + "\r\n"
+    rows = [
+        f"{name},{list_of(one).replace(' ', ',')}\r\n".replace("nan", "")
+        for name, one in zip(names, shapes, strict=True)
+    ]
+    (root / "labels.csv").write_bytes((header + "".join(rows)).encode("utf-8-sig"))
+
+
+def write_triples(root, names, shapes):
+    flagged = [np.where(np.isfinite(one).all(-1, keepdims=True), np.c_[one, np.full(6, 2)], 0) for one in shapes]
+    lines = [f"{name}\t{list_of(one)}" for name, one in zip(names, flagged, strict=True)]
+    (root / "labels.txt").write_bytes("\r\n".join(lines).encode("utf-16"))
+
+
+def write_xml(root, names, shapes):
+    def part(k, x, y):
+        return f"<part name='{k}' x='{x}' y='{y}'/>" if np.isfinite(x) else ""
+
+    faces = [
+        f"<image file='{name}'><box top='1' left='1' width='9' height='9'>"
+        + "".join(part(k, x, y) for k, (x, y) in enumerate(one)) + "</box></image>"
+        for name, one in zip(names, shapes, strict=True)
+    ]  # fmt: skip
+    (root / "faces.xml").write_text(f"<?xml version='1.0'?><dataset><images>{''.join(faces)}</images></dataset>")
+
+
+def write_labelme(root, names, shapes):
+    for name, one in zip(names, shapes, strict=True):
+        points = [{"label": str(k), "points": [p.tolist()]} for k, p in enumerate(one) if np.isfinite(p).all()]
+        content = {"shapes": points, "imagePath": pathlib.PurePath(name).name, "imageWidth": 160, "imageHeight": 150}
+        (root / name.replace("\\", "/")).with_suffix(".json").write_text(json.dumps(content))
+
+
+def write_coco(root, names, shapes):
+    flagged = [np.where(np.isfinite(one).all(-1, keepdims=True), np.c_[one, np.full(6, 2)], 0) for one in shapes]
+    images = [{"id": n, "file_name": name, "width": 160, "height": 150} for n, name in enumerate(names)]
+    faces = [{"id": n, "image_id": n, "keypoints": one.ravel().tolist()} for n, one in enumerate(flagged)]
+    (root / "person.json").write_text(json.dumps({"images": images, "annotations": faces}))
+
+
+def write_pts(root, names, shapes):
+    for name, one in zip(names, shapes, strict=True):
+        rows = "".join(f"{x} {y}\n".replace("nan", "0") for x, y in one + 1)
+        (root / name.replace("\\", "/")).with_suffix(".PTS").write_text(f"\ufeffn_points: 6 {{\n{rows}}}\n")
+
+
+@pytest.mark.parametrize(
+    "write_labels", [write_csv, write_triples, write_xml, write_labelme, write_coco, write_pts],
+    ids=lambda function: function.__name__,
+)  # fmt: skip
+def test_every_format_keeps_people_and_missing_points_apart(tmp_path, write_labels):
+    """Two people have files of the same names; one point is missing; the folder holds other files too."""
+    root, shapes, names = tmp_path / "own", [], []
+    for number in range(12):
+        points = np.round(FACE + 2 * number, 1)
+        points[5] = np.nan if number == 4 else points[5]
+        shapes.append(points)
+        names.append(f"{'anna' if number < 6 else 'bob'}\\shot[{number % 6}].png")
+        save_face(root / names[-1].replace("\\", "/"), points)
+    write_labels(root, names, shapes)
+    (root / "README.txt").write_text("Annotated by hand.\nPlease cite us.\n")
+    (root / "._labels.txt").write_bytes(b"\0\5\x16\7\0\2")
+    info = prepare("landmark_folder", str(tmp_path / "data"), str(root))
+    builder, seen = stream.open_dataset("landmark_folder", tmp_path / "data"), 0
+    assert info.metadata["failed"] == {} and len(info.metadata["meanface"]) == 12
+    for split in ("train", "test"):
+        for record in builder.as_dataset(split=split).as_numpy_iterator():
+            truth = shapes[names.index(record["name"].decode().replace("/", "\\"))]
+            np.testing.assert_array_equal(record["valid"], np.isfinite(truth).all(-1))
+            for x, y in np.round(record["landmarks"][record["valid"]]).astype(int):
+                assert record["image"][y, x].min() > 200
+            seen += 1
+    assert seen == 12
+
+
+def test_a_bad_label_or_image_costs_its_picture(tmp_path):
+    write(tmp_path / "own", "pts")
+    images = tmp_path / "own" / "images"
+    jpeg = (images / "01.png").read_bytes()
+    (images / "01.png").write_bytes(jpeg[: len(jpeg) // 2])
+    (images / "02.pts").write_text("version: 1\n{\n1 2\n}\n")
+    (images / "03.pts").write_text("no braces")
+    (images / "04.png").unlink()
+    info = prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own"))
+    failed = info.metadata["failed"]
+    assert set(failed) == {"images/01.png", "02.pts", "03.pts", "04.pts"}
+    assert "truncated" in failed["images/01.png"] and "1 landmarks; expected 6" in failed["02.pts"]
+    assert sum(split.num_examples for split in info.splits.values()) == COUNT - 4
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (["00.png {}", "01.png {}"], "00.png may be anna/00.png or bob/00.png; write its path"),
+        (["carl/00.png {}", "dora/00.png {}"], "carl/00.png: missing"),
+    ],
+)
+def test_a_base_name_is_not_enough(tmp_path, lines, message):
+    for person in ("anna", "bob"):
+        for number in range(2):
+            save_face(tmp_path / "own" / person / f"{number:02d}.png", FACE)
+    (tmp_path / "own" / "labels.txt").write_text("\n".join(line.format(list_of(FACE)) for line in lines))
+    with pytest.raises(UserError, match=message):
+        prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own"))
+
+
+def test_other_or_changed_files_do_not_give_the_first_data_set(tmp_path):
+    for folder in ("a", "b"):
+        write(tmp_path / folder, "text")
+    data, text = str(tmp_path / "data"), tmp_path / "a" / "landmarks.txt"
+    first = prepare("landmark_folder", data, str(tmp_path / "a"))
+    assert prepare("landmark_folder", data, str(tmp_path / "b")).splits.keys() == first.splits.keys()  # the same files
+    text.write_text(text.read_text().replace("0 ", "1 ", 1))
+    with pytest.raises(UserError, match="/a has changed since; to make it again remove .*landmark_folder/1.0.0"):
+        prepare("landmark_folder", data, str(tmp_path / "a"))
+    (tmp_path / "b" / "images" / "00.png").unlink()
+    with pytest.raises(UserError, match="was made from .*/a, not from .*/b"):
+        prepare("landmark_folder", data, str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("angle_deg", [0, 30, 90])
+def test_the_crop_of_a_pair_of_points_is_a_square_of_one_size(angle_deg):
+    direction = np.array([np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))])
+    points = np.array([200.0, 200.0]) + 40 * direction * np.array([[-1], [1]])
+    crop = faces.landmark_crop(points, 1.2, np.zeros((400, 400, 3), np.uint8))
+    np.testing.assert_allclose(crop.high - crop.low, [160, 160])
+    np.testing.assert_allclose((crop.high + crop.low) / 2, [200, 200])
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe"])
+def test_a_damaged_description_of_a_prepared_set_is_one_line(tmp_path, file, content):
+    write(tmp_path / "own", "text")
+    folder = pathlib.Path(prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own")).data_dir)
+    (folder / file).write_bytes(content)
+    with pytest.raises(UserError, match="landmark_folder/1.0.0.*: damaged .*; remove .* and prepare") as caught:
+        stream.open_dataset("landmark_folder", tmp_path / "data")
+        prepared_data.read_metadata("landmark_folder", tmp_path / "data")
     assert "\n" not in str(caught.value)

@@ -46,6 +46,12 @@ def layout(tmp_path_factory):
 def test_people_fall_into_the_official_splits(layout):
     assert nphm_scans.people(layout) == {"train": {1: 10, 7: 4}, "validation": {286: 3}, "test": {283: 1}}
     assert nphm_scans.expressions(layout, 1) == [10, 11]
+    excluded = (nphm_scans.scan_folder(layout, 298, 23), nphm_scans.scan_folder(layout, 98, 0))
+    for folder in excluded:
+        folder.mkdir(parents=True)
+        for name in nphm_scans.FILES:
+            (folder / name).write_bytes(b"")
+    assert nphm_scans.expressions(layout, 298) == nphm_scans.expressions(layout, 98) == []
     assert len(set(nphm_scans.TEST)) == 23 and len(set(nphm_scans.VALIDATION)) == 10
 
 
@@ -85,7 +91,7 @@ def test_a_published_observation_is_taken(tmp_path):
     for wrong, said in (
         (full[::3, 0], "real numbers"),
         (full[1::3], "none of its 333 points"),
-        (b"junk", "not a readable .npy"),
+        (b"junk", "not an .npy file"),
     ):
         path.write_bytes(wrong) if isinstance(wrong, bytes) else np.save(path, wrong)
         with pytest.raises(UserError, match=rf"obs\.npy: .*{said}"):
@@ -143,10 +149,14 @@ def test_missing_beam_is_reported(layout, tmp_path, monkeypatch):
 
 
 def test_an_unrelated_folder_is_reported(tmp_path, layout):
-    with pytest.raises(UserError, match=r"no neutrals_open\.json; expected NPHM's data set: SSS/EEE"):
+    with pytest.raises(UserError, match=r"no neutrals_open\.json; copy it .*; expected NPHM's data set: SSS/EEE"):
         nphm_scans.people(tmp_path)
     (tmp_path / nphm_scans.NEUTRALS).write_text('{"1": 0}')
     with pytest.raises(UserError, match="no neutral scan of a training person"):
         nphm_scans.people(tmp_path)
+    for damaged in ("[1, 2]", "{", '{"a": 1}'):
+        (tmp_path / nphm_scans.NEUTRALS).write_text(damaged)
+        with pytest.raises(UserError, match=r"neutrals_open\.json: not a JSON object of subject"):
+            nphm_scans.people(tmp_path)
     with pytest.raises(UserError, match=r"no face\.npy"):
         nphm_scans.face_mask(tmp_path)

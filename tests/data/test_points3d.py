@@ -7,10 +7,13 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from configs.deep3d import get_config as deep3d_config
 from configs.jvcr import get_config
 from jaxface.data import bfm_landmarks, stream
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
+from jaxface.heads import canonical
+from jaxface.systems.deep3d import data as deep3d_data
 from jaxface.systems.jvcr import data, transforms
 
 VERTICES, HEIGHT = 90, 60
@@ -90,7 +93,7 @@ def test_300w_lp(tmp_path, whole):
 def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     source = tmp_path / "source"
     write_photo(source / "image00002.jpg")
-    solid = np.arange(204.0).reshape(3, 68)
+    solid = (canonical.queries("68") * [25, -25, 25] + [40, 30, 0]).T.astype(np.float32)
     numbers, pose = parameters(source / "image00002.mat", pt2d=-np.ones((2, 21)), pt3d_68=solid)
     with pytest.raises(UserError, match=r"Model_Exp.mat: missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
         prepare("aflw2000_3d", str(tmp_path), str(source))
@@ -98,7 +101,13 @@ def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     prepare("aflw2000_3d", str(tmp_path), str(source))
     (example,) = read("aflw2000_3d", tmp_path, "test")
     np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
-    assert (example["landmarks_68"] == solid.T).all() and (example["landmarks"] == -1).all()
+    assert (example["landmarks_68"] == solid.T).all() and (example["landmarks_21"] == -1).all()
+    assert (example["landmarks"] == solid[:2].T).all()
+    config = deep3d_config("smoke")
+    config.data.update(dir=str(tmp_path), build_examples=0)
+    config.batch_size = 2
+    (batch,) = deep3d_data.eval_stream(config, "aflw2000_3d")
+    assert batch["landmarks"].shape == (2, 68, 2) and batch["mask"].tolist() == [True, False]
     (source / "bfm" / "model_info.mat").write_bytes(b"MATLAB")
     with pytest.raises(UserError, match="model_info.mat: damaged"):
         bfm_landmarks.load(source / "bfm")
@@ -170,3 +179,25 @@ def test_crops_for_training_carry_their_points(mode):
 def _residual(places, colors):
     design = np.concatenate([places, np.ones((len(places), 1))], 1)
     return colors - design @ np.linalg.lstsq(design, colors, rcond=None)[0]
+
+
+def test_missing_points_are_masked_and_images_of_two_people_stay_apart(tmp_path):
+    source, shapes = tmp_path / "source", {}
+    for split in ("train", "test"):
+        for person in ("anna", "bob"):
+            points = DRAW.uniform(10, 50, (66, 3)).round(3)
+            points[8, :2] = -1 if person == "bob" else points[8, :2]
+            shapes[f"{split}/{person}/000.jpg"] = points
+            write_photo(source / split / person / "000.jpg")
+            rows = "\n".join(",".join(map(str, row)) for row in points)
+            (source / split / person / "000_lm.csv").write_text(rows)
+    prepare("faw3d", str(tmp_path), str(source))
+    for split in ("train", "test"):
+        examples = read("faw3d", tmp_path, split)
+        assert len(examples) == 2
+        for example in examples:
+            truth, valid = shapes[example["name"].decode()], example["valid"]
+            assert np.flatnonzero(~valid).tolist() == ([8] if b"bob" in example["name"] else [])
+            np.testing.assert_allclose(example["points_3d"][valid], truth[valid], rtol=1e-6)
+            made = data.preprocess_eval(example, "clean", 32, 68)
+            assert made["valid"].sum() == valid.sum() and np.isfinite(made["coordinates"]).all()

@@ -29,30 +29,31 @@ def test_every_pose_is_watertight(surface, weights):
 
 def test_fillings_follow_eyes_and_mouth(surface):
     head = surface.head
-    assert sorted(filling.kind for filling in surface.fillings) == ["eyeball_L", "eyeball_R", "mouth"]
-    opened = np.asarray(head.shape(np.zeros(64), head.expression_weights(jawOpen=1.0)))
+    assert sorted(filling.kind for filling in surface.fillings) == ["", "eyeball_L", "eyeball_R", "mouth"]
+    person = np.zeros(len(head.identity_names))
+    opened = np.asarray(head.shape(person, head.expression_weights(jawOpen=1.0)))
     for filling in surface.fillings:
         own = filling.points(head, opened)
         if filling.kind == "mouth":
             lips = opened[filling.loop]
             assert own[:, 2].max() < lips[:, 2].max() and 5 < (lips[:, 2].min() - own[:, 2].min()) < 20
-        else:
+        elif filling.kind:
             eyeball = opened[np.asarray(head.regions[filling.kind])]
             middle, radius = (eyeball.min(0) + eyeball.max(0)) / 2, np.ptp(eyeball, axis=0).max() / 2
             np.testing.assert_allclose(np.linalg.norm(own - middle, axis=1), radius, atol=0.7)
-    shut = np.asarray(head.shape(np.zeros(64), head.expression_weights(jawOpen=-0.02)))
+    shut = np.asarray(head.shape(person, head.expression_weights(jawOpen=-0.02)))
     mouth = next(filling for filling in surface.fillings if filling.kind == "mouth")
     assert np.ptp(mouth.points(head, shut)[:, 1]) < 0.3 * np.ptp(mouth.points(head, opened)[:, 1])
 
 
-def test_open_neck_is_capped():
-    head = makehuman_head()
-    template, triangles = np.asarray(head.template), np.asarray(head.triangles)
-    above = (template[:, 1] > -140)[triangles].all(1)
-    surface = closed.close(head.replace(triangles=triangles[above]))
-    assert sorted(filling.kind for filling in surface.fillings) == ["", "eyeball_L", "eyeball_R", "mouth"]
-    mesh = check_closed(surface.surface(template), surface.triangles)
-    assert not surface.face[np.isclose(mesh.triangles_center[:, 1], mesh.bounds[0, 1], atol=3)].any()
+def test_neck_is_capped_above_the_shoulders(surface):
+    head = surface.head
+    assert not head.regions["shoulders"][surface.skin].any()
+    mesh = check_closed(surface.surface(head.template), surface.triangles)
+    first = len(surface.skin) + sum(len(closed.RINGS) * len(f.loop) for f in surface.fillings[:1])
+    assert surface.fillings[1].kind == "" and 2e6 < mesh.volume < 7e6
+    cap = (surface.triangles >= first).any(1) & (mesh.triangles_center[:, 1] < -90)
+    assert cap.sum() > 100 and not surface.face[cap].any()
 
 
 def test_anchors_are_mirrored_pairs_and_central_points(surface):

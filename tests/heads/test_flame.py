@@ -6,8 +6,10 @@ import types
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.spatial.transform
 
+from jaxface import pickle_tree
 from jaxface.errors import UserError
 from jaxface.heads import flame, flame_file, head_space, sources
 from jaxface.heads.makehuman.head import makehuman_head
@@ -137,3 +139,59 @@ def test_code_in_a_file_is_refused(tmp_path, capsys):
     assert "executed" not in capsys.readouterr().out
     with pytest.raises(UserError, match="no such file; download FLAME"):
         flame_file.read(tmp_path / "absent.pkl")
+
+
+def _chumpy(value):
+    kind = pickle_tree.Global("chumpy.ch", "Ch")
+    return pickle_tree.Call(kind, (), {"x": value, "_dirty_vars": {1}})
+
+
+def test_chumpy_arrays_with_sets_and_themselves():
+    inner = pickle_tree.Call(pickle_tree.Global("numpy.core.multiarray", "scalar"), (None, b""))
+    assert flame_file._dense(_chumpy(_chumpy([1.0, 2.0]))).tolist() == [1, 2] and flame_file._dense(inner) is None
+    own = _chumpy(None)
+    own.state["x"] = own
+    with pytest.raises(ValueError, match="contains itself"):
+        flame_file._dense(own)
+
+
+@pytest.mark.parametrize("kind", ["csc_matrix", "csr_array", "coo_matrix"])
+def test_sparse_regressors_in_the_newest_protocol(tmp_path, kind):
+    arrays = flames.arrays()
+    regressor = getattr(scipy.sparse, kind)(arrays["J_regressor"])
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"J_regressor": regressor, "v_template": arrays["v_template"]}, 5))
+    found = flame_file.read(path)
+    np.testing.assert_allclose(found["J_regressor"], arrays["J_regressor"])
+    np.testing.assert_array_equal(found["v_template"], arrays["v_template"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: {"v_template": np.where(a["v_template"] > 0.05, np.nan, a["v_template"])}, "v_template has values"),
+        (lambda a: {"v_template": 1000 * a["v_template"]}, "v_template extends over 180; the file's unit is the metre"),
+        (lambda a: {"f": a["f"] + 5000}, "f must be triangles"),
+        (lambda a: {"shapedirs": a["shapedirs"][:, :, :150]}, "shapedirs .* is not"),
+        (lambda a: {"weights": a["weights"][:, :4]}, "weights is .* a model with a jaw has"),
+    ],
+)
+def test_models_that_do_not_fit_are_named(tmp_path, change, message):
+    arrays = flames.arrays()
+    np.savez(path := tmp_path / "model.npz", **(arrays | change(arrays)))
+    with pytest.raises(UserError, match=message):
+        flame.load_flame(path)
+
+
+def test_flat_and_separate_modes(tmp_path):
+    arrays = flames.arrays()
+    changed = arrays | {"shapedirs": arrays["shapedirs"][:, :, : flame.SHAPES].reshape(-1, flame.SHAPES)}
+    changed |= {
+        "expressiondirs": arrays["shapedirs"][:, :, flame.SHAPES :],
+        "posedirs": arrays["posedirs"].reshape(-1, 36).T,
+    }
+    np.savez(tmp_path / "flat.npz", **changed)
+    np.savez(tmp_path / "model.npz", **arrays)
+    found, expected = (flame.load_flame(tmp_path / name) for name in ("flat.npz", "model.npz"))
+    np.testing.assert_array_equal(found.head.expression, expected.head.expression)
+    np.testing.assert_array_equal(found.correctives, expected.correctives)

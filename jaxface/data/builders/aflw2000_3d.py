@@ -17,14 +17,17 @@ def make(data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 class Aflw20003d(tfds.core.GeneratorBasedBuilder):
-    """AFLW2000-3D: one split, test. `landmarks` (21,2) are AFLW's, -1 if invisible; `landmarks_68` the file's."""
+    """AFLW2000-3D: one split, test. `landmarks` (68,2) and `landmarks_68` (68,3) are the file's, y down; `landmarks_21`
+    are AFLW's, -1 if invisible."""
 
     name = "aflw2000_3d"
-    VERSION = tfds.core.Version("1.0.0")
+    # 1.1.0: `landmarks` are the 68 that every system expects under this name; before, AFLW's 21.
+    VERSION = tfds.core.Version("1.1.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = TREE
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {"landmarks": float_tensor(21, 2), "landmarks_68": float_tensor(68, 3)}
+        features = {"landmarks": float_tensor(68, 2), "landmarks_68": float_tensor(68, 3)}
+        features |= {"landmarks_21": float_tensor(21, 2)}
         return points3d.info(self, __doc__, 68, **features, **points3d.parameter_features())
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
@@ -36,6 +39,7 @@ class Aflw20003d(tfds.core.GeneratorBasedBuilder):
         for path in paths:
             example, arrays = points3d.parametric_example(path, basis)
             example["name"] = path.stem
-            for feature, variable in (("landmarks", "pt2d"), ("landmarks_68", "pt3d_68")):
+            for feature, variable in (("landmarks_21", "pt2d"), ("landmarks_68", "pt3d_68")):
                 example[feature] = arrays[variable].T.astype(np.float32)
+            example["landmarks"] = example["landmarks_68"][:, :2]
             yield path.stem, example

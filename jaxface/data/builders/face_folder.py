@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface import photo
-from jaxface.data import landmark_files
+from jaxface.data import image_index, landmark_files
 from jaxface.errors import UserError
 
 VARIANTS = ("", "sets")
@@ -165,10 +165,9 @@ def _photos(folder: pathlib.Path) -> list[pathlib.Path]:
 
     def is_photo(path: pathlib.Path) -> bool:
         parts = path.relative_to(folder).parts
-        excluded = any(part.startswith(".") or part == MASKS for part in parts)
-        return path.suffix.lower() in photo.IMAGE_SUFFIXES and not excluded and path.is_file()
+        return path.suffix.lower() in photo.IMAGE_SUFFIXES and MASKS not in parts and path.is_file()
 
-    photos = [path for path in folder.rglob("*") if is_photo(path)]
+    photos = [path for path in image_index.walk(folder) if is_photo(path)]
     if not photos:
         raise UserError(f"{folder}: has no photo")
     return sorted(photos, key=lambda path: (path.parent, path.name))

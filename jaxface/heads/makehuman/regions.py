@@ -59,7 +59,8 @@ def regions(source: MakeHumanSource, head: HeadSelection) -> dict[str, np.ndarra
         "teeth": parts["teeth"],
         "tongue": parts["tongue"],
         "mouth": cavity | parts["teeth"] | parts["tongue"],
-        "socket": socket,
+        # With the seam, which lies inside the eyeball: the skin ends at the edge of the lids.
+        "socket": socket | on_head(islands["socket_seam"]),
         "eyeball_L": parts["eyeball_L"],
         "eyeball_R": parts["eyeball_R"],
         "iris_L": _iris(head, source, "eyeball_L"),
@@ -76,7 +77,7 @@ def _within(skin: np.ndarray, z: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _islands(source: MakeHumanSource) -> dict[str, np.ndarray]:
     """Vertices (19158,) bool inside the oral cavity and the eye sockets: texture islands of the body in the head.
 
-    The seam between an island and the outer skin belongs to the skin.
+    The seam between an island and the outer skin belongs to the skin; that of the sockets is `socket_seam`.
     """
     quads, uv_quads = source.quads["body"], source.uv_quads["body"]
     size = len(source.uv)
@@ -91,7 +92,8 @@ def _islands(source: MakeHumanSource) -> dict[str, np.ndarray]:
         small = high[1] - low[1] < 100.0 and low[1] > 550.0
         name = "outer" if not small else "mouth" if low[0] < 0 < high[0] else "socket"
         found[name][inside] = True
-    return {name: found[name] & ~found["outer"] for name in ("mouth", "socket")}
+    inside = {name: found[name] & ~found["outer"] for name in ("mouth", "socket")}
+    return inside | {"socket_seam": found["socket"] & found["outer"]}
 
 
 def _moved(source: MakeHumanSource, on_head) -> np.ndarray:

@@ -50,22 +50,17 @@ def units(
     symmetric = {}
     for name, displacement in raw.items():
         symmetric[name] = (displacement + raw[partners[name]][mirror] * [-1, 1, 1]) / 2
-    skin = ~(regions["eyeball_L"] | regions["eyeball_R"] | regions["socket"] | regions["transparent"])
-    near = skin & (regions["lids"] | regions["face"]) & (template[:, 0] > 0)
+    near = regions["face"] & (template[:, 0] > 0)
     moving = [
         name
         for name, displacement in symmetric.items()
         if np.abs(displacement[near & regions["lids"]]).max() > LEAST_MM
     ]
     stacked = np.stack([symmetric[name] for name in moving])
-    cleared = dict(
-        zip(moving, keep_clear(template, stacked, _combinations(len(moving)), near, regions["eyeball_L"]), strict=True)
-    )
+    cleared = keep_clear(template, stacked, _combinations(len(moving)), near, regions["eyeball_L"])
+    left = symmetric | dict(zip(moving, cleared, strict=True))
     right = (template[:, 0] < 0)[:, None]
-    for name in moving:
-        own, other = cleared.get(name, symmetric[name]), cleared.get(partners[name], symmetric[partners[name]])
-        symmetric[name] = np.where(right, other[mirror] * [-1, 1, 1], own)
-    return symmetric
+    return {name: np.where(right, left[partners[name]][mirror] * [-1, 1, 1], own) for name, own in left.items()}
 
 
 def _partner(name: str) -> str:

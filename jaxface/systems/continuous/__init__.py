@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxface.systems.continuous import (
     losses,
     metrics,
     model,
+    other_template,
     own_layouts,
     predict,
     query_table,
@@ -93,17 +94,29 @@ def build(config: ml_collections.ConfigDict) -> System:
         train_data=train_data,
         evaluators={
             name: Evaluator(
-                functools.partial(eval_data, name), functools.partial(score, name), metrics.summarise, config.eval_every
+                functools.partial(eval_data, name),
+                functools.partial(score, name),
+                metrics.summarise,
+                config.eval_every,
+                metrics.main_errors,
             )
             for name in config.data.evaluate
         },
-        predict=predict.bind(net, size, config.model.template, functools.partial(query_table.named_layouts, config)),
+        **_prediction(config, net),
         raw=functools.partial(model.raw, net),
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
         warm_start=warm_start,
         **({"preprocess_on_device": render} if config.data.endless else {}),
     )
+
+
+def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Callable[..., Any]]:
+    """`predict` and `predict_batch` of the system, which depend on the template that the network was trained on."""
+    size, template = config.model.image_size, config.model.template
+    if template == query_table.OTHER_TEMPLATE:
+        return {"predict": other_template.bind(net, size)}
+    return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:

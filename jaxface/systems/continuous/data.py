@@ -192,7 +192,7 @@ def norms(example: Example, points: np.ndarray, valid: np.ndarray, queries: Quer
 
 def detected_box(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, bool]:
     """The detected box (4,) px of the face in `box` (4,), and True; `box` and False if the detector misses it."""
-    detections = detection.detect_faces(image)
+    detections = detection.detect_faces(image).boxes
     low = np.maximum(detections[:, :2], box[:2])
     high = np.minimum(detections[:, 2:], box[2:])
     common = np.maximum(high - low, 0).prod(-1)

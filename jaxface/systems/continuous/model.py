@@ -16,17 +16,20 @@ import ml_collections
 
 from jaxface import crops
 from jaxface.errors import UserError
+from jaxface.heads import canonical
 from jaxface.nn import soft_argmax
 from jaxface.nn.convnext import SIZES, Block, ConvNeXt
 from jaxface.nn.init import initialize
 from jaxface.nn.mlp import MLP, gelu
 from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
+from jaxface.systems.continuous.query_table import OTHER_TEMPLATE
 
 GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
 # In `crop_units`: 0.11 px in a crop of 224 px. Without a floor the likelihood is unbounded.
 SIGMA_FLOOR = 1e-3
+TRANSFORMERS = ("transformer", "xca", "mhsa")
 # Stride of the finest map that `MapPool` keeps.
 MAP_STRIDE = 8
 
@@ -178,6 +181,8 @@ class Continuous(nn.Module):
         mean: (3,) of RGB in [0,1], subtracted from the image.
         std: (3,) of RGB in [0,1], by which the image is divided.
         pool: replaces the encoder's global average pooling; None keeps it (paper).
+        anchors: template points to which the queries of a transformer attend at inference; () where queries are
+            independent.
         log_sigma: whether the third output is log sigma, clamped, with a floor (ours), or log variance (unofficial).
     """
 
@@ -188,6 +193,7 @@ class Continuous(nn.Module):
     std: tuple[float, ...]
     pool: GridPool | MapPool | None = None
     log_sigma: bool = True
+    anchors: tuple[tuple[float, float, float], ...] = ()
 
     def encode(self, image: jax.Array, train: bool = False) -> jax.Array:
         """Features (B,C), or with `MapPool` (B,h,w,C), of images (B,H,W,3) RGB in [0,1], as fed to the predictor."""
@@ -214,6 +220,20 @@ class Continuous(nn.Module):
             sigma = jnp.exp(0.5 * out[..., 2])
         return out[..., :2], sigma
 
+    def answer(self, features, queries, asked=None) -> tuple[jax.Array, jax.Array]:
+        """`query` for inference: the answer to a query does not depend on which others are asked with it.
+
+        In a transformer the queries then attend to the fixed `anchors` only, so that any number of them can be asked in
+        groups of any size. Without anchors, or with a pointwise predictor, this is `query`.
+        """
+        if not self.anchors:
+            return self.query(features, queries, asked)
+        anchors = jnp.broadcast_to(jnp.asarray(self.anchors), (len(queries), len(self.anchors), 3))
+        seen = jnp.arange(len(self.anchors) + queries.shape[1]) < len(self.anchors)
+        tokens = jnp.concatenate([anchors, queries], axis=1)
+        outputs = self.query(features, tokens, jnp.broadcast_to(seen, tokens.shape[:2]))
+        return tuple(output[:, len(self.anchors) :] for output in outputs)
+
     def __call__(self, image, queries, valid=None, train: bool = False) -> tuple[jax.Array, jax.Array]:
         return self.query(self.encode(image, train), queries, valid, train)
 
@@ -239,7 +259,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     width, layers, heads: of the predictor. Unofficial: mlp 512, 4; transformer 768, 4, 8. Ours: mhsa 256, 4, 8.
     mean, std: 3 numbers each for RGB in [0,1]: ImageNet's, or (unofficial) 0.5 and 0.2.
     template: the head whose template the queries are points of, "makehuman" or, for models of version 0.1, "procedural"
-        (not read here; see `canonical.in_template`).
+        (`canonical.in_template`); "other" for weights that were trained on a template of their own (`other_template`).
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
     """
     encoder = _encoder(config)
@@ -258,7 +278,16 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
         std=tuple(config.std),
         pool=POOLS[config.pool](config.feature_width) if config.pool in POOLS else None,
         log_sigma=config.sigma == "log",
+        anchors=_anchors(config),
     )
+
+
+def _anchors(config: ml_collections.ConfigDict) -> tuple[tuple[float, ...], ...]:
+    """The 68 landmarks for a transformer on our template, whose training always asks for many of them."""
+    if config.predictor not in TRANSFORMERS or config.get("template") == OTHER_TEMPLATE:
+        return ()
+    points = canonical.in_template(canonical.queries("68"), config.template)
+    return tuple(map(tuple, points.astype(float).tolist()))
 
 
 def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
@@ -294,7 +323,7 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
             f'config.model: pool is "{config.pool}" and predictor is "{config.predictor}"; "map" and "soft_argmax" '
             "require each other"
         )
-    if config.predictor in ("transformer", "xca", "mhsa") and config.width % config.heads:
+    if config.predictor in TRANSFORMERS and config.width % config.heads:
         raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
 
 

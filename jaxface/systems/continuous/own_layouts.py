@@ -5,10 +5,10 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from jaxface import prepared_data, pretrained
+from jaxface import prepared_data, pretrained, system
 from jaxface.errors import UserError
 from jaxface.system import Tree
-from jaxface.systems.continuous import layout_search, losses, model, predict, query_table
+from jaxface.systems.continuous import layout_search, losses, model, query_table
 
 # Fewer images leave a point's depth on the template open.
 MIN_IMAGES = 8
@@ -49,9 +49,9 @@ def find(
     """
     from jaxface.systems.continuous import data as examples
 
-    net, size = model.model_from_config(config.model), config.model.image_size
+    net = model.model_from_config(config.model)
     params = losses.network_params(params)
-    locate = predict.bind(net, size, config.model.template)
+    locate = system.build(config, "the trained model").predict
 
     def face_box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
         (face,) = locate(params, model_state, image, boxes=box)

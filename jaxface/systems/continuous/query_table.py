@@ -30,6 +30,8 @@ EXACT = ("rendered_heads", "facescape")
 DETECTOR = "@detector"
 # The layout of a data set whose points are the user's own.
 OWN = "own"
+# `config.model.template` of a network that was trained on a template which only its user has.
+OTHER_TEMPLATE = "other"
 # Name of the learned offsets among the parameters.
 OFFSETS = "offsets"
 
@@ -80,6 +82,11 @@ def query_set(config: ml_collections.ConfigDict, name: str) -> QuerySet:
     if stored is not None and "points" in stored:
         return _own_layout(dataset, stored)
     layout = layout_name(dataset, config.data.dir) if stored is None else stored["name"]
+    if config.model.template == OTHER_TEMPLATE:
+        raise UserError(
+            f"data set {dataset}: its layout has no points on the template of this model; set config.model.template to "
+            "train on jaxface's template"
+        )
     if layout in LAYOUTS:
         points = canonical.in_template(canonical.queries(layout), config.model.template)
         return QuerySet(dataset, points, LAYOUTS[layout])

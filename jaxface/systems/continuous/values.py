@@ -2,7 +2,7 @@
 
 from jaxface import config_values as values
 from jaxface.heads import sources
-from jaxface.systems.continuous.model import POOLS
+from jaxface.systems.continuous.model import POOLS, TRANSFORMERS
 
 HEADS = (*sources.NAMES, sources.RETIRED)
 VALUES = {
@@ -18,7 +18,7 @@ VALUES = {
     "model.feature_width": values.SIZE,
     "model.query_width": values.SIZE,
     "model.fourier_bands": values.integer(0, 16),
-    "model.predictor": values.choice("mlp", "soft_argmax", "transformer", "xca", "mhsa"),
+    "model.predictor": values.choice("mlp", "soft_argmax", *TRANSFORMERS),
     "model.width": values.SIZE,
     "model.layers": values.SIZE,
     "model.heads": values.SIZE,

@@ -54,6 +54,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
         tools=("detect",),
+        takes_five=True,
         raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),
         inputs={"image": f"B, {size}, {size}, 3"},
         head=functools.partial(decoder.decoder, load_face, config),

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxface.data import datasets
+from jaxface.errors import UserError
 from jaxface.system import Batch
 from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.preprocessing import augment
@@ -109,7 +110,7 @@ def preprocess_eval(example: Example, size: int) -> Example:
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
     size = config.model.image_size
-    splits = [datasets.open_split(config.data, name, size, "train") for name in config.data.datasets]
+    splits = [_open_split(config, name, "train") for name in config.data.datasets]
     process = functools.partial(
         preprocess_train,
         size=size,
@@ -123,5 +124,16 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:
     """Batches of the data set "NAME[:SPLIT]", by default its test split, padded."""
     size = config.model.image_size
-    split = datasets.open_split(config.data, name, size, "test")
+    split = _open_split(config, name, "test")
     return datasets.eval_batches(config, split, functools.partial(preprocess_eval, size=size))
+
+
+def _open_split(config: ml_collections.ConfigDict, name: str, default: str) -> datasets.Split:
+    """The split of "NAME[:SPLIT]". Raises UserError if the data set does not have 68 landmarks of each face."""
+    split = datasets.open_split(config.data, name, config.model.image_size, default)
+    features = split.builder.info.features
+    shape = features["landmarks"].shape if "landmarks" in features else ()
+    if shape[-2:] != (68, 2):
+        found = f"landmarks of shape {shape}" if shape else "no landmarks"
+        raise UserError(f"data set {name} has {found}; deep3d needs 68 points of each face, prepare another data set")
+    return split

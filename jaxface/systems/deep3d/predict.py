@@ -24,9 +24,9 @@ from jaxface.systems.deep3d.rendering import image_formation, texture
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 # Largest batch of crops of one network call.
-MAX_BATCH = 16
+MAX_BATCH = 8
 
-Detect = Callable[[np.ndarray, Any], list[FaceLandmarks]]
+Detect = Callable[..., list[FaceLandmarks]]
 Regress = Callable[[Any, np.ndarray, FaceModel], jax.Array]
 Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
 
@@ -93,10 +93,13 @@ def predict(
     boxes: Any = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
+    five: np.ndarray | None = None,
+    min_score: float | None = None,
+    max_faces: int | None = None,
 ) -> list[FaceReconstruction]:
     """Reconstructions of the faces in an image.
 
-    Detected faces that are too small to align are left out.
+    Detected faces that are too small to align, or whose landmarks are uncertain, are left out.
 
     Args:
         network: the model.
@@ -105,7 +108,10 @@ def predict(
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px; None detects faces.
         layout: "68".
-        detect: `(image, boxes) -> faces` with 68 landmarks.
+        detect: `(image, boxes, **options) -> faces` with 68 landmarks.
+        five: eyes, nose tip and mouth corners (5,2) px of the face in the box; it is aligned by these, as the original
+            aligns by its MTCNN points, and not by its landmarks.
+        min_score, max_faces: options of `detect`; see `detection.detect_faces`.
 
     Returns:
         Faces in the order of `boxes`, or the largest first.
@@ -114,7 +120,8 @@ def predict(
         UserError: another layout, no `detect`, a face in `boxes` that is too small, or a network whose output is not
             finite.
     """
-    faces = _aligned_faces(network, image, boxes, layout, detect)
+    options = {name: value for name, value in (("min_score", min_score), ("max_faces", max_faces)) if value is not None}
+    faces = _aligned_faces(network, image, boxes, layout, detect and functools.partial(detect, **options), five)
     if not faces:
         return []
     vectors = _regress(network, {"params": params, **model_state}, _cut(faces))
@@ -129,6 +136,7 @@ def predict_multiview(
     boxes: Sequence[Any] | None = None,
     layout: str = LAYOUT,
     detect: Detect | None = None,
+    five: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[FaceReconstruction]]:
     """As `predict`, for several images of one person, reconstructed with one identity.
 
@@ -136,8 +144,10 @@ def predict_multiview(
     face, the largest or the one in its box; the list is empty if no face was detected.
     """
     boxes = [None] * len(images) if boxes is None else boxes
+    five = [None] * len(images) if five is None else five
     largest = [
-        _aligned_faces(network, image, box, layout, detect)[:1] for image, box in zip(images, boxes, strict=True)
+        _aligned_faces(network, image, box, layout, detect, points)[:1]
+        for image, box, points in zip(images, boxes, five, strict=True)
     ]
     faces = [face for per_image in largest for face in per_image]
     if not faces:
@@ -154,7 +164,7 @@ def predict_multiview(
 
 
 def _aligned_faces(
-    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None
+    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None, five: np.ndarray | None
 ) -> list[AlignedFace]:
     """The detector's faces with their crops."""
     if layout != LAYOUT:
@@ -163,8 +173,11 @@ def _aligned_faces(
         raise UserError("detect: deep3d needs a detector of 68 landmarks; pass detect=..., as Predictor does")
     aligned = []
     for landmarks in detect(image, boxes):
+        if boxes is None and not crops.is_face(landmarks.sigma[None], landmarks.extent[None])[0]:
+            continue
         try:
-            crop = alignment.align(landmarks.points, image.shape[1], image.shape[0], network.image_size)
+            points = landmarks.points if five is None else five
+            crop = alignment.align(points, image.shape[1], image.shape[0], network.image_size)
         except UserError:
             if boxes is not None:
                 raise

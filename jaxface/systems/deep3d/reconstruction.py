@@ -83,8 +83,8 @@ def to_result(
     view = render_overlay.render_view(camera, width, height, head.vertices, head.colors, head.normals, head.triangles)
     mesh = _colored_mesh(head)
     encoders = {
-        ".glb": lambda: meshes.encode(_textured_mesh(head, view, image, atlas()), ".glb"),
-        ".obj": lambda: meshes.encode(mesh, ".obj"),
+        ".glb": lambda: meshes.encode(_textured_mesh(head, view, image, atlas()), ".glb", "mm"),
+        ".obj": lambda: meshes.encode(mesh, ".obj", "mm"),
         ".npz": lambda: _npz(_original_arrays(head)),
         ".mat": lambda: _mat(_original_arrays(head)),
         "_normals.png": lambda: _png(render_overlay.normal_map(view, width, height)),

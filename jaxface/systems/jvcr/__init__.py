@@ -1,6 +1,7 @@
 """Joint voxel and coordinate regression: Zhang et al., ICPR 2018."""
 
 import functools
+import operator
 from collections.abc import Iterator
 
 import ml_collections
@@ -45,7 +46,13 @@ def build(config: ml_collections.ConfigDict) -> System:
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
         evaluators={
-            name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
+            name: Evaluator(
+                functools.partial(eval_data, name),
+                score,
+                metrics.summarise,
+                config.eval_every,
+                operator.itemgetter("nme"),
+            )
             for name in config.data.evaluate
         },
         predict=predict.bind(net, mode, size),

@@ -43,6 +43,8 @@ def predict(
     image: np.ndarray,
     boxes: Any = None,
     layout: str = "68",
+    min_score: float | None = None,
+    max_faces: int | None = None,
 ) -> list[FaceLandmarks]:
     """3D landmarks of the faces in an image.
 
@@ -59,18 +61,20 @@ def predict(
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px; None detects faces.
         layout: "68".
+        min_score, max_faces: see `detection.detect_faces`.
 
     Returns:
-        Faces in the order of `boxes`, or the largest first.
+        Faces in the order of `boxes`, or the largest first. A detection whose landmarks are uncertain is left out.
 
     Raises:
         UserError: another layout, malformed boxes, or a network whose output is not finite.
     """
     if layout != "68":
         raise UserError(f"layout: jvcr has the layout '68' only, not {layout!r}")
-    crop_boxes = detection.check_or_detect(boxes, image)
-    if len(crop_boxes) == 0:
+    detected = detection.check_or_detect(boxes, image, min_score, max_faces)
+    if len(detected) == 0:
         return []
+    crop_boxes, scores = detected.boxes, detected.known_scores()
     variables = {"params": params, **model_state}
     if boxes is None:
         points, _ = _landmarks(run_network, mode, size, variables, image, crop_boxes)
@@ -78,6 +82,7 @@ def predict(
     points, sigma = _landmarks(run_network, mode, size, variables, image, crop_boxes)
     extents = _face_boxes(points)
     face_boxes = extents if boxes is None else crop_boxes
+    kept = np.flatnonzero(crops.is_face(sigma, extents)) if boxes is None else range(len(points))
     return [
         FaceLandmarks(
             box=face_boxes[i],
@@ -85,10 +90,11 @@ def predict(
             layout="68",
             points=points[i, :, :2],
             sigma=sigma[i],
+            score=scores[i],
             points_3d=points[i],
             files=visualize.files(points[i]),
         )
-        for i in range(len(points))
+        for i in kept
     ]
 
 

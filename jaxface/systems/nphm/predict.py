@@ -75,8 +75,11 @@ def align(head: HeadModel, points: np.ndarray, name: str, units: str | None = No
 
 
 def fit_people(
-    head: HeadModel, config: ml_collections.ConfigDict, people: Sequence[Sequence[AlignedScan]]
-) -> list[list[HeadFit]]:
+    head: HeadModel,
+    config: ml_collections.ConfigDict,
+    people: Sequence[Sequence[AlignedScan]],
+    on_failure: Callable[[str, UserError], None] | None = None,
+) -> list[list[HeadFit | None]]:
     """Fits identity and expression codes to scans. People with the same number of scans are fitted as one batch.
 
     Args:
@@ -84,19 +87,21 @@ def fit_people(
         config: `config.fit`: `steps`, `points` (per step, of all scans of a person), `resolution` of the meshes and
             `method` of the backward deformation.
         people: for each person their scans.
+        on_failure: called with the name of a scan of which no point reaches the model, and the error; its fit is None.
+            Without it the error is raised.
 
     Returns:
         For each person a fit per scan; fits of one person share the identity code.
     """
     fitter = inversion.Fitter(head.identity, head.deformation, _unobserved_members(head), config.method)
-    fits: dict[int, list[HeadFit]] = {}
+    fits: dict[int, list[HeadFit | None]] = {}
     for scan_count in sorted({len(person) for person in people}):
         batch = [index for index, person in enumerate(people) if len(person) == scan_count]
         clouds = [[np.float32(scan.similarity(scan.points)) for scan in people[index]] for index in batch]
         variables = _fit_batch(fitter, head.params, clouds, config)
         for row, index in enumerate(batch):
             fitted = jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), variables)
-            fits[index] = _head_fits(head, fitter, fitted, clouds[row], people[index], config.resolution)
+            fits[index] = _head_fits(head, fitter, fitted, clouds[row], people[index], config.resolution, on_failure)
     return [fits[index] for index in range(len(people))]
 
 
@@ -130,15 +135,25 @@ def _head_fits(
     clouds: list[np.ndarray],
     person: Sequence[AlignedScan],
     resolution: int,
-) -> list[HeadFit]:
+    on_failure: Callable[[str, UserError], None] | None,
+) -> list[HeadFit | None]:
     """Results of one person from the fitted `variables` (numpy); `clouds` are the scans in the model's frame."""
     neutral = head.neutral_mesh(variables.identity, resolution)
-    fits = []
+    fits: list[HeadFit | None] = []
     for row, (cloud, scan) in enumerate(zip(clouds, person, strict=True)):
+        try:
+            errors_mm = _errors_mm(fitter, head.params, variables, row, cloud, scan.name)
+        except UserError as error:
+            if on_failure is None:
+                raise
+            on_failure(scan.name, error)
+            fits.append(None)
+            continue
         expression = variables.expressions[row]
         similarity = _refined_pose(scan.similarity, variables.poses[row])
         posed = head.pose(neutral, variables.identity, expression)
-        mesh = dataclasses.replace(posed, vertices=np.float32(similarity.inverse(posed.vertices)))
+        # Double precision: the scan's origin may be far away.
+        mesh = dataclasses.replace(posed, vertices=similarity.inverse(np.float64(posed.vertices)))
         fits.append(
             HeadFit(
                 mesh=mesh,
@@ -146,7 +161,7 @@ def _head_fits(
                 expression=expression,
                 similarity=similarity,
                 unit=scan.unit,
-                errors_mm=_errors_mm(fitter, head.params, variables, row, cloud, scan.name),
+                errors_mm=errors_mm,
                 scan=scan.points,
                 draw=functools.partial(draw_comparison, scan.points, mesh, similarity),
             )
@@ -216,7 +231,7 @@ def _as_mesh(points: Any, name: str) -> Mesh:
         raise UserError(f"{name}: an array {points.shape}, but nphm fits scans; pass points (N,3) or a Mesh")
     if not np.isfinite(points).all():
         raise UserError(f"{name}: has NaN or infinite points; remove them")
-    return Mesh(points.astype(np.float32), np.zeros((0, 3), np.int32))
+    return Mesh(points.astype(np.float64), np.zeros((0, 3), np.int32))
 
 
 def draw_comparison(cloud: np.ndarray, mesh: Mesh, similarity: Similarity) -> np.ndarray:

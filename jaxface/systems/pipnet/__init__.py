@@ -1,6 +1,7 @@
 """PIPNet, pixel-in-pixel landmark detection: Jin, Liao, Shao, IJCV 2021."""
 
 import functools
+import operator
 from collections.abc import Iterator
 
 import ml_collections
@@ -57,7 +58,13 @@ def build(config: ml_collections.ConfigDict) -> System:
         optimizer=optim.optimizer(config.optim, config.steps),
         train_data=train_data,
         evaluators={
-            name: Evaluator(functools.partial(eval_data, name), score, metrics.summarise, config.eval_every)
+            name: Evaluator(
+                functools.partial(eval_data, name),
+                score,
+                metrics.summarise,
+                config.eval_every,
+                operator.itemgetter("nme_pixels"),
+            )
             for name in config.data.evaluate
         },
         predict=predict.bind(net, votes, config.model, face),

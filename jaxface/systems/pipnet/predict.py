@@ -25,8 +25,13 @@ from jaxface.systems.pipnet import decoding, model
 CROPS = ("square", "meanface")
 # Fraction of a box from hairline to chin that lies above the brows. Measured on the embedded head.
 FOREHEAD = 0.2
-# Width of the landmarks in widths of the box (default: 1): layouts without a jaw line span the brows only.
-SPANS = {"19": 0.76, "29": 0.76}
+# Extent of the landmarks in widths of the box and heights of its part below the forehead (default: 1, 1): layouts
+# without a jaw line span the brows only.
+SPANS = {"19": (0.76, 1.0), "29": (0.76, 1.0)}
+# Landmarks of the user's own, if they are so few, are taken for eyes, nose and mouth.
+OWN_LAYOUT, FEW_LANDMARKS, FEW_SPAN = "own", 10, (0.5, 0.55)
+# Height of a face box in its widths.
+BOX_RATIO = 1.3
 
 Outputs = dict[str, np.ndarray]
 RunNetwork = Callable[[Any, np.ndarray], Outputs]
@@ -54,6 +59,8 @@ def predict(
     image: np.ndarray,
     boxes: Any = None,
     layout: str | None = None,
+    min_score: float | None = None,
+    max_faces: int | None = None,
 ) -> list[FaceLandmarks]:
     """Landmarks of the faces in an image.
 
@@ -72,6 +79,8 @@ def predict(
         boxes: (4,) or (F,4) px; None detects faces.
         layout: the model's layout, or "68" for a model of layout "98".
 
+        min_score, max_faces: see `detection.detect_faces`.
+
     Returns:
         Faces in the order of `boxes`, or the largest first.
 
@@ -80,9 +89,10 @@ def predict(
     """
     if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
         raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}")
-    initial_boxes = detection.check_or_detect(boxes, image)
-    if len(initial_boxes) == 0:
+    detected = detection.check_or_detect(boxes, image, min_score, max_faces)
+    if len(detected) == 0:
         return []
+    initial_boxes, face_scores = detected.boxes, detected.known_scores()
     run = functools.partial(_run, functools.partial(run_network, {"params": params, **model_state}), image, config)
     if config.crop == "square":
         points, sigma, scores = run(_squares(initial_boxes))
@@ -103,6 +113,7 @@ def predict(
             layout=layout or config.layout,
             points=points[i],
             sigma=sigma[i],
+            score=face_scores[i],
             scores=scores[i],
             confidence=confidence[i] if config.confidence else None,
         )
@@ -127,24 +138,55 @@ def _squares(boxes: np.ndarray) -> np.ndarray:
 def face_rectangles(boxes: np.ndarray, meanface: np.ndarray, layout: str) -> np.ndarray:
     """First crops (F,4) px, in which boxes (F,4) without their foreheads have the bounds of the mean face (L,2)."""
     low, high = np.asarray(boxes[:, :2], np.float64), np.asarray(boxes[:, 2:], np.float64)
-    margin = (high - low) * [(1 - SPANS.get(layout, 1.0)) / 2, 0]
-    low = low + margin + (high - low) * [0, FOREHEAD]
-    return meanface_crops(np.stack([low, high - margin], axis=1), meanface)
+    low = low + (high - low) * [0, FOREHEAD]
+    span = _span(layout, len(meanface))
+    if crops.is_elongated(meanface):
+        center, half = (low + high) / 2, (high - low) * [span[0] / 2, 0]
+        return meanface_crops(np.stack([center - half, center + half], axis=1), meanface)
+    margin = (high - low) * (1 - np.array(span)) / 2
+    return meanface_crops(np.stack([low + margin, high - margin], axis=1), meanface)
+
+
+def _span(layout: str, count: int) -> tuple[float, float]:
+    """Extent of `count` landmarks in the face box, see SPANS."""
+    return SPANS.get(layout, FEW_SPAN if _is_few(layout, count) else (1.0, 1.0))
+
+
+def _is_few(layout: str, count: int) -> bool:
+    """Whether a layout is the user's own and has at most FEW_LANDMARKS."""
+    return layout == OWN_LAYOUT and count <= FEW_LANDMARKS
 
 
 def extents(points: np.ndarray, layout: str) -> np.ndarray:
-    """Boxes (F,4) px from hairline to chin and from side to side of points (F,N,2), the highest being the brows."""
+    """Boxes (F,4) px from hairline to chin and from side to side of points (F,N,2).
+
+    The highest points are the brows, but for sets of few points, see FEW_LANDMARKS. Points that are nearly on a line
+    are taken for a horizontal line through the middle of the face.
+    """
     low, high = points.min(axis=1), points.max(axis=1)
-    margin = (high - low) * [(1 / SPANS.get(layout, 1.0) - 1) / 2, 0]
-    forehead = (high - low) * [0, FOREHEAD / (1 - FOREHEAD)]
-    return np.concatenate([low - margin - forehead, high + margin], axis=1)
+    span = _span(layout, points.shape[1])
+    size = (high - low) / span
+    if _is_few(layout, points.shape[1]):
+        elongated = np.array([crops.is_elongated(face) for face in points])[:, None]
+        width = crops.diameter(points)[:, None] / span[0]
+        size = np.where(elongated, width * [1, BOX_RATIO * (1 - FOREHEAD)], size)
+    center = (low + high) / 2
+    forehead = size * [0, FOREHEAD / (1 - FOREHEAD)]
+    return np.concatenate([center - size / 2 - forehead, center + size / 2], axis=1)
 
 
 def meanface_crops(points: np.ndarray, meanface: np.ndarray) -> np.ndarray:
-    """Crops (F,4) px in which the bounds of points (F,N,2) are those of the mean face (L,2) in crop units."""
+    """Crops (F,4) px in which the bounds of points (F,N,2) are those of the mean face (L,2) in crop units.
+
+    If the points of the mean face are nearly on a line, the crops are squares in which the largest distance of two
+    points is that of the mean face.
+    """
     low, high = points.min(axis=1), points.max(axis=1)
     mean_low, mean_high = meanface.min(axis=0), meanface.max(axis=0)
-    size = np.maximum(high - low, 1.0) / (mean_high - mean_low)
+    if crops.is_elongated(meanface):
+        size = np.maximum(crops.diameter(points), 1.0)[:, None] / np.repeat(crops.diameter(meanface), 2)
+    else:
+        size = np.maximum(high - low, 1.0) / (mean_high - mean_low)
     corner = (low + high) / 2 - (mean_low + mean_high) / 2 * size
     return np.concatenate([corner, corner + size], axis=1)
 

@@ -15,7 +15,6 @@ from jaxface.torch_names import Sources
 from jaxface.torch_weights import Tensors, convolution, linear, rename, unwrap
 
 HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
-CLASSIFIERS = ("fc.", "classifier.")
 
 
 def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, model_state: Any) -> Converted:
@@ -40,20 +39,10 @@ def from_torch(model: PIPNet, backbone: str, tensors: Tensors, params: Any, mode
     if backbone == "custom":
         raise UserError('config.model.backbone is "custom", which no official checkpoint has; choose another')
     tensors = torch_names.without_counters(unwrap(tensors, "state_dict", "model"))
-    expected = {"params": params, **model_state}
-    dropped = [name for name in tensors if name.startswith(CLASSIFIERS)]
-    if not dropped or f"{HEADS[0]}.weight" in tensors:
-        filled = rename(tensors, official(model, backbone), expected)
-        return Converted(filled.pop("params"), filled)
-    backbone_tensors = {name: value for name, value in tensors.items() if name not in dropped}
-    backbone_only = {name: {"backbone": tree["backbone"]} for name, tree in expected.items()}
-    filled = rename(backbone_tensors, _backbone(backbone), backbone_only)
-    note = (
-        f"Only the backbone is loaded, from an ImageNet checkpoint (dropped entries: {', '.join(dropped)}); all other "
-        "layers are randomly initialised."
-    )
-    merged = {name: {**tree, **filled[name]} for name, tree in expected.items()}
-    return Converted(merged.pop("params"), merged, notes=(note,))
+    if torch_names.is_imagenet(tensors, [f"{HEADS[0]}.weight"]):
+        return torch_names.fill_backbone(tensors, _backbone(backbone), params, model_state)
+    filled = rename(tensors, official(model, backbone), {"params": params, **model_state})
+    return Converted(filled.pop("params"), filled)
 
 
 def official(model: PIPNet, backbone: str) -> Sources:

@@ -8,7 +8,9 @@ import pytest
 
 from configs import continuous as configs
 from jaxface.errors import UserError
+from jaxface.systems import continuous as continuous_system
 from jaxface.systems.continuous import model as continuous
+from jaxface.systems.continuous import other_template
 
 QUERIES = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
 IMAGE = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
@@ -38,6 +40,40 @@ def test_padded_queries_do_not_influence_others(predictor):
     np.testing.assert_allclose(sigma[:, :6], alone[1], rtol=1e-4, atol=1e-5)
     single = query(features, QUERIES[:, :1])[0]
     assert np.allclose(single, points[:, :1], rtol=1e-4, atol=1e-5) == (predictor in ("mlp", "soft_argmax"))
+
+
+@pytest.mark.parametrize("predictor", ["mlp", "transformer", "xca", "mhsa"])
+def test_answers_do_not_depend_on_how_queries_are_grouped(predictor):
+    net, params, model_state = build(predictor=predictor)
+    answer = jax.jit(functools.partial(net.apply, {"params": params, **model_state}, method="answer"))
+    features = np.random.default_rng(2).normal(size=(2, 32)).astype(np.float32)
+    together = answer(features, QUERIES, np.ones((2, 9), bool))
+    apart = [answer(features, part, np.ones(part.shape[:2], bool)) for part in np.split(QUERIES, [2, 3], axis=1)]
+    for whole, *parts in zip(together, *apart, strict=True):
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)
+    assert bool(net.anchors) == (predictor != "mlp")
+
+
+def test_a_model_of_another_template_refuses_our_layouts():
+    system = continuous_system.build(configs.get_config("unofficial_mlp"))
+    for layout in ("68", "dense", None):
+        with pytest.raises(UserError, match="trained on another template, give an .npy file"):
+            system.predict({}, {}, np.zeros((64, 64, 3), np.uint8), boxes=[8, 8, 50, 56], layout=layout)
+
+
+def test_a_model_of_another_template_answers_its_own_points():
+    """A network that puts each query at its x and y, in millimetres of its own template."""
+
+    class Net:
+        def apply(self, variables, *arrays, method):
+            return arrays[0] if method == "encode" else (arrays[1][..., :2] / 100, arrays[2] * 0.5)
+
+    points = np.array([[0.0, 0, 90], [100, -100, 5]])
+    (face,) = other_template.bind(Net(), 32)(
+        {}, {}, np.zeros((64, 64, 3), np.uint8), boxes=[12, 12, 52, 52], layout=points
+    )
+    np.testing.assert_allclose(face.points, [[32, 32], [58, 6]], atol=1e-4)
+    np.testing.assert_allclose(face.sigma, 13)
 
 
 def test_sigma_is_clamped():

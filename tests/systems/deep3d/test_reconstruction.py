@@ -13,6 +13,7 @@ from jaxface.errors import UserError
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.results import FaceLandmarks
 from jaxface.systems.deep3d import face_model, predict
+from jaxface.systems.deep3d.preprocessing import alignment
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
 SIZES = Sizes(8, 6, 4)
@@ -67,6 +68,24 @@ def projected(result, vertices_mm):
     camera = result.camera
     points = vertices_mm @ camera.rotation.T * [1, -1, -1] + camera.translation_mm
     return points[:, :2] / points[:, 2:] * camera.focal_px + camera.center_px, points[:, 2]
+
+
+def test_five_given_points_align_instead_of_the_detected_ones(reconstruct):
+    """Points 20 px right of the detected face: so is the crop, and with it the reconstruction."""
+    detected = reconstruct(vector())
+    five = alignment.five_points(detected.points) + [20.0, 0.0]
+    moved = reconstruct(vector(), five=five)
+    np.testing.assert_allclose(moved.crop["trans_params"][3] - detected.crop["trans_params"][3], 20, atol=0.5)
+    np.testing.assert_allclose((moved.points - detected.points).mean(0), [20, 0], atol=1.5)
+
+
+def test_opencv_s_matrices_project_as_the_camera_does(reconstruct):
+    result = reconstruct(vector(angles=[0.1, -0.2, 0.05]))
+    vertices = obj_vertices(result)
+    intrinsics, extrinsics = result.camera.opencv()
+    homogeneous = intrinsics @ (extrinsics[:, :3] @ vertices.T + extrinsics[:, 3:])
+    np.testing.assert_allclose((homogeneous[:2] / homogeneous[2]).T, projected(result, vertices)[0], atol=1e-6)
+    np.testing.assert_allclose(result.to_json()["camera"]["intrinsics"], intrinsics)
 
 
 def obj_vertices(result):
@@ -134,7 +153,7 @@ def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
     size = len(texture)
     u, v = mesh.visual.uv.T
     at = texture[np.clip((1 - v) * size, 0, size - 1).astype(int), np.clip(u * size, 0, size - 1).astype(int)]
-    px, _ = projected(result, mesh.vertices)
+    px, _ = projected(result, 1000 * mesh.vertices)  # GLB is in metres
     front = (mesh.vertex_normals[:, 2] > 0.8) & (v > 0.2)
     left, right = front & (px[:, 0] < 140), front & (px[:, 0] > 160)
     assert left.sum() > 200 and right.sum() > 200

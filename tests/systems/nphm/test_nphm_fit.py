@@ -1,6 +1,7 @@
 """Scans: units, alignment in any orientation, malformed files; and `launch.fit` as a whole."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -36,6 +37,70 @@ def test_the_unit_is_inferred_from_the_extent(unit, head):
     assert scans.infer_unit(scan, "scan") == unit
     face = scan[head[:, 2] > 0.1]
     assert scans.infer_unit(face, "face") == unit
+
+
+def test_a_bust_in_metres_a_head_in_inches_and_stated_units(head, caplog):
+    rng = np.random.default_rng(0)
+    logging.getLogger("jaxface").propagate = True
+    with caplog.at_level(logging.WARNING):
+        assert scans.infer_unit(rng.uniform(-0.25, 0.25, (2000, 3)), "bust.ply") == "m"
+        assert "bust.ply: extent 0.49 is possible in m (490 mm), nphm (123 mm); m is taken, pass --units" in caplog.text
+        assert scans.infer_unit(rng.uniform(-6, 6, (2000, 3)), "inches.ply") == "in" and "cm is" not in caplog.text
+        assert scans.infer_unit(rng.uniform(-0.25, 0.25, (2000, 3)), "bust.ply", "nphm") == "nphm"
+        assert scans.infer_unit(rng.uniform(-0.9, 0.9, (2000, 3)), "body.ply", "m") == "m"
+        assert "body.ply: extent 1.77 m is unusual for a head" in caplog.text
+
+
+def test_far_origins_keep_the_points_apart(head):
+    moved = np.float64(head) / 4 + [691234.5, 5334567.25, 512]
+    points = scans.scan_points(meshes.Mesh(moved, np.zeros((0, 3), np.int32)), "far.ply")
+    np.testing.assert_allclose(np.ptp(points, axis=0), np.ptp(head, axis=0) / 4, atol=1e-6)
+    aligned = scans.align(points, "m", head)
+    assert misalignment_mm(aligned, moved, head) < 6
+
+
+def test_folders_hold_more_than_scans(head, tmp_path):
+    data = meshes.encode(cloud(head), ".ply")
+    names = ["anna.ply", "._anna.ply", "__MACOSX/anna.ply", "out/anna.ply", "out/anna_registered.ply", "bob/1/scan.ply"]
+    names += ["bob/1/flame.ply", "bob/1/registration.ply", "bob/2/scan.ply", "bob/2/flame.ply", "eva/flame.ply"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "out" / "fit.json").write_text(json.dumps({"anna": {}}))
+    (tmp_path / "out" / "registered.json").write_text(json.dumps({"x": {"mesh": "else/anna_registered.ply"}}))
+    people = scan_files.find([str(tmp_path), str(tmp_path / "anna.ply")])
+    found = {person: [path.relative_to(tmp_path).as_posix() for path in paths] for person, paths in people.items()}
+    assert found == {"": ["anna.ply"], "bob": ["bob/1/scan.ply", "bob/2/scan.ply"], "eva": ["eva/flame.ply"]}
+    assert list(scan_files.result_names(people))[1:3] == ["bob/1_scan.ply", "bob/2_scan.ply"]
+
+
+def test_landmarks_of_scans_are_read(tmp_path):
+    points, scans_ = np.arange(204.0).reshape(68, 3), [tmp_path / "a.ply", tmp_path / "b.ply"]
+    np.save(tmp_path / "l.npy", points)
+    np.savetxt(tmp_path / "l.txt", points)
+    np.savez(tmp_path / "l.npz", landmarks=points)
+    for name in ("l.npy", "l.txt", "l.npz"):
+        (found,) = scan_files.read_landmarks(str(tmp_path / name), scans_[:1]).values()
+        np.testing.assert_allclose(found, points)
+    entries = {"a.ply": points.tolist(), "b.ply": [None, *points[1:].tolist()]}
+    (tmp_path / "l.json").write_text(json.dumps(entries))
+    found = scan_files.read_landmarks(str(tmp_path / "l.json"), scans_)
+    assert np.isnan(found[scans_[1]][0]).all() and (found[scans_[0]] == points).all()
+    for name, message in (("l.npy", "is for one scan"), ("absent.json", "cannot be read")):
+        with pytest.raises(UserError, match=f"--landmarks: .*{name} .*{message}"):
+            scan_files.read_landmarks(str(tmp_path / name), scans_)
+    np.save(tmp_path / "l.npy", points[:67])
+    with pytest.raises(UserError, match=r"must hold 68 points .* it has \(67, 3\)"):
+        scan_files.read_landmarks(str(tmp_path / "l.npy"), scans_[:1])
+
+
+def test_the_last_line_counts_and_names(tmp_path):
+    assert scan_files.outcome(1, "fitted", {}) == "1 scan fitted"
+    failed = {tmp_path / "a": "a: is bad", tmp_path / "b": "b: is worse"}
+    assert scan_files.outcome(2, "fitted", failed) == "2 scans fitted, 2 failed: a: is bad; b: is worse"
+    assert (
+        scan_files.count(1, "person", "people") == "1 person" and scan_files.count(2, "person", "people") == "2 people"
+    )
 
 
 @pytest.mark.parametrize("turn", ["none", "z up", "upside down", "tilted"])
@@ -145,14 +210,18 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     (folder / "2").mkdir(parents=True)
     (folder / "one.ply").write_bytes(meshes.encode(cloud(250 * head[:500] + 3), ".ply"))
     np.save(folder / "2" / "obs.npy", head[500:1000])
+    (folder / "bad.ply").write_bytes(b"junk")
     folders = {"--scan": tmp_path / "scans", "--workdir": tmp_path / phase, "--output": tmp_path / "out"}
     arguments = [f"{flag}={path}" for flag, path in folders.items()]
     process = subprocess.run([sys.executable, "-m", "launch.fit", *arguments], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 1, process.stderr
+    assert "bad.ply: damaged" in process.stderr and "fitting 2 scans of 1 person" in process.stderr
+    assert "2 scans fitted, 1 failed: " in process.stdout
     summary, codes = json.loads((tmp_path / "out" / "fit.json").read_text()), np.load(tmp_path / "out" / "codes.npz")
     assert summary.keys() == {"anna/one", "anna/obs"}
     scales = [np.cbrt(np.linalg.det(np.array(summary[name]["matrix"])[:3, :3])) for name in ("anna/one", "anna/obs")]
     assert scales == pytest.approx([1 / 250, 1]), "an observation is in the model's own unit"
+    assert [summary[name]["units"] for name in ("anna/one", "anna/obs")] == ["mm", "nphm"]
     assert codes["anna/identity"].shape == (net.code_dim,)
     mesh = meshes.read(tmp_path / "out" / "anna" / "one.ply")
     assert len(mesh.triangles) and 100 < np.ptp(mesh.vertices, axis=0).max() < 400

@@ -65,6 +65,13 @@ def test_a_scan_in_metres_is_registered(template, scanned):
     assert np.median(on_wart) < 0.6 * np.median(flat), "ARAP refinement recovers what the coefficients cannot"
 
 
+def test_inward_normals_are_turned(template, scanned):
+    scan, landmarks, *_ = scanned
+    inward = Mesh(scan.vertices, scan.triangles, -scan.normals)
+    expected, found = (register.register(one, template, landmarks, subdivisions=0) for one in (scan, inward))
+    assert found.error_mm == pytest.approx(expected.error_mm, rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def flame_file(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("flame") / "generic_model.npz"

@@ -145,3 +145,37 @@ def test_bad_mean_faces():
         decoding.votes(decoding.neighbor_table(far, 2))
     with pytest.raises(UserError, match="config.model.merge"):
         decoding.votes(decoding.neighbor_table(far, 3), "median")
+
+
+def test_missing_points_count_neither_in_the_loss_nor_in_the_error():
+    """A loss with missing points is the mean over the others; its gradient is finite and does not reach their maps."""
+    rng, table_of_two = np.random.default_rng(0), np.array([[1, 2], [0, 2], [0, 1]])
+    counts = {"cls": 3, "x": 3, "y": 3, "nb_x": 6, "nb_y": 6}
+    maps = {name: jnp.asarray(rng.normal(size=(2, 4, 4, count)), jnp.float32) for name, count in counts.items()}
+    points = rng.uniform(0, 1, (2, 3, 2)).astype(np.float32)
+    points[1, 2] = np.nan
+
+    def total(maps, points):
+        return sum(losses.supervised(maps, jnp.asarray(points), table_of_two, SETTINGS).values())
+
+    gradient = jax.grad(total)(maps, points)
+    assert all(np.isfinite(values).all() for values in gradient.values())
+    assert not np.asarray(gradient["cls"])[1, ..., 2].any() and np.asarray(gradient["cls"])[0, ..., 2].any()
+    assert not np.asarray(gradient["nb_x"])[1, ..., [1, 3, 4, 5]].any()  # neighbours that are, or belong to, point 2
+    target = losses.targets(jnp.nan_to_num(points), table_of_two, 4)
+    errors = np.square(maps["cls"] - target["cls"])
+    valid = np.isfinite(points).all(-1)
+    expected = errors.sum((1, 2))[valid].sum() / (16 * valid.sum())
+    np.testing.assert_allclose(losses.supervised(maps, points, table_of_two, SETTINGS)["map"], expected, rtol=1e-5)
+    task = jnp.zeros(2, jnp.int32)
+    grids = {**maps, "cls2": maps["cls"][:, ::2, ::2], "cls3": maps["cls"][:, ::4, ::4]}
+    by_task = losses.curriculum(grids, jnp.asarray(points), task, table_of_two, SETTINGS)
+    np.testing.assert_allclose(by_task["map"], expected, rtol=1e-5)
+    batch = {"landmarks": points, "crop_px": np.full((2, 2), 10.0), "norm_crop": np.ones(2), "norm_px": np.ones(2)}
+    scored = metrics.errors(jnp.nan_to_num(points) + jnp.asarray([3.0, 4.0]), batch)
+    np.testing.assert_allclose(scored["nme_crop"], 5, rtol=1e-6)
+    arrays = {name: np.asarray(value) for name, value in scored.items()} | {
+        "landmarks": points,
+        "norm_crop": np.ones(2),
+    }
+    assert np.isfinite(list(metrics.summarise(arrays).values())).all()

@@ -82,6 +82,7 @@ def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions
     start = icp.procrustes(template[valid].astype(np.float64), landmarks[valid].astype(np.float64))
     target = _Target(scan, start.scale)
     fit = _CoefficientFit(closed, target, start, landmarks, valid)
+    target.orient(start, *fit.face(), GATES_MM[0])
     for gate_mm in GATES_MM:
         fit.step(gate_mm)
     fitted = closed.posed(fit.identity, fit.expression)
@@ -93,7 +94,7 @@ def register(scan: Mesh, closed: ClosedHead, landmarks: np.ndarray, subdivisions
     errors = tuple(target.median_distance(fit.similarity, shape[face]) for shape in (fitted, refined))
     if errors[0] > GATES_MM[0]:
         raise UserError(f"the fitted head is {errors[0]:.0f} mm from the scan; rotate the scan upright and facing +z")
-    mesh = Mesh(fit.similarity(refined).astype(np.float32), triangles.astype(np.int32))
+    mesh = Mesh(fit.similarity(refined), triangles.astype(np.int32))
     return Registration(mesh, fitted, fit.identity, fit.expression, fit.similarity, errors)
 
 
@@ -105,8 +106,25 @@ class _Target:
         self.points = scan.vertices.astype(np.float64)
         self.normals = scan.normals
         if self.normals is None and len(scan.triangles):
-            self.normals = sampling.vertex_normals(scan.vertices / scale, scan.triangles)
+            # About the first vertex, because area vectors far from the origin cancel.
+            self.normals = sampling.vertex_normals((self.points - self.points[0]) / scale, scan.triangles)
         self.tree = scipy.spatial.cKDTree(self.points)
+
+    def orient(self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate_mm: float) -> None:
+        """Turns the scan's normals if most of them point into the head: scans may have their winding inwards.
+
+        Args:
+            similarity: from head mm to the scan.
+            vertices: (N,3) mm, on the head's face.
+            normals: (N,3) of the vertices.
+            gate_mm: largest distance of a correspondence.
+        """
+        if self.normals is None:
+            return
+        distance, nearest = self.tree.query(similarity(vertices), workers=-1)
+        cosine = ((self.normals[nearest] @ similarity.rotation) * normals).sum(1)[distance < gate_mm * similarity.scale]
+        if len(cosine) and np.median(cosine) < 0:
+            self.normals = -self.normals
 
     def match(
         self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate_mm: float
@@ -172,11 +190,15 @@ class _CoefficientFit:
         normal_matrix = jacobian.T @ jacobian + np.diag(precision + DAMPING)
         self._update(np.linalg.solve(normal_matrix, jacobian.T @ residual - precision * current))
 
+    def face(self) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (N,3) mm and normals (N,3) of the face with the current coefficients."""
+        surface = self._closed.posed(self.identity, self.expression)
+        normals = sampling.vertex_normals(surface, self._closed.triangles)
+        return surface[self._rows].astype(np.float64), normals[self._rows].astype(np.float64)
+
     def _plane_rows(self, gate_mm: float) -> tuple[np.ndarray, np.ndarray]:
         """Jacobian (M,7+I+E) and residuals (M,) of point-to-plane correspondences."""
-        surface = self._closed.posed(self.identity, self.expression)
-        normals = sampling.vertex_normals(surface, self._closed.triangles)[self._rows].astype(np.float64)
-        vertices = surface[self._rows].astype(np.float64)
+        vertices, normals = self.face()
         matched, points, _ = self._target.match(self.similarity, vertices, normals, gate_mm)
         n, v = normals[matched], vertices[matched]
         by_similarity = icp.point_to_plane_jacobian(v, n)

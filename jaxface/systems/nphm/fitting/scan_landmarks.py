@@ -16,6 +16,8 @@ from jaxface.meshes import Mesh
 Detector = Callable[[np.ndarray], tuple[np.ndarray, float] | None]
 
 SIZE = (512, 512)
+# Distance of the farthest vertex from the camera while a scan is rendered.
+FARTHEST_MM = 1000.0
 # Distance of the camera as a multiple of the bounding radius, and bounding radius of the close-up as a multiple of the
 # landmarks' extent.
 CAMERA_DISTANCE, CLOSE_UP = 6.0, 1.1
@@ -57,7 +59,7 @@ def render(scan: Mesh, camera: Camera) -> tuple[np.ndarray, views.View]:
     Returns:
         (image (S,S,3) uint8, surface points and normals of its pixels).
     """
-    view = views.render(scan.vertices, scan.triangles, camera.eye, camera.rotation, camera.focal_px, SIZE)
+    view = _render_view(scan, camera)
     # The winding of scans is not reliable: visible normals are turned to the camera.
     facing = (view.normals * (camera.eye - view.points)).sum(-1, keepdims=True)
     normals = view.normals * np.where(facing < 0, -1.0, 1.0)
@@ -65,6 +67,14 @@ def render(scan: Mesh, camera: Camera) -> tuple[np.ndarray, views.View]:
     shading = AMBIENT + (1 - AMBIENT) * np.maximum(normals @ light, 0)
     grey = np.where(view.hit, DARKEST + RANGE * shading, BACKGROUND)
     return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8), view
+
+
+def _render_view(scan: Mesh, camera: Camera) -> views.View:
+    """`views.render` in millimetres from the camera, which float32 resolves for any unit and origin of the scan."""
+    relative = scan.vertices - camera.eye
+    scale = FARTHEST_MM / np.linalg.norm(relative, axis=1).max()
+    view = views.render(scale * relative, scan.triangles, np.zeros(3), camera.rotation, camera.focal_px, SIZE)
+    return view._replace(points=view.points.astype(np.float64) / scale + camera.eye)
 
 
 def detect_landmarks(scan: Mesh, detector: Detector) -> np.ndarray:
@@ -77,7 +87,7 @@ def detect_landmarks(scan: Mesh, detector: Detector) -> np.ndarray:
         UserError: the scan has no faces to render, or no face is found.
     """
     if not len(scan.triangles):
-        raise UserError("the scan is a point cloud and cannot be rendered; use a mesh with faces")
+        raise UserError("the scan is a point cloud and cannot be rendered; use a mesh with faces, or give --landmarks")
     low, high = scan.vertices.min(0), scan.vertices.max(0)
     center, radius = (low + high) / 2, float(np.linalg.norm(high - low) / 2)
     points, axes = _search_orientations(scan, detector, center, radius)
@@ -102,7 +112,7 @@ def _search_orientations(
         if detection is not None:
             candidates.append((*detection, axes))
     if not candidates:
-        raise UserError("no face is found on the scan; rotate it upright and facing +z")
+        raise UserError("no face is found on the scan; rotate it upright and facing +z, or give --landmarks")
     points, _, axes = max(candidates, key=lambda candidate: candidate[1])
     return points, axes
 

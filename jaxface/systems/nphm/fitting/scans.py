@@ -5,10 +5,13 @@ The model's frame has x to the subject's left, y up, z out of the face, and unit
 
 import functools
 import itertools
+import logging
+import pathlib
 
 import numpy as np
 import scipy.spatial
 
+from jaxface import array_files, meshes
 from jaxface.errors import UserError
 from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
@@ -16,12 +19,13 @@ from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
-UNITS = {"mm": 1 / MM_PER_UNIT, "cm": 10 / MM_PER_UNIT, "m": 1000 / MM_PER_UNIT, "nphm": 1.0}
-# Plausible extents of a head or a face, in model units.
-MIN_EXTENT, MAX_EXTENT = 0.3, 2.8
-# Largest extent of a scan in each unit, in order of preference. A head of 250 mm is 0.25 in m but 1.0 in model units;
-# the face alone has half of that.
-UNIT_MAX_EXTENTS = (("m", 0.45), ("nphm", MAX_EXTENT), ("cm", 70.0), ("mm", 700.0))
+UNITS = {unit: mm / MM_PER_UNIT for unit, mm in meshes.MM_PER.items()}
+# Extents in mm of a face, a head or a bust: possible ones, and likely ones, which are preferred. A second unit that
+# gives a possible extent of at least DOUBTFUL_MM is worth a warning. A unit that the user states may be off by a
+# factor.
+POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), (150.0, 600.0), 120.0, 4.0
+# Units in order of preference, where the extent is likely in several of them.
+PREFERENCE = ("mm", "cm", "m", "nphm", "in")
 MIN_POINTS, MAX_POINTS = 100, 20_000
 # Trimmed ICP: share of correspondences that are kept, closest first; the model has neither hair nor shoulders.
 TRIMMED_SHARE = 0.8
@@ -34,9 +38,11 @@ FACE_PERCENTILE = 70
 # Largest deviation of R R^T from the identity in a matrix that a user gives.
 MAX_SHEAR = 0.01
 
+LOGGER = logging.getLogger(__name__)
+
 
 def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
-    """At most MAX_POINTS points (N,3) of a scan: surface samples if it has faces, else vertices.
+    """At most MAX_POINTS points (N,3) float64 of a scan: surface samples if it has faces, else vertices.
 
     UserError, starting with the scan's `name`, if there are too few points or the scan has no extent.
     """
@@ -48,8 +54,10 @@ def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
             samples = sampling.sample(mesh.vertices, mesh.triangles, MAX_POINTS, rng)
         except ValueError as error:
             raise UserError(f"{name}: its faces have no area; use a scan of a head") from error
-        return samples.on(mesh.vertices, mesh.triangles)
-    points = mesh.vertices
+        # Samples are float32: without the origin they keep the precision of georeferenced scans.
+        origin = np.asarray(mesh.vertices[0], np.float64)
+        return samples.on(mesh.vertices - origin, mesh.triangles) + origin
+    points = np.asarray(mesh.vertices, np.float64)
     if len(points) > MAX_POINTS:
         points = points[rng.choice(len(points), MAX_POINTS, replace=False)]
     if np.ptp(points, axis=0).max() <= 0:
@@ -58,26 +66,45 @@ def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
 
 
 def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
-    """The unit of a scan, "mm", "cm", "m" or "nphm", inferred from its extent.
+    """The unit of a scan, a key of UNITS, inferred from its extent.
+
+    If the extent is that of a head in several units, the first of PREFERENCE is taken and a warning names the others.
 
     Args:
         points: (N,3).
         name: the scan in messages.
-        stated: a unit given by the user; it is only checked.
+        stated: a unit given by the user; it is taken unless it is wrong by far.
 
     Raises:
         UserError: no unit, or not the stated one, gives a plausible head size.
     """
     low, high = np.percentile(points, [1, 99], axis=0)
-    extent = (high - low).max()
+    extent = float((high - low).max())
+    sizes_mm = {unit: extent * meshes.MM_PER[unit] for unit in PREFERENCE}
     if stated:
-        if MIN_EXTENT <= extent * UNITS[stated] <= MAX_EXTENT:
-            return stated
+        return _checked_unit(name, extent, sizes_mm[stated], stated)
+    possible = [unit for unit, size in sizes_mm.items() if POSSIBLE_MM[0] <= size <= POSSIBLE_MM[1]]
+    if not possible:
+        raise UserError(
+            f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm, nor in inches; rescale the scan"
+        )
+    likely = [unit for unit in possible if LIKELY_MM[0] <= sizes_mm[unit] <= LIKELY_MM[1]]
+    taken = (likely or possible)[0]
+    others = [unit for unit in possible if unit != taken and sizes_mm[unit] >= DOUBTFUL_MM]
+    if others:
+        sizes = ", ".join(f"{unit} ({sizes_mm[unit]:.0f} mm)" for unit in (taken, *others))
+        LOGGER.warning("%s: extent %.3g is possible in %s; %s is taken, pass --units", name, extent, sizes, taken)
+    return taken
+
+
+def _checked_unit(name: str, extent: float, size_mm: float, stated: str) -> str:
+    """The stated unit. Raises UserError if it is wrong by far; warns if the extent is unusual in it."""
+    low, high = POSSIBLE_MM
+    if not low / STATED_FACTOR <= size_mm <= high * STATED_FACTOR:
         raise UserError(f"{name}: extent {extent:.3g} {stated} is not a plausible head size; pass a different --units")
-    for unit, max_extent in UNIT_MAX_EXTENTS:
-        if extent <= max_extent and extent * UNITS[unit] >= MIN_EXTENT:
-            return unit
-    raise UserError(f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm; rescale the scan")
+    if not low <= size_mm <= high:
+        LOGGER.warning("%s: extent %.3g %s is unusual for a head, check --units", name, extent, stated)
+    return stated
 
 
 def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
@@ -91,10 +118,7 @@ def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
     Raises:
         UserError: the file holds anything else.
     """
-    try:
-        values = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--align: {path} cannot be read as numbers ({error}); pass auto, none or a file") from error
+    values = _read_numbers(path)
     if values.shape == (4, 4):
         scale = np.cbrt(np.linalg.det(values[:3, :3]))
         rotation = values[:3, :3] / scale if scale > 0 else np.zeros((3, 3))
@@ -108,6 +132,19 @@ def load_similarity(path: str, mean_anchors: np.ndarray) -> Similarity:
             f"{mean_anchors.shape} anchors in the scan's frame, at least 3 of them finite"
         )
     return icp.procrustes(values[valid], mean_anchors[valid].astype(np.float64))
+
+
+def _read_numbers(path: str) -> np.ndarray:
+    if path.endswith(".npy"):
+        try:
+            return array_files.read_npy(path)
+        except UserError as error:
+            raise UserError(f"--align: {error}") from error
+    try:
+        return np.loadtxt(pathlib.Path(path))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--align: {path} cannot be read as numbers ({reason}); pass auto, none or a file") from error
 
 
 def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
