@@ -77,6 +77,7 @@ def either(*rules: Rule) -> Rule:
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
+SECTION = Rule(lambda value: isinstance(value, Mapping | ml_collections.ConfigDict), "a section of keys")
 TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, "a text")
 NAME = Rule(lambda value: isinstance(value, str) and bool(value.strip("\0 ")), "a name")
 NAMES = sequence(NAME)

@@ -147,7 +147,8 @@ def fit(
     workdir = pathlib.Path(workdir)
     _check_best(system, config)
     parallel.local_batch_size(config.batch_size)
-    with interrupts.deferred(STOPPING, STOPPING_AT_ONCE) as interrupted, locked(workdir, "trains in it", all_hosts=True):
+    hold = locked(workdir, "trains in it", all_hosts=True)
+    with interrupts.deferred(STOPPING, STOPPING_AT_ONCE) as interrupted, hold:
         try:
             state = _train(system, config, workdir, profile, interrupted)
         except KeyboardInterrupt as interrupt:

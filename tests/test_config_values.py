@@ -32,7 +32,7 @@ def test_every_key_has_a_rule_and_every_variant_passes(name):
         rules = config_values.rules(table(config.system))
         for key, _ in flat(config):
             parents = [key.rsplit(".", count)[0] for count in range(key.count(".") + 1)]
-            assert key in (SYSTEM_KEY, "layouts", "random_identity") or any(parent in rules for parent in parents), key
+            assert key in (SYSTEM_KEY, "random_identity") or any(parent in rules for parent in parents), key
         config_values.check(config, table(config.system))
 
 
@@ -56,7 +56,7 @@ def test_values_of_no_sense_are_refused_by_name(name):
                 refused += 1
                 assert str(error).startswith("config.") and key.partition(".")[0] in str(error)
                 assert "\n" not in str(error)
-        assert refused or key in (SYSTEM_KEY, "layouts"), key
+        assert refused or key == SYSTEM_KEY, key
 
 
 @pytest.mark.parametrize(
