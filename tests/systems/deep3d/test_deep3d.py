@@ -72,7 +72,7 @@ def test_heads_and_configurations_that_do_not_fit():
         face_model.load_face_model("makehuman", "", (64, 40, 10), "pytorch")
     config = get_config("smoke")
     config.loss.attention = "everything"
-    with pytest.raises(UserError, match="config.loss.attention is 'everything'"):
+    with pytest.raises(UserError, match="config.loss.attention: 'everything' cannot be used"):
         deep3d.build(config)
 
 
