@@ -78,7 +78,7 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         entries = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
     if not isinstance(entries, dict):
         raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")
@@ -345,6 +345,10 @@ def write_result(
             face_files[_with_ending(target, f"_{number}{ending}" if number > 1 else ending)] = (face, ending)
     json_path, overlay_path = _outputs(target, path)
     writer.check([json_path, overlay_path, *face_files])
+    for file in (json_path, overlay_path, *face_files):
+        # The second face of a.jpg and the first one of a_2.jpg.
+        if file.resolve() in writer.written:
+            raise UserError(f"{file.name} would overwrite a result of another photo; rename one of them")
     entry = {
         "image": path.name,
         "width": loaded.width,

@@ -90,7 +90,8 @@ def _read(path: pathlib.Path) -> Mesh:
     if path.suffix.lower() not in READABLE:
         raise UserError(f"{path}: not a readable mesh file ({', '.join(READABLE)})")
     try:
-        mesh = _decode(path)
+        with np.errstate(all="ignore"):  # damaged numbers; the result is checked
+            mesh = _decode(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # damaged files raise any exception, in trimesh too

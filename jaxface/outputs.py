@@ -103,11 +103,13 @@ class Writer:
     Attributes:
         folder: the folder, which need not exist yet.
         earlier: resolved paths of the files that earlier runs wrote.
+        written: those that this run wrote.
     """
 
     def __init__(self, folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()):
         self.folder = Path(folder)
         self.earlier = previous_outputs(self.folder)
+        self.written: set[Path] = set()
         self._inputs = {Path(path).resolve() for path in inputs}
 
     def may_write(self, path: Path) -> bool:
@@ -159,3 +161,4 @@ class Writer:
         self.check([path])
         partial.replace(path)
         self.earlier.add(path.resolve())
+        self.written.add(path.resolve())

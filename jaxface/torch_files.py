@@ -9,6 +9,7 @@ import math
 import pathlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,16 @@ FREE_BYTES = 2**20
 # First pickles of the format before PyTorch 1.6.
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 DAMAGE = (zipfile.BadZipFile, safetensors.SafetensorError, struct.error, EOFError, LookupError, ValueError, TypeError)
-DAMAGE += (AttributeError, OSError, MemoryError, RecursionError, RuntimeError, OverflowError)
+DAMAGE += (
+    zlib.error,
+    NotImplementedError,
+    AttributeError,
+    OSError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    OverflowError,
+)
 
 
 def read(path: str | pathlib.Path) -> Tensors:
@@ -73,15 +83,20 @@ def _guarded(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
     except pickle_tree.Refused as refused:
         if refused.name.startswith(("torch.nn.", "torchvision.", "__torch__", "__main__.", "models.")):
             raise UserError(
-                f"{path} is rejected because it holds a whole model ({refused.name}) instead of its weights; "
+                f"{path} is rejected because it holds a whole model ({_shown(refused.name)}) instead of its weights; "
                 "save model.state_dict()"
             ) from None
         raise UserError(
-            f"{path} is rejected because it calls {refused.name}; save its bare state dict instead"
+            f"{path} is rejected because it calls {_shown(refused.name)}; save its bare state dict instead"
         ) from None
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
+
+
+def _shown(name: str) -> str:
+    """A name of the file on one line."""
+    return " ".join(name.split())[:80]
 
 
 def _read_tree(path: pathlib.Path) -> Tensors:
@@ -111,7 +126,7 @@ def _read_zip(path: pathlib.Path, data: bytes) -> Tensors:
         names = archive.namelist()
         program = next((name for name in names if name.endswith("/data.pkl")), None)
         if program is None:
-            inside = f"it contains {names[0]}; unpack it" if names else "it is empty"
+            inside = f"it contains {names[0][:80]!r}; unpack it" if names else "it is empty"
             raise UserError(f"{path} is a zip file, but not a PyTorch checkpoint (no data.pkl in it): {inside}")
         root = program.removesuffix("data.pkl")
         if f"{root}constants.pkl" in names:

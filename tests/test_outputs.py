@@ -1,5 +1,6 @@
 """Files that no earlier run of jaxface wrote are never overwritten."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -86,3 +87,14 @@ def test_arrays_are_written_to_a_new_file_or_to_an_earlier_output(tmp_path):
         folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "out.npz")
     with pytest.raises(UserError, match="in.npz: exists and is not an output of jaxface"):
         folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "in.npz")
+
+
+def test_the_second_face_of_a_photo_does_not_overwrite_the_first_of_another(tmp_path):
+    for name in ("a.png", "a_2.png"):
+        Image.new("RGB", (30, 20), "gray").save(tmp_path / name)
+
+    def two(source, boxes=None):
+        return [dataclasses.replace(face, files={".obj": b"v"}) for face in 2 * predict(source)]
+
+    summary = folders.infer_files(two, tmp_path, tmp_path / "out", None, False, {}, print)
+    assert list(summary.failed) == ["a_2.png"] and "a_2.obj would overwrite" in summary.failed["a_2.png"]

@@ -1,8 +1,10 @@
 """Makes docs/images/head_*.jpg, pictures of the embedded head: python docs/images/heads.py"""
 
+import functools
 import pathlib
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,20 +36,24 @@ def picture(
         vertices, eye, rotation, SAMPLES * size * DISTANCE_MM / width_mm, (SAMPLES * size,) * 2
     )
     triangles = head.opaque_triangles()
-    visible = raster.rasterize(
-        jnp.float32(pixels), jnp.float32(depth), triangles, SAMPLES * size, SAMPLES * size
-    ).triangle_id
     albedo = np.where(head.regions["scalp"][:, None], HAIR * np.array([1.0, 0.8, 0.65]), head.albedo_mean)
-    attributes = np.concatenate([albedo, mesh.vertex_normals(jnp.float32(vertices), triangles)], axis=1)
-    surface = np.asarray(
-        raster.interpolate(jnp.float32(attributes), jnp.float32(pixels), jnp.float32(depth), triangles, visible)
-    )
+    rendered = _render(*map(jnp.float32, (pixels, depth, vertices, albedo)), jnp.asarray(triangles), SAMPLES * size)
+    surface, covered = map(np.asarray, rendered)
     normals = surface[..., 3:] / np.maximum(np.linalg.norm(surface[..., 3:], axis=-1, keepdims=True), 1e-6)
     light = LIGHT @ np.stack([rotation[0], -rotation[1], -rotation[2]])
     shading = AMBIENT + (1 - AMBIENT) * np.maximum(normals @ light, 0.0)
-    image = np.where(np.asarray(visible >= 0)[..., None], 1.25 * surface[..., :3] * shading[..., None], BACKGROUND)
+    image = np.where(covered[..., None], 1.25 * surface[..., :3] * shading[..., None], BACKGROUND)
     image = np.clip(image, 0, 1).reshape(size, SAMPLES, size, SAMPLES, 3).mean((1, 3))
     return (255 * image).astype(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _render(pixels, depth, vertices, albedo, triangles, size: int) -> tuple[jax.Array, jax.Array]:
+    """Albedo and normals (size,size,6) of the visible surface, and the mask (size,size) of the head."""
+    tiers = (*((window, None) for window in views.WINDOWS), (size, None))
+    visible = raster.rasterize(pixels, depth, triangles, size, size, tiers=tiers).triangle_id
+    attributes = jnp.concatenate([albedo, mesh.vertex_normals(vertices, triangles)], axis=1)
+    return raster.interpolate(attributes, pixels, depth, triangles, visible), visible >= 0
 
 
 def write(name: str, images: list[np.ndarray], columns: int, labels: list[str] = ()) -> None:

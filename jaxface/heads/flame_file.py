@@ -46,8 +46,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     except pickle_tree.Refused as refused:
         if "\r" in refused.name:
             raise UserError(f"{path}: line ends were changed by a text-mode transfer; copy the file again") from None
+        name = " ".join(refused.name.split())[:80]
         raise UserError(
-            f"{path}: refused, a FLAME file does not need {refused.name}; download the original file again"
+            f"{path}: refused, a FLAME file does not need {name}; download the original file again"
         ) from None
     except DAMAGE as error:
         raise UserError(f"{path}: damaged, or not a FLAME file ({_reason(error)}); download it again") from error

@@ -86,7 +86,8 @@ def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
     possible = [unit for unit, size in sizes_mm.items() if POSSIBLE_MM[0] <= size <= POSSIBLE_MM[1]]
     if not possible:
         raise UserError(
-            f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm, nor in inches; rescale the scan"
+            f"{name}: extent {extent:.3g} is not a plausible head size in mm, cm, m or nphm, nor in inches; "
+            "rescale the scan"
         )
     likely = [unit for unit in possible if LIKELY_MM[0] <= sizes_mm[unit] <= LIKELY_MM[1]]
     taken = (likely or possible)[0]
