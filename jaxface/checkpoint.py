@@ -322,7 +322,7 @@ def _metric(workdir: Path, step: int) -> float:
     path = folder / file
     try:
         return float(json.loads(path.read_text())[BEST])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 

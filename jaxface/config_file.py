@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxface import compat
+from jaxface import compat, json_files
 from jaxface.errors import UserError, disk_errors
 
 NAME = "config.json"
+MAX_SHOWN_CHARS = 80
 DEPENDENCIES = "dependencies"
 _DEPENDENCY_FOLDERS = (DEPENDENCIES, *compat.EARLIER_DEPENDENCIES)
 
@@ -26,15 +27,21 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     Raises UserError if the folder is not a workdir or the file is damaged.
     """
     path = pathlib.Path(workdir) / NAME
-    if not path.parent.is_dir():
+    try:
+        exists = path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(workdir)[:MAX_SHOWN_CHARS]!r}…: not the name of a folder; give a workdir") from error
+    if not exists:
         raise UserError(f"{path.parent}: no such folder; give the workdir of a training run or a converted checkpoint")
     if not path.is_file():
         raise UserError(f"{path.parent}: not a workdir, it has no {NAME}; give that of a training run")
     try:
-        values = compat.current_config(_with_tuples(json.loads(path.read_text())))
+        values = compat.current_config(_with_tuples(json_files.read(path, "restore the file, or train again")))
         values = {name: _from_workdir(path.parent, value) for name, value in values.items()}
         return ml_collections.ConfigDict(values)
-    except (ValueError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error}); restore the file, or train again") from error
 
 

@@ -24,9 +24,10 @@ BROWS, CHIN = slice(17, 27), slice(7, 10)
 # A realigned crop is rejected as an outlier if it shifts by more than this fraction of its side or if its size changes
 # by more than this factor.
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
-# Batch sizes for which networks are compiled, and the largest one that is used by default.
+# Batch sizes for which networks are compiled, and the largest one by default. On CPUs images are processed one by one:
+# a photo then gives the same bits alone and in a list, and no size is compiled while the user waits.
 BATCH_SIZES = (1, 8, 32)
-MAX_BATCH = 8
+MAX_BATCH, MAX_BATCH_CPU = 8, 1
 # Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
 MAX_RELATIVE_SIGMA = 0.06
 
@@ -61,7 +62,7 @@ def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, si
     return cv2.warpAffine(region, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = MAX_BATCH) -> Any:
+def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int | None = None) -> Any:
     """Outputs of a compiled network for any number of images, with few compiled batch sizes.
 
     Batches have the sizes of `batch_sizes`; outputs of the padding are dropped.
@@ -69,7 +70,7 @@ def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = 
     Args:
         network: pytree of arrays (B,...) -> pytree of arrays (B,...).
         inputs: images (F,...), or a pytree of arrays (F,...), F >= 1.
-        max_batch: the largest batch.
+        max_batch: the largest batch; None means MAX_BATCH, on CPUs MAX_BATCH_CPU.
 
     Returns:
         The pytree with numpy arrays of leading axis F.
@@ -84,17 +85,21 @@ def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int = 
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
-def batch_sizes(count: int, max_batch: int = MAX_BATCH) -> list[int]:
+def batch_sizes(count: int, max_batch: int | None = None) -> list[int]:
     """Sizes, all in BATCH_SIZES, of the batches in which `count` images are processed; the last one may be padded.
 
     A batch is padded only if processing its images one by one would take longer.
     """
-    sizes = []
+    sizes, max_batch = [], _default_max_batch() if max_batch is None else max_batch
     while count > 0:
         fitting = [size for size in BATCH_SIZES if size <= max_batch and size < 2 * count]
         sizes.append(fitting[-1])
         count -= fitting[-1]
     return sizes
+
+
+def _default_max_batch() -> int:
+    return MAX_BATCH_CPU if jax.default_backend() == "cpu" else MAX_BATCH
 
 
 class Precompiled:
@@ -107,9 +112,10 @@ class Precompiled:
         max_batch: the largest batch; see `run_in_batches`.
     """
 
-    def __init__(self, function: Callable[..., Any], max_batch: int = MAX_BATCH):
+    def __init__(self, function: Callable[..., Any], max_batch: int | None = None):
         self._jitted = jax.jit(function)
-        self._sizes = [size for size in BATCH_SIZES if size <= max_batch]
+        largest = _default_max_batch() if max_batch is None else max_batch
+        self._sizes = [size for size in BATCH_SIZES if size <= largest]
         self._compiled: set[tuple] = set()
         self._lock = threading.Lock()
 

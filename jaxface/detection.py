@@ -47,6 +47,8 @@ CERTAIN_SCORE, CERTAIN_UPRIGHT_SCORE = 0.85, 0.9
 LOOK_TURNS_RAD = np.deg2rad([45, -45, 90, -90, 135, -135, 180])
 SMALLEST_BOX_PX = 1.0
 MAX_CANDIDATES = 200
+# A detection that is larger than the image by this factor is not a face.
+MAX_FACE_PER_IMAGE = 3
 # Extent of a face from hairline to chin and from side to side, in widths and heights of YuNet's box, and how far its
 # centre lies below that of the box, in heights. Measured on upright photographs with known extents.
 EXTENT_PER_BOX = np.array([1.087, 0.979])
@@ -227,7 +229,8 @@ class _Search:
         found = _candidates(crop, self._candidate_score)
         found = found[np.linalg.norm(found.center - (LOOK_PX - 1) / 2, axis=1) < LOOK_PX / LOOK_PER_HEIGHT / 2]
         best = found[np.argsort(-found.scores)[:1]]
-        return best.moved(alignment.invert_affine(alignment.crop_matrix(center, side, LOOK_PX, angle_rad)))
+        to_image = alignment.invert_affine(alignment.crop_matrix(center, side, LOOK_PX, angle_rad))
+        return _inside(best.moved(to_image), self._image)
 
 
 def _copy(image: np.ndarray, side: int, angle_rad: float) -> tuple[np.ndarray, np.ndarray]:
@@ -249,13 +252,21 @@ def _candidates(image: np.ndarray, min_score: float) -> Faces:
     """What YuNet detects in an image (H,W,3) uint8 RGB."""
     rows = _detector(image.shape[1], image.shape[0], min_score).detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
+    # In images that are narrower than its cells YuNet detects faces of any size, up to infinity.
+    rows = rows[(rows[:, 2:4] < MAX_FACE_PER_IMAGE * max(image.shape)).all(axis=1)]
+    rows = rows[(rows[:, 2:4] > 0).all(axis=1) & np.isfinite(rows).all(axis=1)]
     # Columns: corner x, y; width, height; x, y of right eye, left eye, nose tip, right and left mouth corner; score.
     # YuNet measures from the edge of the first pixel.
     size, points = rows[:, 2:4], rows[:, 4:14].reshape(-1, 5, 2)
     angle_rad = _roll(points)
     down = np.stack([-np.sin(angle_rad), np.cos(angle_rad)], axis=1)
     center = rows[:, :2] + size / 2 - 0.5 + EXTENT_BELOW_BOX * size[:, 1:] * down
-    return Faces(center, size * EXTENT_PER_BOX, angle_rad, rows[:, 14])
+    return _inside(Faces(center, size * EXTENT_PER_BOX, angle_rad, rows[:, 14]), image)
+
+
+def _inside(faces: Faces, image: np.ndarray) -> Faces:
+    """The faces whose centre lies in the image."""
+    return faces[((faces.center >= -0.5) & (faces.center <= np.array(image.shape[1::-1]) - 0.5)).all(axis=1)]
 
 
 def _roll(points: np.ndarray) -> np.ndarray:

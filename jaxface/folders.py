@@ -78,7 +78,7 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         entries = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
     if not isinstance(entries, dict):
         raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")

@@ -145,7 +145,8 @@ class Predictor:
         for batch in pipeline.batches(pipeline.ahead(_load_or_warn, pairs, LOADED_AHEAD), PHOTO_BATCH):
             decoded = [(future.result(), photo_boxes) for (_, photo_boxes), future in batch]
             readable = [(one, photo_boxes) for one, photo_boxes in decoded if one is not None]
-            faces = iter(self._faces(*zip(*readable, strict=True), options) if readable else [])
+            loaded, located = [one for one, _ in readable], [photo_boxes for _, photo_boxes in readable]
+            faces = iter(self._faces(loaded, located, options) if readable else [])
             results += [[] if one is None else next(faces) for one, _ in decoded]
         return results
 

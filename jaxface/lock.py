@@ -25,14 +25,15 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
-    """Holds `folder`, which is created, for the run of this process; all hosts of a run call this.
+def locked(folder: str | os.PathLike, purpose: str, all_hosts: bool = False) -> Iterator[None]:
+    """Holds `folder`, which is created, in this context; process 0 holds it for all hosts.
 
-    The operating system releases the lock when the process ends, however it ends. Process 0 holds it for all hosts.
+    The operating system releases the lock when the process ends, however it ends.
 
     Args:
         folder: folder that is written to.
         purpose: what the lock is for, "trains in it", for the message of another process.
+        all_hosts: all hosts of the run call this, and all raise if process 0 cannot hold the folder.
 
     Raises:
         UserError: another process holds the folder.
@@ -42,7 +43,7 @@ def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
         _held[path] = _held.get(path, 0) + 1
         first = _held[path] == 1
     try:
-        with _exclusive(path, folder, purpose) if first else contextlib.nullcontext():
+        with _exclusive(path, folder, purpose, all_hosts) if first else contextlib.nullcontext():
             yield
     finally:
         with _guard:
@@ -52,14 +53,16 @@ def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _exclusive(path: pathlib.Path, folder: str | os.PathLike, purpose: str) -> Iterator[None]:
+def _exclusive(
+    path: pathlib.Path, folder: str | os.PathLike, purpose: str, all_hosts: bool
+) -> Iterator[None]:
     file, holder = None, ""
     if jax.process_index() == 0:
         with disk_errors(folder):
             path.mkdir(parents=True, exist_ok=True)
             file, holder = _acquire(path / NAME, purpose)
     try:
-        if jax.process_count() > 1 and not parallel.all_hosts(not holder):
+        if all_hosts and not parallel.all_hosts(not holder):
             holder = holder or "of another run holds it"
         if holder:
             raise UserError(f"{folder}: another process {holder}; wait until it has ended, or choose another folder")

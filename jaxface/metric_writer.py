@@ -73,10 +73,19 @@ class MetricWriter:
 
 
 def read(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` in order; a last line that a kill truncated is left out."""
+    """The lines of `metrics.jsonl` in order; lines that a kill truncated or that are damaged are left out."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return [values for values in map(_parsed, lines) if "step" in values]
+
+
+def _parsed(line: str) -> dict[str, float]:
+    """The values of one line; {} if it is damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _drop_after(path: pathlib.Path, start: int) -> None:

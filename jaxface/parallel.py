@@ -7,8 +7,10 @@ results.
 """
 
 import contextlib
+import functools
 import os
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -233,12 +235,26 @@ def all_hosts(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def stop_requested(step: int) -> bool:
+def stop_requested(step: int, interrupted: bool = False) -> bool:
     """Whether any host received SIGTERM and `step` is the one at which all hosts save and stop.
 
     Every host must call this at every step. Always False if `initialize` was not called.
+
+    Args:
+        step: the number of completed steps.
+        interrupted: whether this host was interrupted by the user, which stops all hosts as SIGTERM does.
     """
+    if interrupted and jax.process_count() == 1:
+        return True
+    if interrupted:
+        _terminate_once()
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+@functools.cache
+def _terminate_once() -> None:
+    """Sends SIGTERM to this process, after which JAX agrees with the other hosts on the step at which to stop."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _mesh(backend: str, devices: Devices) -> Mesh:

@@ -7,6 +7,10 @@ import re
 from jaxface.errors import UserError
 
 METADATA_FILE = "metadata.json"
+MAX_SHOWN_CHARS = 80
+BUILDERS = pathlib.Path(__file__).parent / "data" / "builders"
+# A data set has the name of the module that builds it, except where that is not a valid module name.
+RENAMED = {"ibug300w": "300w", "ibug300vw": "300vw"}
 
 
 def parse_name(name: str, default_split: str) -> tuple[str, str]:
@@ -15,15 +19,34 @@ def parse_name(name: str, default_split: str) -> tuple[str, str]:
     return dataset, split or default_split
 
 
+def names() -> list[str]:
+    """The names of the data sets that launch.prepare builds."""
+    modules = [path.stem for path in sorted(BUILDERS.glob("[!_]*.py"))]
+    return [RENAMED.get(name, name) for name in modules]
+
+
 def newest_version(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path | None:
     """The folder of the newest prepared version of "NAME[/variant]"; None if it is not prepared."""
-    folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json")]
+    try:
+        folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json")]
+    except (OSError, ValueError):  # A name that no file can have.
+        return None
     versions = [folder for folder in folders if re.fullmatch(r"\d+(\.\d+)*", folder.name)]
     return max(versions, key=lambda folder: [int(part) for part in folder.name.split(".")], default=None)
 
 
+def check_known(dataset: str, data_dir: str | pathlib.Path) -> None:
+    """Raises UserError if "NAME[/variant]" is not prepared and launch.prepare does not know its name."""
+    if newest_version(dataset, data_dir) is None and dataset.partition("/")[0] not in names():
+        shown = dataset if len(dataset) <= MAX_SHOWN_CHARS else f"{dataset[:MAX_SHOWN_CHARS]}…"
+        raise UserError(
+            f"config.data: unknown data set {shown!r}; prepare it in {data_dir}, or choose one of {', '.join(names())}"
+        )
+
+
 def find(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path:
     """As `newest_version`. Raises UserError, with the command that prepares the data set, if there is none."""
+    check_known(dataset, data_dir)
     folder = newest_version(dataset, data_dir)
     if folder is None:
         raise UserError(

@@ -30,6 +30,7 @@ import optax
 from jaxface.errors import UserError
 
 Tree = Any
+MAX_SHOWN_CHARS = 80
 Batch = dict[str, Any]
 
 
@@ -233,6 +234,11 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
+def _shown(value: Any) -> str:
+    """A value for a message: one line, shortened."""
+    return " ".join(repr(value).split())[:MAX_SHOWN_CHARS]
+
+
 def _module(name: str) -> types.ModuleType:
     return importlib.import_module(f"jaxface.systems.{name}")
 
@@ -241,7 +247,7 @@ def _call(function: str, config: ml_collections.ConfigDict, where: str) -> Any:
     """The result of a function of the configured system on `config`; a key that is missing becomes a UserError."""
     name = config.get("system")
     if name not in names():
-        raise UserError(f"{where}: unknown system {name!r}; choose one of {', '.join(names())}")
+        raise UserError(f"{where}: unknown system {_shown(name)}; choose one of {', '.join(names())}")
     module = _module(name)
     try:
         return getattr(module, function)(config)

@@ -4,7 +4,6 @@ Messages and progress go to the logger of this module and to a tqdm bar on stder
 """
 
 import contextlib
-import dataclasses
 import itertools
 import logging
 import pathlib
@@ -15,19 +14,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, config_file, evaluation, parallel, pretrained
+from jaxface import checkpoint, config_file, interrupts, parallel, pretrained
 from jaxface.checkpoint import Checkpoints
-from jaxface.errors import UserError, disk_errors
+from jaxface.errors import UserError
+from jaxface.lock import locked
 from jaxface.metric_writer import MetricWriter
+from jaxface.reporting import Reporter
 from jaxface.system import Batch, System, TrainState, Tree
 
 # Steps that a profile skips, because they compile and fill caches, and steps that it records.
 WARMUP_STEPS, PROFILED_STEPS = 3, 5
+STOPPING = "stopping after this step, which is then saved; press Ctrl-C again to stop at once"
+STOPPING_AT_ONCE = "stopping at once: the steps after the newest checkpoint are not saved"
 LOG = logging.getLogger(__name__)
 
 Step = Callable[[TrainState, Batch, Tree], tuple[TrainState, dict]]
@@ -123,7 +125,8 @@ def fit(
     """Trains `system` until config.steps updates are done, resuming from what `workdir` holds.
 
     A run that is already finished only verifies its newest checkpoint. After SIGTERM all hosts save the same step and
-    return.
+    return; after Ctrl-C they do the same and raise KeyboardInterrupt, whose message says what is saved. A second
+    Ctrl-C does not wait for the step and its save.
 
     Args:
         system: the system to train.
@@ -137,21 +140,42 @@ def fit(
         The final state, replicated over the devices.
 
     Raises:
-        UserError: for a workdir of another system, a full disk, and a loss or gradient that is not finite; nothing is
-            saved after such a step.
+        UserError: for a workdir of another system or of a run in another process, a full disk, and a loss or gradient
+            that is not finite; nothing is saved after such a step.
+        KeyboardInterrupt: after Ctrl-C.
     """
-    workdir, backend = pathlib.Path(workdir), config.backend
+    workdir = pathlib.Path(workdir)
     _check_best(system, config)
     parallel.local_batch_size(config.batch_size)
+    hold = locked(workdir, "trains in it", all_hosts=True)
+    with interrupts.deferred(STOPPING, STOPPING_AT_ONCE) as interrupted, hold:
+        try:
+            state = _train(system, config, workdir, profile, interrupted)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(f"stopped by Ctrl-C; {_saved(workdir)}") from interrupt
+        if interrupted():
+            raise KeyboardInterrupt(f"stopped by Ctrl-C at step {int(state.step)}; {_saved(workdir)}")
+        return state
+
+
+def _train(
+    system: System,
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    profile: bool,
+    interrupted: Callable[[], bool],
+) -> TrainState:
+    """The body of `fit`, in a workdir that this process holds; `interrupted()` is whether Ctrl-C was pressed."""
+    backend = config.backend
     compiled = parallel.compile_step(make_step(system, config.seed, config.ema), backend)
-    if (workdir / "config.json").is_file():
+    if (workdir / config_file.NAME).is_file():
         config_file.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
     config_file.write(workdir, pretrained.copy_dependencies(workdir, config))
     _log(f"{origin}; {config.steps} steps in all, workdir {workdir}")
     state = parallel.replicate(state, backend)
-    if start >= config.steps:
+    if start >= config.steps or (interrupted() and jax.process_count() == 1):
         return state
     constants = parallel.replicate(system.constants(), backend)
     with (
@@ -162,122 +186,30 @@ def fit(
         _progress(start, config.steps) as bar,
         jax.transfer_guard("disallow"),
     ):
-        reporter = _Reporter(system, config, workdir, checkpoints, metrics, bar)
+        reporter = Reporter(system, config, workdir, checkpoints, metrics, bar)
         _log("compiling the training step, then training")
         for done in range(start + 1, config.steps + 1):
             state, outputs = compiled(state, next(batches), constants)
             reporter.add(outputs)
             bar.update()
-            stopping = parallel.stop_requested(done)
+            stopping = parallel.stop_requested(done, interrupted())
             due = reporter.due(done, stopping)
             if due.anything:
                 with jax.transfer_guard("allow"):
                     reporter.report(done, due, state, constants)
             if stopping:
                 checkpoints.wait()
-                _log(f"stopped by SIGTERM at step {done}, which is saved; run the same command again to resume")
+                if not interrupted():
+                    _log(f"stopped by SIGTERM at step {done}, which is saved; run the same command again to resume")
                 break
     return state
 
 
-@dataclasses.dataclass(frozen=True)
-class _Due:
-    """What is to be done after a step: names of evaluators to run, whether to log metrics and to save."""
-
-    evaluators: tuple[str, ...]
-    logging: bool
-    saving: bool
-
-    @property
-    def anything(self) -> bool:
-        return bool(self.evaluators) or self.logging or self.saving
-
-
-class _Reporter:
-    """Logging, evaluation and saving of one run.
-
-    The metrics of the steps since the last report stay on the devices, so that the loop need not wait for them.
-    """
-
-    def __init__(
-        self,
-        system: System,
-        config: ml_collections.ConfigDict,
-        workdir: pathlib.Path,
-        checkpoints: Checkpoints,
-        metrics: MetricWriter,
-        bar: tqdm,
-    ):
-        self._system, self._config, self._workdir = system, config, workdir
-        self._checkpoints, self._metrics, self._bar = checkpoints, metrics, bar
-        self._best = config.get("best", "")
-        self._scores = {
-            name: evaluation.compile_score(evaluator, config.backend) for name, evaluator in system.evaluators.items()
-        }
-        self._on_device: list[dict[str, jax.Array]] = []
-        self._on_host: list[dict[str, np.ndarray]] = []
-
-    def add(self, outputs: dict[str, jax.Array]) -> None:
-        """Takes the metrics of one step."""
-        self._on_device.append(outputs)
-
-    def due(self, done: int, stopping: bool) -> _Due:
-        """What is to be done after `done` updates; a run that is `stopping` is saved but not evaluated."""
-        finished = done == self._config.steps
-        last = stopping or finished
-        evaluators = [
-            name for name, one in self._system.evaluators.items() if finished or _is_multiple(done, one.every)
-        ]
-        return _Due(
-            evaluators=() if stopping else tuple(evaluators),
-            logging=last or bool(evaluators) or _is_multiple(done, self._config.log_every),
-            saving=last or _is_multiple(done, self._config.save_every),
-        )
-
-    def report(self, done: int, due: _Due, state: TrainState, constants: Tree) -> None:
-        """Checks that all steps were finite, then evaluates, logs and saves what is due."""
-        self._fetch(done)
-        scores = self._evaluate(done, due.evaluators, state, constants)
-        if due.logging:
-            means = self._means()
-            self._bar.set_postfix(loss=f"{means['loss']:.4g}")
-            self._metrics.write(done, {**means, **scores})
-        if due.saving or self._best in scores:
-            self._checkpoints.save(state, scores.get(self._best))
-
-    def _evaluate(self, done: int, names: tuple[str, ...], state: TrainState, constants: Tree) -> dict[str, float]:
-        params = state.ema if self._config.ema else state.params
-        scores: dict[str, float] = {}
-        for name in names:
-            values, images = self._scores[name](params, state.model_state, constants)
-            scores |= evaluation.prefixed(name, values)
-            self._metrics.write_images(done, evaluation.prefixed(name, images))
-        if self._best.rpartition("/")[0] in names and self._best not in scores:
-            raise UserError(f"config.best: the evaluator has no {self._best!r}; choose from {', '.join(scores)}")
-        return scores
-
-    def _fetch(self, done: int) -> None:
-        """Fetches the metrics of the steps up to `done` updates. Raises UserError at the first that is not finite."""
-        fetched, self._on_device = parallel.to_host(self._on_device), []
-        for step, values in enumerate(fetched, start=done - len(fetched)):
-            if not values["finite"]:
-                self._stop(step, values)
-        self._on_host += fetched
-
-    def _means(self) -> dict[str, float]:
-        """Means over the steps since the last call."""
-        values, self._on_host = self._on_host, []
-        return {name: float(np.mean([one[name] for one in values])) for name in values[0]}
-
-    def _stop(self, step: int, values: dict[str, np.ndarray]) -> None:
-        host = jax.process_index()
-        path = self._workdir / (f"nonfinite_{step}_host{host}.npz" if host else f"nonfinite_{step}.npz")
-        with disk_errors(self._workdir):
-            np.savez(path, **next(self._system.train_data(step)))
-        raise UserError(
-            f"not finite at step {step} (loss {values['loss']:g}, gradient norm {values['grad_norm']:g}); its batch "
-            f"is in {path}, nothing was saved after it; check the batch, or lower config.optim.lr"
-        )
+def _saved(workdir: pathlib.Path) -> str:
+    """What of the run is saved, for a message."""
+    steps = checkpoint.steps(workdir) if jax.process_count() == 1 else ()
+    saved = f"step {steps[0]} is the newest that is saved" if steps else "nothing is saved"
+    return f"{saved} in {workdir}; run the same command again to resume"
 
 
 @contextlib.contextmanager
@@ -344,10 +276,6 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """Shapes of the leaves by path, "0/encoder/kernel"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-
-
-def _is_multiple(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
 
 
 def _progress(start: int, steps: int) -> tqdm:

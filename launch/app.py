@@ -7,8 +7,10 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import textwrap
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +27,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from jaxface import compat, parallel
+from jaxface import compat, interrupts, parallel
 from jaxface.errors import UserError
+
+from . import INTERRUPTED, STOPPED, stop_at_once
 
 # XLA's default convolution on CPUs leaves cores idle where channels are few; this flag selects the other one. Other
 # versions of jaxlib abort on a flag that they do not know. Flags that the user set come later and win.
@@ -56,12 +60,15 @@ EXTRAS = {
 FLAGS = flags.FLAGS
 HELP = ("-h", "-help", "--help")
 HELP_WIDTH = 110
+TERMINATED = 143  # exit status after SIGTERM
+MAX_NAME_CHARS = 200
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs `main(argv)` under absl and exits with its status.
 
-    A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2.
+    A `UserError`, a missing optional package and a wrong flag become `error: …` on stderr and exit status 2, Ctrl-C
+    becomes a line and exit status 130.
     """
     set_up_logging()
     if any(argument in HELP for argument in sys.argv[1:]):
@@ -72,20 +79,46 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-    """The exit status of `main(argv)`; prints a UserError or a missing optional package and returns 2."""
+    """The exit status of `main(argv)`.
+
+    Prints a UserError, an error of the operating system or a missing optional package and returns 2; after Ctrl-C
+    returns 130.
+    """
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
+    outside = signal.signal(signal.SIGINT, _interrupt)
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; see --help")
         return main(argv)
     except UserError as error:
         return fail(commands(str(error)))
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or STOPPED, file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(f"{shortened(str(error.filename))}: {error.strerror}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
+    finally:
+        signal.signal(signal.SIGINT, outside)
+
+
+def shortened(name: str) -> str:
+    """A file name for a message: the start and the end of a very long one."""
+    return name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS // 2]}…{name[-MAX_NAME_CHARS // 4 :]}"
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Handler of Ctrl-C while a job runs: raises KeyboardInterrupt, or ends the process where that could crash it."""
+    if interrupts.inside_jax(frame):
+        stop_at_once()
+    signal.default_int_handler(number, frame)
 
 
 class _LineHandler(logging.Handler):

@@ -6,12 +6,15 @@ same command again resumes. With --round0 an already trained model replaces the 
 """
 
 import logging
+import sys
 
 import jax
+import ml_collections
 from absl import flags
 
-from jaxface import evaluation, training
+from jaxface import checkpoint, evaluation, training
 from jaxface.errors import UserError
+from jaxface.system import System, TrainState
 from jaxface.systems.pipnet import self_training
 
 from . import app
@@ -25,6 +28,14 @@ ROUND0 = flags.DEFINE_string("round0", None, "workdir of a model trained on the 
 app.define_cluster()
 
 
+def fit(system: System, config: ml_collections.ConfigDict, workdir: checkpoint.Path) -> TrainState:
+    """`training.fit`; ends the process if the round was stopped by SIGTERM."""
+    state = training.fit(system, config, workdir)
+    if int(state.step) < config.steps:
+        sys.exit(app.TERMINATED)
+    return state
+
+
 def main(argv: list[str]) -> None:
     """Runs all rounds that are not finished yet."""
     del argv
@@ -34,7 +45,7 @@ def main(argv: list[str]) -> None:
     app.join_cluster()
     # Logs the errors of each round when it ends.
     logging.getLogger(self_training.__name__).setLevel(logging.INFO)
-    results = self_training.run(config, workdir, training.fit, evaluation.compile_score, ROUNDS.value, ROUND0.value)
+    results = self_training.run(config, workdir, fit, evaluation.compile_score, ROUNDS.value, ROUND0.value)
     if jax.process_index() == 0:
         print(self_training.table(results))
         print(f"errors of all rounds written to {workdir}/{self_training.RESULTS_FILE}")

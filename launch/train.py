@@ -20,8 +20,8 @@ BACKEND = flags.DEFINE_enum("backend", None, parallel.BACKENDS, "how the step is
 app.define_cluster()
 
 
-def main(argv: list[str]) -> None:
-    """Builds the system that the configuration names and trains it in the workdir."""
+def main(argv: list[str]) -> int:
+    """Builds the system that the configuration names and trains it in the workdir; returns the exit status."""
     del argv
     config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if BACKEND.value:
@@ -31,7 +31,10 @@ def main(argv: list[str]) -> None:
     config = with_stored_layouts(config, workdir)
     config = system.resolve(config, "the configuration")
     state = training.fit(system.build(config, "the configuration"), config, workdir, PROFILE.value)
+    if int(state.step) < config.steps:
+        return app.TERMINATED
     print(f"trained {int(state.step)} steps; checkpoints, config.json and metrics.jsonl are in {workdir}")
+    return 0
 
 
 def with_stored_layouts(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:

@@ -35,7 +35,7 @@ def test_small_faces_scores_and_the_largest_faces():
     assert len(detection.detect_faces(image, min_score=1.0)) == 0
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 3), (300, 300, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 3), (40, 4000, 3), (300, 300, 3)])
 def test_no_face_no_box(shape):
     assert detection.detect_faces(np.full(shape, 90, np.uint8)).boxes.shape == (0, 4)
 

@@ -170,9 +170,10 @@ def test_five_points_next_to_a_photo_locate_its_face(source, tmp_path):
     (source / "detections" / "c.txt").write_text("1 2\n")
     given = {}
 
-    def located(loaded, boxes=None):
-        given[np.shape(boxes)] = boxes
-        return []
+    def located(loaded, boxes=()):
+        for box in boxes if isinstance(loaded, list) else []:
+            given[np.shape(box)] = box
+        return [[]] * len(loaded) if isinstance(loaded, list) else []
 
     listed = source / "b.json"
     listed.write_text(json.dumps({"b.jpg": [5, 5, 30, 35]}))

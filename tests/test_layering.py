@@ -14,8 +14,11 @@ LEVELS = {
     0: (
         "checksums",
         "config",
+        "config_values",
         "errors",
         "geometry",
+        "interrupts",
+        "json_files",
         "layouts",
         "nn",
         "system",
@@ -64,6 +67,7 @@ LEVELS = {
         "folders",
         "inference",
         "protocols",
+        "reporting",
         "training",
     ),
 }

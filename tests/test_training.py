@@ -4,6 +4,8 @@ import gzip
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -44,6 +46,30 @@ def test_sigterm_saves_and_returns(tmp_path):
     status, text = processes.run(tmp_path, [slow])[0]
     assert status == 0
     assert f"stopped by SIGTERM at step {checkpoint.steps(tmp_path)[0]}, which is saved" in text
+
+
+def test_ctrl_c_saves_and_says_what_is_saved(tmp_path):
+    slow = {"steps": 1000, "save_every": 1000, "data.delay_s": 0.02, "data.signal": signal.SIGINT, "data.signal_at": 5}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(tmp_path, slow)
+    (step,) = checkpoint.steps(tmp_path)
+    assert f"stopped by Ctrl-C at step {step}; step {step} is the newest that is saved in" in str(caught.value)
+    assert fit(tmp_path, {"steps": step + 1}).step == step + 1
+
+
+HOLD = "import sys\nfrom jaxface.lock import locked\nwith locked(sys.argv[1], 'trains in it'): print('held'), input()"
+
+
+def test_a_second_process_in_a_workdir_is_refused(tmp_path):
+    command = [sys.executable, "-u", "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"another process trains in it \(process {other.pid} of "):
+            fit(tmp_path)
+        assert not (tmp_path / "checkpoints").exists()
+        other.kill()
+    assert fit(tmp_path).step == 12
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_finished_run_only_verifies_its_checkpoint(tmp_path, caplog):

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pathlib
 import pkgutil
+import shutil
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,17 +17,15 @@ import tensorflow  # noqa: F401 - tensorflow_datasets without it fails later, wi
 import tensorflow_datasets as tfds
 from absl import logging
 
+from jaxface import lock, prepared_data
 from jaxface.data import builders, provenance
-from jaxface.errors import UserError
-
-# A data set has the name of its module, except where that is not a valid module name.
-RENAMED = {"ibug300w": "300w", "ibug300vw": "300vw"}
+from jaxface.errors import UserError, disk_errors
 
 
 def modules() -> dict[str, str]:
     """{data set: module of `jaxface.data.builders`}, of all data sets."""
     names = sorted(module.name for module in pkgutil.iter_modules(builders.__path__))
-    return {RENAMED.get(name, name): name for name in names}
+    return {prepared_data.RENAMED.get(name, name): name for name in names}
 
 
 def required_tools(dataset: str) -> dict[str, str]:
@@ -84,7 +83,7 @@ def prepare(
         return builder.info
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
+        _build(builder, config)
     except UserError as error:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise UserError(f"{error}; expected {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}") from error
@@ -92,6 +91,15 @@ def prepare(
     if source is not None:
         provenance.write(pathlib.Path(builder.data_path), source)
     return builder.info
+
+
+def _build(builder: tfds.core.DatasetBuilder, config: tfds.download.DownloadConfig) -> None:
+    """Builds the data set, after removing what killed processes left of it."""
+    folder = pathlib.Path(builder.data_path).parent
+    with lock.locked(folder, "prepares this data set"), disk_errors(folder):
+        for path in folder.glob("incomplete.*"):
+            shutil.rmtree(path, ignore_errors=True)
+        builder.download_and_prepare(download_config=config)
 
 
 def _module(name: str) -> types.ModuleType:

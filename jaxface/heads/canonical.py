@@ -49,13 +49,23 @@ def canonical_vertices(head: MorphableHead) -> np.ndarray:
 
 
 def _register(source: MorphableHead, target: MorphableHead) -> Callable[[np.ndarray], np.ndarray]:
-    """Map of points (N,3) in template units from one open-mouthed head to another: a similarity, then a spline."""
+    """Map of points (N,3) in template units from one open-mouthed head to another: a similarity, then a spline.
+
+    The spline interpolates displacements: far from the landmarks it tends to a translation and keeps the shape.
+    """
     anchors, wanted = (_anchors(head, _with_open_mouth(head)) / MM_PER_UNIT for head in (source, target))
     scale, rotation, translation = alignment.similarity(anchors, wanted)
     aligned = scale * anchors @ rotation.T + translation
     aligned, first = np.unique(aligned.round(6), axis=0, return_index=True)
-    warp = scipy.interpolate.RBFInterpolator(aligned, wanted[first], kernel="linear", smoothing=SMOOTHING / MM_PER_UNIT)
-    return lambda points: warp(scale * points @ rotation.T + translation).astype(np.float32)
+    displacement = scipy.interpolate.RBFInterpolator(
+        aligned, wanted[first] - aligned, kernel="linear", smoothing=SMOOTHING / MM_PER_UNIT
+    )
+
+    def warp(points: np.ndarray) -> np.ndarray:
+        points = scale * points @ rotation.T + translation
+        return (points + displacement(points)).astype(np.float32)
+
+    return warp
 
 
 @functools.cache

@@ -147,9 +147,25 @@ def test_a_model_of_2017(tmp_path):
         ({"color/model/pcaVariance": None}, "not a Basel Face Model of 2017 or 2019 .*pcaVariance"),
         ({"metadata/landmarks/json": "[]"}, "names 0 of the landmarks"),
         ({"shape/representer/cells": np.full((3, 9), 600)}, "is not a triangle list of 600 vertices"),
+        ({"shape/representer/cells": np.zeros((0, 3), int)}, "is not a triangle list of 600 vertices"),
+        ({"shape/model/mean": np.full(1800, np.nan)}, "shape/model/mean has values that are not finite"),
+        ({"shape/model/mean": np.arange(1800.0) * 1e3}, "extends over .* mm, which is not a face"),
+        ({"expression/model/mean": None}, "expression/model/mean is missing"),
     ],
 )
 def test_damaged_h5_files_are_refused(changes, message, tmp_path):
     write_h5(tmp_path / "model.h5", **changes)
     with pytest.raises(UserError, match=message):
         bfm.load_bfm(tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize("name", ["model.H5", "model.hdf5", "model"])
+def test_h5_files_of_any_name_and_colors_in_bytes(tmp_path, name):
+    write_h5(tmp_path / name, **{"color/model/mean": np.full(1800, 127.5)})
+    np.testing.assert_allclose(bfm.load_bfm(tmp_path / name).albedo_mean, 0.5, atol=1e-6)
+
+
+def test_a_face_in_millimetres_is_not_taken_for_decimetres(tmp_path):
+    basel.save(tmp_path / bfm.READY, meanshape=100 * basel.fields("small")["meanshape"])
+    with pytest.raises(UserError, match="meanshape extends over 184; the file's unit is dm"):
+        bfm.load_bfm(tmp_path / bfm.READY)

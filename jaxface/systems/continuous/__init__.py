@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxface import optim, parallel
+from jaxface import config_values, optim, parallel
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.system import Batch, Evaluator, System, Tree
@@ -24,6 +24,7 @@ from jaxface.systems.continuous import (
     rendering,
     torch_weights,
 )
+from jaxface.systems.continuous.values import VALUES
 
 # Factor on the learning rate of the offsets.
 OFFSET_LEARNING_RATE = 0.1
@@ -33,8 +34,9 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A copy of `config` with the layout of every data set in `layouts`.
 
     Points of the user's own landmarks are found with the model of `config.init` (`layout_search`). Raises UserError if
-    there is none.
+    there is none, and for values outside their range.
     """
+    config_values.check(config, VALUES)
     return query_table.with_layouts(config, functools.partial(own_layouts.from_start, config))
 
 

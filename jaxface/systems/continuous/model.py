@@ -242,7 +242,7 @@ POOLS = {"grid": GridPool, "map": MapPool}
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
-    """The network of `config.model`. Raises UserError for unknown names and inconsistent widths. Keys:
+    """The network of `config.model`. Raises UserError for an unknown encoder and inconsistent widths. Keys:
 
     encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
     image_size: side of the crop in pixels (not read here).
@@ -313,14 +313,6 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
 
 
 def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
-    choices = {
-        "pool": ("mean", *POOLS),
-        "predictor": ("mlp", "soft_argmax", *TRANSFORMERS),
-        "sigma": ("log", "variance"),
-    }
-    for key, allowed in choices.items():
-        if config[key] not in allowed:
-            raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     if config.pool == "mean" and config.feature_width != encoder_width:
         raise UserError(
             f'config.model.feature_width is {config.feature_width}; with pool "mean" it must be the encoder\'s width, '

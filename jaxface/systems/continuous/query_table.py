@@ -91,7 +91,8 @@ def query_set(config: ml_collections.ConfigDict, name: str) -> QuerySet:
         points = canonical.in_template(canonical.queries(layout), config.model.template)
         return QuerySet(dataset, points, LAYOUTS[layout])
     if layout is None:
-        raise UserError(f"data set {dataset} has no landmarks, or is not in {config.data.dir}; name a prepared one")
+        folder = prepared_data.find(dataset, config.data.dir)
+        raise UserError(f"data set {dataset}: {folder} has no landmarks of one layout; name another data set")
     raise UserError(
         f"data set {dataset}: its layout {layout!r} has no template points; set --config.init to a trained model, or "
         f"run: python -m launch.layout --dataset {dataset} --workdir W"

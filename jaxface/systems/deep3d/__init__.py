@@ -5,20 +5,24 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import optim, prepared_data
+from jaxface import config_values, optim, prepared_data
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.deep3d import decoder, face_model, metrics, model, objective, predict, torch_weights
+from jaxface.systems.deep3d.values import VALUES
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` in which coefficient counts of 0 are those of the configured head."""
+    """A copy of `config` in which coefficient counts of 0 are those of the configured head.
+
+    Raises UserError for values outside their range.
+    """
+    config_values.check(config, VALUES)
     return face_model.resolve(config)
 
 
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/deep3d.py), resolved. Raises UserError if values do not fit together."""
     config = resolve(config)
-    objective.check_loss_config(config)
     net, size, has_cnet = model.model_from_config(config.model), config.model.image_size, config.model.confidence
     combine = functools.partial(model.combine, net) if has_cnet else None
     regress = functools.partial(model.regress, net)

@@ -119,11 +119,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         confidence: whether the model has a C-Net, which combines the identities of several images of a person.
 
     Raises:
-        UserError: a value is unknown or does not fit the others.
+        UserError: a value does not fit the others.
     """
-    for key, allowed in (("backbone", BACKBONES), ("regressor", REGRESSORS)):
-        if config[key] not in allowed:
-            raise UserError(f"config.model.{key} is {config[key]!r}; use one of {', '.join(allowed)}")
     count = config.num_dense_points
     if count % 2 or count < 0 or (count and config.regressor != "map_fit"):
         raise UserError(f"config.model.num_dense_points is {count}; use an even number, and 0 without 'map_fit'")

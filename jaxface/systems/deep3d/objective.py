@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from jaxface.errors import UserError
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import face_model, losses
 from jaxface.systems.deep3d.face_model import FaceModel
@@ -22,13 +21,6 @@ from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Rende
 Terms = dict[str, jax.Array]
 
 LOG = logging.getLogger(__name__)
-
-
-def check_loss_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError if `config.loss` has an unknown attention or distance."""
-    for key, allowed in (("attention", losses.ATTENTIONS), ("distance", losses.DISTANCES)):
-        if config.loss[key] not in allowed:
-            raise UserError(f"config.loss.{key} is {config.loss[key]!r}; use one of {', '.join(allowed)}")
 
 
 def constants(config: ml_collections.ConfigDict) -> Tree:

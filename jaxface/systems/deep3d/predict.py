@@ -23,9 +23,6 @@ from jaxface.systems.deep3d.reconstruction import LAYOUT
 from jaxface.systems.deep3d.rendering import image_formation, texture
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
-# Largest batch of crops of one network call.
-MAX_BATCH = 8
-
 Detect = Callable[..., list[FaceLandmarks]]
 Regress = Callable[[Any, np.ndarray, FaceModel], jax.Array]
 Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
@@ -198,7 +195,7 @@ def _regress(network: Network, variables: Any, images: np.ndarray) -> np.ndarray
     def run(batch: np.ndarray) -> np.ndarray:
         return np.asarray(network.regress(variables, batch, face), np.float32)
 
-    vectors = crops.run_in_batches(run, images, MAX_BATCH)
+    vectors = crops.run_in_batches(run, images)
     crops.check_finite(vectors)
     return vectors
 

@@ -6,22 +6,21 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import optim, parallel
-from jaxface.errors import UserError
+from jaxface import config_values, optim, parallel
 from jaxface.system import Batch, Evaluator, System
-from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights, transforms
+from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights
+from jaxface.systems.jvcr.values import VALUES
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config`; this system has no values to fill in from data."""
+    """A copy of `config`; this system has no values to fill in. Raises UserError for values outside their range."""
+    config_values.check(config, VALUES)
     return config.copy_and_resolve_references()
 
 
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/jvcr.py). Raises UserError if values do not fit together."""
-    if config.mode not in transforms.MODES:
-        raise UserError(f"config.mode is {config.mode!r}; use one of {', '.join(transforms.MODES)}")
-    losses.check(config.loss)
+    config = resolve(config)
     net = model.model_from_config(config.model)
     # Batch statistics are averaged over the devices, except in the original, where each device has its own.
     training_net = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)

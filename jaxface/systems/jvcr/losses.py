@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
 from jaxface.systems.jvcr.model import JVCR
@@ -15,12 +14,6 @@ from jaxface.systems.jvcr.model import JVCR
 DISTANCES = ("squared", "plain")
 # Scale of the pseudo-Huber loss in crop units ([0,1]): smaller distances have smaller gradients.
 HUBER_DELTA = 0.005
-
-
-def check(settings: Any) -> None:
-    """Raises UserError if `distance` of `config.loss` is unknown."""
-    if settings.distance not in DISTANCES:
-        raise UserError(f"config.loss.distance is {settings.distance!r}; use one of {', '.join(DISTANCES)}")
 
 
 def volume_loss(volumes: list[jax.Array], targets: list[jax.Array]) -> jax.Array:

@@ -199,10 +199,6 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
 
 def _check(config: ml_collections.ConfigDict, depths: tuple[int, ...]) -> None:
     side, halvings = config.image_size // STRIDE, len(config.channels)
-    if config.regressor not in REGRESSORS:
-        raise UserError(f"config.model.regressor is {config.regressor!r}; use one of {', '.join(REGRESSORS)}")
-    if config.points not in POINTS:
-        raise UserError(f"config.model.points is {config.points}; use 71, or 68 without the three centres")
     if len(depths) != config.stacks:
         raise UserError(
             f"config.model.depths has {len(depths)} depths for {config.stacks} stacks; give one, or one per stack"

@@ -4,10 +4,11 @@ import functools
 
 import ml_collections
 
-from jaxface.errors import UserError
+from jaxface import config_values
 from jaxface.system import ConversionInput, Evaluator, System
 from jaxface.systems.nphm import decoder, losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
+from jaxface.systems.nphm.values import VALUES
 
 # The workdir of the identity model that an expression model deforms.
 DEPENDENCIES = ("identity",)
@@ -18,10 +19,14 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the mean anchors and the number of codes of its data set, if that is prepared."""
-    if config.phase not in ("identity", "expression"):
-        raise UserError(f'config.phase: unknown {config.phase!r}; choose "identity" or "expression"')
-    return model.resolve(config)
+    """A copy of `config` with the mean anchors and the number of codes of its data set, if that is prepared.
+
+    Raises UserError for values outside their range.
+    """
+    config_values.check(config, VALUES)
+    resolved = model.resolve(config)
+    config_values.check(resolved, VALUES)
+    return resolved
 
 
 def build(config: ml_collections.ConfigDict) -> System:

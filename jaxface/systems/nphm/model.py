@@ -65,6 +65,7 @@ def _set_from_data(config: ml_collections.ConfigDict) -> None:
         from jaxface.systems.nphm import data
 
         data.open_dataset(config)
+    prepared_data.check_known(config.data.dataset, config.data.dir)
     try:
         metadata = dataset_metadata(config.data.dataset, config.data.dir)
     except UserError:
@@ -84,7 +85,8 @@ def dataset_metadata(dataset: str, data_dir: str) -> dict:
         UserError: the data set is not prepared, or is of another kind.
     """
     metadata = prepared_data.read_metadata(dataset, data_dir)
-    if not {"anchors", "subjects", "scans"} <= metadata.keys():
+    counts = [metadata.get(name) for name in ("subjects", "scans")]
+    if "anchors" not in metadata or not all(isinstance(count, dict) and "train" in count for count in counts):
         raise UserError(f"config.data.dataset: {dataset} has no anchors; use a data set of head surfaces")
     return metadata
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import optim
+from jaxface import config_values, optim
 from jaxface.system import Batch, ConversionInput, Evaluator, System
 from jaxface.systems.pipnet import decoding, losses, meanface, metrics, model, predict, torch_weights
+from jaxface.systems.pipnet.values import VALUES
 
 CONVERSION_INPUTS = {
     "meanface": ConversionInput("model.meanface", meanface.read, "meanface.txt, 2L numbers in the order x y x y …")
@@ -16,8 +17,14 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the mean face, the number of landmarks and the flip map of its data set."""
-    return meanface.resolve(config)
+    """A copy of `config` with the mean face, the number of landmarks and the flip map of its data set.
+
+    Raises UserError for values outside their range.
+    """
+    config_values.check(config, VALUES)
+    resolved = meanface.resolve(config)
+    config_values.check(resolved, VALUES)
+    return resolved
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -30,7 +37,6 @@ def build(config: ml_collections.ConfigDict) -> System:
     face = decoding.check_meanface(config.model.meanface, config.model.landmarks)
     table = decoding.neighbor_table(face, config.model.neighbors)
     votes = decoding.votes(table, config.model.merge)
-    losses.check(config.loss)
     size = config.model.image_size
 
     def train_data(step: int) -> Iterator[Batch]:

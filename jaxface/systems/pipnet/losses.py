@@ -137,13 +137,6 @@ def curriculum(maps: Maps, points: jax.Array, task: jax.Array, table: jax.Array,
     return losses
 
 
-def check(settings: ml_collections.ConfigDict) -> None:
-    """Raises UserError if `map` or `offset` of `config.loss` is neither "l1" nor "l2"."""
-    for key in ("map", "offset"):
-        if settings[key] not in ERRORS:
-            raise UserError(f"config.loss.{key} is {settings[key]!r}; choose one of {', '.join(ERRORS)}")
-
-
 def training_loss(
     net: PIPNet,
     table: jax.Array,

@@ -33,6 +33,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _set_meanface(config: ml_collections.ConfigDict, name: str) -> None:
     """Sets `model.meanface` and an empty `data.flip` of `config` from the data set `name`."""
     dataset, _ = prepared_data.parse_name(name, "train")
+    prepared_data.check_known(dataset, config.data.dir)
     prepared = prepared_data.newest_version(dataset, config.data.dir) is not None
     metadata = prepared_data.read_metadata(dataset, config.data.dir) if prepared else {}
     meanface = metadata.get("meanface")

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, config_file, parallel
+from jaxface import checkpoint, config_file, json_files, parallel
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import Batch, System, Tree
 from jaxface.systems import pipnet
@@ -221,8 +221,8 @@ def _finished_rounds(workdir: pathlib.Path, rounds: Sequence[str]) -> list[Resul
     path = workdir / RESULTS_FILE
     if not path.is_file():
         return []
-    results = json.loads(path.read_text())
-    tasks = [result["task"] for result in results]
+    results = json_files.read(path, "restore the file, or choose another --workdir", list)
+    tasks = [str(result.get("task")) if isinstance(result, dict) else "?" for result in results]
     if tasks != list(rounds[: len(tasks)]):
         raise UserError(
             f"{workdir} has the finished rounds {','.join(tasks)}; choose another --workdir, or --rounds that begin "

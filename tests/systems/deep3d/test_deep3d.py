@@ -66,13 +66,13 @@ def test_raw_decodes_the_head_if_one_is_configured(trained, tmp_path):
 
 
 def test_heads_and_configurations_that_do_not_fit():
-    with pytest.raises(UserError, match="config.model.identity is 80, but head 'makehuman' has 72"):
-        face_model.load_face_model("makehuman", "", (80, 40, 10), "tf")
+    with pytest.raises(UserError, match="config.model.identity is 120, but head 'makehuman' has 97"):
+        face_model.load_face_model("makehuman", "", (120, 40, 10), "tf")
     with pytest.raises(UserError, match="'pytorch' is for Basel front faces"):
         face_model.load_face_model("makehuman", "", (64, 40, 10), "pytorch")
     config = get_config("smoke")
     config.loss.attention = "everything"
-    with pytest.raises(UserError, match="config.loss.attention is 'everything'"):
+    with pytest.raises(UserError, match="config.loss.attention: 'everything' cannot be used"):
         deep3d.build(config)
 
 

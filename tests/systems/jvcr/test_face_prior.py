@@ -51,5 +51,5 @@ def test_coordinate_loss_ignores_invalid_points():
     assert losses.coordinate_loss(points, target, valid) == pytest.approx(0.25 / 3)
     config = get_config("smoke")
     config.loss.distance = "far"
-    with pytest.raises(UserError, match="config.loss.distance is 'far'"):
+    with pytest.raises(UserError, match="config.loss.distance: 'far' cannot be used"):
         jvcr.build(config)

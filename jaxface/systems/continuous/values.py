@@ -1,0 +1,39 @@
+"""Ranges and choices of the configuration values of this system (configs/continuous.py)."""
+
+from jaxface import config_values as values
+from jaxface.heads import sources
+from jaxface.systems.continuous.model import POOLS, TRANSFORMERS
+
+HEADS = (*sources.NAMES, sources.RETIRED)
+VALUES = {
+    "model.image_size": values.IMAGE_SIZE,
+    "model.encoder": values.NAME,
+    "model.depths": values.sequence(values.SIZE, 0, 4),
+    "model.dims": values.sequence(values.SIZE, 0, 4),
+    "model.dtype": values.choice("float32", "bfloat16"),
+    "model.final_norm": values.FLAG,
+    "model.drop_path": values.number(0.0, 0.99),
+    "model.layer_scale": values.positive(),
+    "model.pool": values.choice("mean", *POOLS),
+    "model.feature_width": values.SIZE,
+    "model.query_width": values.SIZE,
+    "model.fourier_bands": values.integer(0, 16),
+    "model.predictor": values.choice("mlp", "soft_argmax", *TRANSFORMERS),
+    "model.width": values.SIZE,
+    "model.layers": values.SIZE,
+    "model.heads": values.SIZE,
+    "model.mean": values.RGB,
+    "model.std": values.RGB_SCALE,
+    "model.sigma": values.choice("log", "variance"),
+    "model.template": values.choice(sources.EMBEDDED, sources.RETIRED, "other"),
+    "head.names": values.sequence(values.choice(*HEADS), least=1),
+    "head.path": values.TEXT,
+    "data.num_surface_samples": values.COUNT,
+    "data.shares": values.sequence(values.positive()),
+    "data.offsets": values.FLAG,
+    "data.endless": values.FLAG,
+    "layouts": values.section(values.SECTION),  # what an entry holds is checked by `query_table`
+    "loss.warmup": values.COUNT,
+    "loss.attention": values.WEIGHT,
+    "loss.offsets": values.WEIGHT,
+}
