@@ -344,11 +344,8 @@ def write_result(
         for ending in face.files:
             face_files[_with_ending(target, f"_{number}{ending}" if number > 1 else ending)] = (face, ending)
     json_path, overlay_path = _outputs(target, path)
-    writer.check([json_path, overlay_path, *face_files])
-    for file in (json_path, overlay_path, *face_files):
-        # The second face of a.jpg and the first one of a_2.jpg.
-        if file.resolve() in writer.written:
-            raise UserError(f"{file.name} would overwrite a result of another photo; rename one of them")
+    # The second face of a.jpg and the first one of a_2.jpg have the same names.
+    writer.claim([json_path, overlay_path, *face_files])
     entry = {
         "image": path.name,
         "width": loaded.width,

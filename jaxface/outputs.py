@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -103,13 +104,13 @@ class Writer:
     Attributes:
         folder: the folder, which need not exist yet.
         earlier: resolved paths of the files that earlier runs wrote.
-        written: those that this run wrote.
     """
 
     def __init__(self, folder: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()):
         self.folder = Path(folder)
         self.earlier = previous_outputs(self.folder)
-        self.written: set[Path] = set()
+        self._claimed: set[Path] = set()
+        self._lock = threading.Lock()
         self._inputs = {Path(path).resolve() for path in inputs}
 
     def may_write(self, path: Path) -> bool:
@@ -129,6 +130,20 @@ class Writer:
                     f"{path.name} would overwrite a file that is not a result of jaxface; move it, or "
                     "choose another --output"
                 )
+
+    def claim(self, paths: Iterable[Path]) -> None:
+        """Reserves the files of one input; safe to call from several threads.
+
+        Raises UserError if one of them must not be written, or is a file of another input of this run.
+        """
+        paths = list(paths)
+        self.check(paths)
+        resolved = {path.resolve() for path in paths}
+        with self._lock:
+            if taken := resolved & self._claimed:
+                name = min(taken).name
+                raise UserError(f"{name} would overwrite a result of another photo; rename one of them")
+            self._claimed |= resolved
 
     def make_folder(self) -> None:
         """Creates the folder. Raises UserError if that is not possible."""
@@ -161,4 +176,3 @@ class Writer:
         self.check([path])
         partial.replace(path)
         self.earlier.add(path.resolve())
-        self.written.add(path.resolve())
