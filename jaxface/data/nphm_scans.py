@@ -117,7 +117,7 @@ def face_mask(folder: pathlib.Path) -> np.ndarray:
 
 def anchors(folder: pathlib.Path) -> np.ndarray:
     """The anchors (39,3) float32 of one scan: vertices of the registered mesh, which has FLAME's topology."""
-    return meshes.read(folder / "registration.ply").vertices[list(flame.ANCHORS)]
+    return meshes.read(folder / "registration.ply").vertices[list(flame.ANCHORS)].astype(np.float32)
 
 
 def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: tuple) -> dict[str, np.ndarray]:

@@ -163,7 +163,7 @@ def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
     assert left.sum() > 200 and right.sum() > 200
     assert np.median(at[left], axis=0) == pytest.approx([250, 20, 20], abs=3)
     assert np.median(at[right], axis=0) == pytest.approx([20, 20, 250], abs=3)
-    back = at[mesh.vertices[:, 2] < -130.0]  # behind the ears
+    back = at[mesh.vertices[:, 2] < -0.13]  # behind the ears
     assert len(back) > 300
     assert np.abs(back - [250, 20, 20]).sum(1).min() > 60 and np.abs(back - [20, 20, 250]).sum(1).min() > 60
     original = np.unique(obj_vertices(result).round(3), axis=0)
