@@ -44,7 +44,7 @@ class CaptureConfig:
         tilt_deg: maximum pitch and roll.
         nearest_mm: minimum camera distance.
         occluded: probability of occluders in front of the head.
-        accessories: probability of glasses, hats and face masks; half of it is that of a strong beard.
+        accessories: probability of glasses and hats; half of it is that of a strong beard.
     """
 
     yaw_deg: float = 60.0
