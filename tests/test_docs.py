@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from jaxface import prepared_data
+
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -103,7 +105,7 @@ def test_tables_are_those_of_results():
 
 def test_every_data_set_is_described():
     page = (DOCS / "datasets.md").read_text("utf-8")
-    names = {path.stem for path in BUILDERS.glob("*.py")} - {"__init__", "ibug300w"} | {"300w"}
+    names = {prepared_data.RENAMED.get(path.stem, path.stem) for path in BUILDERS.glob("*.py")} - {"__init__"}
     assert not [name for name in names if f"`{name}" not in page]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface.data import annotations, faces
+from jaxface.data import annotations, faces, image_index
 from jaxface.errors import UserError
 
 COUNTS = {"": 68, "profile": 39}
@@ -58,7 +58,7 @@ class Menpo2d(tfds.core.GeneratorBasedBuilder):
     def _labels(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """The `.pts` files with the number of points of this variant. Raises UserError for another number."""
         chosen = []
-        for path in sorted(folder.rglob("*.pts")):
+        for path in sorted(path for path in image_index.walk(folder) if path.suffix == ".pts"):
             count = len(annotations.read_pts(path))
             if count not in COUNTS.values():
                 raise UserError(f"{path}: {count} points; expected {' or '.join(map(str, COUNTS.values()))}")
