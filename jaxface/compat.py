@@ -28,8 +28,6 @@ _RENAMED_VALUES = {
     "model.predictor": {"locate": "soft_argmax"},
     "model.regressor": {"reader": "soft_argmax", "mean": "linear", "fit": "map_fit"},
 }
-# Values of keys that earlier versions did not have, by system.
-_ADDED_KEYS = {"continuous": {"model.template": "procedural"}}
 
 
 def current_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +42,10 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         section, name = _section(values, key)
         if section.get(name) in renamed:
             section[name] = renamed[section[name]]
-    for key, value in _ADDED_KEYS.get(values.get("system"), {}).items():
-        section, name = _section(values, key)
-        section.setdefault(name, value)
+    if values.get("system") == "continuous" and "model" in values:
+        # Converted checkpoints of the unofficial code, the only ones with variances, have a template of their own.
+        unofficial = values["model"].get("sigma") == "variance"
+        values["model"].setdefault("template", "other" if unofficial else "procedural")
     return values
 
 

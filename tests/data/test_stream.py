@@ -91,7 +91,7 @@ def test_hosts_share_the_training_set(folder, monkeypatch):
 
 
 def test_missing_set_and_split(folder):
-    with pytest.raises(UserError, match="python -m launch.prepare --dataset circles --data_dir"):
+    with pytest.raises(UserError, match="unknown data set 'circles'; prepare it in"):
         stream.open_dataset("circles", folder)
     with pytest.raises(UserError, match="no split 'test'"):
         next(stream.eval_stream(stream.open_dataset("squares", folder), "test", 2, lambda e: process(e, 0)))

@@ -284,7 +284,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
 
 def _anchors(config: ml_collections.ConfigDict) -> tuple[tuple[float, ...], ...]:
     """The 68 landmarks for a transformer on our template, whose training always asks for many of them."""
-    if config.predictor not in TRANSFORMERS or config.get("template") == OTHER_TEMPLATE:
+    if config.predictor not in TRANSFORMERS or config.get("template", OTHER_TEMPLATE) == OTHER_TEMPLATE:
         return ()
     points = canonical.in_template(canonical.queries("68"), config.template)
     return tuple(map(tuple, points.astype(float).tolist()))

@@ -108,9 +108,10 @@ def test_raw_names_and_user_errors():
     [("encoder", "resnet"), ("pool", "max"), ("predictor", "cnn"), ("sigma", "std"), ("heads", 5)],
 )
 def test_invalid_configurations_name_the_key(key, value):
-    changes = {key: value} | ({"predictor": "mhsa"} if key == "heads" else {})
+    config = configs.get_config("smoke")
+    config.model.update({key: value} | ({"predictor": "mhsa", "pool": "grid"} if key == "heads" else {}))
     with pytest.raises(UserError, match=key):
-        build(**changes)
+        continuous_system.build(config)
 
 
 def test_fourier_bands_extend_the_query():

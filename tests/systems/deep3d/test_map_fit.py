@@ -113,5 +113,5 @@ def test_only_the_first_images_are_rendered_but_all_landmarks_count(face):
 def test_unknown_names_raise(group, key):
     config = get_config("smoke")
     config[group][key] = "nothing"
-    with pytest.raises(UserError, match=f"config.{group}.{key} is 'nothing'"):
+    with pytest.raises(UserError, match=f"config.{group}.{key}: 'nothing' cannot be used"):
         deep3d.build(config)

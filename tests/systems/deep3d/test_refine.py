@@ -21,7 +21,7 @@ SIZE, FACES = 96, 2
 
 @pytest.fixture(scope="module")
 def face():
-    return jax.device_put(face_model.load_face_model("makehuman", "", (64, 40, 10), "tf"))
+    return jax.device_put(face_model.load_face_model("procedural", "", (64, 40, 10), "tf"))
 
 
 @pytest.fixture(scope="module")

@@ -79,13 +79,13 @@ def test_the_mean_face_comes_from_the_prepared_data(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"backbone": "vgg16"}, "config.model.backbone is 'vgg16'; choose one of custom, resnet18"),
-        ({"stride": 8}, "config.model.stride is 8"),
+        ({"backbone": "vgg16"}, "config.model.backbone: 'vgg16' cannot be used; give one of custom, resnet18"),
+        ({"stride": 8}, "config.model.stride: 8 cannot be used"),
         ({"image_size": 250}, "config.model.image_size 250 is not a multiple"),
         ({"landmarks": 5}, "config.model.neighbors is 10; with 5 landmarks it must be between 1 and 4"),
         ({"meanface": (0.1, 0.2)}, "config.model.meanface has 2 numbers; 98 landmarks need 196"),
-        ({"merge": "median"}, "config.model.merge is 'median'"),
-        ({"crop": "round"}, "config.model.crop: unknown 'round'"),
+        ({"merge": "median"}, "config.model.merge: 'median' cannot be used"),
+        ({"crop": "round"}, "config.model.crop: 'round' cannot be used"),
     ],
 )
 def test_invalid_values_raise_one_line(changes, message):

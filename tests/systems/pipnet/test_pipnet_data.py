@@ -90,7 +90,7 @@ def test_mirroring_renames_points():
 def test_rendered_heads_keep_their_points():
     """The mean face as a head's landmarks: the crop of its box reproduces it, a jittered crop roughly."""
     face = meanface.rendered_meanface()
-    assert 0.1 < face.min() and face.max() < 0.95
+    assert 0.1 < face.min() and face.max() < 0.96  # the chin, which ends the box
     box, side = np.array([40.0, 30.0, 120.0, 130.0]), 1.3 * 90
     landmarks = np.array([80.0, 80.0]) + (face - 0.5) * side
     record = {
