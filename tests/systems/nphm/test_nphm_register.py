@@ -37,7 +37,8 @@ def scanned(template):
     normals = sampling.unit(points.on(sampling.vertex_normals(surface, template.triangles), template.triangles))
     places = points.on(surface, template.triangles)
     marks = np.asarray(head.landmark_points(head.shape(identity, expression), "68"))
-    wart = np.exp(-((places - [-45, -5, 85]) ** 2).sum(1) / (2 * 8.0**2))
+    cheek = places[np.linalg.norm(places - [-40, -10, 75], axis=1).argmin()]
+    wart = np.exp(-((places - cheek) ** 2).sum(1) / (2 * 8.0**2))
     places += 3.0 * wart[:, None] * normals
     turn = Rotation.from_euler("yx", [25, -10], degrees=True).as_matrix()
     pose = Similarity(METRES, turn, np.float64([0.3, 1.4, -0.2]))
