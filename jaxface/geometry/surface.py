@@ -110,3 +110,13 @@ def closest_on_segments(points: np.ndarray, start: np.ndarray, end: np.ndarray) 
     squared_length = (direction**2).sum(-1)
     share = ((points - start) * direction).sum(-1) / np.where(squared_length > 0, squared_length, 1)
     return start + np.clip(share, 0, 1)[..., None] * direction
+
+
+def fit_sphere(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre (3,) and radius of the least-squares sphere through points (N,3)."""
+    points = points.astype(np.float64)
+    middle = points.mean(0)
+    centered = points - middle
+    system = np.column_stack([2 * centered, np.ones(len(centered))])
+    solution = np.linalg.lstsq(system, (centered**2).sum(1), rcond=None)[0]
+    return middle + solution[:3], float(np.sqrt(solution[3] + solution[:3] @ solution[:3]))

@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxface.geometry.surface import fit_sphere
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 
 # Regions that are removed inside and below the head, and regions that belong to the face in NPHM's sampling.
@@ -45,7 +46,7 @@ class Filling:
             gap = np.minimum(BOWL_PER_GAP * np.linalg.norm(across - edge, axis=1), MAX_DEPTH_MM)
             rings[..., 2] -= np.sin(np.pi / 2 * RINGS)[:, None] * gap
         elif self.kind:
-            center, radius = _sphere(vertices[np.asarray(head.regions[self.kind])])
+            center, radius = fit_sphere(vertices[np.asarray(head.regions[self.kind])])
             away = rings - center
             rings = center + radius * away / np.linalg.norm(away, axis=-1, keepdims=True)
         return rings.reshape(-1, 3)
@@ -183,13 +184,3 @@ def _partners(edge: np.ndarray) -> np.ndarray:
         np.add.at(weights, (arc, opposite[first]), 1 - (position - first))
         np.add.at(weights, (arc, opposite[first + 1]), position - first)
     return weights
-
-
-def _sphere(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (3,) and radius of the least-squares sphere through points (N,3)."""
-    points = points.astype(np.float64)
-    middle = points.mean(0)
-    centered = points - middle
-    system = np.column_stack([2 * centered, np.ones(len(centered))])
-    solution = np.linalg.lstsq(system, (centered**2).sum(1), rcond=None)[0]
-    return middle + solution[:3], float(np.sqrt(solution[3] + solution[:3] @ solution[:3]))

@@ -1,7 +1,6 @@
-"""A `MorphableHead` as an .npz: the heads that the package contains, `assets/heads/NAME.npz`.
+"""Files of heads that the package contains, `assets/heads/NAME.npz`.
 
-Modes are stored as int16 multiples of a step that fits each mode, colours as float16. Zip entries carry no time stamps,
-so equal heads give equal files.
+`load` reads the hand-written head of version 0.1: modes are int16 multiples of a step of each mode, colours float16.
 """
 
 import io
@@ -18,7 +17,6 @@ FOLDER = pathlib.Path(jaxface.__file__).parent / "assets" / "heads"
 QUANTISED = ("identity", "expression")
 HALF = ("albedo_mean", "albedo")
 NAMES = ("identity_names", "expression_names", "albedo_names")
-LARGEST_STEP = 32767
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -31,25 +29,10 @@ def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
-def save(path: pathlib.Path, head: MorphableHead) -> None:
-    """Writes a head."""
-    arrays = {
-        "template": np.asarray(head.template, np.float32),
-        "triangles": np.asarray(head.triangles, np.uint16),
-        "mirror": np.asarray(head.mirror, np.uint16),
-        **{name: np.asarray(getattr(head, name), np.float16) for name in HALF},
-        **{name: np.array(getattr(head, name)) for name in NAMES},
-        "region_names": np.array(list(head.regions)),
-        "regions": np.packbits(np.stack(list(head.regions.values())), axis=1),
-    }
-    for name in QUANTISED:
-        modes = np.asarray(getattr(head, name), np.float64)
-        step = np.abs(modes).max(axis=(1, 2)) / LARGEST_STEP
-        arrays[name] = np.round(modes / step[:, None, None]).astype(np.int16)
-        arrays[f"{name}_step"] = step.astype(np.float32)
-    for layout, (vertices, weights) in head.landmarks.items():
-        arrays[f"vertices_{layout}"], arrays[f"weights_{layout}"] = vertices, weights
-    write_arrays(path, arrays)
+def unpack_regions(stored: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """Regions name -> (V,) bool, V = `count`, of the arrays `region_names` and `regions` (packed bits) of a file."""
+    bits = np.unpackbits(stored["regions"], axis=1, count=count).astype(bool)
+    return {str(name): mask for name, mask in zip(stored["region_names"], bits, strict=True)}
 
 
 def load(name: str) -> MorphableHead:
@@ -60,8 +43,6 @@ def load(name: str) -> MorphableHead:
             stored = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); install the package again") from error
-    count = len(stored["template"])
-    bits = np.unpackbits(stored["regions"], axis=1, count=count).astype(bool)
     layouts = [key.removeprefix("vertices_") for key in stored if key.startswith("vertices_")]
     return MorphableHead(
         template=stored["template"],
@@ -71,6 +52,6 @@ def load(name: str) -> MorphableHead:
         **{key: stored[key].astype(np.float32) for key in HALF},
         **{key: tuple(str(word) for word in stored[key]) for key in NAMES},
         landmarks={layout: (stored[f"vertices_{layout}"], stored[f"weights_{layout}"]) for layout in layouts},
-        regions={str(region): mask for region, mask in zip(stored["region_names"], bits, strict=True)},
+        regions=unpack_regions(stored, len(stored["template"])),
         name=name,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxface.errors import UserError
+from jaxface.geometry import surface
 from jaxface.heads import closed, head_file
 from jaxface.heads.makehuman import build, clearance, source
 from jaxface.heads.makehuman.head import makehuman_head
@@ -101,7 +102,7 @@ def test_units_move_what_they_say(head):
 def test_lids_stay_off_the_eyeballs(head):
     lids = closed.skin_vertices(head) & head.regions["lids"] & (head.template[:, 0] > 0)
     eyeball = head.regions["eyeball_L"]
-    center, radius = closed._sphere(head.template[eyeball])
+    center, radius = surface.fit_sphere(head.template[eyeball])
     outside = lids & (np.linalg.norm(head.template - center, axis=1) > radius + 0.3)
     for weights in ({"eyeBlink_L": 0.5}, {"eyeBlink_L": 1.0}, {"eyeSquint_L": 1.0, "cheekSquint_L": 1.0}):
         moved = head.template + np.tensordot(head.expression_weights(**weights), head.expression, 1)

@@ -4,16 +4,14 @@ The file is built by `launch.prepare --head makehuman` (`build`); colours are pa
 """
 
 import functools
-import pathlib
 
 import numpy as np
 
-import jaxface
-from jaxface.heads import paint
+from jaxface.heads import head_file, paint
 from jaxface.heads.morphable import MorphableHead
 
 NAME = "makehuman"
-ASSET = pathlib.Path(jaxface.__file__).parent / "assets" / "heads" / "makehuman.npz"
+ASSET = head_file.FOLDER / f"{NAME}.npz"
 BROW_REACH_MM = 5.0
 
 
@@ -24,7 +22,7 @@ def makehuman_head() -> MorphableHead:
         stored = {name: file[name] for name in file.files}
     middle, step = int(stored["middle"]), float(stored["step_mm"])
     template = _mirrored(stored["template"], middle, 1.0)
-    regions = _regions(stored, len(template))
+    regions = head_file.unpack_regions(stored, len(template))
     layouts = {name: (stored[f"vertices_{name}"], stored[f"weights_{name}"]) for name in ("68", "98")}
     points_68 = (template[layouts["68"][0]] * layouts["68"][1][..., None]).sum(1)
     regions |= _brows(template, points_68, regions["face"])
@@ -63,11 +61,6 @@ def mirror_map(middle: int, count: int) -> np.ndarray:
 def _mirrored(half: np.ndarray, middle: int, sign: float) -> np.ndarray:
     """Values (V,3) float32 from those (H,3) of middle and left; `sign` -1 for an antisymmetric displacement."""
     return np.concatenate([half, half[middle:] * (sign * np.array([-1.0, 1.0, 1.0]))]).astype(np.float32)
-
-
-def _regions(stored: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    bits = np.unpackbits(stored["regions"], axis=1, count=count).astype(bool)
-    return {str(name): mask for name, mask in zip(stored["region_names"], bits, strict=True)}
 
 
 def _brows(points: np.ndarray, points_68: np.ndarray, face: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 
+from jaxface.geometry.surface import fit_sphere
 from jaxface.heads.makehuman.source import MakeHumanSource
 from jaxface.heads.paint import IRIS_RADIUS_MM, PUPIL_RADIUS_MM
 
@@ -137,19 +138,12 @@ def _split(source: MakeHumanSource, quads: np.ndarray, uv_quads: np.ndarray) -> 
     return tuple(np.concatenate([array[:, half] for half in halves]) for array in (quads, uv_quads))
 
 
-def _sphere(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre (3,) and radius of the least-squares sphere through points (N,3)."""
-    system = np.column_stack([2 * points, np.ones(len(points))])
-    solution = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0]
-    return solution[:3], float(np.sqrt(solution[3] + solution[:3] @ solution[:3]))
-
-
 def _eyeball(coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A sphere that replaces the coarse eyeball (72,3) mm: (points (E,3), triangles (T,3), uv (E,2)).
 
     The pole looks along +z; uv is the azimuthal equidistant projection around it.
     """
-    center, radius = _sphere(coarse)
+    center, radius = fit_sphere(coarse)
     edges = [PUPIL_RADIUS_MM, IRIS_RADIUS_MM]
     sines = [edge + side * EDGE_MM for edge in edges for side in (-1, 1)]
     sines.insert(2, sum(edges) / 2)

@@ -5,6 +5,8 @@ import pytest
 
 from configs.pipnet import get_config
 from jaxface.errors import UserError
+from jaxface.geometry import alignment
+from jaxface.heads import canonical
 from jaxface.layouts import LAYOUT_68
 from jaxface.systems.pipnet import augmentation, data, meanface
 
@@ -90,7 +92,9 @@ def test_mirroring_renames_points():
 def test_rendered_heads_keep_their_points():
     """The mean face as a head's landmarks: the crop of its box reproduces it, a jittered crop roughly."""
     face = meanface.rendered_meanface()
-    assert 0.1 < face.min() and face.max() < 0.96  # the chin, which ends the box
+    width, height = np.ptp(canonical.queries("dense")[:, :2], axis=0)
+    lower_edge = 0.5 + height / (alignment.SIDE_PER_BOX * (width + height))
+    assert 0.1 < face.min() and face.max() < lower_edge, "no point below the box of the face"
     box, side = np.array([40.0, 30.0, 120.0, 130.0]), 1.3 * 90
     landmarks = np.array([80.0, 80.0]) + (face - 0.5) * side
     record = {
