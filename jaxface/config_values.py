@@ -73,7 +73,11 @@ def section(rule: Rule) -> Rule:
 
 def either(*rules: Rule) -> Rule:
     """A value that follows one of the rules."""
-    return Rule(lambda value: any(rule.holds(value) for rule in rules), " or ".join(rule.expected for rule in rules))
+
+    def holds(value: Any) -> bool:
+        return any(rule.holds(value) for rule in rules)
+
+    return Rule(holds, " or ".join(rule.expected for rule in rules))
 
 
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")

@@ -173,7 +173,8 @@ def _targets(folder: pathlib.Path, names: Iterable[str]) -> list[pathlib.Path]:
     """The files that a run writes for results of these names."""
     endings = ("_registered.ply", "_registered.npz") if REGISTER.value else (".ply", ".png")
     summaries = ("registered.json",) if REGISTER.value else ("fit.json", "codes.npz")
-    return [folder / f"{name}{ending}" for name in names for ending in endings] + [folder / name for name in summaries]
+    results = [f"{name}{ending}" for name in names for ending in endings]
+    return [folder / name for name in (*results, *summaries)]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,10 @@ def run(request: Request) -> Outcome:
         evaluator = _keeping(built.evaluators[f"{name}:{split}"], kept)
         table[row], _ = evaluation.compile_score(evaluator, config.backend)(*state)
         curves[row] = 100 * kept["nme_crop"]
-    worst = sorted(((error, row, number) for row in curves for number, error in enumerate(curves[row])), reverse=True)
+    scored: list[tuple[float, str, int]] = []
+    for row, errors in curves.items():
+        scored += [(error, row, number) for number, error in enumerate(errors)]
+    worst = sorted(scored, reverse=True)
     pictures: dict[tuple[str, int], np.ndarray] = {}
     for row, (name, split, _) in SETS.items():
         numbers = {number for _, other, number in worst[:WORST] if other == row}

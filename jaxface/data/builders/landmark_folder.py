@@ -94,7 +94,7 @@ def read_splits(root: pathlib.Path) -> tuple[dict[str, list[Found]], dict[str, s
 def _read_labels(root: pathlib.Path) -> Contents:
     """The content of the label files by path, all of one format.
 
-    Files that are no labels are ignored. Text files are those of the folder itself, or of folders below it if it has
+    Files that are not labels are ignored. Text files are those of the folder itself, or of folders below it if it has
     none. Raises UserError if there is no label file, or files of several formats.
     """
     contents = {}
