@@ -2,9 +2,9 @@
 
 Eyes and mouth follow rings of the mesh: the lid margins, the border of the painted lips and the line where the lips
 meet. Nose and brows are placed by anatomy; the jaw line is the outline of the face as seen from the front, which runs
-from the ear along the edge of the mandible. How far the outer mouth corners lie beyond the inner ones, and where the tip
-of the nose and the base of its wing are, follow the convention of ICT-FaceKit's landmarks. The middle and the subject's
-left are set, then mirrored.
+from the ear along the edge of the mandible. How far the outer mouth corners lie beyond the inner ones, and where the
+tip of the nose and the base of its wing are, follow the convention of ICT-FaceKit's landmarks. The middle and the
+subject's left are set, then mirrored.
 """
 
 import numpy as np
