@@ -66,6 +66,26 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
     return jax.jit(mapped, donate_argnums=donated)
 
 
+def compile_ahead(
+    step: Callable, state: Tree, batch: Tree, constants: Tree, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled:
+    """Compiles `step(state, batch, constants)` for devices that need not be attached, by shard_map.
+
+    Args:
+        step: the per-device function.
+        state, batch, constants: `jax.ShapeDtypeStruct`s; the first axis of `batch` is that of all devices together.
+        devices: those of a `jax.experimental.topologies` description, or attached ones.
+    """
+    mesh = _mesh("shard_map", devices)
+
+    def placed(tree: Tree, spec: PartitionSpec) -> Tree:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    arguments = placed(state, PartitionSpec()), placed(batch, PartitionSpec(AXIS)), placed(constants, PartitionSpec())
+    return compile_step(step, "shard_map", devices).lower(*arguments).compile()
+
+
 def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:
     """Copies `tree` (JAX or numpy arrays, equal on all hosts) to every device; buffers are not shared."""
     sharding = NamedSharding(_mesh(backend, devices), PartitionSpec())
