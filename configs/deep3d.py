@@ -47,6 +47,8 @@ def _base() -> dict:
             "albedo": 0,
             "white_light": False,
             "confidence": False,
+            "dtype": "float32",
+            "remat": False,
         },
         "head": {"name": "makehuman", "path": "", "crop": "tf"},
         "data": data_defaults(datasets=("face_folder",), evaluate=("face_folder",), augment=1.0),

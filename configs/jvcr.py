@@ -68,6 +68,8 @@ def _paper_model() -> dict:
         "channels": (64, 128, 256, 512),
         "embedding": 256,
         "points": 71,
+        "dtype": "float32",
+        "remat": False,
     }
 
 

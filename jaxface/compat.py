@@ -23,6 +23,8 @@ _RENAMED_KEYS = {
     "untrained": "random_identity",
     "random_identity.last_is_one": "random_identity.replicate_last_point_bug",
 }
+# Keys that earlier configurations lack, and the values that have the same effect.
+_ADDED_KEYS = {"model.dtype": "float32", "model.remat": False}
 # Earlier values of config keys (by today's name of the key).
 _RENAMED_VALUES = {
     "model.predictor": {"locate": "soft_argmax"},
@@ -38,6 +40,9 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         if name in section:
             target, new_name = _section(values, current)
             target[new_name] = section.pop(name)
+    for key, value in _ADDED_KEYS.items():
+        section, name = _section(values, key)
+        section.setdefault(name, value)
     for key, renamed in _RENAMED_VALUES.items():
         section, name = _section(values, key)
         if section.get(name) in renamed:

@@ -19,7 +19,8 @@ SMOKE_STEPS, SMOKE_BATCH_SIZE, SMOKE_SAVE_EVERY, SMOKE_EVAL_EVERY = 8, 4, 2, 4
 def run_defaults(**values: Any) -> dict[str, Any]:
     """The top-level keys of a run, with `values` in place of the defaults.
 
-    Keys: `seed`; `steps`, `batch_size` (of all devices together), `save_every` and `eval_every` (steps), which have no
+    Keys: `seed`; `steps`, `batch_size` (of all devices together), `accumulate` (micro-batches into which each device
+    splits its batch, to need less memory), `save_every` and `eval_every` (steps), which have no
     default; `log_every` (steps); `keep`, the number of newest checkpoints that are kept; `best`, the metric
     "evaluator/name" whose lowest value also keeps its checkpoint ("": none); `ema`, the decay of the parameters' moving
     average (0: none); `backend`, pmap or shard_map; `prefetch`, batches prepared ahead; `resume`, a workdir whose
@@ -27,6 +28,7 @@ def run_defaults(**values: Any) -> dict[str, Any]:
     """
     defaults = {
         "seed": 0,
+        "accumulate": 1,
         "log_every": 50,
         "keep": 3,
         "best": "",
@@ -53,8 +55,18 @@ def optim_defaults(**values: Any) -> dict[str, Any]:
         "clip": 0.0,
         "betas": (0.9, 0.999),
         "multipliers": {},
+        **scale_defaults(),
     }
     return defaults | values
+
+
+def scale_defaults() -> dict[str, Any]:
+    """The keys of the section `optim` that only large batches need; see `jaxface.optim.optimizer`.
+
+    `lr_batch_size` is set to the batch size of the configuration file (`variant_config`), so that `lr_scaling` applies
+    to a batch size given on the command line.
+    """
+    return {"lr_scaling": "none", "lr_batch_size": 0, "first_moment_dtype": "float32"}
 
 
 def data_defaults(**values: Any) -> dict[str, Any]:
@@ -72,6 +84,7 @@ def variant_config(base: Mapping[str, Any], variants: Mapping[str, Variant], nam
         raise ValueError(f"unknown variant {name!r}; choose one of {', '.join(variants)}")
     config = ml_collections.ConfigDict(base)
     variants[name](config)
+    config.optim.lr_batch_size = config.batch_size
     return config
 
 

@@ -89,6 +89,7 @@ COUNT = integer(0)  # 0: none, or as many as the data have
 SIZE = integer(1, 2**20)  # widths and numbers of layers
 IMAGE_SIZE = integer(16, 4096)
 WEIGHT = number(0.0)
+DTYPE = choice("float32", "bfloat16")
 SHARE = number(0.0, 1.0)
 RGB = sequence(number(), 3)
 RGB_SCALE = sequence(positive(), 3)
@@ -97,6 +98,7 @@ _SHARED = {
     "seed": integer(0),
     "steps": COUNT,
     "batch_size": integer(1),
+    "accumulate": integer(1),
     "log_every": COUNT,
     "save_every": COUNT,
     "eval_every": COUNT,
@@ -107,8 +109,13 @@ _SHARED = {
     "prefetch": COUNT,
     "resume": TEXT,
     "init": TEXT,
-    "optim.name": choice("adamw", "adam", "rmsprop", "sgd"),
+    "model.dtype": DTYPE,
+    "model.remat": FLAG,
+    "optim.name": choice("adamw", "adam", "rmsprop", "sgd", "lamb", "lars"),
     "optim.lr": positive(),
+    "optim.lr_scaling": choice("none", "linear", "sqrt"),
+    "optim.lr_batch_size": COUNT,
+    "optim.first_moment_dtype": DTYPE,
     "optim.schedule": choice("cosine", "constant", "step"),
     "optim.warmup": COUNT,
     "optim.weight_decay": WEIGHT,

@@ -90,7 +90,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         init=init,
         constants=constants,
         loss=functools.partial(losses.training_loss, net, config.loss, offsets),
-        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps),
+        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

@@ -10,7 +10,6 @@ VALUES = {
     "model.encoder": values.NAME,
     "model.depths": values.sequence(values.SIZE, 0, 4),
     "model.dims": values.sequence(values.SIZE, 0, 4),
-    "model.dtype": values.choice("float32", "bfloat16"),
     "model.final_norm": values.FLAG,
     "model.drop_path": values.number(0.0, 0.99),
     "model.layer_scale": values.positive(),

@@ -48,7 +48,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         warm_start=functools.partial(model.warm_start, net, size, has_cnet),
         constants=functools.partial(objective.constants, config),
         loss=functools.partial(objective.training_loss, net, config),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),

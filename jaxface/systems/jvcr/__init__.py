@@ -43,7 +43,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE
         ),
         loss=functools.partial(losses.training_loss, training_net, config.loss, size),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

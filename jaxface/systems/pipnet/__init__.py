@@ -55,7 +55,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init, net, size),
         loss=functools.partial(losses.training_loss, net, table, config.loss),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

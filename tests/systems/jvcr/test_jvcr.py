@@ -113,7 +113,7 @@ def test_the_soft_argmax_regressor_fits_one_batch():
 def test_learning_rates_in_effect():
     config = get_config("reference")
     epoch = config.optim.boundaries[0] // 10
-    rates = optim.schedule(config.optim, config.steps)
+    rates = optim.schedule(config.optim, config.steps, config.batch_size)
     in_effect = [float(rates(at * epoch + 1)) for at in (0, 9, 10, 19, 20, 29)]
     np.testing.assert_allclose(in_effect, [1e-3, 1e-3, 2.5e-5, 2.5e-5, 2.5e-6, 2.5e-6], rtol=1e-6)
     assert isinstance(jvcr.build(config).optimizer, optax.GradientTransformation)
