@@ -18,14 +18,14 @@ from jaxface.hlo_text import Computation, Instruction, Module
 
 # One operation per element of the result.
 _ELEMENTWISE = frozenset(
-    "abs add and ceil clamp compare complex convert count-leading-zeros divide floor imag is-finite map maximum minimum "
-    "multiply negate not or popcnt real reduce-precision remainder round-nearest-afz round-nearest-even select "
+    "abs add and ceil clamp compare complex convert count-leading-zeros divide floor imag is-finite map maximum "
+    "minimum multiply negate not or popcnt real reduce-precision remainder round-nearest-afz round-nearest-even select "
     "shift-left shift-right-arithmetic shift-right-logical sign subtract xor".split()
 )
 # Neither read nor write memory of their own.
 _FREE = frozenset(
-    "add-dependency after-all async-done async-update bitcast call conditional constant copy-done domain "
-    "get-tuple-element opt-barrier parameter partition-id replica-id send-done recv-done tuple while".split()
+    "add-dependency after-all async-update bitcast call conditional constant domain get-tuple-element opt-barrier "
+    "parameter partition-id replica-id tuple while".split()
 )
 _NO_WORK_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding", "SPMDFullToShardShape")
 _PRODUCTS = ("convolution", "dot")
@@ -139,17 +139,17 @@ class _Accountant:
 
     def _bytes(self, computation: Computation, one: Instruction) -> float:
         """Bytes that an instruction of a computation that is not fused reads and writes."""
-        if one.opcode in _FREE or (
-            one.opcode == "custom-call" and any(f'"{n}"' in one.attributes for n in _NO_WORK_CALLS)
+        if (
+            one.opcode in _FREE
+            or one.opcode.endswith("-done")
+            or (one.opcode == "custom-call" and any(f'"{n}"' in one.attributes for n in _NO_WORK_CALLS))
         ):
             return 0.0
         operands = [computation.instructions[name].bytes for name in one.operands]
         if one.opcode == "fusion":
             return self._fusion_bytes(one, operands)
-        if one.opcode == "copy-start":
-            return 2 * operands[0]
-        if one.opcode == "async-start":
-            return 0.0
+        if one.opcode.endswith("-start"):
+            return _start_bytes(one, sum(operands))
         if one.opcode in _SLICES:
             return 2 * one.bytes + (sum(operands[1:]) if one.opcode != "slice" else 0.0)
         if one.opcode == "dynamic-update-slice":
@@ -198,6 +198,17 @@ def _written(computation: Computation, result: Instruction) -> float:
     if result.opcode in _IN_PLACE:
         return computation.instructions[result.operands[_IN_PLACE[result.opcode]]].bytes
     return result.bytes
+
+
+def _start_bytes(one: Instruction, operands: float) -> float:
+    """Bytes of an asynchronous operation, whose result may also hold its operands.
+
+    Copies and slices are moves between HBM and on-chip memory for an operation that counts the same bytes itself; what
+    an "async-start" calls is counted there.
+    """
+    if one.opcode.removesuffix("-start") in ("async", "copy", *_SLICES):
+        return 0.0
+    return operands + (max(one.bytes - operands, 0.0) or one.bytes)
 
 
 def _branches(one: Instruction) -> list[str]:

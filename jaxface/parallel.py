@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax._src import distributed  # The coordinator's barrier has no public name.
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -25,6 +27,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxface.errors import UserError
 
 AXIS = "data"
+# Elements of an array up to which copying it costs less than an all-reduce of its own.
+SMALL = 2**14
 BACKENDS = ("pmap", "shard_map")
 # How long the other hosts wait for process 0, which may be preparing a data set.
 BARRIER_TIMEOUT_MS = 6 * 3600 * 1000
@@ -84,6 +88,27 @@ def compile_ahead(
 
     arguments = placed(state, PartitionSpec()), placed(batch, PartitionSpec(AXIS)), placed(constants, PartitionSpec())
     return compile_step(step, "shard_map", devices).lower(*arguments).compile()
+
+
+def mean_over_devices(tree: Tree) -> Tree:
+    """Mean over all devices of a tree of arrays, inside a step.
+
+    Integers, such as counters, are equal on all devices and are returned unchanged. Small float32 arrays travel in one
+    all-reduce; those of large ones are combined by XLA's compilers for GPUs and TPUs.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if lax.axis_size(AXIS) == 1:
+        return tree
+    small = [index for index, leaf in enumerate(leaves) if leaf.dtype == jnp.float32 and leaf.size <= SMALL]
+    if small:
+        joined = lax.pmean(jnp.concatenate([leaves[index].ravel() for index in small]), AXIS)
+        ends = np.cumsum([leaves[index].size for index in small])[:-1]
+        for index, part in zip(small, jnp.split(joined, ends), strict=True):
+            leaves[index] = part.reshape(leaves[index].shape)
+    for index in set(range(len(leaves))) - set(small):
+        if jnp.issubdtype(leaves[index].dtype, jnp.inexact):
+            leaves[index] = lax.pmean(leaves[index], AXIS)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:

@@ -55,6 +55,8 @@ def batch(config: ml_collections.ConfigDict, count: int) -> Batch:
 
 def _queries(config: ml_collections.ConfigDict, name: str) -> int:
     """Queries of an example of a data set: its landmarks, and surface points where its labels are dense."""
-    queries = query_table.query_set(config, name)
-    dense = queries.dataset.partition("/")[0] in query_table.EXACT
-    return len(queries.points) + (config.data.num_surface_samples if dense else 0)
+    dataset = query_table.dataset_name(name)
+    entry = config.layouts[query_table.entry_key(dataset)]
+    count = len(entry["points"]) if "points" in entry else len(LAYOUTS[entry["name"]].flip)
+    dense = dataset.partition("/")[0] in query_table.EXACT
+    return count + (config.data.num_surface_samples if dense else 0)
