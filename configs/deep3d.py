@@ -47,6 +47,7 @@ def _base() -> dict:
             "albedo": 0,
             "white_light": False,
             "confidence": False,
+            "batch_norm_group": 0,
             "dtype": "float32",
             "remat": False,
         },

@@ -70,6 +70,7 @@ def _paper_model() -> dict:
         "channels": (64, 128, 256, 512),
         "embedding": 256,
         "points": 71,
+        "batch_norm_group": 0,
         "dtype": "float32",
         "remat": False,
     }
@@ -78,6 +79,7 @@ def _paper_model() -> dict:
 def _reference(config: ml_collections.ConfigDict) -> None:
     """The official training; its first learning rate is Adam's default, later ones are decays of the nominal 2.5e-4."""
     config.mode, config.loss.both_volumes = "reference", True
+    config.model.batch_norm_group = 1
     config.optim.update(name="adam", lr=1e-3, factor=(0.025, 0.1))
     config.epochs = 30.0
 

@@ -67,6 +67,7 @@ def _base() -> dict:
             "crop": "meanface",
             "mean": (0.485, 0.456, 0.406),
             "std": (0.229, 0.224, 0.225),
+            "batch_norm_group": 0,
             "dtype": "float32",
             "remat": False,
         },

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +27,8 @@ from jaxface import hosts
 from jaxface.errors import UserError
 
 AXIS = "data"
+# Elements of an array up to which copying it costs less than an all-reduce of its own.
+SMALL = 2**14
 BACKENDS = ("pmap", "shard_map")
 # A single process is its own coordinator and would abort for missing heartbeats when a laptop wakes up.
 HEARTBEAT_TIMEOUT_S = 10 * 24 * 3600
@@ -62,6 +66,47 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donated)
+
+
+def compile_ahead(
+    step: Callable, state: Tree, batch: Tree, constants: Tree, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled:
+    """Compiles `step(state, batch, constants)` for devices that need not be attached, by shard_map.
+
+    Args:
+        step: the per-device function.
+        state, batch, constants: `jax.ShapeDtypeStruct`s; the first axis of `batch` is that of all devices together.
+        devices: those of a `jax.experimental.topologies` description, or attached ones.
+    """
+    mesh = _mesh("shard_map", devices)
+
+    def placed(tree: Tree, spec: PartitionSpec) -> Tree:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    arguments = placed(state, PartitionSpec()), placed(batch, PartitionSpec(AXIS)), placed(constants, PartitionSpec())
+    return compile_step(step, "shard_map", devices).lower(*arguments).compile()
+
+
+def mean_over_devices(tree: Tree) -> Tree:
+    """Mean over all devices of a tree of arrays, inside a step.
+
+    Integers, such as counters, are equal on all devices and are returned unchanged. Small float32 arrays travel in one
+    all-reduce; those of large ones are combined by XLA's compilers for GPUs and TPUs.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if lax.axis_size(AXIS) == 1:
+        return tree
+    small = [index for index, leaf in enumerate(leaves) if leaf.dtype == jnp.float32 and leaf.size <= SMALL]
+    if small:
+        joined = lax.pmean(jnp.concatenate([leaves[index].ravel() for index in small]), AXIS)
+        ends = np.cumsum([leaves[index].size for index in small])[:-1]
+        for index, part in zip(small, jnp.split(joined, ends), strict=True):
+            leaves[index] = part.reshape(leaves[index].shape)
+    for index in set(range(len(leaves))) - set(small):
+        if jnp.issubdtype(leaves[index].dtype, jnp.inexact):
+            leaves[index] = lax.pmean(leaves[index], AXIS)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:

@@ -64,7 +64,7 @@ def make_step(system: System, seed: int, ema: float, accumulate: int = 1) -> Ste
         if accumulate > 1:
             gradient = _accumulated(gradient, accumulate)
         loss, model_state, metrics, grads = gradient(state.model_state, batch, loss_key)
-        loss, model_state, metrics, grads = jax.tree.map(_mean_over_devices, (loss, model_state, metrics, grads))
+        loss, model_state, metrics, grads = parallel.mean_over_devices((loss, model_state, metrics, grads))
         updates, opt_state = system.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.global_norm(grads)
@@ -289,11 +289,6 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
             f"config.accumulate: a batch of {config.batch_size} on {jax.device_count()} devices does not divide into "
             f"{config.accumulate} micro-batches each; make batch_size a multiple of {parts}"
         )
-
-
-def _mean_over_devices(leaf: jax.Array) -> jax.Array:
-    """Mean over all devices; integers, such as counters, are equal on all devices and are returned unchanged."""
-    return lax.pmean(leaf, parallel.AXIS) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
 
 
 def _update_average(average: Tree, params: Tree, step: jax.Array, decay: float) -> Tree:

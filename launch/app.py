@@ -53,6 +53,7 @@ INSTALLED = __package__ != "launch"
 EXTRAS = {
     "apache_beam": "beam",
     "h5py": "bfm",
+    "libtpu": "tpu",
     "tensorflow": "data",
     "tensorflow_datasets": "data",
     "torch": "torch",

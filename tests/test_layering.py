@@ -63,6 +63,8 @@ LEVELS = {
         "evaluation",
         "export",
         "folders",
+        "hlo_cost",
+        "hlo_text",
         "inference",
         "protocols",
         "reporting",

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv, Pointwise
 from jaxface.nn.remat import by_block
 
@@ -44,7 +44,7 @@ class Bottleneck(nn.Module):
     """
 
     planes: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -63,7 +63,7 @@ class Residuals(nn.Module):
 
     planes: int
     blocks: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -85,7 +85,7 @@ class Hourglass(nn.Module):
     levels: int
     planes: int
     blocks: int = 1
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 

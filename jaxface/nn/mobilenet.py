@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.depthwise import INIT as DEPTHWISE_INIT
 from jaxface.nn.depthwise import depthwise
@@ -104,7 +104,7 @@ class Block(nn.Module):
     """Inverted residual layer: expand (omitted if `hidden` is the input width), depthwise, squeeze, project."""
 
     spec: Bottleneck
-    axis_name: str | None
+    axis_name: StatisticsAxis
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -136,7 +136,7 @@ class MobileNet(nn.Module):
     """
 
     variant: Variant
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.pooling import max_pool
 from jaxface.nn.remat import by_block
@@ -39,7 +39,7 @@ class Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    axis_name: str | None
+    axis_name: StatisticsAxis
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
     depths: Sequence[int]
     bottleneck: bool = False
     width: int = 64
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 

@@ -8,6 +8,7 @@ from jaxface.systems.deep3d.model import BACKBONES, REGRESSORS
 
 VALUES = {
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.backbone": values.choice(*BACKBONES),
     "model.width": values.SIZE,
     "model.regressor": values.choice(*REGRESSORS),

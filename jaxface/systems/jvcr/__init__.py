@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from jaxface import config_values, optim, parallel, run_length
+from jaxface.nn import batch_norm
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights
 from jaxface.systems.jvcr.values import VALUES
@@ -22,8 +23,8 @@ def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/jvcr.py). Raises UserError if values do not fit together."""
     config = resolve(config)
     net = model.model_from_config(config.model)
-    # Batch statistics are averaged over the devices, except in the original, where each device has its own.
-    training_net = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)
+    axis = batch_norm.statistics_axis(parallel.AXIS, config.model.batch_norm_group)
+    training_net = model.model_from_config(config.model, axis)
     mode, size = config.mode, config.model.image_size
 
     def train_data(step: int) -> Iterator[Batch]:

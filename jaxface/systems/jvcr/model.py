@@ -16,7 +16,7 @@ import ml_collections
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.init import initialize
@@ -49,7 +49,7 @@ class Pix2Vox(nn.Module):
         width: channels of the features.
         levels: resolution halvings inside an hourglass.
         blocks: bottlenecks per branch.
-        axis_name: device axis over which batch statistics are averaged.
+        axis_name: devices over which batch statistics are averaged.
         dtype: type of the computation; volumes and features are float32.
         remat: whether the activations of a bottleneck are recomputed for its gradient.
     """
@@ -58,7 +58,7 @@ class Pix2Vox(nn.Module):
     width: int
     levels: int
     blocks: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
@@ -97,14 +97,14 @@ class Vox2Coord(nn.Module):
         channels: channels of the convolutions that halve the volume.
         width: outputs of the convolution over the remaining 4 x 4 x 4 cells.
         points: number of points.
-        axis_name: device axis over which batch statistics are averaged.
+        axis_name: devices over which batch statistics are averaged.
         dtype: type of the computation; coordinates are float32.
     """
 
     channels: tuple[int, ...]
     width: int
     points: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -182,7 +182,7 @@ class JVCR(nn.Module):
         return volumes, self.regress(volumes[-1], features, train)
 
 
-def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None = None) -> JVCR:
+def model_from_config(config: ml_collections.ConfigDict, axis_name: StatisticsAxis = None) -> JVCR:
     """The network of `config.model`. Raises UserError for values that do not fit together. Keys:
 
     image_size: side S of the crop in pixels; volumes have side S/4.
@@ -196,6 +196,8 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     points: 71, or 68 without the centres of eyes and mouth.
     dtype: "float32" or "bfloat16", of the computation of hourglasses and encoder; volumes and coordinates are float32.
     remat: whether the activations of a bottleneck are recomputed for its gradient.
+
+    batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
 
     Batch statistics are averaged over the device axis `axis_name`; None: each device has its own.
     """

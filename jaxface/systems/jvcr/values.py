@@ -8,6 +8,7 @@ from jaxface.systems.jvcr.transforms import MODES
 VALUES = {
     "mode": values.choice(*MODES),
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.stacks": values.integer(1, 64),
     "model.depths": values.sequence(values.SIZE, least=1),
     "model.width": values.SIZE,

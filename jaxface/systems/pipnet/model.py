@@ -16,7 +16,7 @@ import ml_collections
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, statistics_axis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.init import initialize
 from jaxface.nn.mobilenet import MobileNet
@@ -66,11 +66,11 @@ class PIPNet(nn.Module):
             self.deconv1 = nn.ConvTranspose(
                 EXTRA_WIDTH, (4, 4), (2, 2), ((2, 2), (2, 2)), use_bias=False, kernel_init=HEAD_INIT, dtype=self.dtype
             )
-            self.bn_deconv1 = BatchNorm(AXIS)
+            self.bn_deconv1 = BatchNorm(self.backbone.axis_name)
         if self.scaling > 1:
-            self.layer5, self.bn5 = _strided_conv(self.dtype), BatchNorm(AXIS)
+            self.layer5, self.bn5 = _strided_conv(self.dtype), BatchNorm(self.backbone.axis_name)
         if self.scaling > 2:
-            self.layer6, self.bn6 = _strided_conv(self.dtype), BatchNorm(AXIS)
+            self.layer6, self.bn6 = _strided_conv(self.dtype), BatchNorm(self.backbone.axis_name)
         counts = {"cls": 1, "x": 1, "y": 1, "nb_x": self.neighbors, "nb_y": self.neighbors}
         self.heads = {
             name: nn.Dense(count * self.landmarks, kernel_init=HEAD_INIT, name=f"{name}_layer")
@@ -115,6 +115,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
     crop: how inference crops a face: "meanface" for models of annotated photos, "square" for those of rendered heads.
     merge: averaging of the votes, see `decoding.votes`. confidence: whether results have a confidence (ours).
     mean, std: 3 numbers each for RGB in [0,1].
+    batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
     dtype: "float32" or "bfloat16", of the computation up to the feature map; heads and maps are float32.
     remat: whether the activations of a block of the backbone are recomputed for its gradient.
     """
@@ -140,7 +141,8 @@ def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, in
     name = config.backbone
     if name not in BACKBONES:
         raise UserError(f"config.model.backbone is {name!r}; choose one of {', '.join(BACKBONES)}")
-    options = {"axis_name": AXIS, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
+    axis = statistics_axis(AXIS, config.batch_norm_group)
+    options = {"axis_name": axis, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
     if name in mobilenet.SIZES:
         return MobileNet(mobilenet.SIZES[name], **options), 32
     if name == "custom":

@@ -11,6 +11,7 @@ VALUES = {
     "model.depths": values.sequence(values.SIZE),
     "model.width": values.SIZE,
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.stride": values.choice(*STRIDES),
     "model.landmarks": values.integer(0, 10_000),  # 0: as many as the mean face has
     "model.neighbors": values.SIZE,

@@ -212,10 +212,15 @@ class Ensemble:
 
 
 def _map_networks(network, arguments: tuple) -> tuple:
-    """Maps `network` over the leading axis: sequentially on CPUs, where that is fastest, otherwise vectorised."""
-    if jax.default_backend() == "cpu":
-        return lax.map(lambda one: network(*one), arguments)
-    return jax.vmap(network)(*arguments)
+    """Maps `network` over the leading axis: sequentially on CPUs, where that is fastest, otherwise vectorised.
+
+    The platform is that of the compiled program: an exported file has both forms.
+    """
+    return lax.platform_dependent(
+        *arguments,
+        cpu=lambda *arrays: lax.map(lambda one: network(*one), arrays),
+        default=lambda *arrays: jax.vmap(network)(*arrays),
+    )
 
 
 def _group(values, axis: int, members: slice, size: int):
