@@ -92,6 +92,7 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.data.augment.update(rotation_deg=8.0, scale=0.06, shift=0.03, color=0.05)
     config.best = ""
     config.epochs = config.eval_every_epochs = config.loss.pretrain_epochs = 0.0
+    config.optim.boundaries_epochs = ()
 
 
 def _rendered(config: ml_collections.ConfigDict) -> None:

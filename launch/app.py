@@ -286,8 +286,12 @@ def define_cluster() -> None:
     flags.DEFINE_integer("process_id", -1, "index of this process, from 0")
 
 
-def join_cluster() -> None:
-    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device."""
+def join_cluster(saves: bool = True) -> None:
+    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device.
+
+    A job that `saves` ends by SIGTERM when it has saved; another one at once.
+    """
+    jax.config.update("jax_enable_preemption_service", saves)
     if not FLAGS.coordinator:
         # A single host needs no Gloo, which prints its ranks on stdout.
         jax.config.update("jax_cpu_collectives_implementation", None)
