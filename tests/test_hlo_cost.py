@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxface import hlo_cost, hlo_text
+from jaxface import hlo_cost, hlo_loops, hlo_text
 
 # As the TPU compiler writes loops: without a known trip count, with step and bound carried through the loop; the
 # counter runs down in the second one, and the bound of the third one depends on data.
@@ -73,7 +73,8 @@ def cost_of(function, *arguments):
 def test_loops_of_a_tpu_program():
     module = hlo_text.parse(LOOPS)
     main = module.computations[module.entry]
-    trips = {name: hlo_text.trip_count(module, main.instructions[name], main) for name in ("up", "lower", "some")}
+    frame = hlo_loops.Frame(main)
+    trips = {name: hlo_loops.trip_count(module, main.instructions[name], frame) for name in ("up", "lower", "some")}
     assert trips == {"up": 10, "lower": 6, "some": None}
     cost = hlo_cost.cost(module)
     assert cost.unknown_loops == 1
