@@ -106,7 +106,7 @@ def test_bodies_count_by_their_trips(loop):
 
 @pytest.mark.parametrize("options", [
     {"window_strides": (2, 2), "padding": ((1, 1), (1, 0))},
-    {"window_strides": (1, 1), "padding": "VALID", "lhs_dilation": (2, 2)},
+    {"window_strides": (1, 1), "padding": ((0, 0), (0, 0)), "lhs_dilation": (2, 2)},
     {"window_strides": (1, 1), "padding": "SAME", "rhs_dilation": (2, 1)},
 ])  # fmt: skip
 def test_convolutions_count_what_meets_neither_padding_nor_dilation(options):
