@@ -49,6 +49,9 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
             section[name] = renamed[section[name]]
     if values.get("system") in ("deep3d", "jvcr", "pipnet") and "model" in values:
         values["model"].setdefault("batch_norm_group", int(values.get("mode") == "reference"))
+    if values.get("system") == "continuous" and "data" in values:
+        # Earlier models were trained on the landmarks and the face.
+        values["data"].setdefault("regions", ["face"])
     if values.get("system") == "continuous" and "model" in values:
         # Converted checkpoints of the unofficial code, the only ones with variances, have a template of their own.
         unofficial = values["model"].get("sigma") == "variance"
