@@ -41,14 +41,17 @@ class Form(NamedTuple):
     """The operations of the visibility pass that differ between platforms.
 
     Attributes:
-        nearest: `(candidates, P) -> image`, the nearest candidate of each pixel, the smallest id among equals.
-        parts: `(values, member, step, count) -> part`, where `values` is a tree of arrays (T,) and `part(index)` the
-            values of members number `index * step` to `(index + 1) * step` of the mask `member` (T,), in their order.
-            `count` is the largest number of members that is asked for; what lies beyond the members is arbitrary.
+        nearest: `(candidates, image) -> image`, the nearest candidate of each pixel of an image of that size, the
+            smallest id among equals.
+        select: `(values, member, rows) -> selection` of the first `len(rows)` members of the mask `member` (T,), in
+            their order; `values` is a tree of arrays (T,), `rows` int32 of any content.
+        part: `(selection, start, span) -> values` of the members from number `start`, `len(span)` of them; what lies
+            beyond the members is arbitrary.
     """
 
-    nearest: Callable[[Candidates, int], Image]
-    parts: Callable[[Tree, jax.Array, int, int], Callable[[jax.Array], Tree]]
+    nearest: Callable[[Candidates, Image], Image]
+    select: Callable[[Tree, jax.Array, jax.Array], Tree]
+    part: Callable[[Tree, jax.Array, jax.Array], Tree]
 
 
 def empty(pixels: int) -> Image:
@@ -63,32 +66,34 @@ def merge(one: Image, other: Image) -> Image:
     return jax.tree.map(functools.partial(jnp.where, nearer), other, one)
 
 
-def _nearest_by_scatter(candidates: Candidates, pixels: int) -> Image:
+def form(visibility: str) -> Form:
+    """The form "scatter", "sort", or "platform": "sort" in programs for TPUs, else "scatter"."""
+    if visibility in FORMS:
+        return FORMS[visibility]
+
+    def chosen(scatter: Callable[..., Tree], sort: Callable[..., Tree]) -> Callable[..., Tree]:
+        return lambda *arrays: lax.platform_dependent(*arrays, tpu=sort, default=scatter)
+
+    return Form(*map(chosen, FORMS["scatter"], FORMS["sort"]))
+
+
+def _nearest_by_scatter(candidates: Candidates, image: Image) -> Image:
     """`Form.nearest` by two scatters."""
     pixel, nearness, triangle = candidates
+    pixels = len(image.nearness)
     nearest = jnp.zeros(pixels, jnp.int32).at[pixel].max(nearness, mode="drop")
     wins = nearest.at[pixel].get(mode="fill", fill_value=-1) == nearness
     winner = jnp.full(pixels, NO_TRIANGLE).at[jnp.where(wins, pixel, pixels)].min(triangle, mode="drop")
     return Image(nearest, winner)
 
 
-def _parts_by_gather(values: Tree, member: jax.Array, step: int, count: int) -> Callable[[jax.Array], Tree]:
-    """`Form.parts` by the indices of the members."""
-    chosen = jnp.nonzero(member, size=-(-count // step) * step, fill_value=0)[0]
-
-    def part(index: jax.Array) -> Tree:
-        rows = lax.dynamic_slice(chosen, (index * step,), (step,))
-        return jax.tree.map(operator.itemgetter(rows), values)
-
-    return part
-
-
-def _nearest_by_sort(candidates: Candidates, pixels: int) -> Image:
+def _nearest_by_sort(candidates: Candidates, image: Image) -> Image:
     """`Form.nearest` by two sorts.
 
     With one candidate of the background for each pixel, the first of every pixel are those P in order; the second sort
     brings them together.
     """
+    pixels = len(image.nearness)
     background = Candidates(jnp.arange(pixels, dtype=jnp.int32), *empty(pixels))
     pixel, nearness, triangle = (jnp.concatenate(pair) for pair in zip(candidates, background, strict=True))
     pixel, farness, triangle = lax.sort((pixel, -nearness, triangle), num_keys=3)
@@ -97,18 +102,30 @@ def _nearest_by_sort(candidates: Candidates, pixels: int) -> Image:
     return Image(-farness[:pixels], triangle[:pixels])
 
 
-def _parts_by_sort(values: Tree, member: jax.Array, step: int, count: int) -> Callable[[jax.Array], Tree]:
-    """`Form.parts` by moving the members to the front."""
+def _select_rows(values: Tree, member: jax.Array, rows: jax.Array) -> Tree:
+    """`Form.select` by the indices of the members."""
+    return values, jnp.nonzero(member, size=len(rows), fill_value=0)[0].astype(rows.dtype)
+
+
+def _part_of_rows(selection: Tree, start: jax.Array, span: jax.Array) -> Tree:
+    values, rows = selection
+    chosen = lax.dynamic_slice(rows, (start,), span.shape)
+    return jax.tree.map(operator.itemgetter(chosen), values)
+
+
+def _select_by_sort(values: Tree, member: jax.Array, rows: jax.Array) -> Tree:
+    """`Form.select` by moving the members to the front."""
     leaves, structure = jax.tree.flatten(values)
-    length = -(-count // step) * step
     _, *ordered = lax.sort((jnp.where(member, 0, 1), *leaves), num_keys=1, is_stable=True)
-    ordered = [jnp.pad(leaf, (0, max(length - len(leaf), 0))) for leaf in ordered]
-
-    def part(index: jax.Array) -> Tree:
-        slices = [lax.dynamic_slice(leaf, (index * step,), (step,)) for leaf in ordered]
-        return jax.tree.unflatten(structure, slices)
-
-    return part
+    return jax.tree.unflatten(structure, ordered), rows
 
 
-FORMS = {"scatter": Form(_nearest_by_scatter, _parts_by_gather), "sort": Form(_nearest_by_sort, _parts_by_sort)}
+def _part_of_ordered(selection: Tree, start: jax.Array, span: jax.Array) -> Tree:
+    values, _ = selection
+    return jax.tree.map(lambda leaf: lax.dynamic_slice(leaf, (start,), span.shape), values)
+
+
+FORMS = {
+    "scatter": Form(_nearest_by_scatter, _select_rows, _part_of_rows),
+    "sort": Form(_nearest_by_sort, _select_by_sort, _part_of_ordered),
+}

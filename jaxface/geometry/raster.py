@@ -119,15 +119,18 @@ def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int
 
 def _draw(image: Image, setup: _Setup, member: jax.Array, capacity: int, step: int, splat, form: Form) -> Image:
     """Adds up to `capacity` triangles of the mask `member` (T,) to `image`, `step` triangles at a time."""
-    count = jnp.minimum(member.sum(), capacity)
+    step = min(step, len(member))
+    count, length = jnp.minimum(member.sum(), capacity), max(capacity, step)
+    span = jnp.arange(step)
 
     def draw(image):
-        part = form.parts(setup, member, step, capacity)
+        selection = form.select(setup, member, jnp.zeros(length, jnp.int32))
 
         def body(index, image):
-            valid = index * step + jnp.arange(step) < count
-            candidates = splat(part(index), valid)
-            return depth_test.merge(image, form.nearest(candidates, len(image.nearness)))
+            # The last step may repeat triangles of the one before, which changes nothing.
+            start = jnp.minimum(index * step, length - step)
+            candidates = splat(form.part(selection, start, span), start + span < count)
+            return depth_test.merge(image, form.nearest(candidates, image))
 
         return lax.fori_loop(0, -(-count // step), body, image)
 
@@ -149,7 +152,7 @@ def _visible(points_px, depth, triangles, *, height, width, tiers, near, form: F
         member = (extent > below) & (extent <= window)
         splat = functools.partial(_splat, window=window, height=height, width=width)
         if below == 0 and capacity is None:
-            image = form.nearest(splat(setup, member), height * width)
+            image = form.nearest(splat(setup, member), image)
         else:
             capacity = len(triangles) if capacity is None else min(capacity, len(triangles))
             overflow += jnp.maximum(member.sum() - capacity, 0)
@@ -209,13 +212,15 @@ def rasterize(
             result.
     """
     points_px, depth = lax.stop_gradient((points_px.astype(jnp.float32), depth.astype(jnp.float32)))
-    size = {"height": height, "width": width, "tiers": tiers or default_tiers(height, width), "near": near}
-    forms = {name: functools.partial(_visible, **size, form=form) for name, form in depth_test.FORMS.items()}
-    forms = {name: _sequential_vmap_on_cpu(visible) for name, visible in forms.items()}
-    arrays = points_px, depth, triangles
-    if visibility != "platform":
-        return forms[visibility](*arrays)
-    return lax.platform_dependent(*arrays, tpu=forms["sort"], default=forms["scatter"])
+    visible = functools.partial(
+        _visible,
+        height=height,
+        width=width,
+        tiers=tiers or default_tiers(height, width),
+        near=near,
+        form=depth_test.form(visibility),
+    )
+    return _sequential_vmap_on_cpu(visible)(points_px, depth, triangles)
 
 
 def interpolate(
