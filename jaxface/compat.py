@@ -40,13 +40,14 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         if name in section:
             target, new_name = _section(values, current)
             target[new_name] = section.pop(name)
-    for key, value in _ADDED_KEYS.items():
-        section, name = _section(values, key)
-        section.setdefault(name, value)
     for key, renamed in _RENAMED_VALUES.items():
         section, name = _section(values, key)
         if section.get(name) in renamed:
             section[name] = renamed[section[name]]
+    if "system" in values:
+        for key, value in _ADDED_KEYS.items():
+            section, name = _section(values, key)
+            section.setdefault(name, value)
     if values.get("system") in ("deep3d", "jvcr", "pipnet") and "model" in values:
         values["model"].setdefault("batch_norm_group", int(values.get("mode") == "reference"))
     if values.get("system") == "continuous" and "data" in values:

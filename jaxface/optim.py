@@ -109,7 +109,9 @@ def schedule(config: ml_collections.ConfigDict, steps: int, batch_size: int) -> 
         main = optax.constant_schedule(lr)
     else:
         factors = np.broadcast_to(config.factor, len(config.boundaries)).tolist()
-        decays = {at - config.warmup: factor for at, factor in zip(config.boundaries, factors, strict=True)}
+        decays: dict[int, float] = {}
+        for at, factor in zip(config.boundaries, factors, strict=True):
+            decays[at - config.warmup] = decays.get(at - config.warmup, 1.0) * factor
         main = optax.piecewise_constant_schedule(lr, decays)
     return optax.join_schedules([optax.linear_schedule(0.0, lr, config.warmup), main], [config.warmup])
 

@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, config_file, interrupts, parallel, pretrained
+from jaxface import checkpoint, config_file, hosts, interrupts, parallel, pretrained, run_length
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
 from jaxface.lock import locked
@@ -180,6 +180,7 @@ def fit(
     workdir = pathlib.Path(workdir)
     _check_best(system, config)
     _check_batch(config)
+    run_length.check(config)
     hold = locked(workdir, "trains in it", all_hosts=True)
     with interrupts.deferred(STOPPING, STOPPING_AT_ONCE) as interrupted, hold:
         try:
@@ -187,6 +188,7 @@ def fit(
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"stopped by Ctrl-C; {_saved(workdir)}") from interrupt
         if interrupted():
+            hosts.leave()
             raise KeyboardInterrupt(f"stopped by Ctrl-C at step {int(state.step)}; {_saved(workdir)}")
         return state
 
@@ -206,7 +208,7 @@ def _train(
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
     config_file.write(workdir, pretrained.copy_dependencies(workdir, config))
-    _log(f"{origin}; {config.steps} steps in all, workdir {workdir}")
+    _log(f"{origin}; {run_length.described(config)}; workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps or (interrupted() and jax.process_count() == 1):
         return state

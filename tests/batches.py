@@ -1,4 +1,4 @@
-"""Smoke configurations of all systems with random batches: nothing is prepared or read, and TensorFlow is not loaded."""
+"""Smoke configurations of all systems with random batches: nothing is prepared, and TensorFlow is not loaded."""
 
 import importlib
 

@@ -32,6 +32,7 @@ LEVELS = {
         "detection",
         "error_plots",
         "heads",
+        "hosts",
         "image_decoding",
         "landmark_metrics",
         "lock",
@@ -49,17 +50,14 @@ LEVELS = {
         "prepared_data",
         "pretrained",
         "results",
+        "run_length",
         "torch_files",
         "torch_names",
         "torch_weights",
         "video",
     ),
-    2: (
-        "data",
-    ),
-    3: (
-        "systems",
-    ),
+    2: ("data",),
+    3: ("systems",),
     4: (
         "edits",
         "evaluation",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import config_values, optim, parallel
+from jaxface import config_values, optim, parallel, run_length
 from jaxface.nn import batch_norm
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights
@@ -14,9 +14,9 @@ from jaxface.systems.jvcr.values import VALUES
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config`; this system has no values to fill in. Raises UserError for values outside their range."""
+    """A copy of `config` with the steps of its data sets. Raises UserError for values outside their range."""
     config_values.check(config, VALUES)
-    return config.copy_and_resolve_references()
+    return run_length.resolve(config)
 
 
 def build(config: ml_collections.ConfigDict) -> System:

@@ -26,6 +26,7 @@ VALUES = {
     "data.augment.color": values.SHARE,
     "data.augment.degrade": values.FLAG,
     "loss.pretrain": values.COUNT,
+    "loss.pretrain_epochs": values.WEIGHT,
     "loss.distance": values.choice(*DISTANCES),
     "loss.voxel": values.WEIGHT,
     "loss.attention": values.WEIGHT,

@@ -4,7 +4,7 @@ import functools
 
 import ml_collections
 
-from jaxface import config_values
+from jaxface import config_values, run_length
 from jaxface.system import ConversionInput, Evaluator, System
 from jaxface.systems.nphm import decoder, losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
@@ -19,12 +19,13 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the mean anchors and the number of codes of its data set, if that is prepared.
+    """A copy of `config` with the mean anchors, the number of codes and the steps of its data set, if it is prepared.
 
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    resolved = model.resolve(config)
+    split = "train" if config.phase == "identity" else "train_expressions"
+    resolved = run_length.resolve(model.resolve(config), split)
     config_values.check(resolved, VALUES)
     return resolved
 

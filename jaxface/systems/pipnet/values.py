@@ -24,7 +24,7 @@ VALUES = {
     "model.std": values.RGB_SCALE,
     "data.datasets": values.sequence(values.NAME, least=1),
     "data.unlabelled": values.NAMES,
-    "data.pseudo_labels": values.TEXT,
+    "data.pseudo_labels": values.PATH,
     "data.task": values.choice("std", "cls1", "cls2", "cls3"),
     "data.flip": values.sequence(values.COUNT),
     "data.eye_corners": values.sequence(values.COUNT, 0, 2),
