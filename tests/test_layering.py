@@ -49,6 +49,7 @@ LEVELS = {
         "prepared_data",
         "pretrained",
         "results",
+        "smoothing",
         "torch_files",
         "torch_names",
         "torch_weights",
@@ -61,6 +62,7 @@ LEVELS = {
         "systems",
     ),
     4: (
+        "clips",
         "edits",
         "evaluation",
         "export",
