@@ -20,7 +20,7 @@ from jaxface.systems.continuous.template_surface import TemplateSurface, region_
 # RGBA (h,w,4) uint8 and the pixel (x, y) of the image at which its upper left pixel lies.
 Layer: TypeAlias = tuple[np.ndarray, tuple[int, int]]
 # Side of a texture in texels, and of the canvas in which the surface is drawn for the depth test of its texels.
-TEXTURE_SIDE, CANVAS_PX = 1024, 512
+TEXTURE_SIDE, CANVAS_PX = 2048, 512
 # A photo whose face is larger than a texture by this factor is reduced before it is sampled.
 MAX_REDUCTION_FREE = 1.5
 MASK_ALPHA, HEAD_ALPHA = 150, 190
@@ -134,7 +134,7 @@ def _uv_pixels(head: MorphableHead) -> np.ndarray:
 
 
 def photo_texture(face: Surface, image: np.ndarray, regions: tuple[str, ...]) -> np.ndarray:
-    """The photo in the UV map of the head, (1024,1024,4) uint8 RGBA; alpha is 0 where it shows nothing of the face.
+    """The photo in the UV map of the head, (2048,2048,4) uint8 RGBA; alpha is 0 where it shows nothing of the face.
 
     Args:
         face: the predicted surface of `regions`.

@@ -105,7 +105,7 @@ def test_the_dense_points_give_a_head_a_mask_and_a_texture():
     options = {"fit": True, "masks": ["lips", "nose"], "texture": True, "paint": paint}
     (face,) = predict.predict(network, {}, {}, IMAGE, BOX, **options)
     assert face.mask.shape == IMAGE.shape[:2] and set(np.unique(face.mask)) == {0, 1, 2}
-    assert face.mask_labels == {"lips": 1, "nose": 2} and face.texture.shape == (1024, 1024, 4)
+    assert face.mask_labels == {"lips": 1, "nose": 2} and face.texture.shape == (2048, 2048, 4)
     assert set(face.files) == {"_texture.png", ".glb", ".obj"} and all(len(data) for data in face.files.values())
     entry = face.to_json()["head"]
     assert set(entry) == {"coefficients", "blendshapes", "pose", "focal_px", "center_px"}
