@@ -118,7 +118,7 @@ def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dic
     size, template = config.model.image_size, config.model.template
     if template == query_table.OTHER_TEMPLATE:
         return {"predict": other_template.bind(net, size)}
-    regions = tuple(config.data.get("regions", ("face",)))
+    regions = tuple(config.data.regions)
     return predict.bind(net, size, template, regions, functools.partial(query_table.named_layouts, config))
 
 

@@ -132,7 +132,7 @@ def parse_regions(flag: str, regions: str | Sequence[str], trained: tuple[str, .
     Raises UserError for an unknown or repeated region and for one that the model does not know.
     """
     names = [name.strip() for name in regions.split(",")] if isinstance(regions, str) else list(regions)
-    every = [name for name in canonical.layout_names() if name != "dense" and template_surface.is_region(name)]
+    every = [name for name in canonical.region_names() if name != canonical.JOINTS]
     for name in names:
         if name not in every:
             raise UserError(f"{flag}: {name!r} is not a region of the head; choose of {', '.join(every)}")

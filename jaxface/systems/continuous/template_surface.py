@@ -80,8 +80,13 @@ def coarse_surface(regions: tuple[str, ...]) -> TemplateSurface:
 
 
 @functools.cache
-def edges(region: str) -> np.ndarray:
-    """The edges (E,2) of the mesh between the vertices of a region, or of `dense`, as pairs of point indices."""
+def edges(region: str) -> np.ndarray | None:
+    """The edges (E,2) of the mesh between the vertices of a region, or of `dense`, as pairs of point indices.
+
+    None for points that are not on the mesh, `canonical.JOINTS`.
+    """
+    if region == canonical.JOINTS:
+        return None
     head = load_head(EMBEDDED)
     mask = np.asarray(head.regions["face" if region == "dense" else region])
     triangles = (np.cumsum(mask) - 1)[head.triangles[mask[head.triangles].all(axis=1)]]
@@ -89,18 +94,10 @@ def edges(region: str) -> np.ndarray:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def is_region(name: str) -> bool:
-    """Whether a layout name is that of a region of the embedded head, or `dense`."""
-    return name == "dense" or name in load_head(EMBEDDED).regions
-
-
 def check_region(flag: str, name: str, trained: tuple[str, ...]) -> None:
-    """Raises UserError if a region, or `dense`, has vertices outside the regions `trained`; () accepts all."""
-    head = load_head(EMBEDDED)
-    mask = np.asarray(head.regions["face" if name == "dense" else name])
-    outside = ~region_mask(head, trained)
-    if trained and (mask & outside).any():
-        known = [region for region in head.regions if not (np.asarray(head.regions[region]) & outside).any()]
+    """Raises UserError if the regions `trained` do not cover a region, or `dense`; () accepts all."""
+    if trained and not canonical.covers(trained, name):
+        known = [region for region in canonical.region_names() if canonical.covers(trained, region)]
         raise UserError(
             f"{flag}: this model was not trained on the region {name!r}; choose one of {', '.join(known)}, or a model "
             "with this region in config.data.regions"
