@@ -51,8 +51,6 @@ def infer_video(
         UserError: the video cannot be read, or an option is for photos only.
         OSError: a file cannot be written.
     """
-    if predict.keywords.get("texture"):
-        raise UserError(f"{path.name}: --texture takes photos, not videos; leave it out")
     clip = video.open_clip(path)
     if box is not None:
         detection.check_boxes(box, clip.width, clip.height)
@@ -129,6 +127,8 @@ def _write_clip(
     Returns:
         The counts for the summary, and the time of the last frame in seconds.
     """
+    if predict.keywords.get("texture"):
+        raise UserError(f"{name}: --texture takes photos, not videos; leave it out")
     times: list[float] = []
     drawers: dict[str, Draw] = {OVERLAY_ENDING: overlay.draw_overlay}
     if predict.keywords.get("paint") is not None:

@@ -20,7 +20,7 @@ from jaxface.video import Tracked
 POSE_S, SHAPE_S, MIN_FRAMES = 0.07, 0.25, 1.4
 DEGREE = 2
 # A window reaches so many standard deviations of the longer kernel to both sides, and at most so many frames.
-REACH, MAX_REACH_FRAMES = 2.0, 40
+REACH, MAX_REACH_FRAMES = 2.0, 24
 # Difference of the two estimates of a point's residual, in its standard deviations without motion, from which the
 # shorter kernel starts to count; at twice this difference it counts alone.
 CONFIDENCE = 2.5

@@ -51,8 +51,13 @@ def main(argv: list[str]) -> int:
     if MULTIVIEW.value or SET.value:
         if CAMERA.value is not None:
             raise UserError("--multiview: takes a folder of photos; give it by --input")
+        for name in options:
+            if name != "layout":
+                raise UserError(f"--{name}: not available with --multiview; leave it out")
         summary = folders.infer_multiview(predictor.person, INPUT.value, output, BOXES.value, options, log)
     elif CAMERA.value is not None:
+        if BOXES.value is not None:
+            raise UserError("--boxes: has boxes of files, not of a camera; leave it out")
         counts = clips.infer_camera(predictor, CAMERA.value, output, SMOOTH.value, options, log)
         summary = folders.Summary(counts)
     else:

@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line(detector_workdir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--layout", "68,iris_L"], "not trained on the region 'iris_L'"),
+        (["--layout", "68,shoulders"], "not trained on the region 'shoulders'"),
         (["--masks", "bogus"], "masks: 'bogus' is not a region"),
         (["--system", "pipnet", "--fit"], "pipnet"),
         (["--camera", "97"], "give --input FILE or FOLDER, --camera NUMBER, or --raw"),

@@ -17,8 +17,9 @@ from jaxface.heads.sources import EMBEDDED, load_head
 # Regions whose surface a photo never shows, and those that hide others from view.
 INVISIBLE = ("socket", TRANSPARENT)
 OCCLUDING = ("face", "ears", "neck", "scalp")
-# Side of the cells in which the vertices of the coarse surface are merged.
-CELL = 0.08
+# Most vertices of the coarse surface, side of the smallest cells in which vertices are merged, and the factor by which
+# it grows until they are few enough.
+MAX_COARSE, CELL, GROWTH = 512, 0.06, 1.1
 # A point within ON_SURFACE of an untrained surface and farther than FAR from the trained one belongs to the former.
 ON_SURFACE, FAR = 0.01, 0.1
 
@@ -60,18 +61,20 @@ def surface(regions: tuple[str, ...]) -> TemplateSurface:
 
 @functools.cache
 def coarse_surface(regions: tuple[str, ...]) -> TemplateSurface:
-    """The occluding surface of the regions with a tenth of the vertices, for depth tests.
+    """The occluding surface of the regions with at most MAX_COARSE vertices, for depth tests.
 
     Vertex clustering (Rossignac and Borrel, 1993): the vertices of a cell become the one nearest to their mean.
     """
     fine = surface(tuple(name for name in OCCLUDING if name in regions))
-    _, cell = np.unique(np.floor(fine.queries / CELL).astype(int), axis=0, return_inverse=True)
-    cell = cell.reshape(-1)
-    means = np.stack([np.bincount(cell, fine.queries[:, axis]) for axis in range(3)], axis=1)
-    means /= np.bincount(cell)[:, None]
+    side, cell = CELL, np.arange(len(fine.queries))
+    while cell.max(initial=-1) >= MAX_COARSE:
+        _, cell = np.unique(np.floor(fine.queries / side).astype(int), axis=0, return_inverse=True)
+        side, cell = GROWTH * side, cell.reshape(-1)
+    count = np.bincount(cell)
+    means = np.stack([np.bincount(cell, fine.queries[:, axis]) for axis in range(3)], axis=1) / count[:, None]
     distance = np.linalg.norm(fine.queries - means[cell], axis=1)
-    order = np.lexsort((distance, cell))
-    representative = order[np.searchsorted(cell[order], np.arange(len(means)))]
+    # The first vertex of each cell in the order of cells and distances.
+    representative = np.lexsort((distance, cell))[np.cumsum(count) - count]
     triangles = cell[fine.triangles]
     a, b, c = triangles.T
     triangles = np.unique(triangles[(a != b) & (b != c) & (a != c)], axis=0).astype(np.int32)
