@@ -1,13 +1,13 @@
 """Which points of a predicted face are visible: a depth test against the predicted surface of the template.
 
-The surface has the predicted positions in the image; its depth is that of the template, in the pose that the weak
-perspective of these positions gives. Depths are in template units and grow towards the viewer.
+The surface has the predicted positions in the image; its depth is that of the template with a closed mouth, in the pose
+that the weak perspective of these positions gives. Depths are in template units and grow towards the viewer.
 """
 
 import cv2
 import numpy as np
 
-from jaxface.systems.continuous.template_surface import TemplateSurface
+from jaxface.systems.continuous.template_surface import TemplateSurface, with_closed_mouth
 
 # A point is hidden if the surface is nearer to the viewer by more than this (5 mm).
 TOLERANCE = 0.05
@@ -24,7 +24,7 @@ def toward_viewer(queries: np.ndarray, points: np.ndarray, sigma: np.ndarray) ->
     Weighted least squares for the affine camera of the points; its rows span the image plane.
 
     Args:
-        queries: (N,3) template points.
+        queries: (N,3) points of the head.
         points: (N,2) px, y down.
         sigma: (N,) px.
     """
@@ -114,14 +114,14 @@ def visible(
         points: (N,2) px, their predicted positions.
         size: height and width of the image.
     """
-    toward = toward_viewer(surface.queries, surface_points, surface_sigma)
+    toward = toward_viewer(surface.closed, surface_points, surface_sigma)
     low, high = surface_points.min(axis=0), surface_points.max(axis=0)
     scale = (CANVAS_PX - 3) / max(float((high - low).max()), 1e-6)
     on_canvas, positions = ((one - low) * scale + 1 for one in (surface_points, points))
-    depth = surface.queries @ toward
+    depth = surface.closed @ toward
     drawn = nearest_triangles(on_canvas, depth, surface.triangles, CANVAS_PX, CANVAS_PX)
     covered = surface_depth(positions, drawn, on_canvas, depth, surface.triangles)
     outside = ((positions < 0) | (positions > CANVAS_PX - 1)).any(axis=1)
-    unoccluded = outside | (queries @ toward >= covered - TOLERANCE)
+    unoccluded = outside | (with_closed_mouth(queries) @ toward >= covered - TOLERANCE)
     height, width = size
     return unoccluded & (points >= -0.5).all(axis=1) & (points <= [width - 0.5, height - 0.5]).all(axis=1)

@@ -48,7 +48,7 @@ class Surface:
     @classmethod
     def predicted(cls, template: TemplateSurface, points: np.ndarray, sigma: np.ndarray) -> "Surface":
         """The surface of predicted points."""
-        depth = template.queries @ depth_test.toward_viewer(template.queries, points, sigma)
+        depth = template.closed @ depth_test.toward_viewer(template.closed, points, sigma)
         return cls(template, points, sigma, depth)
 
     def window(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import scipy.spatial
 
 from jaxface.errors import UserError
 from jaxface.geometry.surface import SurfaceQuery
@@ -31,12 +32,14 @@ class TemplateSurface:
     Attributes:
         vertices: (S,) indices of the head's vertices.
         queries: (S,3) float32 template points.
+        closed: (S,3) the same points of the head with a closed mouth, see `with_closed_mouth`.
         triangles: (T,3) indices of the S vertices, counter-clockwise from outside.
         head_triangles: (T,) indices of the head's triangles; -1 for merged ones.
     """
 
     vertices: np.ndarray
     queries: np.ndarray
+    closed: np.ndarray
     triangles: np.ndarray
     head_triangles: np.ndarray
 
@@ -55,8 +58,8 @@ def surface(regions: tuple[str, ...]) -> TemplateSurface:
     triangles = np.asarray(head.triangles)
     chosen = np.flatnonzero(kept[triangles].all(axis=1))
     number = np.cumsum(kept) - 1
-    points = canonical.canonical_vertices(head)[kept]
-    return TemplateSurface(np.flatnonzero(kept), points, number[triangles[chosen]].astype(np.int32), chosen)
+    points, closed = canonical.canonical_vertices(head)[kept], np.asarray(head.template)[kept] / canonical.MM_PER_UNIT
+    return TemplateSurface(np.flatnonzero(kept), points, closed, number[triangles[chosen]].astype(np.int32), chosen)
 
 
 @functools.cache
@@ -78,8 +81,25 @@ def coarse_surface(regions: tuple[str, ...]) -> TemplateSurface:
     triangles = cell[fine.triangles]
     a, b, c = triangles.T
     triangles = np.unique(triangles[(a != b) & (b != c) & (a != c)], axis=0).astype(np.int32)
-    merged = np.full(len(triangles), -1)
-    return TemplateSurface(fine.vertices[representative], fine.queries[representative], triangles, merged)
+    vertices, queries, closed = (one[representative] for one in (fine.vertices, fine.queries, fine.closed))
+    return TemplateSurface(vertices, queries, closed, triangles, np.full(len(triangles), -1))
+
+
+@functools.cache
+def _vertex_tree() -> tuple[scipy.spatial.cKDTree, np.ndarray]:
+    """The vertices of the template, and their displacements (V,3) to the head with a closed mouth."""
+    head = load_head(EMBEDDED)
+    vertices = canonical.canonical_vertices(head)
+    return scipy.spatial.cKDTree(vertices), np.asarray(head.template) / canonical.MM_PER_UNIT - vertices
+
+
+def with_closed_mouth(queries: np.ndarray) -> np.ndarray:
+    """Template points (N,3) moved with their nearest vertices to the head with a closed mouth, for depth tests.
+
+    In the template, whose mouth is open, the lower lip lies far behind the upper one.
+    """
+    tree, displacement = _vertex_tree()
+    return queries + displacement[tree.query(queries)[1]]
 
 
 @functools.cache

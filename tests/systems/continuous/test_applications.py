@@ -50,13 +50,22 @@ def test_the_coarse_depth_test_agrees_with_the_rasterised_surface(yaw_deg):
     fine = template_surface.surface(FACE)
     points, toward = project(fine.queries, yaw_deg), np.array([-np.sin(np.deg2rad(yaw_deg)), 0, 0])
     toward[2] = np.cos(np.deg2rad(yaw_deg))
-    depth = 10 - fine.queries @ toward
+    depth = 10 - fine.closed @ toward
     drawn = jax.jit(functools.partial(raster.rasterize, height=SIZE, width=SIZE))(
         np.float32(points), np.float32(depth), fine.triangles
     )
     image = raster.interpolate(depth[:, None], points, depth, fine.triangles, drawn.triangle_id)[..., 0]
     exact = np.asarray(raster.visible_points(points, depth, image, depth_test.TOLERANCE))
     assert (visible(fine.queries, yaw_deg) == exact).mean() > 0.93
+
+
+def test_the_lips_of_a_closed_mouth_do_not_hide_each_other():
+    """The template's mouth is open: a network answers its queries where they are on the face in the image."""
+    coarse, lips = template_surface.coarse_surface(FACE), canonical.queries("68")[48:]
+    seen, closed = project(coarse.closed, 10.0), template_surface.with_closed_mouth(lips)
+    assert np.ptp(closed[:, 1]) < 0.8 * np.ptp(lips[:, 1])
+    shown = depth_test.visible(coarse, seen, np.ones(len(seen)), lips, project(closed, 10.0), (SIZE, SIZE))
+    assert shown.all()
 
 
 def test_points_outside_the_image_are_not_visible():
