@@ -14,9 +14,7 @@ from jaxface.heads.sources import EMBEDDED
 from jaxface.systems.continuous import crop_units
 
 # Numbers of queries for which the predictor is compiled; fewer queries are padded, more are split.
-QUERY_SIZES = (128, 512, 2048)
-# Queries of a mirrored crop have x negated, as have its answers.
-MIRROR_QUERY, MIRROR_POINT = np.float32([-1, 1, 1]), np.array([-1, 1])
+QUERY_SIZES = (72, 128, 512, 2048)
 # Points (F,N,2) and sigma (F,N) of F faces.
 Answer = tuple[np.ndarray, np.ndarray]
 
@@ -39,6 +37,9 @@ class Network:
         template: the template that the network was trained on, see `canonical.in_template`.
         regions: the regions of the head that it was trained on. () accepts every query; visibility and the
             applications, which need a predicted surface, are then not available.
+        mirror: whether predictions are averaged with those of the realigned and mirrored crop, which takes one more
+            pass and lowers the error on photographs by 2 %.
+        sigma_scale: factor on the predicted standard deviations.
     """
 
     encode: Callable[..., jax.Array]
@@ -47,6 +48,8 @@ class Network:
     template: str = EMBEDDED
     named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts
     regions: tuple[str, ...] = ()
+    mirror: bool = True
+    sigma_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,67 +85,56 @@ class SquareCrops:
         return np.stack(pixels).astype(np.float32) / 255
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class QuerySet:
-    """Queries (N,3) of all faces; `mirror` adds mirror test-time augmentation: the mean with the mirrored crop."""
-
-    queries: np.ndarray
-    mirror: bool = False
-
-    def in_template(self, template: str) -> Self:
-        """The queries in the coordinates of an earlier template; see `canonical.in_template`."""
-        return dataclasses.replace(self, queries=canonical.in_template(self.queries, template))
-
-
 def locate(
-    network: Network, variables: Any, images: np.ndarray, squares: SquareCrops, sets: Sequence[QuerySet]
+    network: Network,
+    variables: Any,
+    images: Sequence[np.ndarray],
+    squares: SquareCrops,
+    query_sets: Sequence[np.ndarray],
+    mirror: bool = False,
 ) -> list[Answer]:
-    """The answers to each set of queries in crops (F,S,S,3), in pixels of the image."""
-    in_template = [one.in_template(network.template) for one in sets]
+    """The answers to each set of queries (N,3) in pixels of the images, one crop an image.
+
+    With `mirror` the network sees mirrored crops. Their queries have x negated, as have its answers.
+    """
+    crop, side = squares.cut(images, network.image_size), np.float32([-1, 1, 1] if mirror else [1, 1, 1])
+    asked = [canonical.in_template(queries, network.template) * side for queries in query_sets]
     matrices = alignment.crop_matrix(squares.center, squares.side, network.image_size, squares.angle_rad)
     to_image = alignment.invert_affine(matrices)
     answers = []
-    for points, sigma in run_network(network, variables, images, in_template):
+    for points, sigma in run_network(network, variables, crop[:, :, ::-1] if mirror else crop, asked):
         crops.check_finite(points, sigma)
-        crop_px = crop_units.to_pixels(points, network.image_size)
+        crop_px = crop_units.to_pixels(points * side[:2], network.image_size)
         answers.append((alignment.apply_affine(to_image, crop_px), sigma * squares.side[:, None] / 2))
     return answers
 
 
-def run_network(network: Network, variables: Any, images: np.ndarray, sets: Sequence[QuerySet]) -> list[Answer]:
-    """The answers to each set of queries in `crop_units` for images (F,S,S,3) in [0,1].
+def run_network(network: Network, variables: Any, images: np.ndarray, query_sets: Sequence[np.ndarray]) -> list[Answer]:
+    """The answers in `crop_units` to each set of queries (N,3) for images (F,S,S,3) in [0,1].
 
-    An image, and its mirror image if a set needs it, is encoded once. More than 2048 queries are split into groups.
+    An image is encoded once. More than 2048 queries are split into groups.
     """
 
     def run(batch: np.ndarray) -> list[Answer]:
         features = network.encode(variables, batch)
-        mirrored = network.encode(variables, batch[:, :, ::-1]) if any(one.mirror for one in sets) else None
-        answers = []
-        for one in sets:
-            points, sigma = _query(network, variables, features, one.queries, len(batch))
-            if one.mirror:
-                other, other_sigma = _query(network, variables, mirrored, one.queries * MIRROR_QUERY, len(batch))
-                points, sigma = (points + other * MIRROR_POINT) / 2, (sigma + other_sigma) / 2
-            answers.append((points, sigma))
-        return answers
+        return [_answer(network, variables, features, queries) for queries in query_sets]
 
     return crops.run_in_batches(run, images)
 
 
-def _query(network: Network, variables: Any, features: Any, queries: np.ndarray, batch: int) -> Answer:
-    """The answers to queries (N,3) from the features of `batch` images."""
+def _answer(network: Network, variables: Any, features: Any, queries: np.ndarray) -> Answer:
+    """The answers to queries (N,3) in the images with these features."""
     groups = np.split(queries, range(QUERY_SIZES[-1], len(queries), QUERY_SIZES[-1]))
-    answers = [_query_group(network, variables, features, group, batch) for group in groups]
+    answers = [_answer_group(network, variables, features, group) for group in groups]
     points, sigma = (np.concatenate(parts, axis=1) for parts in zip(*answers, strict=True))
     return points, sigma
 
 
-def _query_group(network: Network, variables: Any, features: Any, queries: np.ndarray, batch: int) -> Answer:
-    """As `_query`, float64, for queries that are padded to one of QUERY_SIZES."""
-    count = len(queries)
+def _answer_group(network: Network, variables: Any, features: Any, queries: np.ndarray) -> Answer:
+    """As `_answer`, float64, for queries that are padded to one of QUERY_SIZES."""
+    batch, count = len(features), len(queries)
     size = next(size for size in QUERY_SIZES if size >= count)
-    padded = np.repeat(crops.pad_rows(queries, size)[None], batch, axis=0)
+    padded = np.broadcast_to(crops.pad_rows(queries, size), (batch, size, 3))
     valid = np.broadcast_to(np.arange(size) < count, (batch, size))
     points, sigma = network.query(variables, features, padded, valid)
     return np.asarray(points, np.float64)[:, :count], np.asarray(sigma, np.float64)[:, :count]

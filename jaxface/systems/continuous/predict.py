@@ -15,12 +15,12 @@ from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.results import FaceLandmarks, LayoutPoints
 from jaxface.systems.continuous import applications, asked_layouts, depth_test, template_surface
-from jaxface.systems.continuous.network import Network, QuerySet, SquareCrops, locate
+from jaxface.systems.continuous.network import Answer, Network, SquareCrops, locate
 from jaxface.systems.continuous.painting import Surface
 
-# Realignments before the final pass of detected faces. A realignment that moves the crop by less than these (fractions
-# of its side, log of the ratio of sides, roll) is the last one. Boxes of the caller are realigned once.
-MAX_REALIGNMENTS = 3
+# Passes of the network over a detected face, and over a face in a box of the caller, whose crop is better. A pass whose
+# landmarks move the crop by less than these (fractions of its side, log of the ratio of sides, roll) is the last one.
+MAX_PASSES, MAX_PASSES_GIVEN = 4, 2
 SMALL_SHIFT, SMALL_RESIZE, SMALL_TURN_RAD = 0.08, 0.15, np.deg2rad(10)
 # A crop with a larger median sigma, in `crop_units`, is not realigned.
 MAX_MEDIAN_SIGMA = 0.12
@@ -28,22 +28,26 @@ MAX_MEDIAN_SIGMA = 0.12
 
 def bind(
     model: Any,
-    image_size: int,
-    template: str,
+    config: Any,
     regions: tuple[str, ...],
     named_layouts: Callable[[Any], Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
     """`predict`, `predict_batch` and `applications` of a `System` whose model has the methods `encode` and `answer`.
 
     Args:
-        model: the module.
-        image_size: side of the crops in pixels.
-        template, regions: see `Network`.
+        model: the network.
+        config: `config.model`.
+        regions: those of the head that the network was trained on.
         named_layouts: maps parameters to the model's own layouts, {name: template points (N,3)}.
     """
-    encode = crops.Precompiled(functools.partial(model.apply, method="encode"))
-    query = crops.Precompiled(functools.partial(model.apply, method="answer"))
-    network = Network(encode, query, image_size, template, named_layouts, regions)
+    network = Network(
+        encode=crops.Precompiled(functools.partial(model.apply, method="encode")),
+        query=crops.Precompiled(functools.partial(model.apply, method="answer")),
+        image_size=config.image_size,
+        template=config.template,
+        named_layouts=named_layouts,
+        regions=regions,
+    )
     functions = {function.__name__: functools.partial(function, network) for function in (predict, predict_batch)}
     return {**functions, "applications": applications.NAMES}
 
@@ -112,56 +116,51 @@ def predict_batch(
     is_given = np.array([boxes[owner] is not None for owner in owners])
     face_images = [images[owner] for owner in owners]
     squares = SquareCrops.around(detection.joined(per_image))
-    squares, extents = _align(network, variables, face_images, squares, initial_boxes, is_given)
-    fields = _answers(network, variables, face_images, squares, asked, wanted)
+    queries = [one.queries for one in asked]
+    queries += [template_surface.surface(network.regions).queries] if wanted else []
+    hiding = [template_surface.coarse_surface(network.regions).queries] if network.regions else []
+    answers, extents = _locate(network, variables, face_images, squares, initial_boxes, is_given, queries, hiding)
     face_boxes = np.where(is_given[:, None], initial_boxes, extents)
     scores = [score for faces in per_image for score in faces.known_scores()]
     results: list[list[FaceLandmarks]] = [[] for _ in images]
     for index, owner in enumerate(owners):
-        face = FaceLandmarks(box=face_boxes[index], extent=extents[index], score=scores[index], **fields[index])
-        results[owner].append(face)
+        own = [(points[index], sigma[index] * network.sigma_scale) for points, sigma in answers]
+        fields = _fields(network, asked, wanted, own, images[owner])
+        results[owner].append(
+            FaceLandmarks(box=face_boxes[index], extent=extents[index], score=scores[index], **fields)
+        )
     return results
 
 
-def _answers(
+def _fields(
     network: Network,
-    variables: Any,
-    images: Sequence[np.ndarray],
-    squares: SquareCrops,
     asked: Sequence[asked_layouts.AskedLayout],
     wanted: applications.Applications,
-) -> list[dict[str, Any]]:
-    """The fields of `FaceLandmarks` that come from the network, for each of F faces.
+    answers: Sequence[Answer],
+    image: np.ndarray,
+) -> dict[str, Any]:
+    """The fields of `FaceLandmarks` that come from the network, for one face.
 
     Args:
-        network, variables: the network.
-        images: the image of each face.
-        squares: the crops of the faces.
+        network: the network.
         asked: the layouts.
         wanted: the applications.
+        answers: points (N,2) and sigma (N,) px of the layouts, of the surface if there are applications, and of the
+            coarse surface if the regions of the network are known.
+        image: (H,W,3) in which the face is.
     """
-    sets = [QuerySet(one.queries, mirror=True) for one in asked]
+    layouts = {one.name: LayoutPoints(*answers[number], edges=one.edges) for number, one in enumerate(asked)}
     if network.regions:
         coarse = template_surface.coarse_surface(network.regions)
-        sets.append(QuerySet(coarse.queries))
+        layouts = _with_visibility(layouts, asked, coarse, answers[-1], image.shape[:2])
+    first, *_ = layouts.values()
+    fields: dict[str, Any] = {"layout": asked[0].name, **vars(first)}
+    if len(asked) > 1:
+        fields["layouts"] = layouts
     if wanted:
-        sets.append(QuerySet(template_surface.surface(network.regions).queries, mirror=True))
-    answers = locate(network, variables, squares.cut(images, network.image_size), squares, sets)
-    found = []
-    for face, image in enumerate(images):
-        own = [(points[face], sigma[face]) for points, sigma in answers]
-        layouts = {one.name: LayoutPoints(*own[number], edges=one.edges) for number, one in enumerate(asked)}
-        if network.regions:
-            layouts = _with_visibility(layouts, asked, coarse, own[len(asked)], image.shape[:2])
-        first, *_ = layouts.values()
-        fields: dict[str, Any] = {"layout": asked[0].name, **vars(first)}
-        if len(asked) > 1:
-            fields["layouts"] = layouts
-        if wanted:
-            surface = Surface.predicted(template_surface.surface(network.regions), *own[-1])
-            fields |= applications.fields(wanted, surface, image)
-        found.append(fields)
-    return found
+        surface = Surface.predicted(template_surface.surface(network.regions), *answers[len(asked)])
+        fields |= applications.fields(wanted, surface, image)
+    return fields
 
 
 def _with_visibility(
@@ -182,42 +181,62 @@ def _with_visibility(
     }
 
 
-def _align(
+def _locate(
     network: Network,
     variables: Any,
     images: Sequence[np.ndarray],
     squares: SquareCrops,
     extents: np.ndarray,
     is_given: np.ndarray,
-) -> tuple[SquareCrops, np.ndarray]:
-    """Realigns crops by their landmarks, those of boxes that were given once, others until they hardly move.
+    queries: Sequence[np.ndarray],
+    once: Sequence[np.ndarray],
+) -> tuple[list[Answer], np.ndarray]:
+    """Runs the network on the crops of faces, and again on realigned crops, until they hardly move.
+
+    The answers are those of a face's last pass, with `network.mirror` their mean with those of the crop that its
+    landmarks give, mirrored: two crops that differ in more than their sides.
 
     Args:
         network: the compiled network.
         variables: its variables.
-        images: the image of each of F faces.
-        squares: the first crops.
+        images: F images, one for each face.
+        squares: the first crops of the faces.
         extents: (F,4) px, returned for faces that are not realigned.
         is_given: (F,), whether the caller gave the box.
+        queries: sets of template points (N,3).
+        once: further sets, whose answers are not averaged.
 
     Returns:
-        The crops and the extents of the faces.
+        The answers in pixels to each set of `queries` and `once`, and extents (F,4) px.
     """
-    moving = np.ones(len(is_given), bool)
-    for round_number in range(MAX_REALIGNMENTS):
-        moving &= ~is_given | (round_number == 0)
-        if not moving.any():
+    landmark_queries = canonical.queries("68")
+    is_68 = np.array_equal(queries[0], landmark_queries)
+    sets = [*([] if is_68 else [landmark_queries]), *queries, *([] if network.mirror else once)]
+    found = [(np.zeros((len(images), len(one), 2)), np.zeros((len(images), len(one)))) for one in sets]
+    moving, extents = np.arange(len(images)), extents.copy()
+    for number in range(MAX_PASSES):
+        if number == MAX_PASSES_GIVEN:
+            moving = moving[~is_given[moving]]
+        if not len(moving):
             break
         before = squares[moving]
-        moving_images = [image for image, is_moving in zip(images, moving, strict=True) if is_moving]
-        crop = before.cut(moving_images, network.image_size)
-        ((landmarks, sigma),) = locate(network, variables, crop, before, [QuerySet(canonical.queries("68"))])
-        after, accepted = realign(before, landmarks, sigma)
+        answers = locate(network, variables, [images[index] for index in moving], before, sets)
+        for (points, sigma), (new_points, new_sigma) in zip(found, answers, strict=True):
+            points[moving], sigma[moving] = new_points, new_sigma
+        landmarks, landmark_sigma = answers[0]
+        after, accepted = realign(before, landmarks, landmark_sigma)
         squares = squares.replaced(moving, after)
-        extents = extents.copy()
-        extents[moving] = np.where(accepted[:, None], crops.extent_boxes(landmarks), extents[moving])
-        moving[moving] = _is_large_move(before, after)
-    return squares, extents
+        extents[moving[accepted]] = crops.extent_boxes(landmarks[accepted])
+        moving = moving[_is_large_move(before, after)]
+    found = found if is_68 else found[1:]
+    if not network.mirror:
+        return found, extents
+    mirrored = locate(network, variables, images, squares, [*queries, *once], mirror=True)
+    means = [
+        ((points + other) / 2, (sigma + other_sigma) / 2)
+        for (points, sigma), (other, other_sigma) in zip(found, mirrored, strict=False)
+    ]
+    return [*means, *mirrored[len(means) :]], extents
 
 
 def _is_large_move(before: SquareCrops, after: SquareCrops) -> np.ndarray:
