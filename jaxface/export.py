@@ -1,4 +1,4 @@
-"""Exports the network of a system as one StableHLO file that runs without this package (`jax.export`)."""
+"""Exports the network of a system, or a part of it, as a StableHLO file that runs without this package."""
 
 import functools
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from jaxface.system import System, Tree
+from jaxface.system import Part, System, Tree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def serialize(system: System, params: Tree, model_state: Tree) -> bytes:
-    """Serialises `System.raw` with its parameters embedded, for any batch size B and number of points N.
+def serialize(system: System | Part, params: Tree, model_state: Tree) -> bytes:
+    """Serialises `raw` of a system or part with its parameters embedded, for any batch size B and number of points N.
 
     Inputs and outputs are float32 arrays by name, as `System.inputs` and `System.raw` have them; inputs that are
     optional for `raw` are required, because a file has one set of inputs. Products have full float32 precision.

@@ -1,8 +1,8 @@
 """The one writer of result files. It never overwrites a file that no earlier run of jaxface wrote.
 
 What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files, as do the
-summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4, and fit.json and
-registered.json name the scans that were fitted.
+summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4 and
+<stem>_painted.mp4, and fit.json and registered.json name the scans that were fitted.
 """
 
 import json
@@ -27,6 +27,16 @@ LISTING = {"writer": "jaxface"}
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?:_\d+)?_(overlay|turntable|normals|depth|mask)\.(png|mp4)")
 
 
+def with_ending(target: Path, ending: str) -> Path:
+    """The output path `target`, which has no ending, with one."""
+    return target.with_name(target.name + ending)
+
+
+def json_line(entry: dict[str, Any]) -> bytes:
+    """A line of JSON. Raises ValueError if a number is not finite."""
+    return (json.dumps(entry, allow_nan=False) + "\n").encode()
+
+
 def previous_outputs(folder: Path) -> set[Path]:
     """The files in a folder, and below it, that earlier runs of jaxface wrote, by the JSON files in the folder."""
     written: set[Path] = set()
@@ -36,7 +46,7 @@ def previous_outputs(folder: Path) -> set[Path]:
         if path.suffix == ".json":
             written |= _listed_by(path, _read(path))
         elif path.suffix == ".jsonl" and _is_result(_read_first_line(path)):
-            written |= {path, path.with_name(f"{path.stem}_overlay.mp4")}
+            written |= {path, *(path.with_name(f"{path.stem}_{kind}.mp4") for kind in ("overlay", "painted"))}
     resolved, root = {path.resolve() for path in written}, folder.resolve()
     return {path for path in resolved if path.is_relative_to(root)}
 

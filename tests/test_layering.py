@@ -50,6 +50,7 @@ LEVELS = {
         "prepared_data",
         "pretrained",
         "results",
+        "smoothing",
         "run_length",
         "torch_files",
         "torch_names",
@@ -59,6 +60,7 @@ LEVELS = {
     2: ("data",),
     3: ("systems",),
     4: (
+        "clips",
         "edits",
         "evaluation",
         "export",

@@ -27,6 +27,9 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
     done = export("--workdir", detector_workdir, "--output", tmp_path / "model.stablehlo")
     assert done.returncode == 0, done.stderr
     assert "takes image (B, 64, 64, 3), queries (B, N, 3); " in done.stdout
+    assert (
+        tmp_path / "model_encode.stablehlo"
+    ).stat().st_size and "model_query.stablehlo takes features" in done.stdout
     random = np.random.default_rng(0)
     arrays = {"image": random.random((2, 64, 64, 3), np.float32), "queries": random.random((2, 7, 3), np.float32)}
     np.savez(tmp_path / "in.npz", **arrays)
