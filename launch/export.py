@@ -5,12 +5,9 @@ The file runs without this package. Without --workdir the pretrained model is us
     jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call({"image": …, "queries": …})
 """
 
-import os
-
 from absl import flags
 
-from jaxface import export
-from jaxface.errors import UserError
+from jaxface import export, outputs
 
 from . import app, model
 
@@ -23,12 +20,7 @@ def main(argv: list[str]) -> None:
     output = app.required(OUTPUT)
     predictor = model.predictor()
     data = export.serialize(predictor.system, predictor.params, predictor.model_state)
-    try:
-        with open(f"{output}.partial", "wb") as file:
-            file.write(data)
-        os.replace(f"{output}.partial", output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
+    outputs.write_file(output, data)
     inputs = ", ".join(f"{name} ({shape})" for name, shape in predictor.system.inputs.items())
     print(f"{output} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
 
