@@ -1,16 +1,20 @@
 """Ranges and choices of the configuration values of this system (configs/continuous.py)."""
 
 from jaxface import config_values as values
-from jaxface.heads import sources
+from jaxface.heads import canonical, sources
 from jaxface.systems.continuous.model import POOLS, TRANSFORMERS
 
 HEADS = (*sources.NAMES, sources.RETIRED)
+# Regions whose points can be labelled: all that are surfaces of the head itself, and the points inside it.
+REGIONS = (
+    "face", "lips", "lids", "nose", "brows_L", "brows_R", "ears", "neck", "scalp", "mouth", "teeth", "tongue",
+    "eyeball_L", "eyeball_R", "iris_L", "iris_R", canonical.JOINTS,
+)  # fmt: skip
 VALUES = {
     "model.image_size": values.IMAGE_SIZE,
     "model.encoder": values.NAME,
     "model.depths": values.sequence(values.SIZE, 0, 4),
     "model.dims": values.sequence(values.SIZE, 0, 4),
-    "model.dtype": values.choice("float32", "bfloat16"),
     "model.final_norm": values.FLAG,
     "model.drop_path": values.number(0.0, 0.99),
     "model.layer_scale": values.positive(),
@@ -27,8 +31,9 @@ VALUES = {
     "model.sigma": values.choice("log", "variance"),
     "model.template": values.choice(sources.EMBEDDED, sources.RETIRED, "other"),
     "head.names": values.sequence(values.choice(*HEADS), least=1),
-    "head.path": values.TEXT,
+    "head.path": values.PATH,
     "data.num_surface_samples": values.COUNT,
+    "data.regions": values.sequence(values.choice(*REGIONS), least=1),
     "data.shares": values.sequence(values.positive()),
     "data.offsets": values.FLAG,
     "data.endless": values.FLAG,
