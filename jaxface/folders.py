@@ -5,6 +5,7 @@ The only module that writes results of inference. A file that fails does not end
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ JSON_ENDINGS = (".json", clips.JSON_ENDING)
 # Of all faces of a photo, with regions and with a painted map.
 MASK_ENDING, PAINTED_ENDING = "_mask.png", "_painted.png"
 # Marks the .npz files that `infer_arrays` writes.
-ARRAYS_COMMENT = b"written by jaxface"
+ARRAYS_COMMENT = outputs.MARKS[0]
 EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
 # Photos that are processed together, and that are decoded ahead or written beside.
 PHOTO_BATCH, FILES_AHEAD = 8, 4
@@ -392,9 +393,7 @@ def infer_arrays(
     Raises UserError if the file is not an .npz file, its arrays do not fit the network, or `target` cannot be written
     or is a file that is not such an output.
     """
-    target = Path(target)
-    if target.exists() and (target.resolve() == Path(source).resolve() or not _is_array_output(target)):
-        raise UserError(f"{target}: exists and is not an output of jaxface; choose another --output")
+    outputs.check_file(target, _is_array_output, [source])
     try:
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
@@ -410,14 +409,11 @@ def infer_arrays(
     except flax.errors.FlaxError as error:
         reason, *_ = str(error).splitlines()
         raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
-    try:
-        with open(f"{target}.partial", "wb") as file:
-            np.savez(file, **arrays)
-        with zipfile.ZipFile(f"{target}.partial", "a") as archive:
-            archive.comment = ARRAYS_COMMENT
-        os.replace(f"{target}.partial", target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from error
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = ARRAYS_COMMENT
+    outputs.write_file(target, buffer.getvalue(), [source])
 
 
 def _is_array_output(path: Path) -> bool:

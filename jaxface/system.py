@@ -32,6 +32,8 @@ from jaxface.errors import UserError
 
 Tree = Any
 MAX_SHOWN_CHARS = 80
+# Length of a run in epochs whose data set is not prepared; schedules need one.
+STAND_IN_STEPS = 10_000
 Batch = dict[str, Any]
 
 
@@ -247,6 +249,8 @@ def with_stand_ins(config: ml_collections.ConfigDict, where: str) -> ml_collecti
     copy = config.copy_and_resolve_references()
     if "data" in copy and copy.data.get("build_examples"):
         copy.data.build_examples = 0
+    if not copy.steps:  # epochs of data that are not there
+        copy.steps = STAND_IN_STEPS
     return resolve(importlib.import_module(f"jaxface.systems.{name}.stand_ins").config(copy), where)
 
 

@@ -6,13 +6,11 @@ points): an image is encoded once for any number of queries. Inputs and outputs 
     jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call({"image": …, "queries": …})
 """
 
-import os
 import pathlib
 
 from absl import flags
 
-from jaxface import export
-from jaxface.errors import UserError
+from jaxface import export, outputs
 
 from . import app, model
 
@@ -29,19 +27,9 @@ def main(argv: list[str]) -> None:
     graphs |= {str(path.with_stem(f"{path.stem}_{name}")): part for name, part in predictor.system.parts().items()}
     for name, graph in graphs.items():
         data = export.serialize(graph, predictor.params, predictor.model_state)
-        write(name, data)
+        outputs.write_file(name, data)
         inputs = ", ".join(f"{name} ({shape})" for name, shape in graph.inputs.items())
         print(f"{name} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
-
-
-def write(output: str, data: bytes) -> None:
-    """Writes a file completely or not at all. Raises UserError if it cannot be written."""
-    try:
-        with open(f"{output}.partial", "wb") as file:
-            file.write(data)
-        os.replace(f"{output}.partial", output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ LEVELS = {
         "export",
         "folders",
         "hlo_cost",
+        "hlo_loops",
         "hlo_text",
         "inference",
         "protocols",
