@@ -2,14 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from jaxface import config_values, optim, parallel
+from jaxface import config_values, optim, parallel, run_length
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.system import Batch, Evaluator, System, Tree
@@ -19,6 +19,7 @@ from jaxface.systems.continuous import (
     model,
     other_template,
     own_layouts,
+    parts,
     predict,
     query_table,
     rendering,
@@ -31,12 +32,13 @@ OFFSET_LEARNING_RATE = 0.1
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the layout of every data set in `layouts`.
+    """A copy of `config` with the layout of every data set in `layouts`, and the steps of its data sets.
 
     Points of the user's own landmarks are found with the model of `config.init` (`layout_search`). Raises UserError if
     there is none, and for values outside their range.
     """
     config_values.check(config, VALUES)
+    config = run_length.resolve(config)
     return query_table.with_layouts(config, functools.partial(own_layouts.from_start, config))
 
 
@@ -90,7 +92,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         init=init,
         constants=constants,
         loss=functools.partial(losses.training_loss, net, config.loss, offsets),
-        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps),
+        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(
@@ -107,16 +109,17 @@ def build(config: ml_collections.ConfigDict) -> System:
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
         warm_start=warm_start,
+        parts=functools.partial(parts.parts, net, size),
         **({"preprocess_on_device": render} if config.data.endless else {}),
     )
 
 
-def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Callable[..., Any]]:
-    """`predict` and `predict_batch` of the system, which depend on the template that the network was trained on."""
-    size, template = config.model.image_size, config.model.template
-    if template == query_table.OTHER_TEMPLATE:
-        return {"predict": other_template.bind(net, size)}
-    return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
+def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Any]:
+    """The functions of the system for prediction, which depend on the template that the network was trained on."""
+    if config.model.template == query_table.OTHER_TEMPLATE:
+        return {"predict": other_template.bind(net, config.model.image_size)}
+    named_layouts = functools.partial(query_table.named_layouts, config)
+    return predict.bind(net, config.model, tuple(config.data.regions), named_layouts)
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:
