@@ -113,10 +113,9 @@ def build(config: ml_collections.ConfigDict) -> System:
 
 def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Callable[..., Any]]:
     """`predict` and `predict_batch` of the system, which depend on the template that the network was trained on."""
-    size, template = config.model.image_size, config.model.template
-    if template == query_table.OTHER_TEMPLATE:
-        return {"predict": other_template.bind(net, size)}
-    return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
+    if config.model.template == query_table.OTHER_TEMPLATE:
+        return {"predict": other_template.bind(net, config.model.image_size)}
+    return predict.bind(net, config.model, functools.partial(query_table.named_layouts, config))
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:
