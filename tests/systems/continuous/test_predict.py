@@ -1,5 +1,7 @@
 """The geometry of inference, with a fake network that reads the affine map of its crop from the image colours."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,32 @@ def test_an_uncertain_network_does_not_move_the_crop():
     assert not realigned.any() and np.array_equal(squares.center, start.center) and squares.angle_rad == 0
     (face,) = predict.predict(fake_network(0.0, sigma=0.5), {}, {}, IMAGE, BOX)
     assert np.array_equal(face.extent, np.float32(BOX)) and np.allclose(face.sigma, 0.5 * 1.3 * 105 / 2)
+
+
+@pytest.mark.parametrize("layout", ["68", "98"])
+@pytest.mark.parametrize(("box", "passes"), [(None, 1), (BOX, 1), ([95.0, 70.0, 215.0, 230.0], 2)])
+def test_the_fast_model_passes_again_only_if_the_crop_moves_much(box, passes, layout):
+    network, runs = fake_network(0.1), []
+
+    def encode(variables, images):
+        runs.append(len(images))
+        return network.encode(variables, images)
+
+    if box is None:
+        (settled,) = predict.predict(network, {}, {}, IMAGE, BOX)
+        box = settled.extent
+    single = dataclasses.replace(network, encode=encode, mirror=False)
+    (face,) = predict.predict(single, {}, {}, IMAGE, box, layout)
+    assert np.abs(face.points - project(canonical.queries(layout), 0.1)).max() < 0.3 and len(runs) == passes
+    (mean,) = predict.predict(dataclasses.replace(single, mirror=True), {}, {}, IMAGE, box, layout)
+    assert np.abs(mean.points - face.points).max() < 0.3 and len(runs) == 2 * passes + 1
+
+
+def test_sigma_is_scaled_for_results_and_not_for_realignment():
+    network = fake_network(0.3, sigma=0.1)
+    (face,) = predict.predict(network, {}, {}, IMAGE, BOX)
+    (scaled,) = predict.predict(dataclasses.replace(network, sigma_scale=3.0), {}, {}, IMAGE, BOX)
+    assert np.array_equal(scaled.points, face.points) and np.allclose(scaled.sigma, 3 * face.sigma)
 
 
 @pytest.mark.parametrize("count", [1, 130, 5000])
