@@ -26,7 +26,7 @@ SMALL_SHIFT, SMALL_RESIZE, SMALL_TURN_RAD = 0.08, 0.15, np.deg2rad(10)
 # A crop with a larger median sigma, in `crop_units`, is not realigned.
 MAX_MEDIAN_SIGMA = 0.12
 # Numbers of queries for which the predictor is compiled; fewer queries are padded, more are split.
-QUERY_SIZES = (128, 512, 2048)
+QUERY_SIZES = (72, 128, 512, 2048)
 # In template units (100 mm); a larger coordinate means that the caller used another unit.
 MAX_QUERY_COORDINATE = 10.0
 
