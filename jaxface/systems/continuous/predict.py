@@ -156,7 +156,8 @@ def predict_batch(
 ) -> list[list[FaceLandmarks]]:
     """`System.predict_batch`: as `predict` for several images; their faces share the batches of the network."""
     own = network.named_layouts(params)
-    queries = own[layout] if isinstance(layout, str) and layout in own else layout_queries(layout)
+    is_own = isinstance(layout, str) and layout in own
+    queries = np.asarray(own[layout]) if is_own else layout_queries(layout)
     variables = {"params": params, **model_state}
 
     def detect(pair: tuple[np.ndarray, Any]) -> detection.Faces:
