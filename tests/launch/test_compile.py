@@ -1,4 +1,4 @@
-"""launch.compile: what is wrong in one line, and where libtpu is installed the figures of every system within bounds."""
+"""launch.compile: what is wrong in one line, and with libtpu the figures of every system within bounds."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 KEYS = [
     "memory_gib", "hbm_gib", "flops", "bytes", "roofline_ms", "all_reduces", "all_reduce_bytes", "dtypes", "donated",
 ]  # fmt: skip
-# Memory in MiB and traffic in MB of the smoke variants on one of four v5e chips, 8 examples each; measured, and a fifth.
+# Memory in MiB, traffic in MB, all-reduces of the smoke variants on a v5e chip, 8 examples: measured, and a fifth.
 BOUNDS = {}
 
 
