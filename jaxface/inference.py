@@ -80,7 +80,7 @@ class Predictor:
             if "mirror" not in config.get("model", {}):
                 raise UserError(f"{name}: has only one pretrained model; leave out --model {FAST}")
             config.model.mirror = False
-        return cls._checked(config, params, model_state, f"pretrained model {name}, {model}")
+        return cls._checked(config, params, model_state, f"pretrained model {name}{', fast' * (model == FAST)}")
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":

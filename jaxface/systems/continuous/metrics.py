@@ -27,7 +27,7 @@ def score(
     """`Evaluator.predict`: `errors` of the landmarks of a data set, and "picture" with true and predicted points.
 
     Learned offsets of the data set move its queries: the answers follow its convention. error_over_sigma (B,) is the
-    mean error divided by the mean sigma, times `sigma_scale` (`config.model.sigma_scale`); NaN without labels.
+    mean error over the mean sigma that is reported, scaled by `sigma_scale` (`config.model`); NaN without labels.
     """
     del constants
     moved = jnp.asarray(queries.points) + query_table.symmetric_offsets(params, queries)
