@@ -10,6 +10,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from jaxface.heads.closed import BELOW
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.sources import EMBEDDED, load_head
 from jaxface.meshes import Mesh
@@ -67,7 +68,7 @@ class Surface:
 def region_mask_image(face: Surface, regions: tuple[str, ...], size: tuple[int, int]) -> np.ndarray:
     """Labels (height,width) uint8 of an image: k for the k-th region, from 1, and 0 elsewhere.
 
-    Where regions overlap, the first one counts.
+    Where regions overlap, as the lips do with the face, the smaller one counts.
     """
     labels = np.zeros(size, np.uint8)
     corner, extent = face.window(size)
@@ -82,9 +83,9 @@ def region_mask_image(face: Surface, regions: tuple[str, ...], size: tuple[int, 
 def _triangle_labels(template: TemplateSurface, regions: tuple[str, ...]) -> np.ndarray:
     head = load_head(EMBEDDED)
     labels = np.zeros(len(template.triangles), np.uint8)
-    for number in range(len(regions), 0, -1):
-        inside = region_mask(head, (regions[number - 1],))[template.vertices]
-        labels[inside[template.triangles].all(axis=1)] = number
+    masks = [region_mask(head, (region,))[template.vertices][template.triangles].all(axis=1) for region in regions]
+    for number in sorted(range(len(regions)), key=lambda number: -masks[number].sum()):
+        labels[masks[number]] = number + 1
     return labels
 
 
@@ -200,7 +201,10 @@ def paint_layer(face: Surface, texture: np.ndarray, size: tuple[int, int]) -> La
 
 
 def head_layer(mesh: Mesh, camera: Camera, size: tuple[int, int]) -> Layer:
-    """The fitted head, flat-shaded from the viewer's side: RGBA layer (h,w,4) uint8 and its corner in the image."""
+    """The fitted head, flat-shaded from the viewer's side: RGBA layer (h,w,4) uint8 and its corner in the image.
+
+    The shoulders, which the points of a face hardly determine, are left out.
+    """
     intrinsics, extrinsics = camera.opencv()
     in_camera = mesh.vertices @ extrinsics[:, :3].T + extrinsics[:, 3]
     points = (in_camera @ intrinsics.T)[:, :2] / np.maximum(in_camera[:, 2:], 1.0)
@@ -210,8 +214,9 @@ def head_layer(mesh: Mesh, camera: Camera, size: tuple[int, int]) -> Layer:
     corner = (int(low[0]), int(low[1]))
     if not width or not height:
         return np.zeros((0, 0, 4), np.uint8), corner
-    drawn = depth_test.nearest_triangles(points - low, -in_camera[:, 2], mesh.triangles, height, width)
-    a, b, c = np.moveaxis(in_camera[mesh.triangles], 1, 0)
+    triangles = mesh.triangles[~region_mask(load_head(EMBEDDED), (BELOW,))[mesh.triangles].any(axis=1)]
+    drawn = depth_test.nearest_triangles(points - low, -in_camera[:, 2], triangles, height, width)
+    a, b, c = np.moveaxis(in_camera[triangles], 1, 0)
     normals = np.cross(b - a, c - a)
     brightness = 0.3 + 0.7 * np.abs(normals[:, 2]) / np.maximum(np.linalg.norm(normals, axis=1), 1e-9)
     colors = np.concatenate([brightness[:, None] * HEAD_COLOR, np.full((len(normals), 1), HEAD_ALPHA)], axis=1)
