@@ -42,8 +42,6 @@ LARGE_ROLL_RAD = np.deg2rad(20)
 LOOK_PX, LOOK_PER_HEIGHT = 128, 2.0
 # Detections whose intersection over union reaches this value show the same face.
 SAME_FACE_IOU = 0.3
-# A candidate that overlaps a rejected one by this much is not looked at again: its crop would be nearly the same.
-SAME_CANDIDATE_IOU = 0.7
 MAX_LOOKS, SMALL_ROLL_RAD = 3, np.deg2rad(8)
 # A score from which a candidate that is nearly upright in its copy needs no second look, and from which the second look
 # needs no other orientations, which are these.
@@ -148,7 +146,6 @@ class _Search:
 
     def __init__(self, image: np.ndarray, min_score: float):
         self.faces = NO_FACES
-        self._rejected = NO_FACES
         self._image = image
         self._min_score = min_score
         self._candidate_score = min(min_score, CANDIDATE_SCORE)
@@ -192,10 +189,7 @@ class _Search:
         self.faces = _without_duplicates(joined([self.faces, candidates[certain]]))
         uncertain = candidates[~certain]
         uncertain = uncertain[~_overlaps(uncertain, self.accepted).any(axis=1)]
-        uncertain = uncertain[~_overlaps(uncertain, self._rejected, SAME_CANDIDATE_IOU).any(axis=1)]
         looked = [self._look(uncertain[[index]]) for index in range(len(uncertain))]
-        is_rejected = [not len(found) or found.scores[0] < self._min_score for found in looked]
-        self._rejected = joined([self._rejected, uncertain[np.array(is_rejected, bool)]])
         self.faces = _without_duplicates(joined([self.faces, *looked]))
         return smallest
 
@@ -317,13 +311,13 @@ def _without_duplicates(faces: Faces) -> Faces:
     return faces[np.array(kept, int)]
 
 
-def _overlaps(faces: Faces, others: Faces, least: float = SAME_FACE_IOU) -> np.ndarray:
-    """Whether boxes have an intersection over union of at least `least`, (F,G) bool."""
+def _overlaps(faces: Faces, others: Faces) -> np.ndarray:
+    """Whether boxes have an intersection over union of at least SAME_FACE_IOU, (F,G) bool."""
     a, b = faces.boxes[:, None], others.boxes[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     intersection = sides.prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - intersection
-    return intersection >= least * union
+    return intersection >= SAME_FACE_IOU * union
 
 
 def as_boxes(boxes: Any) -> np.ndarray:
