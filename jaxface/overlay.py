@@ -27,7 +27,8 @@ SUBPIXEL_BITS = 4
 def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 1) -> np.ndarray:
     """A copy of an image with boxes, points (green to red by sigma), contours and sigmas (circles).
 
-    The layers of the faces are drawn first, below all of these; they may extend beyond the image.
+    The layers of the faces are drawn first, below all of these; they may extend beyond the image. Points are left out
+    where `FaceLandmarks.points_drawn` is false.
 
     Args:
         image: (h,w,3) uint8 RGB.
@@ -40,7 +41,9 @@ def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 
             _blend(canvas, *face.layer)
     for face in faces:
         box, points = ((np.asarray(full_px) + 0.5) / step - 0.5 for full_px in (face.box, face.points))
-        _draw_face(canvas, box, points, np.asarray(face.sigma) / step, face.layout)
+        _draw_box(canvas, box)
+        if face.points_drawn:
+            _draw_points(canvas, box, points, np.asarray(face.sigma) / step, face.layout)
     return canvas
 
 
@@ -60,11 +63,19 @@ def _blend(canvas: np.ndarray, layer: np.ndarray, corner: tuple[int, int]) -> No
     below[:] = (below + alpha * (visible[..., :3].astype(np.float32) - below) + 0.5).astype(np.uint8)
 
 
-def _draw_face(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
-    side = max(1.0, (box[2:] - box[:2]).mean())
-    thickness = max(1, round(side / 300))
+def _side(box: np.ndarray) -> float:
+    """The size of a face in pixels, by which everything drawn on it is scaled."""
+    return max(1.0, float((box[2:] - box[:2]).mean()))
+
+
+def _draw_box(canvas: np.ndarray, box: np.ndarray) -> None:
     corners = [box[[0, 1]], box[[2, 1]], box[[2, 3]], box[[0, 3]]]
-    _draw_line(canvas, corners, True, BOX_COLOR, thickness)
+    _draw_line(canvas, corners, True, BOX_COLOR, max(1, round(_side(box) / 300)))
+
+
+def _draw_points(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
+    side = _side(box)
+    thickness = max(1, round(side / 300))
     for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
     radius = side / (100 if len(points) < MANY_POINTS else 250)

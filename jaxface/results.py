@@ -59,6 +59,7 @@ class FaceLandmarks:
         scores: (N,) raw network scores (pipnet), otherwise None.
         confidence: (N,) in [0,1] (pipnet with `config.model.confidence`), otherwise None.
         track: number of the face in a video, None in single images.
+        points_drawn: whether the overlay shows the points.
         layer: RGBA image (h,w,4) uint8 that the overlay shows below the points, and the pixel (x, y) of `photo.pixels`
             at which its upper left pixel lies; None without a layer.
         files: `{name ending: bytes}` of further output files, encoded on access.
@@ -76,6 +77,7 @@ class FaceLandmarks:
     scores: np.ndarray | None = None
     confidence: np.ndarray | None = None
     track: int | None = None
+    points_drawn: bool = True
     layer: tuple[np.ndarray, tuple[int, int]] | None = None
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     photo: "Photo | None" = None

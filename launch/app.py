@@ -52,6 +52,8 @@ INSTALLED = __package__ != "launch"
 EXTRAS = {
     "apache_beam": "beam",
     "h5py": "bfm",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
     "tensorflow": "data",
     "tensorflow_datasets": "data",
     "torch": "torch",

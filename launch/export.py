@@ -1,7 +1,9 @@
-"""Exports a network as one StableHLO file: python -m launch.export [--workdir W] --output model.stablehlo
+"""Exports a network as one StableHLO or ONNX file: python -m launch.export [--workdir W] --output model.stablehlo
 
-The file runs without this package. Without --workdir the pretrained model is used. Inputs and outputs are the arrays of
-`launch.infer --raw`:
+The file runs without this package. The ending .onnx gives an ONNX file, which onnxruntime checks against the network
+(extra `onnx`); any other gives StableHLO. Without --workdir the pretrained model is used. Inputs and outputs are the
+arrays of `launch.infer --raw`:
+    onnxruntime.InferenceSession("model.onnx").run(None, {"image": …, "queries": …})
     jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call({"image": …, "queries": …})
 """
 
@@ -14,7 +16,8 @@ from jaxface.errors import UserError
 
 from . import app, model
 
-OUTPUT = flags.DEFINE_string("output", None, "file to write")
+OUTPUT = flags.DEFINE_string("output", None, "file to write; with the ending .onnx an ONNX file, else StableHLO")
+ONNX_ENDING = ".onnx"
 
 
 def main(argv: list[str]) -> None:
@@ -22,7 +25,9 @@ def main(argv: list[str]) -> None:
     del argv
     output = app.required(OUTPUT)
     predictor = model.predictor()
-    data = export.serialize(predictor.system, predictor.params, predictor.model_state)
+    is_onnx = output.lower().endswith(ONNX_ENDING)
+    serialize = export.serialize_onnx if is_onnx else export.serialize
+    data = serialize(predictor.system, predictor.params, predictor.model_state)
     try:
         with open(f"{output}.partial", "wb") as file:
             file.write(data)
@@ -30,7 +35,8 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}") from error
     inputs = ", ".join(f"{name} ({shape})" for name, shape in predictor.system.inputs.items())
-    print(f"{output} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
+    runtime = "onnxruntime" if is_onnx else ", ".join(export.PLATFORMS)
+    print(f"{output} takes {inputs}; {len(data) / 1e6:.1f} MB for {runtime}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ LEVELS = {
         "mesh_files",
         "meshes",
         "metric_writer",
+        "onnx_graph",
         "optim",
         "outputs",
         "overlay",
