@@ -29,6 +29,10 @@ import jaxface
 from jaxface.config import apply_smoke, data_defaults, optim_defaults, run_defaults, variant_config
 
 SHIPPED_MODEL = pathlib.Path(jaxface.__file__).parent / "assets" / "continuous"
+# Every region of the embedded head that is part of it, and the joints inside it.
+REGIONS = (
+    "face", "ears", "neck", "scalp", "mouth", "teeth", "tongue", "eyeball_L", "eyeball_R", "iris_L", "iris_R", "joints",
+)  # fmt: skip
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -47,8 +51,10 @@ def _base() -> dict:
     data: `datasets` to train on; `shares`, one number for each, how often their examples are taken (() for equal
         shares); `evaluate`, the test sets "NAME[:SPLIT][@detector]", with "@detector" in the boxes of the face detector
         instead of the annotated ones; `num_surface_samples`, the random surface points of an example with dense labels
-        besides its landmarks; `offsets`, whether each data set learns small offsets of its template points, which
-        absorb the differences between conventions; `endless`, whether the training step renders its images.
+        besides its landmarks; `regions`, those of the template that dense labels cover and that the model answers: with
+        `endless` their points are rendered, half of them on the face; prepared data sets cover the face; `offsets`,
+        whether each data set learns small offsets of its template points, which absorb the differences between
+        conventions; `endless`, whether the training step renders its images.
     layouts: for each data set its layout or the template points of its landmarks; filled in when a run starts.
     loss: `warmup`, the steps in which points and sigma are decoupled; `attention`, the weight of the heat-map loss;
         `offsets`, that of the mean squared offset.
@@ -62,6 +68,7 @@ def _base() -> dict:
             evaluate=("rendered_heads/makehuman",),
             shares=(),
             num_surface_samples=64,
+            regions=("face",),
             offsets=False,
             endless=False,
         ),
@@ -157,11 +164,12 @@ def _quick(config: ml_collections.ConfigDict) -> None:
     config.init = str(SHIPPED_MODEL)
     config.optim.update(lr=2e-4, warmup=20)
     config.loss.warmup, config.ema = 0, 0.98
+    config.data.regions = REGIONS
     config.update(steps=200, batch_size=16, eval_every=200, save_every=100)
 
 
 def _endless(config: ml_collections.ConfigDict) -> None:
-    config.data.update(endless=True, datasets=(), evaluate=())
+    config.data.update(endless=True, datasets=(), evaluate=(), regions=REGIONS)
 
 
 def _convnext(encoder: str, config: ml_collections.ConfigDict) -> None:

@@ -42,6 +42,9 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         section, name = _section(values, key)
         if section.get(name) in renamed:
             section[name] = renamed[section[name]]
+    if values.get("system") == "continuous" and "data" in values:
+        # Earlier models were trained on the landmarks and the face.
+        values["data"].setdefault("regions", ["face"])
     if values.get("system") == "continuous" and "model" in values:
         # Converted checkpoints of the unofficial code, the only ones with variances, have a template of their own.
         unofficial = values["model"].get("sigma") == "variance"

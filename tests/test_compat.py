@@ -99,3 +99,8 @@ def test_renamed_keys_and_values():
     assert compat.current_key("untrained.last_is_one") == "random_identity.replicate_last_point_bug"
     assert compat.current_key("loss.size.identity") == "loss.coefficient_weights.identity"
     assert compat.current_key("data.dense_points") is None
+
+
+def test_earlier_detectors_answer_the_face_only():
+    values = compat.current_config({"system": "continuous", "data": {"dir": "data"}, "model": {"sigma": "log"}})
+    assert values["data"]["regions"] == ["face"] and values["model"]["template"] == "procedural"

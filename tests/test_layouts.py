@@ -4,8 +4,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from configs.continuous import get_config
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUTS
+from jaxface.systems.continuous.values import REGIONS as VALUES_REGIONS
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PUBLISHED = {"68": "data_300W", "98": "WFLW", "29": "COFW", "19": "AFLW", "106": "LaPa"}
@@ -56,3 +58,14 @@ def test_template_points_lie_where_the_published_mean_face_has_them(published, n
     found = target @ affine + (wflw - source @ affine)[nearest]
     error = np.linalg.norm(found - means[name], axis=1) / np.ptp(means[name][:, 0])
     assert error.mean() < 0.03 and error.max() < 0.09
+
+
+def test_a_region_is_covered_by_those_that_contain_it():
+    for name in ("dense", "lips", "brows_L", "face"):
+        assert canonical.covers(("face",), name)
+    for name in ("ears", "iris_L", "tongue", "joints"):
+        assert not canonical.covers(("face",), name)
+    assert canonical.covers(("eyeball_L", "mouth", "joints"), "iris_L")
+    assert canonical.covers(("eyeball_L", "mouth", "joints"), "joints")
+    assert set(VALUES_REGIONS) <= set(canonical.region_names())
+    assert all(canonical.covers(get_config("endless").data.regions, name) for name in VALUES_REGIONS)

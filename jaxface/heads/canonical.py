@@ -1,19 +1,21 @@
 """Canonical template for 3D queries: the embedded head with its mouth half open, in units of 100 mm.
 
 The mouth is open so that coordinates distinguish the upper from the lower lip. Other heads are registered to the
-template by a smooth warp that maps their landmarks to the canonical ones, so that a query denotes the same point on
-every head. The template is mirror-symmetric: mirroring an image negates the x of its queries.
+template by a smooth warp that maps their landmarks to the canonical ones, and by the shapes of their other regions
+(`region_registration`), so that a query denotes the same point on every head. The template is mirror-symmetric:
+mirroring an image negates the x of its queries.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.interpolate
 
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
-from jaxface.geometry.surface import SurfaceQuery
+from jaxface.geometry.surface import SurfaceQuery, fit_sphere
+from jaxface.heads import region_registration
 from jaxface.heads.morphable import TRANSPARENT, MorphableHead
 from jaxface.heads.sources import EMBEDDED, RETIRED, load_head
 from jaxface.layouts import LAYOUTS, REFERENCES
@@ -23,6 +25,10 @@ MM_PER_UNIT = 100.0
 JAW_OPEN = 0.5
 # Smoothing of the registration spline (`scipy.interpolate.RBFInterpolator`).
 SMOOTHING = 1e-2
+# Name of the points inside the head that `joint_weights` defines.
+JOINTS = "joints"
+# Depth of the joints of the jaw under the ends of the jaw line, as a share of the distance between these.
+JAW_JOINT_DEPTH = 0.15
 
 
 def _with_open_mouth(head: MorphableHead) -> np.ndarray:
@@ -40,12 +46,46 @@ def canonical_vertices(head: MorphableHead) -> np.ndarray:
     """Canonical coordinates (V,3) float32, in template units, of each vertex of `head`.
 
     The open-mouthed head is aligned by a similarity, then warped by the biharmonic spline (kernel r) that maps its 68
-    and 98 landmarks to the canonical ones.
+    and 98 landmarks to the canonical ones. Regions outside the face follow `region_registration`.
     """
     vertices = _with_open_mouth(head)
     if head.name == EMBEDDED:
         return (vertices / MM_PER_UNIT).astype(np.float32)
-    return _register(head, load_head(EMBEDDED))(vertices / MM_PER_UNIT)
+    target, template = _reference()
+    aligned = _register(head, target)(vertices / MM_PER_UNIT)
+    return region_registration.place_regions(head, aligned, target, template, MM_PER_UNIT)
+
+
+def shared_regions(head: MorphableHead, regions: Sequence[str]) -> tuple[str, ...]:
+    """Those of `regions` that the head has and whose points have known places on the template."""
+    present = [name for name in regions if name in head.regions and np.asarray(head.regions[name]).any()]
+    return tuple(name for name in present if head.name == EMBEDDED or name in region_registration.REGISTERED)
+
+
+def has_joints(head: MorphableHead) -> bool:
+    """Whether the head has what `joint_weights` needs, both eyeballs."""
+    return all(np.asarray(head.regions[f"eyeball_{side}"]).any() for side in "LR")
+
+
+def joint_weights(head: MorphableHead) -> np.ndarray:
+    """Weights (4,V) float32 that give the joints of a head from its vertices: points inside it, on no surface.
+
+    The centres of the eyeballs, left and right, which are the centres of spheres on the template and follow linear
+    movements of the vertices, and the joints of the jaw, left and right, which lie inwards from the ends of the
+    jaw line (landmarks 16 and 0 of the layout 68).
+    """
+    weights = np.zeros((4, len(head.template)))
+    for row, name in enumerate(("eyeball_L", "eyeball_R")):
+        inside = np.asarray(head.regions[name])
+        points = np.asarray(head.template, np.float64)[inside]
+        centered = points - points.mean(0)
+        towards = np.linalg.solve(centered.T @ centered, fit_sphere(points)[0] - points.mean(0))
+        weights[row, inside] = 1 / len(points) + centered @ towards
+    index, corners = map(np.asarray, head.landmarks["68"])
+    for row, (near, far) in enumerate(((16, 0), (0, 16)), start=2):
+        np.add.at(weights[row], index[near], (1 - JAW_JOINT_DEPTH) * corners[near])
+        np.add.at(weights[row], index[far], JAW_JOINT_DEPTH * corners[far])
+    return weights.astype(np.float32)
 
 
 def _register(source: MorphableHead, target: MorphableHead) -> Callable[[np.ndarray], np.ndarray]:
@@ -94,20 +134,37 @@ def _reference() -> tuple[MorphableHead, np.ndarray]:
     return head, canonical_vertices(head)
 
 
+def region_names() -> list[str]:
+    """The regions of the embedded head that have queries, and `joints`."""
+    head, _ = _reference()
+    return [*(name for name in head.regions if name != TRANSPARENT), JOINTS]
+
+
 def layout_names() -> list[str]:
     """Names that `queries` accepts: landmark layouts, `dense` and the regions of the embedded head."""
+    return [*LAYOUTS, "dense", *region_names()]
+
+
+def covers(regions: Sequence[str], name: str) -> bool:
+    """Whether all points of the region `name`, or of `dense`, lie in `regions`: the lips are covered by the face."""
     head, _ = _reference()
-    return [*LAYOUTS, "dense", *(name for name in head.regions if name != TRANSPARENT)]
+    name = "face" if name == "dense" else name
+    if name in regions or name == JOINTS:
+        return name in regions
+    union = np.logical_or.reduce([np.asarray(head.regions[one]) for one in regions if one != JOINTS])
+    return bool((union | ~np.asarray(head.regions[name])).all())
 
 
 def queries(layout: str) -> np.ndarray:
-    """Template points (N,3) float32 of a landmark layout, of `dense` (the whole face) or of a named region.
+    """Template points (N,3) float32 of a landmark layout, of `dense` (the whole face), a named region or `joints`.
 
     Raises UserError for an unknown name, listing the valid ones.
     """
     head, vertices = _reference()
     if layout in LAYOUTS:
         return _layout_points(layout)
+    if layout == JOINTS:
+        return (joint_weights(head) @ vertices).astype(np.float32)
     region = "face" if layout == "dense" else layout
     if region not in head.regions or region == TRANSPARENT:
         raise UserError(f"unknown layout {layout!r}; choose one of {', '.join(layout_names())} or give (N,3) points")

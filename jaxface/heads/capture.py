@@ -34,6 +34,22 @@ HAIR_FREQUENCIES = np.array([0.26, 0.26, 0.18, 0.12, 0.04, 0.09, 0.05])
 # Colours of ambient light: daylight in the shade, neutral, incandescent.
 AMBIENT_COLORS = np.array([[0.86, 0.97, 1.14], [1.0, 1.0, 1.0], [1.18, 0.98, 0.74]])
 
+_OPPOSITE_OF_A_SIDE = (
+    ("mouthSmile", "mouthFrown"),
+    ("browDown", "browOuterUp"),
+    ("eyeLookUp", "eyeLookDown"),
+    ("eyeLookIn", "eyeLookOut"),
+    ("eyeBlink", "eyeWide"),
+)
+# Face units of opposite meaning.
+OPPOSITE = (
+    ("jawLeft", "jawRight"),
+    ("mouthLeft", "mouthRight"),
+    *((f"{one}_{side}", f"{other}_{side}") for side in "LR" for one, other in _OPPOSITE_OF_A_SIDE),
+)
+# Share of the opening of the eye that a face unit closes on the embedded head.
+CLOSES_EYE = {"eyeBlink_": 1.0, "eyeLookDown_": 0.4, "eyeSquint_": 0.4}
+
 
 @dataclasses.dataclass(frozen=True)
 class CaptureConfig:
@@ -110,12 +126,26 @@ def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
     weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
     weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[symmetric], weights)
     weights /= jnp.maximum(1.0, weights.sum() / 3.0)
+    weights = _compatible(weights, index)
     jaw = names.index("jawOpen")
     opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
     weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
     if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
         close = names.index("mouthClose")
         weights = weights.at[close].min(weights[jaw])
+    return weights
+
+
+def _compatible(weights: jax.Array, index: dict[str, int]) -> jax.Array:
+    """Weights (E,) of which opposite units cancel and those that lower a lid do not cross it with the other lid."""
+    for pair in (pair for pair in OPPOSITE if pair[0] in index and pair[1] in index):
+        both = np.array([index[name] for name in pair])
+        weights = weights.at[both].add(-weights[both].min())
+    for side in "LR":
+        found = [(index[unit + side], share) for unit, share in CLOSES_EYE.items() if unit + side in index]
+        if found:
+            units, shares = (np.array(values) for values in zip(*found, strict=True))
+            weights = weights.at[units].divide(jnp.maximum(1.0, (weights[units] * shares).sum()))
     return weights
 
 

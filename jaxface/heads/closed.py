@@ -150,7 +150,7 @@ def _filling(head: MorphableHead, loop: np.ndarray) -> Filling:
     """The filling of the hole with the boundary `loop` (L,), whose first corner is the point with the smallest x."""
     edge = np.asarray(head.template)[loop]
     loop, edge = (np.roll(array, -int(edge[:, 0].argmin()), axis=0) for array in (loop, edge))
-    return Filling(loop, _partners(edge), _kind(head, edge))
+    return Filling(loop, opposite_points(edge), _kind(head, edge))
 
 
 def _kind(head: MorphableHead, edge: np.ndarray) -> str:
@@ -163,7 +163,7 @@ def _kind(head: MorphableHead, edge: np.ndarray) -> str:
     return nearest if np.linalg.norm(centers[nearest] - middle) < 30.0 else ""
 
 
-def _partners(edge: np.ndarray) -> np.ndarray:
+def opposite_points(edge: np.ndarray) -> np.ndarray:
     """Weights (L,L) that give the opposite point of each point of a loop (L,3) that starts at one corner.
 
     The other corner is the farthest point. Opposite points divide the arc length of both arcs in the same ratio.

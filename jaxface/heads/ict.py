@@ -135,6 +135,11 @@ def _regions(template: np.ndarray) -> dict[str, np.ndarray]:
     skin = regions.pop("skin")
     regions["socket"] = (index >= EYE_SOCKETS[0]) & (index < EYE_SOCKETS[1])
     regions["mouth"] &= ~regions["socket"]
+    # The published range is a second ball inside the eyeball; the iris is its front.
+    for name in ("iris_L", "iris_R"):
+        center = (template[regions[name]].max(0) + template[regions[name]].min(0)) / 2
+        offset = template - center
+        regions[name] &= (offset[:, 2] > 0) & (np.hypot(offset[:, 0], offset[:, 1]) < paint.IRIS_RADIUS_MM)
     x, y, z = template.T
     regions["face"] &= y > template[CHIN, 1] - BELOW_CHIN_MM
     regions["lips"] = skin & paint.lip_mask(template, template[list(LANDMARKS_68)])

@@ -4,9 +4,12 @@ Used for the data sets on disk and for training batches that are rendered inside
 have x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
@@ -26,10 +29,12 @@ __all__ = [
     "UNCONSTRAINED",
     "WITH_ACCESSORIES",
     "CaptureConfig",
+    "RegionTriangles",
     "Rendering",
     "Scene",
     "face_box",
     "project_vertices",
+    "region_triangles",
     "render",
     "renderable",
     "sample_scene",
@@ -80,6 +85,23 @@ class _Layer:
     albedo: jax.Array
     normals: jax.Array
     strands: jax.Array
+
+
+@flax.struct.dataclass
+class RegionTriangles:
+    """Triangles of R regions, one region after the other.
+
+    Attributes:
+        triangles: (N,3) int32 vertices.
+        first: (R,) int32, the first triangle of each region.
+        count: (R,) int32, its number of triangles.
+        cumulative: (R,) cumulative shares of the regions among the points that are drawn.
+    """
+
+    triangles: jax.Array | np.ndarray
+    first: jax.Array | np.ndarray
+    count: jax.Array | np.ndarray
+    cumulative: jax.Array | np.ndarray
 
 
 def renderable(head: MorphableHead) -> MorphableHead:
@@ -256,16 +278,40 @@ def _add_glasses(
     return lax.cond(present, draw, lambda image: image, image)
 
 
-def surface_points(head: MorphableHead, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Random points on the face, as (vertex indices (count,3) int32, barycentric weights (count,3)).
+def region_triangles(head: MorphableHead, regions: Sequence[str] = ("face",)) -> RegionTriangles:
+    """The triangles of regions of a head, for `surface_points`; call it once, on the host.
 
-    Triangles are chosen uniformly, whatever their area.
+    The face gets half of the points if there are other regions, and these get equal shares.
+
+    Args:
+        head: from `renderable`.
+        regions: names of regions that have triangles.
     """
-    in_face = jnp.asarray(head.regions["face"])[head.triangles].all(-1)
+    triangles = np.asarray(head.triangles)
+    parts = [triangles[np.asarray(head.regions[name])[triangles].all(-1)] for name in regions]
+    shares = np.ones(len(parts))
+    if "face" in regions and len(parts) > 1:
+        shares[list(regions).index("face")] = len(parts) - 1
+    counts = np.array([len(part) for part in parts], np.int32)
+    return RegionTriangles(
+        triangles=np.concatenate(parts).astype(np.int32),
+        first=(np.cumsum(counts) - counts).astype(np.int32),
+        count=counts,
+        cumulative=(np.cumsum(shares) / shares.sum()).astype(np.float32),
+    )
+
+
+def surface_points(regions: RegionTriangles, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Random points of regions, as (vertex indices (count,3) int32, barycentric weights (count,3)).
+
+    Triangles of a region are chosen uniformly, whatever their area.
+    """
     triangle_key, weights_key = jax.random.split(key)
-    cumulative = jnp.cumsum(in_face)
-    triangle = jnp.searchsorted(cumulative, jax.random.randint(triangle_key, (count,), 1, cumulative[-1] + 1))
-    return jnp.asarray(head.triangles)[triangle], jax.random.dirichlet(weights_key, jnp.ones(3), (count,))
+    place = jax.random.uniform(jax.random.fold_in(triangle_key, 1), (count,))
+    region = jnp.searchsorted(jnp.asarray(regions.cumulative)[:-1], place, side="right")
+    number = jax.random.randint(triangle_key, (count,), 0, jnp.asarray(regions.count)[region])
+    chosen = jnp.asarray(regions.triangles)[jnp.asarray(regions.first)[region] + number]
+    return chosen, jax.random.dirichlet(weights_key, jnp.ones(3), (count,))
 
 
 def face_box(head: MorphableHead, points_px: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxface.errors import UserError
-from jaxface.heads import canonical, ict
+from jaxface.heads import canonical, ict, region_registration
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import LAYOUTS, wflw_to_ibug
 
 
@@ -56,6 +57,25 @@ def test_landmarks_are_registered_to_the_canonical_ones(head):
     places = canonical.canonical_vertices(head)
     assert places.shape == (ict.VERTICES, 3)
     np.testing.assert_allclose(head.landmark_points(places, "68"), canonical.queries("68"), atol=1e-3)
+
+
+def test_regions_are_registered_to_those_of_the_template(head):
+    places, template = canonical.canonical_vertices(head), makehuman_head()
+    wanted = canonical.canonical_vertices(template)
+    skin = region_registration._outer_skin(template)
+    surface = region_registration._surface(template, wanted, skin)
+    for name in ("ears", "neck", "scalp"):
+        points = places[head.regions[name]]
+        distance = np.linalg.norm(surface.closest(points)[0] - points, axis=1)
+        assert np.quantile(distance, 0.9) < 0.03, name
+    for name in ("ears", "teeth", "eyeball_L", "iris_L", "iris_R"):
+        ours, theirs = places[head.regions[name]], wanted[np.asarray(template.regions[name])]
+        middles = [(points.min(0) + points.max(0))[:2] / 2 for points in (ours, theirs)]
+        np.testing.assert_allclose(*middles, atol=0.06 if name in ("ears", "teeth") else 0.01)
+    iris = np.ptp(places[head.regions["iris_L"]][:, :2], axis=0)
+    np.testing.assert_allclose(iris, np.ptp(wanted[np.asarray(template.regions["iris_L"])][:, :2], axis=0), rtol=0.1)
+    shared = canonical.shared_regions(head, ("face", "mouth", "teeth", "tongue", "shoulders", "ears"))
+    assert shared == ("face", "teeth", "ears")
 
 
 def test_the_folder_of_objs_gives_the_same_head(head, arrays, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.continuous import get_config
 from jaxface.geometry import raster
 from jaxface.heads import canonical, scenes
 from jaxface.heads.makehuman.head import makehuman_head
@@ -60,10 +61,19 @@ def test_gaze_turns_the_eyeballs_only(head):
 
 
 def test_surface_points_lie_on_the_face(head):
-    index, weights = scenes.surface_points(head, jax.random.key(0), 64)
+    index, weights = scenes.surface_points(scenes.region_triangles(head), jax.random.key(0), 64)
     assert np.asarray(head.regions["face"])[np.asarray(index)].all()
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
     assert len(np.unique(np.asarray(index), axis=0)) > 50
+
+
+def test_half_of_the_surface_points_lie_on_the_face_and_the_rest_on_each_region(head):
+    names = ("ears", "face", "iris_L", "teeth")
+    index = np.asarray(scenes.surface_points(scenes.region_triangles(head, names), jax.random.key(0), 6000)[0])
+    inside = {name: np.asarray(head.regions[name])[index].all(-1) for name in names}
+    assert np.sum(list(inside.values()), 0).min() == 1
+    for name, share in {"ears": 1 / 6, "face": 1 / 2, "iris_L": 1 / 6, "teeth": 1 / 6}.items():
+        assert inside[name].mean() == pytest.approx(share, abs=0.02)
 
 
 def test_a_rendered_example_shows_its_points(head):
@@ -72,6 +82,23 @@ def test_a_rendered_example_shows_its_points(head):
     assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
     np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)
     assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8
+
+
+def test_a_rendered_example_labels_every_region_and_the_joints():
+    constants = jax.device_put(rendering.rendering_head(makehuman_head(), get_config("endless").data.regions))
+    example = jax.jit(rendering.render_example, static_argnums=(2, 3))(constants, jax.random.key(3), 32, 400)
+    assert len(example["points"]) == 68 + 400 + 4 and example["valid"][-4:].all()
+    np.testing.assert_allclose(example["queries"][-4:], canonical.queries("joints"), atol=1e-5)
+    template, joints = np.asarray(canonical.queries("dense")), np.asarray(canonical.queries("joints"))
+    # A weak-perspective camera, fitted to the face, shows every other point about where it is labelled.
+    front = np.abs(example["queries"][:, 2] - template[:, 2].mean()) < 0.6
+    known = np.c_[example["queries"], np.ones(472)][np.asarray(example["valid"] & front)]
+    labels = np.asarray(example["points"])[np.asarray(example["valid"] & front)]
+    camera = np.linalg.lstsq(known, labels, rcond=None)[0]
+    distance = np.linalg.norm(np.c_[joints, np.ones(4)] @ camera - np.asarray(example["points"])[-4:], axis=1)
+    assert distance.max() < 0.12
+    behind = joints[:2, 2] - canonical.queries("98")[[97, 96], 2]
+    assert (behind < -0.1).all() and (np.abs(joints[2:, 0]) < 0.65).all() and joints[2, 0] > 0 > joints[3, 0]
 
 
 def test_portraits_are_more_frontal_and_more_distant(head):

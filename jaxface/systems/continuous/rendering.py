@@ -1,14 +1,14 @@
 """Training batches rendered inside the training step: unlimited data without a data set and without TensorFlow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxface.geometry import crop_jitter
-from jaxface.heads import scenes
-from jaxface.heads.canonical import canonical_vertices
+from jaxface.geometry import camera, crop_jitter
+from jaxface.heads import canonical, scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.systems.continuous import crop_units
 
@@ -17,9 +17,30 @@ SCENE_SIZE = 256
 GREY_PROBABILITY = 1 / 6
 
 
-def rendering_head(head: MorphableHead) -> dict:
-    """The constants of `render_batch` for one head: the renderable head and its vertices in template units."""
-    return {"head": scenes.renderable(head), "canonical": canonical_vertices(head)}
+def rendering_head(head: MorphableHead, regions: Sequence[str] = ("face",)) -> dict:
+    """The constants of `render_batch` for one head.
+
+    Args:
+        head: the head.
+        regions: names of the regions that are labelled, besides the landmarks; "joints" are the points inside the head
+            of `canonical.joint_weights`. Regions that the head does not share with the template are left out.
+
+    Returns:
+        head: the renderable head; canonical: its vertices in template units; regions: the triangles of its regions; and
+        with "joints" among the regions joints: their weights (4,V), and has_joints: whether the head has them.
+    """
+    renderable = scenes.renderable(head)
+    shared = canonical.shared_regions(head, regions)
+    constants = {
+        "head": renderable,
+        "canonical": canonical.canonical_vertices(head),
+        "regions": scenes.region_triangles(renderable, shared or ("face",)),
+    }
+    if canonical.JOINTS in regions:
+        has_joints = canonical.has_joints(head)
+        weights = canonical.joint_weights(head) if has_joints else np.zeros((4, len(head.template)), np.float32)
+        constants |= {"joints": weights, "has_joints": np.bool_(has_joints)}
+    return constants
 
 
 def render_example(constants: dict, key: jax.Array, size: int, num_surface_samples: int) -> dict[str, jax.Array]:
@@ -32,26 +53,34 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
         num_surface_samples: number K of random surface points.
 
     Returns:
-        image (size,size,3), queries (68+K,3), points (68+K,2), valid and asked (68+K,), as in
-        `data.preprocess_train`.
+        image (size,size,3), queries (Q,3), points (Q,2), valid and asked (Q,), as in `data.preprocess_train`. Q is
+        68+K, or with joints 68+K+4.
     """
-    head, canonical = constants["head"], constants["canonical"]
+    head, places = constants["head"], constants["canonical"]
     scene_key, crop_key, points_key, grey_key = jax.random.split(key, 4)
     scene = scenes.sample_scene(head, scene_key, SCENE_SIZE, scenes.WITH_ACCESSORIES)
     box = scenes.face_box(head, scenes.project_vertices(head, scene)[1])
-    rendering = scenes.render(head, scene, size, crop_jitter.sample_matrix(crop_key, box, size))
+    crop = crop_jitter.sample_matrix(crop_key, box, size)
+    rendering = scenes.render(head, scene, size, crop)
     grey = rendering.image.mean(-1, keepdims=True)
-    index, weights = scenes.surface_points(head, points_key, num_surface_samples)
+    index, weights = scenes.surface_points(constants["regions"], points_key, num_surface_samples)
     landmark_index, landmark_weights = head.landmarks["68"]
     index = jnp.concatenate([landmark_index, index])
     weights = jnp.concatenate([landmark_weights, weights])[..., None]
     points_px = (rendering.points_px[index] * weights).sum(1)
+    queries = (places[index] * weights).sum(1)
+    labelled = jnp.ones(len(points_px), bool)
+    if "joints" in constants:
+        joints_px = camera.project(constants["joints"] @ rendering.points, scene.focal_px, scene.center_px)
+        points_px = jnp.concatenate([points_px, joints_px @ crop[:, :2].T + crop[:, 2]])
+        queries = jnp.concatenate([queries, jnp.asarray(canonical.queries(canonical.JOINTS))])
+        labelled = jnp.concatenate([labelled, jnp.broadcast_to(constants["has_joints"], len(joints_px))])
     points = crop_units.from_pixels(points_px, size)
     return {
         "image": jnp.where(jax.random.bernoulli(grey_key, GREY_PROBABILITY), grey, rendering.image),
-        "queries": (canonical[index] * weights).sum(1),
+        "queries": queries,
         "points": points,
-        "valid": (abs(points) < crop_units.MAX_COORDINATE).all(-1),
+        "valid": labelled & (abs(points) < crop_units.MAX_COORDINATE).all(-1),
         "asked": jnp.ones(len(points), bool),
     }
 

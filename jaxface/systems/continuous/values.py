@@ -1,10 +1,15 @@
 """Ranges and choices of the configuration values of this system (configs/continuous.py)."""
 
 from jaxface import config_values as values
-from jaxface.heads import sources
+from jaxface.heads import canonical, sources
 from jaxface.systems.continuous.model import POOLS, TRANSFORMERS
 
 HEADS = (*sources.NAMES, sources.RETIRED)
+# Regions whose points can be labelled: all that are surfaces of the head itself, and the points inside it.
+REGIONS = (
+    "face", "lips", "lids", "nose", "brows_L", "brows_R", "ears", "neck", "scalp", "mouth", "teeth", "tongue",
+    "eyeball_L", "eyeball_R", "iris_L", "iris_R", canonical.JOINTS,
+)  # fmt: skip
 VALUES = {
     "model.image_size": values.IMAGE_SIZE,
     "model.encoder": values.NAME,
@@ -29,6 +34,7 @@ VALUES = {
     "head.names": values.sequence(values.choice(*HEADS), least=1),
     "head.path": values.TEXT,
     "data.num_surface_samples": values.COUNT,
+    "data.regions": values.sequence(values.choice(*REGIONS), least=1),
     "data.shares": values.sequence(values.positive()),
     "data.offsets": values.FLAG,
     "data.endless": values.FLAG,
