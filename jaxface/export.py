@@ -1,6 +1,9 @@
 """Exports the network of a system as a file that runs without this package: StableHLO (`jax.export`) or ONNX."""
 
+import dataclasses
 import functools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +18,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # Free sizes with which an ONNX file is compared with the network, and the largest difference relative to the largest
 # number of an output, or to 1.
 CHECKED_SIZES, TOLERANCE = {"B": 2, "N": 5}, 1e-4
+# Free sizes with which the time is measured, and the number of runs.
+TIMED_SIZES, RUNS = {"B": 1, "N": 68}, 9
 
 
 def serialize(system: System, params: Tree, model_state: Tree) -> bytes:
@@ -29,7 +34,22 @@ def serialize(system: System, params: Tree, model_state: Tree) -> bytes:
         return bytes(export.export(network, platforms=PLATFORMS)(_abstract_inputs(system)).serialize())
 
 
-def serialize_onnx(system: System, params: Tree, model_state: Tree) -> bytes:
+@dataclasses.dataclass(frozen=True)
+class OnnxExport:
+    """An ONNX file, and how long it and the network take for one picture.
+
+    Attributes:
+        data: content of the file.
+        ms: milliseconds of onnxruntime on this machine's CPU, the median of RUNS runs.
+        network_ms: those of the compiled network on JAX's default device, between these runs.
+    """
+
+    data: bytes
+    ms: float
+    network_ms: float
+
+
+def serialize_onnx(system: System, params: Tree, model_state: Tree) -> OnnxExport:
     """As `serialize`, an ONNX file; it is run by onnxruntime and compared with `System.raw`.
 
     Raises:
@@ -43,15 +63,29 @@ def serialize_onnx(system: System, params: Tree, model_state: Tree) -> bytes:
     network = functools.partial(system.raw, params, model_state)
     with jax.default_matmul_precision("highest"):
         data = jaxpr.to_onnx(network, _abstract_inputs(system)).SerializeToString()
-        arrays = _random_inputs(system)
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        arrays = _random_inputs(system, CHECKED_SIZES)
         expected = jax.device_get(network(arrays))
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found = dict(zip((output.name for output in session.get_outputs()), session.run(None, arrays), strict=True))
-    for name, array in expected.items():
-        difference = float(np.abs(found[name] - array).max()) / max(1.0, float(np.abs(array).max()))
-        if not difference <= TOLERANCE:
-            raise UserError(f"--output: {name} of the ONNX file differs by {difference:.1e}; export StableHLO instead")
-    return data
+        found = dict(zip((one.name for one in session.get_outputs()), session.run(None, arrays), strict=True))
+        for name, array in expected.items():
+            difference = float(np.abs(found[name] - array).max()) / max(1.0, float(np.abs(array).max()))
+            if not difference <= TOLERANCE:
+                raise UserError(f"--output: {name} of the ONNX file differs by {difference:.1e}; export StableHLO")
+        arrays = _random_inputs(system, TIMED_SIZES)
+        compiled = jax.jit(network)
+        runs = {"ms": lambda: session.run(None, arrays), "network_ms": lambda: jax.block_until_ready(compiled(arrays))}
+        return OnnxExport(data, **_medians(runs))
+
+
+def _medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """The median time in milliseconds of each function, which run by turns; the first runs do not count."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + RUNS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
 def _abstract_inputs(system: System) -> dict[str, jax.ShapeDtypeStruct]:
@@ -61,10 +95,10 @@ def _abstract_inputs(system: System) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
 
-def _random_inputs(system: System) -> dict[str, Any]:
-    """Inputs in [0,1] of CHECKED_SIZES."""
+def _random_inputs(system: System, free_sizes: dict[str, int]) -> dict[str, Any]:
+    """Inputs in [0,1]."""
     random, arrays = np.random.default_rng(0), {}
     for name, text in system.inputs.items():
-        sizes = [CHECKED_SIZES[size] if size in CHECKED_SIZES else int(size) for size in text.split(", ")]
+        sizes = [free_sizes[size] if size in free_sizes else int(size) for size in text.split(", ")]
         arrays[name] = random.random(sizes, np.float32)
     return arrays

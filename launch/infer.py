@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     if MULTIVIEW.value or SET.value:
         summary = folders.infer_multiview(predictor.person, INPUT.value, output, BOXES.value, options, log)
     else:
-        summary = folders.infer_files(predictor, INPUT.value, output, BOXES.value, SMOOTH.value, options, log)
+        clip = predictor.reconstruct_clip
+        summary = folders.infer_files(predictor, INPUT.value, output, BOXES.value, SMOOTH.value, options, log, clip)
     print(summary)
     return 1 if summary.failed else 0
 

@@ -66,6 +66,7 @@ LEVELS = {
         "evaluation",
         "export",
         "folders",
+        "head_clips",
         "inference",
         "protocols",
         "reporting",

@@ -22,12 +22,13 @@ def run(data: bytes, arrays: dict) -> dict:
 @pytest.mark.parametrize("name", ["continuous", "pipnet", "jvcr", "deep3d"])
 def test_onnx_file_computes_what_raw_does(name):
     predictor = MODELS[name](name)
-    data = export.serialize_onnx(predictor.system, predictor.params, predictor.model_state)
+    exported = export.serialize_onnx(predictor.system, predictor.params, predictor.model_state)
     arrays = {}
     for key, text in predictor.system.inputs.items():
         shape = [min(SIZES.get(side, 0), 101) or int(side) for side in text.split(", ")]
         arrays[key] = weights.image(key, shape) if key == "image" else weights.array(key, shape, 0.3)
-    found, expected = run(data, arrays), predictor.raw(arrays)
+    found, expected = run(exported.data, arrays), predictor.raw(arrays)
+    assert exported.ms > 0 and exported.network_ms > 0
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert np.ptp(value) > 0

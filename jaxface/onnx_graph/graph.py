@@ -13,6 +13,8 @@ from jaxface.errors import UserError
 
 # Reduce* with axes as inputs, Pad with axes: every runtime since onnxruntime 1.14.
 OPSET = 18
+# Functions in symbolic sizes; divisions are of positive numbers.
+SIZE_FUNCTIONS = {"floordiv": "Div", "max": "Max", "min": "Min", "mod": "Mod"}
 Dim = Any  # an int, or a symbolic dimension of `jax.export`
 
 
@@ -127,8 +129,8 @@ class Graph:
             return self.node("Neg", [self._term(term.operand)])
         if isinstance(term, ast.BinOp) and type(term.op) in operators:
             return self.node(operators[type(term.op)], [self._term(term.left), self._term(term.right)])
-        if isinstance(term, ast.Call) and ast.unparse(term.func) in ("floordiv", "max", "min"):
-            operator = {"floordiv": "Div", "max": "Max", "min": "Min"}[ast.unparse(term.func)]
+        if isinstance(term, ast.Call) and ast.unparse(term.func) in SIZE_FUNCTIONS:
+            operator = SIZE_FUNCTIONS[ast.unparse(term.func)]
             return self.node(operator, [self._term(part) for part in term.args])
         raise UserError(f"--output: the size {ast.unparse(term)} cannot be written as ONNX; export StableHLO")
 

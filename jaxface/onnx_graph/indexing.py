@@ -60,7 +60,7 @@ def gather(
     """`lax.gather` with constant indices, or as `jnp.take_along_axis` uses it."""
     value, indices = graph.expanded(inputs[0]), inputs[1]
     if dimension_numbers.operand_batching_dims:
-        return _along_axis(graph, value, graph.expanded(indices), outputs[0], dimension_numbers)
+        return _along_axis(graph, value, graph.expanded(indices), outputs[0], dimension_numbers, slice_sizes)
     if indices.array is None:
         raise _unsupported("indexing by computed positions")
     array, indexed = graph.expanded(indices).array, [int(axis) for axis in dimension_numbers.start_index_map]
@@ -106,18 +106,23 @@ def _window(
     return Value(tuple(output.shape), value.dtype, name)
 
 
-def _along_axis(graph: Graph, value: Value, indices: Value, output: Any, dimension_numbers: Any) -> Value:
-    """`take_along_axis`: one indexed axis, all others in step with the indices or of size 1."""
+def _along_axis(
+    graph: Graph, value: Value, indices: Value, output: Any, dimension_numbers: Any, slice_sizes: Any
+) -> Value:
+    """`take_along_axis`: one indexed axis, all others in step with the indices or taken whole."""
     batch = [int(axis) for axis in dimension_numbers.operand_batching_dims]
     indexed = [int(axis) for axis in dimension_numbers.start_index_map]
     if len(indexed) != 1 or list(dimension_numbers.start_indices_batching_dims) != batch:
         raise _unsupported("this way of indexing by computed positions")
     name = graph.node("Squeeze", [indices, [-1]])
     window = [axis for axis in range(len(value.shape)) if axis not in batch and axis not in indexed]
-    if any(value.shape[axis] != 1 for axis in window) or list(dimension_numbers.offset_dims) != window:
-        raise _unsupported("gathering of rows by computed positions")
+    whole = all(str(slice_sizes[axis]) == str(value.shape[axis]) for axis in window)
+    if not whole or list(dimension_numbers.offset_dims) != window:
+        raise _unsupported("gathering of parts of rows by computed positions")
     if window:
         name = graph.node("Unsqueeze", [name, window])
+        target = [size if axis in window else 1 for axis, size in enumerate(value.shape)]
+        name = graph.node("Expand", [name, graph.sizes(target)])
     name = graph.node("Cast", [name], to=TensorProto.INT64)
     return Value(tuple(output.shape), value.dtype, graph.node("GatherElements", [value, name], axis=indexed[0]))
 

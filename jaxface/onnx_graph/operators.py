@@ -211,7 +211,7 @@ def _split(
 def _pad(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Any], padding_config: Any, **_: Any) -> Value:
     if any(interior for _, _, interior in padding_config):
         raise UserError("--output: padding between elements cannot be written as ONNX; export StableHLO")
-    pads = [int(low) for low, _, _ in padding_config] + [int(high) for _, high, _ in padding_config]
+    pads = graph.sizes([low for low, _, _ in padding_config] + [high for _, high, _ in padding_config])
     return _result(outputs[0], graph.node("Pad", [graph.expanded(inputs[0]), pads, inputs[1]]))
 
 

@@ -1,5 +1,7 @@
 """A face in a video has one identity, and its animated head looks as the frames do."""
 
+import dataclasses
+import functools
 import io
 import json
 import struct
@@ -9,6 +11,7 @@ import pytest
 import trimesh
 from scipy.spatial.transform import Rotation
 
+from jaxface import head_clips, outputs, video
 from jaxface.systems.deep3d import clip
 from tests.systems.deep3d.test_reconstruction import (  # noqa: F401 (fixtures)
     GRAY,
@@ -92,3 +95,37 @@ def test_the_animated_head_appears_as_in_the_frames(network, faces):  # noqa: F8
         result = reconstruction.frame(index, GRAY)
         expected, _ = projected(result, obj_vertices(result)[network.head().atlas().vertex])
         assert np.abs(seen - expected).max() < 4 and np.abs(seen - expected).mean() < 1
+
+
+def test_a_video_gives_one_animated_head_and_lines_with_one_identity(network, faces, tmp_path):  # noqa: F811
+    """The prediction of each frame is that of `faces`; the middle frame has no face."""
+    frames = iter([*range(4), None, *range(4, 8)])
+    with video.ClipWriter(tmp_path / "in.mp4", 25, WIDTH, HEIGHT) as writer:
+        for _ in range(9):
+            writer.write(GRAY)
+
+    def predict(image, boxes=None):
+        if image.shape == (1, 1, 3):
+            return []
+        index = next(frames)
+        return [] if index is None else [faces[index]]
+
+    def tracked(frames, predict, box):
+        for frame in frames:
+            yield frame, [dataclasses.replace(face, track=3) for face in predict(frame)]
+
+    writer = outputs.Writer(tmp_path / "out")
+    writer.make_folder()
+    reconstruct_clip = functools.partial(clip.reconstruct_clip, network, lambda: NAMES, {}, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "track", tracked)
+        counts = head_clips.infer_video(
+            predict, reconstruct_clip, tmp_path / "in.mp4", tmp_path / "out" / "in", None, True, writer, print
+        )
+    assert counts["frame"] == 9 and counts["video"] == 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "in.jsonl").read_text().splitlines()]
+    assert [len(line["faces"]) for line in lines] == 4 * [1] + [0] + 4 * [1] and lines[0]["files"] == ["in.glb"]
+    assert len({str(face["coefficients"]["identity"]) for line in lines for face in line["faces"]}) == 1
+    assert (tmp_path / "out" / "in.glb").read_bytes()[:4] == b"glTF"
+    names = {"in.jsonl", "in.glb", "in_overlay.mp4"}
+    assert {path.name for path in outputs.previous_outputs(tmp_path / "out")} == names
