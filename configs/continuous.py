@@ -89,6 +89,7 @@ def _shipped_model() -> dict:
         "depths": (1, 2, 6, 2),
         "dims": (32, 64, 128, 256),
         "dtype": "float32",
+        "remat": False,
         "final_norm": True,
         "drop_path": 0.0,
         "layer_scale": 1.0,

@@ -17,9 +17,6 @@ import ml_collections
 
 from jaxface.config import apply_smoke, data_defaults, optim_defaults, run_defaults, variant_config
 
-# Steps of an epoch: 300W-LP without its mirrored images, in batches of 20.
-EPOCH = 61225 // 20
-
 
 def get_config(variant: str = "rendered") -> ml_collections.ConfigDict:
     """The configuration of a variant. Raises ValueError for an unknown one."""
@@ -44,14 +41,19 @@ def _base() -> dict:
             },
         ),
         "loss": {
-            "pretrain": 15 * EPOCH,
+            "pretrain": 0,
+            "pretrain_epochs": 15.0,
             "distance": "squared",
             "voxel": 0.1,
             "attention": 0.0,
             "both_volumes": False,
         },
-        "optim": optim_defaults(name="rmsprop", lr=2.5e-4, boundaries=(10 * EPOCH, 20 * EPOCH), factor=(0.1, 0.1)),
-        **run_defaults(steps=25 * EPOCH, batch_size=20, save_every=1000, eval_every=EPOCH, best="aflw2000_3d/nme"),
+        "optim": optim_defaults(
+            name="rmsprop", lr=2.5e-4, boundaries=(), boundaries_epochs=(10, 20), factor=(0.1, 0.1)
+        ),
+        **run_defaults(
+            epochs=25.0, batch_size=20, save_every=1000, eval_every=0, eval_every_epochs=1.0, best="aflw2000_3d/nme"
+        ),
     }
 
 
@@ -68,14 +70,18 @@ def _paper_model() -> dict:
         "channels": (64, 128, 256, 512),
         "embedding": 256,
         "points": 71,
+        "batch_norm_group": 0,
+        "dtype": "float32",
+        "remat": False,
     }
 
 
 def _reference(config: ml_collections.ConfigDict) -> None:
     """The official training; its first learning rate is Adam's default, later ones are decays of the nominal 2.5e-4."""
     config.mode, config.loss.both_volumes = "reference", True
+    config.model.batch_norm_group = 1
     config.optim.update(name="adam", lr=1e-3, factor=(0.025, 0.1))
-    config.steps = 30 * EPOCH
+    config.epochs = 30.0
 
 
 def _small(config: ml_collections.ConfigDict) -> None:
@@ -85,6 +91,8 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.data.update(datasets=datasets, evaluate=datasets)
     config.data.augment.update(rotation_deg=8.0, scale=0.06, shift=0.03, color=0.05)
     config.best = ""
+    config.epochs = config.eval_every_epochs = config.loss.pretrain_epochs = 0.0
+    config.optim.boundaries_epochs = ()
 
 
 def _rendered(config: ml_collections.ConfigDict) -> None:

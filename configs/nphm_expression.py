@@ -4,7 +4,7 @@ python -m launch.train --config configs/nphm_expression.py:ict --workdir work/np
 
 `identity` is the workdir of the identity model (configs/nphm_identity.py), whose parameters stay constant. It is copied
 to the new workdir, which is thus self-contained. `model.codes`, the number of scans, is read from the prepared data
-set.
+set. `model.dtype` and `model.remat` as in configs/nphm_identity.py.
 
 Variants:
     ict, makehuman: a reduced model, trained on generated heads.
@@ -17,7 +17,7 @@ import functools
 
 import ml_collections
 
-from jaxface.config import apply_smoke, data_defaults, run_defaults, variant_config
+from jaxface.config import apply_smoke, data_defaults, run_defaults, scale_defaults, variant_config
 
 
 def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
@@ -31,7 +31,16 @@ def _base() -> dict:
         "phase": "expression",
         "identity": "",
         "random_identity": {},
-        "model": {"code": 200, "compressed": 32, "width": 512, "layers": 6, "narrow_skip": True, "codes": 0},
+        "model": {
+            "code": 200,
+            "compressed": 32,
+            "width": 512,
+            "layers": 6,
+            "narrow_skip": True,
+            "codes": 0,
+            "dtype": "float32",
+            "remat": False,
+        },
         "data": data_defaults(dataset="nphm", evaluate=("nphm",), pairs=1000),
         "loss": {"correspondence": 100.0, "code": 5e-5, "zero": 5e-5},
         "optim": {
@@ -43,6 +52,7 @@ def _base() -> dict:
             "warmup": 0,
             "boundaries": (90000, 180000, 270000, 360000),
             "factor": 0.5,
+            **scale_defaults(),
         },
         "validation": {"steps": 200, "lr": 0.01, "code": 0.01},
         "fit": {"steps": 1000, "points": 5000, "resolution": 256, "method": "broyden"},

@@ -11,7 +11,9 @@ Variants:
 
 `model.anchors`, the mean anchors, and `model.codes`, the number of people, are read from the prepared data set.
 `model.code` is the code length of `npm`. `model.chunk` > 0 processes that many points of a person at a time with
-gradient checkpointing, for devices whose memory a batch exceeds. A batch is divided among the
+gradient checkpointing, for devices whose memory a batch exceeds. `model.dtype` ("float32" or "bfloat16") is the type of
+the networks' hidden values in training, `model.remat` recomputes them layer by layer for the gradient; positions,
+distances and everything after the training are float32. A batch is divided among the
 devices by examples: with more devices than people, give each person several examples of fewer points, e.g.
 --config.batch_size=512 --config.data.face=47 --config.data.nonface=4.
 """
@@ -20,7 +22,7 @@ import functools
 
 import ml_collections
 
-from jaxface.config import apply_smoke, data_defaults, run_defaults, variant_config
+from jaxface.config import apply_smoke, data_defaults, run_defaults, scale_defaults, variant_config
 
 
 def get_config(variant: str = "ict") -> ml_collections.ConfigDict:
@@ -45,6 +47,8 @@ def _base() -> dict:
             "narrow_skip": True,
             "codes": 0,
             "chunk": 0,
+            "dtype": "float32",
+            "remat": False,
             "replicate_last_point_bug": False,
         },
         "data": data_defaults(dataset="nphm", evaluate=("nphm",), face=750, nonface=50, near_surface_stride=1),
@@ -67,6 +71,7 @@ def _base() -> dict:
             "warmup": 0,
             "boundaries": (40000, 80000),
             "factor": 0.5,
+            **scale_defaults(),
         },
         "validation": {"steps": 200, "lr": 0.01},
         "fit": {"steps": 1000, "points": 5000, "resolution": 256, "method": "broyden"},

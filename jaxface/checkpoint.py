@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from orbax.checkpoint import v1 as ocp
 
 from jaxface import checksums, compat, config_file, parallel
-from jaxface.errors import UserError, disk_errors
+from jaxface.errors import UserError, disk_errors, local_path
 from jaxface.system import TrainState
 
 Tree = Any
@@ -222,7 +222,7 @@ def _without_glob_characters(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _folder(workdir: Path) -> pathlib.Path:
-    return pathlib.Path(workdir) / "checkpoints"
+    return local_path(workdir) / "checkpoints"
 
 
 def _items(state: TrainState) -> dict[str, Tree]:

@@ -23,6 +23,8 @@ _RENAMED_KEYS = {
     "untrained": "random_identity",
     "random_identity.last_is_one": "random_identity.replicate_last_point_bug",
 }
+# Keys that earlier configurations lack, and the values that have the same effect.
+_ADDED_KEYS = {"model.dtype": "float32", "model.remat": False}
 # Earlier values of config keys (by today's name of the key).
 _RENAMED_VALUES = {
     "model.predictor": {"locate": "soft_argmax"},
@@ -42,6 +44,12 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         section, name = _section(values, key)
         if section.get(name) in renamed:
             section[name] = renamed[section[name]]
+    if "system" in values:
+        for key, value in _ADDED_KEYS.items():
+            section, name = _section(values, key)
+            section.setdefault(name, value)
+    if values.get("system") in ("deep3d", "jvcr", "pipnet") and "model" in values:
+        values["model"].setdefault("batch_norm_group", int(values.get("mode") == "reference"))
     if values.get("system") == "continuous" and "data" in values:
         # Earlier models were trained on the landmarks and the face.
         values["data"].setdefault("regions", ["face"])

@@ -19,14 +19,31 @@ SMOKE_STEPS, SMOKE_BATCH_SIZE, SMOKE_SAVE_EVERY, SMOKE_EVAL_EVERY = 8, 4, 2, 4
 def run_defaults(**values: Any) -> dict[str, Any]:
     """The top-level keys of a run, with `values` in place of the defaults.
 
-    Keys: `seed`; `steps`, `batch_size` (of all devices together), `save_every` and `eval_every` (steps), which have no
-    default; `log_every` (steps); `keep`, the number of newest checkpoints that are kept; `best`, the metric
-    "evaluator/name" whose lowest value also keeps its checkpoint ("": none); `ema`, the decay of the parameters' moving
-    average (0: none); `backend`, pmap or shard_map; `prefetch`, batches prepared ahead; `resume`, a workdir whose
-    training state the run continues from; `init`, a workdir whose parameters it starts from.
+    Keys:
+        seed: of parameters, order and augmentation.
+        steps: length of the run; 0: `epochs`, but at least `min_steps`.
+        epochs, min_steps: see `jaxface.run_length`.
+        examples: number of examples of an epoch; 0: those of the prepared training data sets.
+        batch_size: of all devices together; it has no default.
+        accumulate: micro-batches into which each device splits its batch, to need less memory.
+        log_every, save_every, eval_every: steps between two logs, checkpoints, evaluations; the latter two have no
+            default. `eval_every_epochs` gives `eval_every` in epochs.
+        keep: number of newest checkpoints that are kept.
+        best: metric "evaluator/name" whose lowest value also keeps its checkpoint ("": none).
+        ema: decay of the parameters' moving average (0: none).
+        backend: pmap or shard_map.
+        prefetch: batches prepared ahead.
+        resume: a workdir whose training state the run continues from.
+        init: a workdir whose parameters it starts from.
     """
     defaults = {
         "seed": 0,
+        "steps": 0,
+        "epochs": 0.0,
+        "min_steps": 0,
+        "examples": 0,
+        "accumulate": 1,
+        "eval_every_epochs": 0.0,
         "log_every": 50,
         "keep": 3,
         "best": "",
@@ -42,19 +59,32 @@ def run_defaults(**values: Any) -> dict[str, Any]:
 def optim_defaults(**values: Any) -> dict[str, Any]:
     """The section `optim` of a run, with `values` in place of the defaults; keys as in `jaxface.optim.optimizer`.
 
-    The schedule "step" also needs `boundaries` and `factor`.
+    The schedule "step" also needs `boundaries` and `factor`. `warmup_epochs` and `boundaries_epochs` give `warmup` and
+    `boundaries` in epochs, where these are unset (`jaxface.run_length`).
     """
     defaults = {
         "name": "adam",
         "lr": 1e-4,
         "schedule": "step",
         "warmup": 0,
+        "warmup_epochs": 0.0,
+        "boundaries_epochs": (),
         "weight_decay": 0.0,
         "clip": 0.0,
         "betas": (0.9, 0.999),
         "multipliers": {},
+        **scale_defaults(),
     }
     return defaults | values
+
+
+def scale_defaults() -> dict[str, Any]:
+    """The keys of the section `optim` that only large batches need; see `jaxface.optim.optimizer`.
+
+    `lr_batch_size` is set to the batch size of the configuration file (`variant_config`), so that `lr_scaling` applies
+    to a batch size given on the command line.
+    """
+    return {"lr_scaling": "none", "lr_batch_size": 0, "first_moment_dtype": "float32"}
 
 
 def data_defaults(**values: Any) -> dict[str, Any]:
@@ -72,6 +102,7 @@ def variant_config(base: Mapping[str, Any], variants: Mapping[str, Variant], nam
         raise ValueError(f"unknown variant {name!r}; choose one of {', '.join(variants)}")
     config = ml_collections.ConfigDict(base)
     variants[name](config)
+    config.optim.lr_batch_size = config.batch_size
     return config
 
 
@@ -80,6 +111,7 @@ def apply_smoke(config: ml_collections.ConfigDict, build_examples: int = 16) -> 
     config.data.build_examples = build_examples
     config.data.dir = os.path.join(tempfile.gettempdir(), f"jaxface-smoke-{os.getuid()}")
     config.update(
+        epochs=0.0,
         steps=SMOKE_STEPS,
         batch_size=SMOKE_BATCH_SIZE,
         log_every=SMOKE_SAVE_EVERY,

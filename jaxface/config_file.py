@@ -13,7 +13,7 @@ import jax
 import ml_collections
 
 from jaxface import compat, json_files
-from jaxface.errors import UserError, disk_errors
+from jaxface.errors import UserError, disk_errors, local_path
 
 NAME = "config.json"
 MAX_SHOWN_CHARS = 80
@@ -26,7 +26,7 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
     Raises UserError if the folder is not a workdir or the file is damaged.
     """
-    path = pathlib.Path(workdir) / NAME
+    path = local_path(workdir) / NAME
     try:
         exists = path.parent.is_dir()
     except (OSError, ValueError) as error:
@@ -49,7 +49,7 @@ def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None
     """Writes the resolved configuration to `workdir`/config.json atomically, on the first host only."""
     if jax.process_index() != 0:
         return
-    folder = pathlib.Path(workdir)
+    folder = local_path(workdir)
     values = {name: _to_workdir(folder, value) for name, value in json.loads(config.to_json()).items()}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from jaxface.errors import UserError
+from jaxface.errors import REMOTE, UserError
 
 MAX_SHOWN_CHARS = 80
 LARGEST_INTEGER = 2**31 - 1
@@ -83,12 +83,17 @@ def either(*rules: Rule) -> Rule:
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 SECTION = Rule(lambda value: isinstance(value, Mapping | ml_collections.ConfigDict), "a section of keys")
 TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, "a text")
+PATH = Rule(
+    lambda value: TEXT.holds(value) and not REMOTE.match(value),
+    "a path of this machine; mount a bucket to use a folder in it",
+)
 NAME = Rule(lambda value: isinstance(value, str) and bool(value.strip("\0 ")), "a name")
 NAMES = sequence(NAME)
 COUNT = integer(0)  # 0: none, or as many as the data have
 SIZE = integer(1, 2**20)  # widths and numbers of layers
 IMAGE_SIZE = integer(16, 4096)
 WEIGHT = number(0.0)
+DTYPE = choice("float32", "bfloat16")
 SHARE = number(0.0, 1.0)
 RGB = sequence(number(), 3)
 RGB_SCALE = sequence(positive(), 3)
@@ -96,28 +101,40 @@ RGB_SCALE = sequence(positive(), 3)
 _SHARED = {
     "seed": integer(0),
     "steps": COUNT,
+    "epochs": WEIGHT,
+    "min_steps": COUNT,
+    "examples": COUNT,
     "batch_size": integer(1),
+    "accumulate": integer(1),
     "log_every": COUNT,
     "save_every": COUNT,
     "eval_every": COUNT,
+    "eval_every_epochs": WEIGHT,
     "keep": integer(1),
     "best": TEXT,
     "ema": number(0.0, 0.999999),
     "backend": choice("pmap", "shard_map"),
     "prefetch": COUNT,
-    "resume": TEXT,
-    "init": TEXT,
-    "optim.name": choice("adamw", "adam", "rmsprop", "sgd"),
+    "resume": PATH,
+    "init": PATH,
+    "model.dtype": DTYPE,
+    "model.remat": FLAG,
+    "optim.name": choice("adamw", "adam", "rmsprop", "sgd", "lamb", "lars"),
     "optim.lr": positive(),
+    "optim.lr_scaling": choice("none", "linear", "sqrt"),
+    "optim.lr_batch_size": COUNT,
+    "optim.first_moment_dtype": DTYPE,
     "optim.schedule": choice("cosine", "constant", "step"),
     "optim.warmup": COUNT,
+    "optim.warmup_epochs": WEIGHT,
+    "optim.boundaries_epochs": sequence(WEIGHT),
     "optim.weight_decay": WEIGHT,
     "optim.clip": WEIGHT,
     "optim.betas": sequence(number(0.0, 0.999999), 2),
     "optim.multipliers": section(WEIGHT),
     "optim.boundaries": sequence(COUNT),
     "optim.factor": either(positive(), sequence(positive(), least=1)),
-    "data.dir": NAME,
+    "data.dir": Rule(lambda value: PATH.holds(value) and NAME.holds(value), PATH.expected),
     "data.build_examples": COUNT,
     "data.datasets": NAMES,
     "data.evaluate": NAMES,

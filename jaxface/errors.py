@@ -3,13 +3,31 @@
 import contextlib
 import errno
 import os
+import pathlib
+import re
 from collections.abc import Iterator
 
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class UserError(ValueError):
     """Bad input, with a message that says what is wrong and what to do about it."""
+
+
+def local_path(path: str | os.PathLike, name: str = "") -> pathlib.Path:
+    """`path` as a path of this machine.
+
+    Raises UserError for a remote one, "gs://bucket/run", which pathlib takes for a folder "gs:". `name` is the flag
+    that the path was given for, for the message.
+    """
+    if REMOTE.match(os.fspath(path)):
+        where = f"{name} " if name else ""
+        if os.fspath(path).lower().startswith(("http", "file:")):
+            raise UserError(f"{where}{path}: an address is not a file; download it and give its path")
+        hint = "mount the bucket (for example with gcsfuse) and give a folder of the mount"
+        raise UserError(f"{where}{path}: a remote path, which jaxface cannot read or write; {hint}")
+    return pathlib.Path(path)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from jaxface.system import Evaluator, System, Tree
 
 # Example images of an evaluation, written to TensorBoard and to the folder `pictures`.
 MAX_IMAGES = 4
+PICTURE, PICTURE_MASK = "picture", "picture_mask"
 RESULTS_FILE = "eval.json"
 # `evaluate` with `pictures`: number of examples of the contact sheet, and the largest error of the CED plot in percent.
 NUM_WORST = 16
@@ -60,11 +61,16 @@ def compile_score(evaluator: Evaluator, backend: str = "pmap", ranking: Ranking 
     Returns:
         `score(params, model_state, constants) -> (metrics, images)` for replicated arguments, equal on all hosts.
         Examples that pad the last batch (`mask` False) are left out before `summarise`. `images` are the first
-        `MAX_IMAGES` of the array that `predict` calls "picture", (H,W,3) by number; empty if there is none.
+        `MAX_IMAGES` of the array that `predict` calls "picture", (H,W,3) by number (with several devices, the first of
+        each); empty if there is none.
     """
 
     def step(model: tuple[Tree, Tree], batch: dict[str, jax.Array], constants: Tree) -> dict[str, jax.Array]:
         arrays = {**evaluator.predict(*model, batch, constants), "mask": batch["mask"]}
+        if PICTURE in arrays and ranking is None:
+            # All pictures of a large batch would fill the memory of every device.
+            shown = -(-MAX_IMAGES // lax.axis_size(parallel.AXIS))
+            arrays |= {PICTURE: arrays[PICTURE][:shown], PICTURE_MASK: batch["mask"][:shown]}
         return {name: lax.all_gather(array, parallel.AXIS, tiled=True) for name, array in arrays.items()}
 
     compiled = parallel.compile_step(step, backend, donate=False)
@@ -75,9 +81,10 @@ def compile_score(evaluator: Evaluator, backend: str = "pmap", ranking: Ranking 
         for batch in evaluator.data():
             arrays = parallel.to_host(compiled((params, model_state), parallel.shard(batch, backend), constants))
             mask = arrays.pop("mask")
+            pictures, shown = arrays.pop(PICTURE, None), arrays.pop(PICTURE_MASK, mask)
             arrays = {name: array[mask] for name, array in arrays.items()}
-            pictures = arrays.pop("picture", None)
             if pictures is not None:
+                pictures = pictures[shown]
                 images += list(pictures[: MAX_IMAGES - len(images)])
             if ranking is not None:
                 ranking.add(arrays, pictures)

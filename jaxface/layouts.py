@@ -10,6 +10,7 @@ A file has the keys
     points: how each point follows from the layouts 68 and 98, as weights {"98:33": 0.5, "98:41": 0.5}; "skin": 1 marks
         a point that is then moved to the closest point of the face's surface. Left out for 68 and 98 themselves, which
         every head model defines.
+    template: instead of `points`, the points themselves on the template of `heads.canonical`, in units of 100 mm.
 Flip maps, eye corners and the 98 -> 68 rule are those of the PIPNet repository.
 """
 
@@ -40,7 +41,9 @@ class Layout:
         five: for the image-left eye, image-right eye, nose tip, image-left and image-right mouth corner, the points
             whose mean it is.
         names: K unique names, "brow_R_0": the part and the number within it.
-        recipe: K mappings, how the template points follow from those of 68 and 98; () if the layout is one of them.
+        recipe: K mappings, how the template points follow from those of 68 and 98; () if the layout is one of them, or
+            has `template`.
+        template: K points in units of 100 mm; () if they follow from the layouts 68 and 98.
         source: data set and publication.
     """
 
@@ -50,6 +53,7 @@ class Layout:
     five: tuple[tuple[int, ...], ...]
     names: tuple[str, ...] = ()
     recipe: tuple[Mapping[str, float], ...] = ()
+    template: tuple[tuple[float, float, float], ...] = ()
     source: str = ""
 
     @property
@@ -64,14 +68,16 @@ class Layout:
     def template_points(
         self, references: Mapping[str, np.ndarray], to_skin: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
-        """Points (K,3) of the layout on a head, mirror-symmetric under the flip map.
+        """Points (K,3) of the layout on the template, mirror-symmetric under the flip map.
 
         Args:
-            references: points (68,3) and (98,3) of the head by layout, x to the subject's left.
+            references: points (68,3) and (98,3) of the template by layout, x to the subject's left.
             to_skin: (N,3) -> (N,3), the closest points of the face's surface.
         """
         if self.name in REFERENCES:
             return references[self.name]
+        if self.template:
+            return mirror_symmetric(np.array(self.template), self.flip)
         points = np.stack([_weighted(recipe, references) for recipe in self.recipe])
         on_skin = np.array([SKIN in recipe for recipe in self.recipe])
         if on_skin.any():
@@ -110,6 +116,7 @@ def load(name: str) -> Layout:
         five=tuple(map(tuple, values["five"])),
         names=tuple(names),
         recipe=tuple(values.get("points", ())),
+        template=tuple(map(tuple, values.get("template", ()))),
         source=values["source"],
     )
 

@@ -13,7 +13,7 @@ from typing import IO
 import jax
 
 from jaxface import parallel
-from jaxface.errors import UserError, disk_errors
+from jaxface.errors import UserError, disk_errors, local_path
 
 NAME = ".lock"
 LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def locked(folder: str | os.PathLike, purpose: str, all_hosts: bool = False) -> 
     Raises:
         UserError: another process holds the folder.
     """
-    path = pathlib.Path(folder).resolve()
+    path = local_path(folder).resolve()
     with _guard:
         _held[path] = _held.get(path, 0) + 1
         first = _held[path] == 1
@@ -53,9 +53,7 @@ def locked(folder: str | os.PathLike, purpose: str, all_hosts: bool = False) -> 
 
 
 @contextlib.contextmanager
-def _exclusive(
-    path: pathlib.Path, folder: str | os.PathLike, purpose: str, all_hosts: bool
-) -> Iterator[None]:
+def _exclusive(path: pathlib.Path, folder: str | os.PathLike, purpose: str, all_hosts: bool) -> Iterator[None]:
     file, holder = None, ""
     if jax.process_index() == 0:
         with disk_errors(folder):

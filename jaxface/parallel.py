@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # The coordinator's barrier has no public name.
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxface import hosts
 from jaxface.errors import UserError
 
 AXIS = "data"
+# Elements of an array up to which copying it costs less than an all-reduce of its own.
+SMALL = 2**14
 BACKENDS = ("pmap", "shard_map")
-# How long the other hosts wait for process 0, which may be preparing a data set.
-BARRIER_TIMEOUT_MS = 6 * 3600 * 1000
 # A single process is its own coordinator and would abort for missing heartbeats when a laptop wakes up.
 HEARTBEAT_TIMEOUT_S = 10 * 24 * 3600
 
@@ -64,6 +66,47 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donated)
+
+
+def compile_ahead(
+    step: Callable, state: Tree, batch: Tree, constants: Tree, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled:
+    """Compiles `step(state, batch, constants)` for devices that need not be attached, by shard_map.
+
+    Args:
+        step: the per-device function.
+        state, batch, constants: `jax.ShapeDtypeStruct`s; the first axis of `batch` is that of all devices together.
+        devices: those of a `jax.experimental.topologies` description, or attached ones.
+    """
+    mesh = _mesh("shard_map", devices)
+
+    def placed(tree: Tree, spec: PartitionSpec) -> Tree:
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    arguments = placed(state, PartitionSpec()), placed(batch, PartitionSpec(AXIS)), placed(constants, PartitionSpec())
+    return compile_step(step, "shard_map", devices).lower(*arguments).compile()
+
+
+def mean_over_devices(tree: Tree) -> Tree:
+    """Mean over all devices of a tree of arrays, inside a step.
+
+    Integers, such as counters, are equal on all devices and are returned unchanged. Small float32 arrays travel in one
+    all-reduce; those of large ones are combined by XLA's compilers for GPUs and TPUs.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if lax.axis_size(AXIS) == 1:
+        return tree
+    small = [index for index, leaf in enumerate(leaves) if leaf.dtype == jnp.float32 and leaf.size <= SMALL]
+    if small:
+        joined = lax.pmean(jnp.concatenate([leaves[index].ravel() for index in small]), AXIS)
+        ends = np.cumsum([leaves[index].size for index in small])[:-1]
+        for index, part in zip(small, jnp.split(joined, ends), strict=True):
+            leaves[index] = part.reshape(leaves[index].shape)
+    for index in set(range(len(leaves))) - set(small):
+        if jnp.issubdtype(leaves[index].dtype, jnp.inexact):
+            leaves[index] = lax.pmean(leaves[index], AXIS)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def replicate(tree: Tree, backend: str = "pmap", devices: Devices = None) -> Tree:
@@ -179,8 +222,10 @@ def local_batch_size(batch_size: int) -> int:
     return batch_size // jax.process_count()
 
 
-def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
-    """Initialises jax.distributed; must be called before any use of a device.
+def initialize(
+    coordinator: str = "", num_processes: int = 0, process_id: int = -1, lost_after_s: float = hosts.LOST_AFTER_S
+) -> None:
+    """Initialises jax.distributed and the link between the hosts; must be called before any use of a device.
 
     A single host is initialised as well, because JAX handles SIGTERM only then.
 
@@ -188,6 +233,7 @@ def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = 
         coordinator: "HOST:PORT" of process 0, "auto" on SLURM, Kubernetes and Cloud TPU, or "" for a single host.
         num_processes: number of processes of the run, with "HOST:PORT".
         process_id: index of this process, with "HOST:PORT".
+        lost_after_s: see `hosts.connect`.
 
     Raises:
         UserError: if the arguments contradict each other.
@@ -207,6 +253,8 @@ def initialize(coordinator: str = "", num_processes: int = 0, process_id: int = 
         jax.distributed.initialize(
             address, 1, 0, coordinator_bind_address=address, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S
         )
+    if coordinator and jax.process_count() > 1:
+        hosts.connect("" if coordinator == "auto" else coordinator, lost_after_s)
 
 
 def free_port() -> int:
@@ -214,20 +262,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
-
-
-@contextlib.contextmanager
-def process_zero_first(name: str) -> Iterator[None]:
-    """Runs the body on process 0, then on all others, to create shared files once; `name` is unique in a run."""
-    # Collectives time out after half a minute on CPUs, so the hosts synchronise through the coordinator.
-    client = distributed.global_state.client if jax.process_count() > 1 else None
-    if client and jax.process_index() != 0:
-        client.wait_at_barrier(name, BARRIER_TIMEOUT_MS)
-    try:
-        yield
-    finally:
-        if client and jax.process_index() == 0:
-            client.wait_at_barrier(name, BARRIER_TIMEOUT_MS)
 
 
 def all_hosts(flag: bool) -> bool:

@@ -7,6 +7,7 @@ import re
 from jaxface.errors import UserError
 
 METADATA_FILE = "metadata.json"
+INFO_FILE = "dataset_info.json"
 MAX_SHOWN_CHARS = 80
 BUILDERS = pathlib.Path(__file__).parent / "data" / "builders"
 # A data set has the name of the module that builds it, except where that is not a valid module name.
@@ -28,7 +29,7 @@ def names() -> list[str]:
 def newest_version(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path | None:
     """The folder of the newest prepared version of "NAME[/variant]"; None if it is not prepared."""
     try:
-        folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob("*/dataset_info.json")]
+        folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob(f"*/{INFO_FILE}")]
     except (OSError, ValueError):  # A name that no file can have.
         return None
     versions = [folder for folder in folders if re.fullmatch(r"\d+(\.\d+)*", folder.name)]
@@ -54,6 +55,24 @@ def find(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path:
             f"run: python -m launch.prepare --dataset {dataset} --data_dir {data_dir}"
         )
     return folder
+
+
+def count_examples(dataset: str, split: str, data_dir: str | pathlib.Path) -> int:
+    """Number of examples in a split of the newest prepared version of "NAME[/variant]".
+
+    0 if the data set is not prepared or has no split of this name, for example because it is a slice ("train[:10%]").
+    Raises UserError if the description of the data set is damaged.
+    """
+    folder = newest_version(dataset, data_dir)
+    if folder is None:
+        return 0
+    path = folder / INFO_FILE
+    try:
+        splits = json.loads(path.read_text("utf-8")).get("splits", [])
+        lengths = {one["name"]: sum(map(int, one.get("shardLengths", ()))) for one in splits}
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        raise damaged(path, error) from error
+    return lengths.get(split, 0)
 
 
 def read_metadata(dataset: str, data_dir: str | pathlib.Path) -> dict:

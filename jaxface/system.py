@@ -6,6 +6,7 @@ look up by name:
 - `build(config) -> System`; it does not change `config`.
 - `resolve(config) -> ConfigDict`: a copy of `config` in which every unset value is filled in.
 - `DEPENDENCIES` (optional): the config keys that name the workdir of another run whose parameters the system reads.
+- `stand_ins.config(config) -> ConfigDict` and `stand_ins.batch(config, count) -> Batch`, see the functions below.
 - `CONVERSION_INPUTS` (optional): what `launch.convert` takes besides a checkpoint, `ConversionInput` by flag name.
 
 B is the per-device batch; trees are nested dicts of arrays; arrays are float32 unless stated.
@@ -232,6 +233,29 @@ def resolve(config: ml_collections.ConfigDict, where: str) -> ml_collections.Con
     Arguments and errors are those of `build`.
     """
     return _call("resolve", config, where)
+
+
+def with_stand_ins(config: ml_collections.ConfigDict, where: str) -> ml_collections.ConfigDict:
+    """A resolved copy of the configuration that needs neither data nor files of others, to measure a program.
+
+    What a data set that is not prepared and a head that is not at hand would determine is replaced by values of the
+    published size. Arguments and errors are those of `build`.
+    """
+    name = config.get("system")
+    if name not in names():
+        return resolve(config, where)  # which reports the name
+    copy = config.copy_and_resolve_references()
+    if "data" in copy and copy.data.get("build_examples"):
+        copy.data.build_examples = 0
+    return resolve(importlib.import_module(f"jaxface.systems.{name}.stand_ins").config(copy), where)
+
+
+def batch_shapes(config: ml_collections.ConfigDict, count: int) -> Batch:
+    """Shapes and types of a training batch of `count` examples of a resolved configuration, as `jax.ShapeDtypeStruct`s.
+
+    They are those of `System.train_data`, known without data.
+    """
+    return importlib.import_module(f"jaxface.systems.{config.system}.stand_ins").batch(config, count)
 
 
 def dependencies(config: ml_collections.ConfigDict) -> tuple[str, ...]:

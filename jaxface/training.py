@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, config_file, interrupts, parallel, pretrained
+from jaxface import checkpoint, config_file, hosts, interrupts, parallel, pretrained, run_length
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError
 from jaxface.lock import locked
@@ -35,13 +35,14 @@ LOG = logging.getLogger(__name__)
 Step = Callable[[TrainState, Batch, Tree], tuple[TrainState, dict]]
 
 
-def make_step(system: System, seed: int, ema: float) -> Step:
+def make_step(system: System, seed: int, ema: float, accumulate: int = 1) -> Step:
     """Builds the per-device training step of `system`, to be compiled by `parallel.compile_step`.
 
     Args:
         system: the system to train.
         seed: random seed; the key of a step depends on (seed, step, device) only.
         ema: decay of the exponential moving average of the parameters, smaller in the first steps; 0: no average.
+        accumulate: number of micro-batches into which each device splits its batch, see `_accumulated`.
 
     Returns:
         `step(state, batch, constants) -> (state, metrics)`. The metrics are those of the loss and `loss`, `grad_norm`
@@ -53,11 +54,17 @@ def make_step(system: System, seed: int, ema: float) -> Step:
         preprocess_key, loss_key = jax.random.split(key)
         batch = system.preprocess_on_device(batch, preprocess_key, constants)
 
-        def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict]]:
-            return system.loss(params, state.model_state, batch, loss_key, state.step, constants)
+        def gradient(model_state: Tree, batch: Batch, key: jax.Array) -> tuple:
+            def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict]]:
+                return system.loss(params, model_state, batch, key, state.step, constants)
 
-        (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        loss, model_state, metrics, grads = jax.tree.map(_mean_over_devices, (loss, model_state, metrics, grads))
+            (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+            return loss, model_state, metrics, grads
+
+        if accumulate > 1:
+            gradient = _accumulated(gradient, accumulate)
+        loss, model_state, metrics, grads = gradient(state.model_state, batch, loss_key)
+        loss, model_state, metrics, grads = parallel.mean_over_devices((loss, model_state, metrics, grads))
         updates, opt_state = system.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.global_norm(grads)
@@ -66,6 +73,32 @@ def make_step(system: System, seed: int, ema: float) -> Step:
         return TrainState(state.step + 1, params, model_state, opt_state, average), metrics
 
     return step
+
+
+def _accumulated(gradient: Callable[..., tuple], count: int) -> Callable[..., tuple]:
+    """`gradient(model_state, batch, key)`, averaged over `count` micro-batches in turn, which bounds the memory.
+
+    A micro-batch is treated as a device is: every `count`-th example with a random key of its own. Where the loss is a
+    mean over examples, the update is therefore that of the whole batch, up to rounding. Batch statistics are those of a
+    micro-batch over all devices, and the running statistics are updated `count` times.
+    """
+
+    def averaged(model_state: Tree, batch: Batch, key: jax.Array) -> tuple:
+        def add(carry: tuple, micro_batch: tuple) -> tuple[tuple, tuple]:
+            model_state, total = carry
+            number, part = micro_batch
+            loss, model_state, metrics, grads = gradient(model_state, part, jax.random.fold_in(key, number))
+            return (model_state, jax.tree.map(jnp.add, total, grads)), (loss, metrics)
+
+        parts = jax.tree.map(lambda leaf: leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1), batch)
+        first = jax.tree.map(lambda leaf: leaf[0], parts)
+        *_, shapes = jax.eval_shape(gradient, model_state, first, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (model_state, total), outputs = lax.scan(add, (model_state, zeros), (jnp.arange(count), parts))
+        loss, metrics = jax.tree.map(lambda values: values.mean(0), outputs)
+        return loss, model_state, metrics, jax.tree.map(lambda leaf: leaf / count, total)
+
+    return averaged
 
 
 def initial_state(system: System, params: Tree, model_state: Tree, ema: float) -> TrainState:
@@ -130,9 +163,9 @@ def fit(
 
     Args:
         system: the system to train.
-        config: reads system, seed, steps, batch_size (global, checked against the devices), log_every, save_every,
-            keep, ema, backend, resume, init, prefetch and best ("evaluator/metric" whose lowest value is kept; "":
-            none).
+        config: reads system, seed, steps, batch_size (global, checked against the devices), accumulate (micro-batches
+            of each device's batch, default 1), log_every, save_every, keep, ema, backend, resume, init, prefetch and
+            best ("evaluator/metric" whose lowest value is kept; "": none).
         workdir: folder of the run.
         profile: whether to trace a few steps into `workdir`/profile, for TensorBoard and Perfetto.
 
@@ -146,7 +179,8 @@ def fit(
     """
     workdir = pathlib.Path(workdir)
     _check_best(system, config)
-    parallel.local_batch_size(config.batch_size)
+    _check_batch(config)
+    run_length.check(config)
     hold = locked(workdir, "trains in it", all_hosts=True)
     with interrupts.deferred(STOPPING, STOPPING_AT_ONCE) as interrupted, hold:
         try:
@@ -154,6 +188,7 @@ def fit(
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"stopped by Ctrl-C; {_saved(workdir)}") from interrupt
         if interrupted():
+            hosts.leave()
             raise KeyboardInterrupt(f"stopped by Ctrl-C at step {int(state.step)}; {_saved(workdir)}")
         return state
 
@@ -167,13 +202,13 @@ def _train(
 ) -> TrainState:
     """The body of `fit`, in a workdir that this process holds; `interrupted()` is whether Ctrl-C was pressed."""
     backend = config.backend
-    compiled = parallel.compile_step(make_step(system, config.seed, config.ema), backend)
+    compiled = parallel.compile_step(make_step(system, config.seed, config.ema, config.get("accumulate", 1)), backend)
     if (workdir / config_file.NAME).is_file():
         config_file.check_system(workdir, config.system)
     state, origin = starting_state(system, config, workdir)
     start = int(state.step)
     config_file.write(workdir, pretrained.copy_dependencies(workdir, config))
-    _log(f"{origin}; {config.steps} steps in all, workdir {workdir}")
+    _log(f"{origin}; {run_length.described(config)}; workdir {workdir}")
     state = parallel.replicate(state, backend)
     if start >= config.steps or (interrupted() and jax.process_count() == 1):
         return state
@@ -245,9 +280,15 @@ def _check_best(system: System, config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.best: {best!r} is not evaluator/metric with an evaluator of {list(system.evaluators)}")
 
 
-def _mean_over_devices(leaf: jax.Array) -> jax.Array:
-    """Mean over all devices; integers, such as counters, are equal on all devices and are returned unchanged."""
-    return lax.pmean(leaf, parallel.AXIS) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+def _check_batch(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the batch cannot be split over the devices, and there into micro-batches."""
+    parallel.local_batch_size(config.batch_size)
+    parts = jax.device_count() * config.get("accumulate", 1)
+    if config.batch_size % parts:
+        raise UserError(
+            f"config.accumulate: a batch of {config.batch_size} on {jax.device_count()} devices does not divide into "
+            f"{config.accumulate} micro-batches each; make batch_size a multiple of {parts}"
+        )
 
 
 def _update_average(average: Tree, params: Tree, step: jax.Array, decay: float) -> Tree:

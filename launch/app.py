@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import textwrap
+import traceback
 import types
 import warnings
 from collections.abc import Callable
@@ -27,10 +28,10 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from jaxface import compat, interrupts, parallel
-from jaxface.errors import UserError
+from jaxface import compat, hosts, interrupts, parallel
+from jaxface.errors import UserError, local_path
 
-from . import INTERRUPTED, STOPPED, stop_at_once
+from . import INTERRUPTED, STOPPED, compilation_cache, stop_at_once
 
 # XLA's default convolution on CPUs leaves cores idle where channels are few; this flag selects the other one. Other
 # versions of jaxlib abort on a flag that they do not know. Flags that the user set come later and win.
@@ -52,6 +53,7 @@ INSTALLED = __package__ != "launch"
 EXTRAS = {
     "apache_beam": "beam",
     "h5py": "bfm",
+    "libtpu": "tpu",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "tensorflow": "data",
@@ -81,6 +83,30 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """The exit status of `main(argv)`, see `_status`. A process that other hosts wait for ends at once if it failed."""
+    try:
+        with hosts.losses_end_the_process():
+            status = _status(main, argv)
+    except Exception:
+        if hosts.connected():
+            traceback.print_exc()
+            _end(1)
+        raise
+    if hosts.connected() and status not in (None, 0, TERMINATED):
+        _end(status)
+    hosts.leave()
+    return status
+
+
+def _end(status: int) -> None:
+    """Ends the process without the handlers of JAX, which wait for the other hosts; these then end as well."""
+    hosts.fail(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _status(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
     """The exit status of `main(argv)`.
 
     Prints a UserError, an error of the operating system or a missing optional package and returns 2; after Ctrl-C
@@ -88,13 +114,19 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None
     """
     if not FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
+    compilation_cache.enable()
     outside = signal.signal(signal.SIGINT, _interrupt)
     try:
         if len(argv) > 1:
             raise UserError(f"unknown argument {argv[1]!r}; see --help")
+        _check_paths()
         return main(argv)
     except UserError as error:
         return fail(commands(str(error)))
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        return stop.code
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or STOPPED, file=sys.stderr)
         return INTERRUPTED
@@ -109,6 +141,14 @@ def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None
         return fail(f"{job_name(main)} needs {package}; run: pip install 'jaxface[{EXTRAS[package]}]'")
     finally:
         signal.signal(signal.SIGINT, outside)
+
+
+def _check_paths() -> None:
+    """Raises UserError for a flag with a remote path: nothing that the jobs read or write is at an address."""
+    for name, value in FLAGS.flag_values_dict().items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str):
+                local_path(path, f"--{name}")
 
 
 def shortened(name: str) -> str:
@@ -248,8 +288,12 @@ def define_cluster() -> None:
     flags.DEFINE_integer("process_id", -1, "index of this process, from 0")
 
 
-def join_cluster() -> None:
-    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device."""
+def join_cluster(saves: bool = True) -> None:
+    """Initialises jax.distributed from the flags of `define_cluster`; call it before any use of a device.
+
+    A job that `saves` ends by SIGTERM when it has saved; another one at once.
+    """
+    jax.config.update("jax_enable_preemption_service", saves)
     if not FLAGS.coordinator:
         # A single host needs no Gloo, which prints its ranks on stdout.
         jax.config.update("jax_cpu_collectives_implementation", None)

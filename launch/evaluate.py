@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     if BACKEND.value:
         config.backend = BACKEND.value
     if flags.FLAGS.coordinator:
-        app.join_cluster()
+        app.join_cluster(saves=False)
     names = [DATASET.value] if DATASET.value else None
     results = evaluation.evaluate(system.build(config, "the configuration"), config, workdir, names, PICTURES.value)
     if jax.process_index() == 0:

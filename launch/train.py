@@ -9,7 +9,7 @@ import pathlib
 import ml_collections
 from absl import flags
 
-from jaxface import config_file, parallel, pretrained, system, training
+from jaxface import config_file, parallel, pretrained, run_length, system, training
 
 from . import app
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         config.backend = BACKEND.value
     app.join_cluster()
     config = pretrained.copy_dependencies(workdir, config)
-    config = with_stored_layouts(config, workdir)
+    config = continued(config, workdir)
     config = system.resolve(config, "the configuration")
     state = training.fit(system.build(config, "the configuration"), config, workdir, PROFILE.value)
     if int(state.step) < config.steps:
@@ -37,17 +37,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def with_stored_layouts(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
-    """A copy of the configuration with the layouts of the workdir, if it has any: a resumed run keeps its queries.
+def continued(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+    """A copy of the configuration with what a run of this workdir keeps: its layouts, and steps derived from epochs.
 
-    They were found when the run began, or by launch.layout.
+    Layouts were found when the run began, or by launch.layout.
     """
     config = config.copy_and_resolve_references()
-    if "layouts" in config and (pathlib.Path(workdir) / config_file.NAME).is_file():
-        stored = config_file.load(workdir).get("layouts", {})
+    if not (pathlib.Path(workdir) / config_file.NAME).is_file():
+        return config
+    stored = config_file.load(workdir)
+    if "layouts" in config:
         with config.unlocked():
-            config.layouts = {**stored, **config.layouts}
-    return config
+            config.layouts = {**stored.get("layouts", {}), **config.layouts}
+    return run_length.continued(config, stored)
 
 
 if __name__ == "__main__":

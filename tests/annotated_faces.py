@@ -14,6 +14,8 @@ from jaxface.heads.sources import EMBEDDED, load_head
 from jaxface.layouts import LAYOUTS, SKIN
 
 SIZE = 128
+# Layouts whose points follow from those of 68 and 98.
+KNOWN = tuple(name for name, layout in LAYOUTS.items() if not layout.template)
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -31,7 +33,7 @@ def faces(count: int, seed: int = 0, size: int = SIZE, head: MorphableHead | Non
     for number in range(count):
         image, *points = jax.device_get(_render(renderable, jax.random.key(1000 * seed + number), size))
         references = dict(zip(("68", "98"), points, strict=True))
-        found.append(((255 * image + 0.5).astype(np.uint8), {name: points_of(name, references) for name in LAYOUTS}))
+        found.append(((255 * image + 0.5).astype(np.uint8), {name: points_of(name, references) for name in KNOWN}))
     return found
 
 

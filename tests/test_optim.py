@@ -1,5 +1,6 @@
 """Schedules and optimizers against closed forms."""
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -18,7 +19,7 @@ def config(**changes):
 
 
 def first_update(grads=None, **changes):
-    transform = optim.optimizer(config(**changes), 10)
+    transform = optim.optimizer(config(**changes), 10, 8)
     grads = grads or {
         "encoder": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)},
         "head": {"kernel": jnp.ones((2, 2))},
@@ -35,7 +36,7 @@ def first_update(grads=None, **changes):
     ],
 )
 def test_schedules(changes, expected):
-    rate = optim.schedule(config(warmup=2, **changes), 10)
+    rate = optim.schedule(config(warmup=2, **changes), 10, 8)
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 3, 6)], expected, rtol=1e-5, atol=1e-8)
 
 
@@ -59,12 +60,50 @@ def test_clip_and_groups():
     assert optax.global_norm(update) < 0.1
 
 
+@pytest.mark.parametrize("scaling, factor", [("none", 1), ("linear", 4), ("sqrt", 2)])
+def test_learning_rate_follows_the_batch_size(scaling, factor):
+    assert optim.peak_rate(config(lr_scaling=scaling, lr_batch_size=16), 64) == pytest.approx(0.1 * factor)
+
+
+@pytest.mark.parametrize("name", ["lamb", "lars"])
+def test_layerwise_methods_are_those_of_optax(name):
+    official = {
+        "lamb": optax.lamb(0.1, 0.9, 0.999, weight_decay=0.5),
+        "lars": optax.lars(0.1, 0.5, momentum=0.9),
+    }[name]
+    matrices = {"encoder": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": 2 * jnp.ones((2, 2))}}
+    grads = {"encoder": {"kernel": jnp.eye(2)}, "head": {"kernel": 3 * jnp.ones((2, 2))}}
+    ours = optim.optimizer(config(name=name, weight_decay=0.5), 10, 8)
+    states = ours.init(matrices), official.init(matrices)
+    for _ in range(3):
+        found, ours_state = ours.update(grads, states[0], matrices)
+        expected, official_state = official.update(grads, states[1], matrices)
+        states = ours_state, official_state
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
+    # Biases follow their own gradient: they have no trust ratio, and no decay.
+    bias = first_update(name=name, weight_decay=0.5)["encoder"]["bias"]
+    np.testing.assert_allclose(bias, -0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "lars"])
+def test_first_moment_in_bfloat16(name):
+    transform = optim.optimizer(config(name=name, first_moment_dtype="bfloat16"), 10, 8)
+    state = transform.init(PARAMS)
+    halves = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.bfloat16]
+    assert len(halves) == len(jax.tree.leaves(PARAMS))
+    updates, state = transform.update(PARAMS, state, PARAMS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {np.dtype("float32")}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"name": "lion"}, "choose one of adamw, adam"),
         ({"schedule": "linear"}, "choose one of cosine"),
         ({"warmup": 10}, "not shorter than the run"),
+        ({"lr_scaling": "cubic"}, "choose one of none, linear, sqrt"),
+        ({"lr_scaling": "sqrt"}, "lr_batch_size: 0; set"),
+        ({"name": "rmsprop", "first_moment_dtype": "bfloat16"}, "rmsprop has no first moment"),
         ({"multipliers": {"backbone": 0.25}}, "no parameter is below 'backbone'"),
     ],
 )

@@ -13,7 +13,7 @@ import processes
 import pytest
 import toy
 
-from jaxface import checkpoint, metric_writer, parallel, training
+from jaxface import checkpoint, config_file, metric_writer, parallel, training
 from jaxface.errors import UserError
 
 
@@ -36,7 +36,7 @@ def test_interrupted_runs_end_with_the_same_bits(tmp_path):
     assert status == 0
     assert re.search(r"resumed at step [36] ", text)
     ended = processes.params(killed)
-    np.testing.assert_array_equal(ended["kernel"], straight.params["weights"]["kernel"])
+    np.testing.assert_array_equal(ended["params/weights/kernel"], straight.params["weights"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, fit(killed), straight)
     assert scored(killed) == scored(tmp_path / "straight")
 
@@ -44,7 +44,7 @@ def test_interrupted_runs_end_with_the_same_bits(tmp_path):
 def test_sigterm_saves_and_returns(tmp_path):
     slow = {"steps": 1000, "save_every": 1000, "data.delay_s": 0.02, "data.signal": signal.SIGTERM, "data.signal_at": 5}
     status, text = processes.run(tmp_path, [slow])[0]
-    assert status == 0
+    assert status == 143
     assert f"stopped by SIGTERM at step {checkpoint.steps(tmp_path)[0]}, which is saved" in text
 
 
@@ -70,6 +70,15 @@ def test_a_second_process_in_a_workdir_is_refused(tmp_path):
         other.kill()
     assert fit(tmp_path).step == 12
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_remote_workdir_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gs://bucket/run: a remote path, which jaxface cannot read or write; mount"):
+        fit("gs://bucket/run")
+    with pytest.raises(UserError, match="a remote path"):
+        config_file.load("s3://bucket/run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_finished_run_only_verifies_its_checkpoint(tmp_path, caplog):

@@ -92,7 +92,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     return System(
         init=init,
         loss=loss,
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={"held_out": Evaluator(eval_data, score, summarise, config.eval_every)},
         predict=lambda params, model_state, photo: predict(params, model_state, photo),

@@ -101,13 +101,20 @@ def read_lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
     return [(number, line.split()) for number, line in numbered if line.strip()]
 
 
-def read_rows(path: pathlib.Path, fields: int) -> list[list[str]]:
-    """The words of every non-empty line. Raises UserError for a line that does not have `fields` words."""
-    rows = read_lines(path)
-    for number, row in rows:
-        if len(row) != fields:
-            raise UserError(f"{path}, line {number}: {len(row)} values; expected {fields}")
-    return [row for _, row in rows]
+def read_rows(path: pathlib.Path, fields: int) -> tuple[list[tuple[int, list[str]]], dict[str, str]]:
+    """The non-empty lines of a list.
+
+    Returns:
+        (number from 0, words) of each line of `fields` words, where empty lines do not count, and the reason, by
+        "FILE, line N", for each other line.
+    """
+    rows, problems = [], {}
+    for index, (number, row) in enumerate(read_lines(path)):
+        if len(row) == fields:
+            rows.append((index, row))
+        else:
+            problems[f"{path.name}, line {number}"] = f"{len(row)} values; expected {fields}"
+    return rows, problems
 
 
 def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from jaxface import parallel, prepared_data
+from jaxface import hosts, parallel, prepared_data
 from jaxface.data import stream
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
@@ -53,7 +53,7 @@ def open_split(data: ml_collections.ConfigDict, name: str, size: int, default: s
 
 @functools.cache
 def _build(dataset: str, data_dir: str, examples: int, size: int) -> None:
-    with parallel.process_zero_first(f"prepare {dataset}"):
+    with hosts.process_zero_first(f"prepare {dataset}"):
         if prepared_data.newest_version(dataset, data_dir) is None:
             prepare(dataset, data_dir, examples=examples, size=size)
 

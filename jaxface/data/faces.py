@@ -7,9 +7,10 @@ systems can use more of the image.
 """
 
 import dataclasses
+import functools
 import io
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface import crops, photo
+from jaxface.data.entries import Entry, read_each
 from jaxface.errors import UserError
 
 JPEG_QUALITY = 95
@@ -81,18 +83,6 @@ class AnnotatedFace:
     valid: np.ndarray | None = None
 
 
-class UnreadableImageError(UserError):
-    """An image file that exists but cannot be decoded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """Reads one face when it is needed: `name` as in `AnnotatedFace`, and `read`, which may raise UserError."""
-
-    name: str
-    read: Callable[[], AnnotatedFace]
-
-
 def clamp_crop(low: np.ndarray, high: np.ndarray, image: np.ndarray) -> Crop:
     """The crop between two corners (2,) px, clamped to 0 … size - 1 of the image."""
     limit = np.array(image.shape[1::-1], np.float64) - 1
@@ -103,28 +93,32 @@ def landmark_crop(points: np.ndarray, scale: float, image: np.ndarray) -> Crop:
     """The bounding box of landmarks (L,2) px, enlarged by `scale` about its centre and clamped to the image.
 
     Points that are nearly on a line have no useful bounding box. Their crop is a square of ELONGATED_SCALE, whose size
-    does not depend on their direction.
-    Missing points are NaN and ignored.
+    does not depend on their direction. Missing points are NaN and ignored; UserError if all are missing.
     """
-    points = points[np.isfinite(points).all(-1)]
-    low, high = points.min(0), points.max(0)
+    box = landmark_box(points)
+    points, low, high = points[np.isfinite(points).all(-1)], box[:2], box[2:]
     margin = (high - low) * (scale - 1) / 2
     if crops.is_elongated(points):
         margin = (crops.diameter(points) * ELONGATED_SCALE - (high - low)) / 2
     return clamp_crop(low - margin, high + margin, image)
 
 
+def landmark_box(points: np.ndarray) -> np.ndarray:
+    """The bounding box (4,) px of the finite landmarks of (L,2). Raises UserError if there are none."""
+    points = points[np.isfinite(points).all(-1)]
+    if not len(points):
+        raise UserError("no landmark is annotated; label it again")
+    return np.concatenate([points.min(0), points.max(0)])
+
+
 def read_image(path: pathlib.Path) -> np.ndarray:
     """The photo (H,W,3) uint8 BGR in full resolution, upright, decoded as by `photo.load`.
 
-    Raises UserError if the file is missing, and UnreadableImageError if it is truncated or not an image.
+    Raises UserError if the file is missing, truncated or not an image.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing")
-    try:
-        pixels = photo.load(path, max_kept=None).pixels
-    except UserError as error:
-        raise UnreadableImageError(str(error)) from error
+    pixels = photo.load(path, max_kept=None).pixels
     return np.ascontiguousarray(pixels[..., ::-1])
 
 
@@ -184,51 +178,37 @@ def info(
 
 
 def records(
-    faces: Iterable[AnnotatedFace | Job],
-    count: int = 0,
-    meanface_info: tfds.core.DatasetInfo | None = None,
-    info: tfds.core.DatasetInfo | None = None,
-    any_error: bool = False,
+    faces: Iterable[Entry[AnnotatedFace]], info: tfds.core.DatasetInfo, count: int = 0, meanface: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of annotated faces.
+    """Records of the annotated faces of a split; faces that cannot be used are left out (`entries.read_each`).
 
     Args:
-        faces: the faces of a split, or jobs that read them.
+        faces: the faces.
+        info: the data set's description, in whose metadata they are named.
         count: number of landmarks; those of faces without annotation are NaN.
-        meanface_info: if given, the mean of the valid landmarks in crop units is written to its metadata as "meanface".
-        info: if given, a job whose image cannot be decoded is left out and named in the "failed" of its metadata.
-        any_error: leave out jobs with any UserError, not only those whose image cannot be decoded.
+        meanface: write the mean of the valid landmarks in crop units to the metadata as "meanface".
 
     Yields:
         (number from 1, record).
 
     Raises:
-        UserError: the split has no face, a face cannot be read and is not left out, or a landmark is missing in all.
+        UserError: the split has no usable face, or a landmark is missing in all.
     """
-    total, counts, number = 0.0, 0, 0
-    failed = {}
-    for item in faces:
-        try:
-            face = item if isinstance(item, AnnotatedFace) else item.read()
-            record, crop_landmarks, valid = _record(face, count)
-        except UserError as error:
-            if info is None or not (any_error or isinstance(error, UnreadableImageError)):
-                raise
-            failed[item.name] = str(error).removeprefix(f"{pathlib.PurePath(item.name).name}: ")
-            continue
-        number += 1
+    total, counts = 0.0, 0
+    usable = read_each((Entry(face.name, functools.partial(_read_record, face, count)) for face in faces), info)
+    for number, (_, (record, crop_landmarks, valid)) in enumerate(usable, start=1):
         total, counts = total + np.where(valid[:, None], crop_landmarks, 0.0), counts + valid
         yield number, record
-    if info is not None and failed:
-        info.metadata["failed"] = {**info.metadata["failed"], **failed}
-    if not number:
-        reasons = "".join(f"; the first one, {name}: {reason}" for name, reason in list(failed.items())[:1])
-        raise UserError(f"a split of the data set has no face; check that the files are complete{reasons}")
-    if meanface_info is not None:
+    if meanface:
         if not np.all(counts):
             missing = np.flatnonzero(counts == 0)[0]
             raise UserError(f"landmark {missing} (from 0) is missing in all training images; leave it out everywhere")
-        meanface_info.metadata["meanface"] = (total / np.reshape(counts, (-1, 1))).ravel().tolist()
+        info.metadata["meanface"] = (total / np.reshape(counts, (-1, 1))).ravel().tolist()
+
+
+def _read_record(entry: Entry[AnnotatedFace], count: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    face = entry.read()
+    return None if face is None else _record(face, count)
 
 
 def valid_landmarks(example: Mapping[str, np.ndarray]) -> np.ndarray:

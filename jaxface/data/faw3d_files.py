@@ -23,27 +23,30 @@ TREE = "folders train and test (or valid), each with images and for NAME.jpg a N
 FOLDERS = {"train": ("train*",), "test": ("test*", "valid*")}
 
 
-def labelled_images(root: pathlib.Path, patterns: tuple[str, ...]) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(image, point file) pairs below the folders that match.
+def labelled_images(
+    root: pathlib.Path, patterns: tuple[str, ...]
+) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], dict[str, str]]:
+    """(image, point file) pairs below the folders that match, and the reasons by image that may have several.
 
-    The point file is in the folder of the image, or the only one of its name. Raises UserError for an image that may
-    have several.
+    The point file is in the folder of the image, or the only one of its name.
     """
     folders = sorted(folder for pattern in patterns for folder in root.glob(pattern) if folder.is_dir())
     files = sorted(path for folder in folders for path in image_index.walk(folder))
     by_name = collections.defaultdict(list)
     for path in files:
         by_name[path.name.casefold()].append(path)
-    pairs = []
+    pairs, problems = [], {}
     for path in files:
         labels = [label for ending in ENDINGS for label in by_name[(path.stem + ending).casefold()]]
         labels = [label for label in labels if label.parent == path.parent] or labels
         if path.suffix.lower() not in photo.IMAGE_SUFFIXES or not labels:
             continue
         if len({label.parent for label in labels}) > 1:
-            raise UserError(f"{path}: its points may be in {labels[0]} or {labels[1]}; put them next to the image")
+            reason = f"its points may be in {labels[0]} or {labels[1]}; put them next to the image"
+            problems[path.relative_to(root).as_posix()] = reason
+            continue
         pairs.append((path, labels[0]))
-    return pairs
+    return pairs, problems
 
 
 def read_points(path: pathlib.Path) -> np.ndarray:

@@ -62,7 +62,7 @@ def run_job(job: Job) -> str:
     try:
         arrays = _sample(job, scan)
     except (UserError, ValueError) as error:
-        raise UserError(f"{scan}: {error}") from error
+        raise UserError(str(error) if str(scan) in str(error) else f"{scan}: {error}") from error
     # A process number would not be unique: several machines may write into this folder.
     unfinished = output.with_suffix(f".{uuid.uuid4().hex}.npz")
     np.savez(unfinished, **arrays)

@@ -9,6 +9,7 @@ Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing, src/NPHM/data/
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.spatial
@@ -117,7 +118,15 @@ def face_mask(folder: pathlib.Path) -> np.ndarray:
 
 def anchors(folder: pathlib.Path) -> np.ndarray:
     """The anchors (39,3) float32 of one scan: vertices of the registered mesh, which has FLAME's topology."""
-    return meshes.read(folder / "registration.ply").vertices[list(flame.ANCHORS)].astype(np.float32)
+    return _flame_vertices(folder / "registration.ply", flame.ANCHORS).astype(np.float32)
+
+
+def _flame_vertices(path: pathlib.Path, indices: Sequence[int]) -> np.ndarray:
+    """Vertices (n,3) of a mesh of FLAME's topology. Raises UserError if it has too few."""
+    vertices = meshes.read(path).vertices
+    if len(vertices) <= max(indices):
+        raise UserError(f"{path.name}: has {len(vertices)} vertices, which is not FLAME's topology; copy it again")
+    return vertices[list(indices)]
 
 
 def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: tuple) -> dict[str, np.ndarray]:
@@ -165,7 +174,7 @@ def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
 
 def throat(folder: pathlib.Path) -> np.ndarray:
     """Three points (3,3) of the plane below which a scan is ignored."""
-    return meshes.read(folder / "flame.ply").vertices[list(flame.THROAT)]
+    return _flame_vertices(folder / "flame.ply", flame.THROAT)
 
 
 def pairs(

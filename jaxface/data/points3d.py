@@ -27,14 +27,20 @@ Examples = Iterator[tuple[str, dict]]
 
 
 def info(builder: tfds.core.DatasetBuilder, description: str, points: int, **features) -> tfds.core.DatasetInfo:
-    """Description and features of a data set: image, name, points_3d (`points`,3), and `features`."""
+    """Description and features of a data set: image, name, points_3d (`points`,3), and `features`.
+
+    Metadata: `failed`, the reason by name of each image that was left out.
+    """
     common = {
         "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
         "name": tfds.features.Text(),
         "points_3d": float_tensor(points, 3),
     }
     return tfds.core.DatasetInfo(
-        builder=builder, description=description, features=tfds.features.FeaturesDict({**common, **features})
+        builder=builder,
+        description=description,
+        features=tfds.features.FeaturesDict({**common, **features}),
+        metadata=tfds.core.MetadataDict(failed={}),
     )
 
 
@@ -83,12 +89,21 @@ def parametric_example(
     arrays = annotations.read_mat(parameters)
     example = {"image": read_image(path)}
     for name, (feature, count) in PARAMETERS.items():
-        if name not in arrays or arrays[name].size != count:
-            raise UserError(f"{parameters}: {name} must hold {count} numbers; download the file again")
-        example[feature] = arrays[name].ravel().astype(np.float32)
+        example[feature] = numbers(arrays, name, count, parameters).ravel()
     shape, expression, pose = (np.float64(example[name]) for name in ("shape", "expression", "pose"))
     example["points_3d"] = basis.points(shape, expression, pose, height=len(example["image"]))
     return example, arrays
+
+
+def numbers(arrays: dict[str, np.ndarray], name: str, count: int, path: pathlib.Path) -> np.ndarray:
+    """The variable `name` of a .mat file as float32. Raises UserError if it does not hold `count` finite numbers."""
+    try:
+        values = np.asarray(arrays[name], np.float32)
+    except (KeyError, ValueError, TypeError):
+        values = np.zeros(0, np.float32)
+    if values.size != count or not np.isfinite(values).all():
+        raise UserError(f"{path}: {name} must hold {count} numbers; download the file again")
+    return values
 
 
 def find_files(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:

@@ -178,7 +178,13 @@ def _draw(image: _Image, setup: _Setup, member, capacity: int, step: int, splat,
     return lax.cond(count > 0, draw, lambda image: image, image)
 
 
-VISIBILITY = {"scatter": _scatter, "sort": _sort}
+def _by_platform(candidates: _Candidates, pixels: int) -> _Image:
+    """`_sort` in programs for TPUs, else `_scatter`."""
+    scatter, sort = (functools.partial(form, pixels=pixels) for form in (_scatter, _sort))
+    return lax.platform_dependent(candidates, tpu=sort, default=scatter)
+
+
+VISIBILITY = {"scatter": _scatter, "sort": _sort, "platform": _by_platform}
 
 
 def default_tiers(height: int, width: int) -> Tiers:
@@ -237,7 +243,7 @@ def rasterize(
     *,
     tiers: Tiers | None = None,
     near: float = 1.0,
-    visibility: str = "scatter",
+    visibility: str = "platform",
 ) -> Visibility:
     """Visible triangle of each pixel. Carries no gradient; batch it with vmap.
 
@@ -253,7 +259,8 @@ def rasterize(
             the first window that covers its bounding box clipped to the image. Triangles beyond a capacity or larger
             than the last window are not drawn and counted in `overflow`.
         near: triangles with a vertex nearer than this (> 0) are culled.
-        visibility: "scatter", or "sort" for TPUs; both give the same result.
+        visibility: "scatter", "sort", or "platform" for the faster one where the program runs; all give the same
+            result.
     """
     points_px, depth = lax.stop_gradient((points_px.astype(jnp.float32), depth.astype(jnp.float32)))
     visible = functools.partial(

@@ -69,7 +69,11 @@ def load_bfm(path: str | os.PathLike) -> MorphableHead:
     """
     if bfm_h5.is_h5(path):
         return bfm_h5.load_h5(path)
-    front = read_front(path)
+    return from_front(read_front(path))
+
+
+def from_front(front: FrontFace) -> MorphableHead:
+    """The front face as a head."""
     template = MM_PER_DM * front.mean.astype(np.float64)
     return bfm_h5.assemble(
         template,

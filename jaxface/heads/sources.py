@@ -3,7 +3,7 @@
 import functools
 
 from jaxface.errors import UserError
-from jaxface.heads import head_file
+from jaxface.heads import head_file, stand_ins
 from jaxface.heads.bfm import load_bfm
 from jaxface.heads.flame import load_flame
 from jaxface.heads.ict import load_ict
@@ -19,12 +19,15 @@ RETIRED = "procedural"
 def load_head(name: str, path: str = "") -> MorphableHead:
     """Loads a head model: `makehuman`, which is part of the package, or `ict`, `bfm`, `flame` from `path`.
 
-    Raises UserError for an unknown name, a missing path or an unreadable file.
+    The path `stand_ins.PATH` gives a head of the published size without a file. Raises UserError for an unknown name,
+    a missing path or an unreadable file.
     """
     if name == EMBEDDED:
         return makehuman_head()
     if name == RETIRED:
         return _retired()
+    if name in NAMES and path == stand_ins.PATH:
+        return stand_ins.head(name)
     if name == "ict":
         if not path:
             raise UserError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxface.nn.depthwise import Depthwise
 from jaxface.nn.mlp import gelu
+from jaxface.nn.remat import by_block
 
 # Size names of timm: (blocks per stage, channels per stage).
 SIZES = {
@@ -100,6 +101,7 @@ class ConvNeXt(nn.Module):
         layer_scale: initial layer scale (version 1).
         final_norm: whether LayerNorm is applied to the pooled features, as before the official classifier.
         dtype: type of the computation; parameters are float32.
+        remat: whether the activations of a block are recomputed for its gradient instead of kept in memory.
     """
 
     depths: tuple[int, ...]
@@ -109,16 +111,18 @@ class ConvNeXt(nn.Module):
     layer_scale: float = LAYER_SCALE
     final_norm: bool = True
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, list[jax.Array]]:
         maps: list[jax.Array] = []
+        block = by_block(Block, self.remat)
         x, block_index, last_index = image, 0, max(sum(self.depths) - 1, 1)
         for stage, (depth, width) in enumerate(zip(self.depths, self.dims, strict=True)):
             x = self._downsample(x, stage, width)
             for index in range(depth):
                 rate = self.drop_path * block_index / last_index
-                x = Block(self.version, rate, self.layer_scale, self.dtype, name=f"stage{stage}_block{index}")(x, train)
+                x = block(self.version, rate, self.layer_scale, self.dtype, name=f"stage{stage}_block{index}")(x, train)
                 block_index += 1
             maps.append(x)
         pooled = x.astype(jnp.float32).mean((1, 2))

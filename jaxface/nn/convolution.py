@@ -56,11 +56,14 @@ def _kernel_gradient_products(image: jax.Array, cotangent: jax.Array, size: int,
             columns = [column[:, y : y + down : stride] for y in range(size) for column in columns]
         columns = lax.optimization_barrier(jnp.concatenate(columns, -1))
         taps = [columns] if kernel_rows > 1 else [columns[:, y : y + down : stride] for y in range(size)]
-        products = [jnp.tensordot(cotangent_rows, tap, ((0, 1, 2),) * 2) for tap in taps]
+        axes, dtype = ((0, 1, 2),) * 2, jnp.float32
+        products = [jnp.tensordot(cotangent_rows, tap, axes, preferred_element_type=dtype) for tap in taps]
         return total + jnp.stack(products), None
 
-    zeros = jnp.zeros((size // kernel_rows, outputs, kernel_rows * size * channels), image.dtype)
+    # The chunks are summed in float32: bfloat16 would lose most of them.
+    zeros = jnp.zeros((size // kernel_rows, outputs, kernel_rows * size * channels), jnp.float32)
     total, _ = lax.scan(add, zeros, jnp.arange(batch // images * bands))
+    total = total.astype(image.dtype)
     kernel = total.reshape(size // kernel_rows, outputs, kernel_rows, size, channels).transpose(0, 2, 3, 4, 1)
     return kernel.reshape(size, size, channels, outputs)
 
@@ -146,8 +149,10 @@ class Pointwise(nn.Module):
 
     width: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.width))
-        return product(x, kernel) + self.param("bias", nn.initializers.zeros, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return product(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)

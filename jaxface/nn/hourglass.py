@@ -8,17 +8,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv, Pointwise
+from jaxface.nn.remat import by_block
 
 EXPANSION = 2
 # PyTorch's initialisation of convolutions and linear layers: uniform within 1/sqrt(fan-in).
 INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def pointwise(width: int, name: str) -> Pointwise:
+def pointwise(width: int, name: str, dtype: jnp.dtype = jnp.float32) -> Pointwise:
     """A 1x1 convolution with bias to `width` channels."""
-    return Pointwise(width, INIT, name=name)
+    return Pointwise(width, INIT, dtype, name=name)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -38,33 +39,39 @@ class Bottleneck(nn.Module):
     """Pre-activation residual bottleneck, (B,H,W,C) to (B,H,W,2*planes).
 
     Three times norm, ReLU, convolution (1x1, 3x3, 1x1). The shortcut is the input, or a 1x1 convolution of it if the
-    number of channels changes. If `axis_name` is given, batch statistics are synchronised over that axis.
+    number of channels changes. If `axis_name` is given, batch statistics are synchronised over that axis. `dtype` is
+    the type of the computation.
     """
 
     planes: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         out = EXPANSION * self.planes
-        spatial = Conv(self.planes, 3, kernel_init=INIT, name="conv2")
+        spatial = Conv(self.planes, 3, kernel_init=INIT, dtype=self.dtype, name="conv2")
+        layers = pointwise(self.planes, "conv1", self.dtype), spatial, pointwise(out, "conv3", self.dtype)
         y = x
-        for number, layer in enumerate((pointwise(self.planes, "conv1"), spatial, pointwise(out, "conv3")), start=1):
+        for number, layer in enumerate(layers, start=1):
             y = layer(nn.relu(BatchNorm(self.axis_name, name=f"bn{number}")(y, train)))
-        return y + (x if x.shape[-1] == out else pointwise(out, "shortcut")(x))
+        return y + (x if x.shape[-1] == out else pointwise(out, "shortcut", self.dtype)(x))
 
 
 class Residuals(nn.Module):
-    """Sequence of `blocks` bottlenecks, (B,H,W,C) to (B,H,W,2*planes)."""
+    """Sequence of `blocks` bottlenecks, (B,H,W,C) to (B,H,W,2*planes). `remat` recomputes them for their gradient."""
 
     planes: int
     blocks: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         for index in range(self.blocks):
-            x = Bottleneck(self.planes, self.axis_name, name=f"block{index}")(x, train)
+            block = by_block(Bottleneck, self.remat)
+            x = block(self.planes, self.axis_name, self.dtype, name=f"block{index}")(x, train)
         return x
 
 
@@ -78,7 +85,9 @@ class Hourglass(nn.Module):
     levels: int
     planes: int
     blocks: int = 1
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -86,7 +95,8 @@ class Hourglass(nn.Module):
 
     def _level(self, level: int, x: jax.Array, train: bool) -> jax.Array:
         def branch(number: int, x: jax.Array) -> jax.Array:
-            return Residuals(self.planes, self.blocks, self.axis_name, name=f"level{level}_{number}")(x, train)
+            sizes = self.planes, self.blocks, self.axis_name, self.dtype, self.remat
+            return Residuals(*sizes, name=f"level{level}_{number}")(x, train)
 
         skip = branch(0, x)
         low = branch(1, max_pool(x))

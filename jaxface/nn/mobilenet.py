@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.depthwise import INIT as DEPTHWISE_INIT
 from jaxface.nn.depthwise import depthwise
+from jaxface.nn.remat import by_block
 
 # torchvision's initialisation: Kaiming normal, fan-out.
 INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -87,12 +89,14 @@ def round_to_eight(channels: float) -> int:
 class Squeeze(nn.Module):
     """Squeeze-and-excitation of (B,H,W,C) with reduction 4 and a hard sigmoid."""
 
+    dtype: jnp.dtype = jnp.float32
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         pooled = x.mean((1, 2))
-        inner = nn.relu(nn.Dense(round_to_eight(channels // 4), name="reduce")(pooled))
-        gate = nn.hard_sigmoid(nn.Dense(channels, name="expand")(inner))
+        inner = nn.relu(nn.Dense(round_to_eight(channels // 4), dtype=self.dtype, name="reduce")(pooled))
+        gate = nn.hard_sigmoid(nn.Dense(channels, dtype=self.dtype, name="expand")(inner))
         return x * gate[:, None, None]
 
 
@@ -100,7 +104,8 @@ class Block(nn.Module):
     """Inverted residual layer: expand (omitted if `hidden` is the input width), depthwise, squeeze, project."""
 
     spec: Bottleneck
-    axis_name: str | None
+    axis_name: StatisticsAxis
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -111,34 +116,37 @@ class Block(nn.Module):
 
         y = x
         if hidden != x.shape[-1]:
-            y = activation(norm("expand_norm", pointwise(y, hidden, "expand")))
+            y = activation(norm("expand_norm", pointwise(y, hidden, "expand", self.dtype)))
         kernel = self.param("depthwise", DEPTHWISE_INIT, (size, size, 1, hidden))
-        y = norm("depthwise_norm", depthwise(y, kernel, stride))
-        y = activation(Squeeze(name="squeeze")(y) if squeeze else y)
-        y = norm("project_norm", pointwise(y, out, "project"))
+        y = norm("depthwise_norm", depthwise(y.astype(self.dtype), kernel.astype(self.dtype), stride))
+        y = activation(Squeeze(self.dtype, name="squeeze")(y) if squeeze else y)
+        y = norm("project_norm", pointwise(y, out, "project", self.dtype))
         return x + y if stride == 1 and x.shape == y.shape else y
 
 
-def pointwise(x: jax.Array, width: int, name: str) -> jax.Array:
+def pointwise(x: jax.Array, width: int, name: str, dtype: jnp.dtype) -> jax.Array:
     """1x1 convolution without bias as a submodule of the calling module; kernel (C,width)."""
-    return nn.Dense(width, use_bias=False, kernel_init=INIT, name=name)(x)
+    return nn.Dense(width, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
 
 
 class MobileNet(nn.Module):
     """MobileNet backbone without classifier: normalised image (B,H,W,3) to (B,H/32,W/32,variant.last).
 
-    If `axis_name` is given, batch statistics are synchronised over that axis.
+    If `axis_name` is given, batch statistics are synchronised over that axis. `dtype` and `remat` as in `ResNet`.
     """
 
     variant: Variant
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         stem, blocks, last, activation = self.variant
-        x = Conv(stem, 3, 2, use_bias=False, kernel_init=INIT, name="stem")(image)
+        block = by_block(Block, self.remat)
+        x = Conv(stem, 3, 2, use_bias=False, kernel_init=INIT, dtype=self.dtype, name="stem")(image)
         x = activation(BatchNorm(self.axis_name, name="stem_norm")(x, train))
         for number, spec in enumerate(blocks, start=1):
-            x = Block(spec, self.axis_name, name=f"block{number}")(x, train)
-        x = pointwise(x, last, "last")
+            x = block(spec, self.axis_name, self.dtype, name=f"block{number}")(x, train)
+        x = pointwise(x, last, "last", self.dtype)
         return activation(BatchNorm(self.axis_name, name="last_norm")(x, train))

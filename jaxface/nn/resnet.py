@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.pooling import max_pool
+from jaxface.nn.remat import by_block
 
 # (blocks per stage, whether they are bottlenecks).
 SIZES = {
@@ -21,9 +23,11 @@ EXPANSION = 4
 INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def convolution(x: jax.Array, width: int, size: int, stride: int, name: str) -> jax.Array:
+def convolution(
+    x: jax.Array, width: int, size: int, stride: int, name: str, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
     """Convolution without bias as a submodule of the calling module; kernel (size,size,C,width), PyTorch's padding."""
-    return Conv(width, size, stride, use_bias=False, kernel_init=INIT, name=name)(x)
+    return Conv(width, size, stride, use_bias=False, kernel_init=INIT, dtype=dtype, name=name)(x)
 
 
 class Block(nn.Module):
@@ -35,7 +39,8 @@ class Block(nn.Module):
     width: int
     stride: int
     bottleneck: bool
-    axis_name: str | None
+    axis_name: StatisticsAxis
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -54,7 +59,7 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
     def _conv_norm(self, x: jax.Array, suffix: str, width: int, size: int, stride: int, train: bool) -> jax.Array:
-        x = convolution(x, width, size, stride, f"conv{suffix}")
+        x = convolution(x, width, size, stride, f"conv{suffix}", self.dtype)
         return BatchNorm(self.axis_name, name=f"bn{suffix}")(x, train)
 
 
@@ -63,17 +68,21 @@ class ResNet(nn.Module):
 
     Stage s has stride 4 * 2**s and C = width * 2**s channels, four times as many with bottlenecks. The input of the
     official classifier is the mean of the last map. `depths` and `bottleneck` are listed in `SIZES`. If `axis_name` is
-    given, batch statistics are synchronised over that axis.
+    given, batch statistics are synchronised over that axis. `dtype` is the type of the computation and of the maps;
+    parameters and batch statistics are float32. `remat`: the activations of a block are recomputed for its gradient.
     """
 
     depths: Sequence[int]
     bottleneck: bool = False
     width: int = 64
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> list[jax.Array]:
-        x = convolution(image, self.width, 7, 2, "conv1")
+        block = by_block(Block, self.remat)
+        x = convolution(image, self.width, 7, 2, "conv1", self.dtype)
         x = nn.relu(BatchNorm(self.axis_name, name="bn1")(x, train))
         x = max_pool(x)
         maps = []
@@ -82,6 +91,6 @@ class ResNet(nn.Module):
                 stride = 2 if stage and index == 0 else 1
                 name = f"layer{stage + 1}_{index}"
                 width = self.width * 2**stage
-                x = Block(width, stride, self.bottleneck, self.axis_name, name=name)(x, train)
+                x = block(width, stride, self.bottleneck, self.axis_name, self.dtype, name=name)(x, train)
             maps.append(x)
         return maps

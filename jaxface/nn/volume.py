@@ -17,20 +17,22 @@ class HalvingConv(nn.Module):
     """4x4x4 convolution with stride 2, padding 1 and bias: (B,2n,2n,2n,C) to (B,n,n,n,width).
 
     Space-to-depth: the padded volume is cut into blocks of 2x2x2 voxels whose 8C values become channels, so that the
-    kernel covers 2x2x2 blocks. Parameters: `kernel` (4,4,4,C,width) and `bias` (width,).
+    kernel covers 2x2x2 blocks. Parameters: `kernel` (4,4,4,C,width) and `bias` (width,), float32; `dtype` is the type
+    of the computation.
     """
 
     width: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, channels, self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         # Tap k along an axis is voxel k % 2 of block k // 2.
         taps = kernel.reshape(2, 2, 2, 2, 2, 2, channels, self.width).transpose(0, 2, 4, 1, 3, 5, 6, 7)
-        taps = taps.reshape(8, 8 * channels, self.width)
-        near = _neighbours(_blocks(x))
+        taps = taps.reshape(8, 8 * channels, self.width).astype(self.dtype)
+        near = _neighbours(_blocks(x.astype(self.dtype)))
         if channels <= MAX_GATHERED_CHANNELS:
             return product(jnp.concatenate(near, -1), taps.reshape(-1, self.width)) + bias
         return sum((product(values, tap) for values, tap in zip(near, taps, strict=True)), bias)
@@ -55,9 +57,11 @@ class WholeConv(nn.Module):
     """Convolution over the whole volume, with bias: (B,4,4,4,C) to (B,width). Parameters as in `HalvingConv`."""
 
     width: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", INIT, (KERNEL, KERNEL, KERNEL, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        return product(x.reshape(x.shape[0], -1), kernel.reshape(-1, self.width)) + bias
+        x, kernel = x.reshape(x.shape[0], -1).astype(self.dtype), kernel.reshape(-1, self.width).astype(self.dtype)
+        return product(x, kernel) + bias.astype(self.dtype)

@@ -38,7 +38,9 @@ class View:
 
 def read_views(root: pathlib.Path) -> dict[str, View]:
     """The test images of 3DFAW by name. Raises UserError if there are none or a file is malformed."""
-    pairs = faw3d_files.labelled_images(root, faw3d_files.FOLDERS["test"])
+    pairs, problems = faw3d_files.labelled_images(root, faw3d_files.FOLDERS["test"])
+    for name, reason in problems.items():
+        raise UserError(f"{name}: {reason}")
     if not pairs:
         raise UserError(f"{root}: has no labelled test image; expected {TREE}")
     valid = np.ones(68, bool)

@@ -20,6 +20,7 @@ from jaxface.layouts import wflw_to_ibug
 
 WIDTH, HEIGHT = 220, 180
 BLUR = "WFLW_annotations/list_98pt_test/list_98pt_test_blur.txt"
+LIST = "WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_train.txt"
 RNG = np.random.default_rng(5)
 
 
@@ -253,17 +254,15 @@ def check_record(record: dict, face: dict) -> None:
     "dataset, file, content, message",
     [
         ("300w", "ibug/image_092 _01.pts", "version: 1\n", "not a .pts file"),
-        ("300w", "helen/testset/d.pts", "version: 1\n{\n1 2\n}\n", "2 numbers; expected 68 points"),
-        ("300w", "helen/testset/d.jpg", None, "d has no image; expected afw/"),
+        ("300w", "ibug/image_092 _01.jpg", None, "ibug/image_092_01: has no image; expected afw/"),
         ("300w/inner", "afw/a_1.pts", None, "use 300w, 300w/gssl"),
         ("wflw", BLUR, "1 2\n", "line 1: 2 values; expected 207"),
-        ("wflw", BLUR, "7 " * 206 + "x.jpg", "x.jpg, which is not in"),
+        ("wflw", BLUR, "7 " * 206 + "x.jpg", "x.jpg: .* that is not in the test list"),
         ("wflw", "WFLW_images/1--Handshaking/two_faces.jpg", "text", "not a readable image"),
         ("cofw", "COFW_test_color.mat", None, "has no COFW_test_color.mat; expected COFW_train_color.mat and"),
         ("cofw", "COFW_test_color.mat", "text", "COFW_test_color.mat: damaged or not a MATLAB file"),
         ("cofw/68", "cofw68_test_bboxes.mat", None, "has no cofw68_test_bboxes.mat; expected .*1_points.mat"),
         ("aflw", "AFLWinfo_release.mat", None, "has no AFLWinfo_release.mat; expected AFLWinfo_release.mat and flickr"),
-        ("lapa", "val/landmarks/1_0.txt", "106\n1 2\n", "does not hold 106 and 106 points"),
         ("celeba", "celeba_bboxes.txt", "000001.jpg 300 300 400 400", "lies outside the 220 x 180 image"),
         ("celeba", "celeba_bboxes.txt", "\n", "has no face"),
     ],
@@ -280,3 +279,51 @@ def test_missing_and_wrong_files_are_one_line(tmp_path, dataset, file, content, 
         prepare(dataset, str(tmp_path / "data"), str(root))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
+
+
+def failures(dataset: str, root: pathlib.Path, name: str = "data") -> tuple[int, dict[str, str]]:
+    """Number of records of the data set prepared from `root`/manual, and what was left out."""
+    info = prepare(dataset, str(root / name), str(root / "manual"))
+    return sum(split.num_examples for split in info.splits.values()), dict(info.metadata["failed"])
+
+
+@pytest.mark.parametrize(
+    "dataset, file, content, name, reason, lost",
+    [
+        ("300w", "helen/testset/d.pts", "version: 1\n{\n1 2\n}\n", "helen/testset/d.jpg", "2 numbers; expected 68", 2),
+        ("300w", "helen/testset/d.jpg", None, "helen/testset/d", "has no image", 2),
+        ("wflw", LIST, "{}\n1 2 x.jpg", "list_98pt_rect_attr_train.txt, line 3", "3 values; expected 207", 0),
+        ("wflw", LIST, "x{}", "1--Handshaking/two_faces.jpg#0", "not only numbers", 1),
+        ("wflw", BLUR, "{}" + "7 " * 206 + "x.jpg", "x.jpg", "not in the test list", 0),
+        ("cofw/68", "cofw68_test_annotations/2_points.mat", None, "COFW_test_color.mat#2", "missing", 1),
+        ("cofw/68", "cofw68_test_annotations/1_points.mat", "x", "COFW_test_color.mat#1", "not a MATLAB file", 1),
+        ("aflw", "flickr/0/image1.jpg", None, "0/image1.jpg#1", "missing", 1),
+        ("lapa", "val/landmarks/1_0.txt", "106\n1 2\n", "1_0", "does not hold 106 and 106 points", 1),
+        ("lapa", "val/landmarks/1_0.txt", "106\n" + "nan nan\n" * 106, "1_0", "no landmark is annotated", 1),
+        ("celeba", "celeba_bboxes.txt", "{}000003.jpg 1 2 3 4\n000001.jpg 1 2", "000003.jpg", "missing", 0),
+        ("celeba", "celeba_bboxes.txt", "{}000001.jpg 1 2 x 4", "000001.jpg", "not four numbers", 0),
+    ],
+)  # fmt: skip
+def test_a_bad_label_costs_its_face_only(tmp_path, monkeypatch, dataset, file, content, name, reason, lost):
+    monkeypatch.setattr(aflw, "TRAIN", 3)
+    root = tmp_path / "manual"
+    root.mkdir()
+    write, options, _ = SETS[dataset]
+    total = sum(map(len, write(root, **options).values()))
+    previous = (root / file).read_text("latin1")
+    (root / file).unlink()
+    if content is not None:
+        (root / file).write_text(content.replace("{}", previous))
+    count, failed = failures(dataset, tmp_path)
+    assert count == total - lost
+    assert reason in failed[name]
+
+
+def test_a_damaged_image_of_cofw_is_left_out(tmp_path):
+    root = tmp_path / "manual"
+    root.mkdir()
+    total = sum(map(len, write_cofw(root).values()))
+    with h5py.File(root / "COFW_train_color.mat", "a") as file:
+        del file["#refs#/1"]
+    count, failed = failures("cofw", tmp_path)
+    assert count == total - 1 and "the image is damaged" in failed["COFW_train_color.mat#2"]

@@ -5,12 +5,10 @@ import pathlib
 
 import cv2
 import numpy as np
-import pytest
 
 from jaxface.data import stream
 from jaxface.data.builders import face_synthetics, facescape
 from jaxface.data.prepare import prepare
-from jaxface.errors import UserError
 from jaxface.heads import canonical
 
 WIDTH, HEIGHT = 220, 180
@@ -57,6 +55,9 @@ def test_face_synthetics(tmp_path, monkeypatch):
     for record in found["train"] + found["test"]:
         check(record, points_of(70, int(record["name"])))
         np.testing.assert_allclose(record["segmentation"][..., 0] * 12, record["image"][..., 0], atol=20)
+    (manual / "000002_ldmks.txt").write_text("1 2")
+    info = prepare("face_synthetics", str(tmp_path / "again"), str(manual))
+    assert info.splits["train"].num_examples == 1 and "expected 70 lines" in info.metadata["failed"]["000002"]
     folder = stream.open_dataset("face_synthetics", tmp_path / "data").data_path
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["layout"] == "70"
@@ -73,6 +74,18 @@ def test_menpo_takes_its_variant_by_the_number_of_points(tmp_path):
     for record in semifrontal["train"] + profile["train"]:
         number = int(pathlib.Path(record["name"].decode()).stem)
         check(record, points_of(39 if number % 3 == 0 else 68, number))
+
+
+def test_menpo_leaves_out_labels_of_another_size(tmp_path):
+    manual = tmp_path / "manual"
+    for number in range(12):
+        write_pts(manual / f"{number:02d}.pts", points_of(5 if number == 4 else 68, number))
+        cv2.imwrite(str(manual / f"{number:02d}.jpg"), gradient())
+    (manual / "07.pts").write_text("{")
+    (manual / "08.jpg").unlink()
+    info = prepare("menpo2d", str(tmp_path / "data"), str(manual))
+    assert sum(split.num_examples for split in info.splits.values()) == 9
+    assert set(info.metadata["failed"]) == {"04.pts", "07.pts", "08.pts"}
 
 
 def write_video(folder: pathlib.Path, frames: int) -> None:
@@ -97,8 +110,14 @@ def test_300vw_reads_frames_in_order(tmp_path):
     (tmp_path / "manual" / "114" / "annot" / "000009.pts").write_text(
         (tmp_path / "manual" / "114" / "annot" / "000001.pts").read_text()
     )
-    with pytest.raises(UserError, match="vid.avi: ends before frame 9.*; expected a folder NNN per video"):
-        prepare("300vw", str(tmp_path / "other"), str(tmp_path / "manual"))
+    (tmp_path / "manual" / "001" / "annot" / "000011.pts").write_text("n_points: 68")
+    (tmp_path / "manual" / "203" / "annot" / "000001.pts").unlink()
+    info = prepare("300vw", str(tmp_path / "other"), str(tmp_path / "manual"))
+    assert {split: info.splits[split].num_examples for split in info.splits} == {
+        "train": 1, "test": 4, "test_1": 3, "test_2": 1,
+    }  # fmt: skip
+    failed = info.metadata["failed"]
+    assert "ends before frame 9" in failed["114/000004 and later"] and "not a .pts file" in failed["001/000011"]
 
 
 def test_facescape_projects_its_meshes(tmp_path):
@@ -129,7 +148,16 @@ def test_facescape_projects_its_meshes(tmp_path):
     scale, offset = 0.5, [10.0, 20.0, 30.0]
     pose = [scale, np.c_[np.eye(3), offset].tolist()]
     (manual / "Rt_scale_dict.json").write_text(json.dumps({"1": {"1": pose}, "2": {"1": pose}}))
+    for person in ("1", "2"):
+        # An expression without its mesh, and one without a pose.
+        for name in ("3_smile", "16_mouth_stretch"):
+            (manual / "fsmview_trainset" / person / name).mkdir()
+            (manual / "fsmview_trainset" / person / name / "params.json").write_text(json.dumps(params))
     found = read(tmp_path, "facescape")
+    failed = json.loads((stream.open_dataset("facescape", tmp_path / "data").data_path / "metadata.json").read_text())[
+        "failed"
+    ]
+    assert "3_smile.obj: missing" in failed["1/3_smile"] and "no scale and pose" in failed["2/16_mouth_stretch"]
     assert {split: [record["name"] for record in records] for split, records in found.items()} == {
         "train": [b"2/1_neutral/0.jpg"],
         "test": [b"1/1_neutral/0.jpg"],

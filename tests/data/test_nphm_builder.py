@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -113,10 +114,21 @@ def test_an_interrupted_run_continues(layout, tmp_path, small):
     job = nphm_jobs.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(outputs[0]))
     assert nphm_jobs.run_job(job) == str(outputs[0]), "an existing output is not sampled again"
     lost = nphm_jobs.Job(str(layout), 1, 10, 77, "surface", 200, str(tmp_path / "lost.npz"))
-    with pytest.raises(UserError, match=r"077: .*scan\.ply"):
+    with pytest.raises(UserError, match=r"077.*scan\.ply"):
         nphm_jobs.run_job(lost)
     with pytest.raises(UserError, match=r"face\.npy is for 5"):
         nphm_scans.surface(nphm_scans.scan_folder(layout, 1, 10), np.ones(5, bool), 10, 10, (0,))
+
+
+def test_a_damaged_scan_costs_itself_only(layout, tmp_path, small):
+    copy = tmp_path / "copy"
+    shutil.copytree(layout, copy)
+    shutil.copytree(nphm_scans.scan_folder(copy, 1, 11), nphm_scans.scan_folder(copy, 1, 12))
+    (nphm_scans.scan_folder(copy, 1, 11) / "registration.ply").write_bytes(b"ply")
+    (nphm_scans.scan_folder(copy, 7, 4) / "registration.ply").write_bytes(b"ply")
+    info = prepare("nphm", str(tmp_path / "data"), str(copy), size=200)
+    assert set(info.metadata["failed"]) == {"001/011 (pairs)", "007/004 (surface)"}
+    assert info.splits["train"].num_examples == 2 and info.splits["train_expressions"].num_examples == 4
 
 
 def test_beam_gives_the_same_points(layout, tmp_path, small):

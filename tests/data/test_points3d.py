@@ -78,10 +78,15 @@ def test_300w_lp(tmp_path, whole):
     flat = np.arange(136.0).reshape(2, 68)
     numbers, pose = parameters(source / "AFW" / "a_1_0.mat", pt2d=flat, roi=np.array([[1, 2, 3, 4]]))
     morphable_model(source / "bfm", whole)
+    for name, more in (("b", {}), ("c", {"pt2d": np.zeros((2, 5))})):
+        write_photo(source / "AFW" / f"{name}.jpg")
+        parameters(source / "AFW" / f"{name}.mat", **more)
     (source / "landmarks" / "AFW").mkdir(parents=True)
     scipy.io.savemat(source / "landmarks" / "AFW" / "a_1_0_pts.mat", {"pts_2d": flat.T + 1, "pts_3d": flat.T + 2})
     prepare("w300lp", str(tmp_path), str(source))
     (example,) = read("w300lp", tmp_path, "train")
+    failed = stream.open_dataset("w300lp", tmp_path).info.metadata["failed"]
+    assert set(failed) == {"AFW/b", "AFW/c"} and "pt2d must hold 136 numbers" in failed["AFW/c"]
     np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
     for name, key in (("shape", "Shape_Para"), ("expression", "Exp_Para"), ("texture", "Tex_Para")):
         np.testing.assert_allclose(example[name], numbers[key][:, 0], rtol=1e-6)
@@ -98,7 +103,9 @@ def test_aflw2000_3d_and_the_message_for_a_missing_model(tmp_path):
     with pytest.raises(UserError, match=r"Model_Exp.mat: missing.*01_MorphableModel.mat \(faces.dmi.unibas.ch\)"):
         prepare("aflw2000_3d", str(tmp_path), str(source))
     morphable_model(source / "bfm", False)
-    prepare("aflw2000_3d", str(tmp_path), str(source))
+    write_photo(source / "image00004.jpg")
+    info = prepare("aflw2000_3d", str(tmp_path), str(source))
+    assert "missing" in info.metadata["failed"]["image00004"]
     (example,) = read("aflw2000_3d", tmp_path, "test")
     np.testing.assert_allclose(example["points_3d"], expected(numbers, pose), rtol=1e-4, atol=1e-3)
     assert (example["landmarks_68"] == solid.T).all() and (example["landmarks_21"] == -1).all()
@@ -132,9 +139,14 @@ def test_the_original_s_annotations(tmp_path):
     np.testing.assert_allclose(found.points[:, 2], points[:, 2].mean() - points[:, 2], atol=1e-4)
     width = np.ptp(np.float32(test["landmarks"])[:, 0])
     assert data.annotated_image(second).scale == pytest.approx(1.25 * width / 200, rel=1e-5)
-    (source / "anno.json").write_text(json.dumps([annotation(landmarks=[[1, 2, 3]])]))
+    bad = [annotation(landmarks=[[1, 2, 3]]), annotation(objpos="x"), annotation(img_paths="c.png"), {}]
+    (source / "anno.json").write_text(json.dumps(bad[:2]))
     with pytest.raises(UserError, match=r"item 0: landmarks are \(1, 3\)"):
         prepare("jvcr_json", str(tmp_path / "again"), str(source))
+    (source / "anno.json").write_text(json.dumps([*bad, train]))
+    info = prepare("jvcr_json", str(tmp_path / "again"), str(source))
+    assert info.splits["train"].num_examples == 1
+    assert {f"anno.json, item {number}" for number in (0, 1, 3)} | {"c.png"} == set(info.metadata["failed"])
 
 
 def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
@@ -152,6 +164,14 @@ def test_3dfaw_and_the_points_that_it_leaves_out(tmp_path):
     (source / "train" / "c_lm.csv").write_text("1,2,3")
     with pytest.raises(UserError, match="1 lines of x, y, z; expected 66"):
         prepare("faw3d", str(tmp_path / "again"), str(source))
+    for name in ("a", "b"):
+        write_photo(source / "train" / f"{name}.jpg")
+    (source / "train" / "a_lm.csv").write_text("\n".join(",".join(map(str, row)) for row in points))
+    for folder in ("train_x", "train_y"):
+        (source / folder).mkdir()
+        (source / folder / "b.pts").write_text("")
+    info = prepare("faw3d", str(tmp_path / "again"), str(source))
+    assert info.splits["train"].num_examples == 1 and set(info.metadata["failed"]) == {"train/b.jpg", "train/c.jpg"}
 
 
 @pytest.mark.parametrize("mode", transforms.MODES)

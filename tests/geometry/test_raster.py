@@ -100,7 +100,7 @@ def padded(points, depth, triangles):
     return points, depth, np.pad(triangles, ((0, 4608 - len(triangles)), (0, 0)))
 
 
-@pytest.mark.parametrize("visibility", ["scatter", "sort"])
+@pytest.mark.parametrize("visibility", ["platform", "sort"])
 @pytest.mark.parametrize("scene", SCENES)
 def test_ids_equal_brute_force(scene, visibility):
     points, depth, triangles = SCENES[scene]()

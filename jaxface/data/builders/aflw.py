@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry
 from jaxface.errors import UserError
 
 FILE = "AFLWinfo_release.mat"
@@ -51,14 +52,12 @@ class Aflw(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: pathlib.Path, split: str, order: np.ndarray, boxes: np.ndarray, shapes: np.ndarray, names: list[str]
     ) -> Iterator:
-        jobs = [
+        entries = [
             # A photo can show several faces: the index makes the name unique.
-            faces.Job(
-                name := f"{names[i]}#{i + 1}", functools.partial(_face, root, name, boxes[i], shapes[i], names[i])
-            )
+            Entry(name := f"{names[i]}#{i + 1}", functools.partial(_face, root, name, boxes[i], shapes[i], names[i]))
             for i in order
         ]
-        return faces.records(jobs, 19, self.info if split == "train" else None, self.info)
+        return faces.records(entries, self.info, 19, meanface=split == "train")
 
 
 def _face(root: pathlib.Path, name: str, box: np.ndarray, shape: np.ndarray, file: str) -> faces.AnnotatedFace:

@@ -1,11 +1,13 @@
 """AFLW2000-3D (Zhu et al., CVPR 2016): 2,000 test faces, all 3DMM parameters, 3D points by the user's BFM."""
 
+import functools
 import pathlib
+from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import bfm_landmarks, points3d
+from jaxface.data.entries import Entry, read_each
 from jaxface.data.faces import float_tensor
 
 TREE = "the contents of AFLW2000-3D.zip (image0NNNN.jpg with a .mat file each) and " + bfm_landmarks.TREE
@@ -36,10 +38,13 @@ class Aflw20003d(tfds.core.GeneratorBasedBuilder):
         return {"test": self._generate_examples(basis, points3d.find_files(root, "image*.jpg"))}
 
     def _generate_examples(self, basis: bfm_landmarks.Basis, paths: list[pathlib.Path]) -> points3d.Examples:
-        for path in paths:
-            example, arrays = points3d.parametric_example(path, basis)
-            example["name"] = path.stem
-            for feature, variable in (("landmarks_21", "pt2d"), ("landmarks_68", "pt3d_68")):
-                example[feature] = arrays[variable].T.astype(np.float32)
-            example["landmarks"] = example["landmarks_68"][:, :2]
-            yield path.stem, example
+        return read_each((Entry(path.stem, functools.partial(_example, path, basis)) for path in paths), self.info)
+
+
+def _example(path: pathlib.Path, basis: bfm_landmarks.Basis) -> dict[str, Any]:
+    example, arrays = points3d.parametric_example(path, basis)
+    shapes = {"landmarks_21": ("pt2d", 21, 2), "landmarks_68": ("pt3d_68", 68, 3)}
+    for feature, (variable, points, axes) in shapes.items():
+        values = points3d.numbers(arrays, variable, points * axes, path.with_suffix(".mat"))
+        example[feature] = values.reshape(axes, points).T
+    return {**example, "name": path.stem, "landmarks": example["landmarks_68"][:, :2]}

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry, leave_out
 from jaxface.errors import UserError
 
 FILE = "celeba_bboxes.txt"
@@ -35,11 +36,12 @@ class Celeba(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = faces.find_root(dl_manager.manual_dir, FILE)
-        return {"train": self._generate_examples(root, annotations.read_rows(root / FILE, 5))}
+        rows, problems = annotations.read_rows(root / FILE, 5)
+        leave_out(self.info, problems)
+        return {"train": self._generate_examples(root, [row for _, row in rows])}
 
     def _generate_examples(self, root: pathlib.Path, rows: list[list[str]]) -> Iterator:
-        jobs = (faces.Job(row[0], functools.partial(_face, root, row)) for row in rows)
-        return faces.records(jobs, info=self.info)
+        return faces.records((Entry(row[0], functools.partial(_face, root, row)) for row in rows), self.info)
 
 
 def _face(root: pathlib.Path, row: list[str]) -> faces.AnnotatedFace:

@@ -6,8 +6,9 @@ given box (lib/preprocess.py). The files are 1-based: 1 is subtracted from landm
 PIPNet, not from its crop and the landmarks in crop units.
 """
 
+import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import h5py
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry
 from jaxface.errors import UserError
 
 # File and suffix of the variables of each split.
@@ -61,26 +63,47 @@ class Cofw(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(path, split, root_68) for split, path in paths.items()}
 
     def _generate_examples(self, path: pathlib.Path, split: str, root_68: pathlib.Path | None) -> Iterator:
-        meanface_info = self.info if split == "train" and not self._variant else None
-        return faces.records(self._faces(path, split, root_68), COUNTS[self._variant], meanface_info)
+        meanface = split == "train" and not self._variant
+        return faces.records(self._entries(path, split, root_68), self.info, COUNTS[self._variant], meanface)
 
-    def _faces(self, path: pathlib.Path, split: str, root_68: pathlib.Path | None) -> Iterator[faces.AnnotatedFace]:
+    def _entries(
+        self, path: pathlib.Path, split: str, root_68: pathlib.Path | None
+    ) -> Iterator[Entry[faces.AnnotatedFace]]:
         suffix = FILES[split][1]
         arrays = annotations.read_mat(path, f"bboxes{suffix}", f"phis{suffix}")
         boxes, shapes = arrays[f"bboxes{suffix}"], arrays[f"phis{suffix}"]
         if root_68 and split == "test":
             boxes = annotations.read_mat(root_68 / BOXES_68, "bboxes")["bboxes"]
-        for i, image in enumerate(_images(path, f"Is{suffix}", len(boxes))):
-            low, size = boxes[i, :2].astype(np.float64), boxes[i, 2:].astype(np.float64)
-            margin = size * (SCALES[self._variant] - 1) / 2
-            high = low + size - 1
-            crop = faces.clamp_crop(low - margin, high + margin, image)
-            box = np.concatenate([low, high]) - 1
-            points, attributes = shapes[i, :58].reshape(2, 29).T, {"visible": shapes[i, 58:] == 0}
-            if root_68:
-                points, attributes = _points_68(root_68, i) if split == "test" else None, {}
-            labels = {} if points is None else {"landmarks": points - 1, "crop_landmarks": crop.normalise(points)}
-            yield faces.AnnotatedFace(f"{path.name}#{i + 1}", image, crop, box, **labels, attributes=attributes)
+        points_68 = None if root_68 is None or split != "test" else functools.partial(_points_68, root_68)
+        with h5py.File(path) as file:
+            images = f"Is{suffix}"
+            if images not in file or file[images].size != len(boxes):
+                raise UserError(f"{path}: {images} does not hold one image for each of {len(boxes)} boxes")
+            for i, reference in enumerate(file[images][()].ravel()):
+                name = f"{path.name}#{i + 1}"
+                image = functools.partial(_image, file, reference)
+                yield Entry(name, functools.partial(self._face, name, image, boxes[i], shapes[i], points_68, i))
+
+    def _face(
+        self,
+        name: str,
+        read_image: Callable[[], np.ndarray],
+        box: np.ndarray,
+        shape: np.ndarray,
+        points_68: Callable[[int], np.ndarray] | None,
+        i: int,
+    ) -> faces.AnnotatedFace:
+        image = read_image()
+        low, size = box[:2].astype(np.float64), box[2:].astype(np.float64)
+        margin = size * (SCALES[self._variant] - 1) / 2
+        high = low + size - 1
+        crop = faces.clamp_crop(low - margin, high + margin, image)
+        points, attributes = shape[:58].reshape(2, 29).T, {"visible": shape[58:] == 0}
+        if self._variant:
+            points, attributes = None if points_68 is None else points_68(i), {}
+        labels = {} if points is None else {"landmarks": points - 1, "crop_landmarks": crop.normalise(points)}
+        box = np.concatenate([low, high]) - 1
+        return faces.AnnotatedFace(name, image, crop, box, **labels, attributes=attributes)
 
 
 def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
@@ -91,12 +114,14 @@ def _points_68(folder: pathlib.Path, i: int) -> np.ndarray:
     return annotations.read_mat(folders[0] / f"{i + 1}_points.mat", "Points")["Points"].astype(np.float64)
 
 
-def _images(path: pathlib.Path, name: str, count: int) -> Iterator[np.ndarray]:
-    """Yields the images (H,W,3) uint8 BGR of a cell array; some are grey in the file."""
-    with h5py.File(path) as file:
-        if name not in file or file[name].size != count:
-            raise UserError(f"{path}: {name} does not hold one image for each of {count} boxes")
-        for reference in file[name][()].ravel():
-            image = file[reference][()].T
-            code = cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR
-            yield cv2.cvtColor(np.ascontiguousarray(image), code)
+def _image(file: h5py.File, reference: h5py.Reference) -> np.ndarray:
+    """An image (H,W,3) uint8 BGR of a cell array; some are grey in the file."""
+    try:
+        image = np.asarray(file[reference][()]).T
+    except Exception as error:  # h5py raises arbitrary exceptions on damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"the image is damaged ({reason}); download the file again") from error
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise UserError(f"the image is {image.dtype} {image.shape}; expected uint8 (H,W,3) or (H,W)")
+    code = cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR
+    return cv2.cvtColor(np.ascontiguousarray(image), code)

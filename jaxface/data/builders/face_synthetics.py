@@ -5,6 +5,7 @@ does not follow the silhouette. Every hundredth image, by number, is for testing
 bounding box of the landmarks, enlarged 1.2 times. Coordinates are taken as 0-based, as they are in the files.
 """
 
+import functools
 import io
 import pathlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry
 from jaxface.errors import UserError
 
 COUNT = 70
@@ -49,7 +51,8 @@ class FaceSynthetics(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, split: str, labels: list[pathlib.Path]) -> Iterator:
-        yield from faces.records(map(_face, labels), COUNT, self.info if split == "train" else None)
+        entries = (Entry(path.name.removesuffix(LANDMARKS), functools.partial(_face, path)) for path in labels)
+        return faces.records(entries, self.info, COUNT, meanface=split == "train")
 
 
 def _face(label: pathlib.Path) -> faces.AnnotatedFace:
@@ -62,7 +65,7 @@ def _face(label: pathlib.Path) -> faces.AnnotatedFace:
     crop = faces.landmark_crop(points, SCALE, image)
     segmentation = _segmentation(label.with_name(f"{stem}{SEGMENTATION}"), image.shape[:2])[crop.region()]
     encoded = io.BytesIO(cv2.imencode(".png", segmentation)[1].tobytes())
-    box = np.concatenate([points.min(0), points.max(0)])
+    box = faces.landmark_box(points)
     return faces.AnnotatedFace(
         stem, image, crop, box, points, crop.normalise(points), attributes={"segmentation": encoded}
     )

@@ -8,6 +8,7 @@ for testing. The indices of the 68 landmarks are those of florisdf/continuous_la
 data set's toolkit.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import numpy as np
 import scipy.interpolate
 import tensorflow_datasets as tfds
 
-from jaxface.data import faces
+from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry, leave_out, unusable
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
@@ -62,7 +64,9 @@ class Facescape(tfds.core.GeneratorBasedBuilder):
         people = sorted((path for path in (root / PHOTOS).iterdir() if path.is_dir()), key=_by_number)
         if len(people) < 2:
             raise UserError(f"{root / PHOTOS}: has {len(people)} people; at least 2 are needed")
-        template, poses = template_points(root), _read_json(root / POSES)
+        template, problems = template_points(root)
+        leave_out(self.info, problems)
+        poses = _read_json(root / POSES)
         train = [path for number, path in enumerate(people) if number % TEST_EVERY]
         splits = {"train": train, "test": people[::TEST_EVERY]}
         return {
@@ -72,27 +76,33 @@ class Facescape(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: pathlib.Path, split: str, people: list[pathlib.Path], template: np.ndarray, poses: dict
     ) -> Iterator:
-        annotated = (face for person in people for face in _views(root, person, template, poses))
-        yield from faces.records(annotated, 68, self.info if split == "train" else None)
+        entries = (entry for person in people for entry in _views(root, person, template, poses))
+        return faces.records(entries, self.info, 68, meanface=split == "train")
 
 
-def template_points(root: pathlib.Path) -> np.ndarray:
-    """Template coordinates (V,3) float32, units of 100 mm, of the vertices.
+def template_points(root: pathlib.Path) -> tuple[np.ndarray, dict[str, str]]:
+    """Template coordinates (V,3) float32, units of 100 mm, of the vertices, and the reasons by mesh left out.
 
     The mean open-mouthed mesh is aligned by a similarity and warped so that its 68 landmarks are the canonical ones.
     Raises UserError if no person has the expression.
     """
-    paths = sorted((root / MESHES).glob(f"*/models_reg/*_{OPEN_MOUTH}.obj"))
-    if not paths:
-        raise UserError(f"{root / MESHES}: no person has models_reg/K_{OPEN_MOUTH}.obj")
-    mean = sum(_vertices(path) for path in paths) / len(paths)
+    meshes, problems = [], {}
+    for path in sorted((root / MESHES).glob(f"*/models_reg/*_{OPEN_MOUTH}.obj")):
+        try:
+            meshes.append(_vertices(path))
+        except UserError as error:
+            problems[path.relative_to(root).as_posix()] = str(error)
+    if not meshes:
+        reasons = "".join(f"; {reason}" for reason in list(problems.values())[:1])
+        raise UserError(f"{root / MESHES}: no person has models_reg/K_{OPEN_MOUTH}.obj{reasons}")
+    mean = sum(meshes) / len(meshes)
     landmarks, target = mean[_landmarks()], canonical.queries("68")
     scale, rotation, translation = alignment.similarity(landmarks, target)
     aligned = scale * mean @ rotation.T + translation
     # The spline interpolates displacements: far from the landmarks it then keeps the shape of the mesh.
     anchors = aligned[_landmarks()]
     displacement = scipy.interpolate.RBFInterpolator(anchors, target - anchors, kernel="linear", smoothing=SMOOTHING)
-    return (aligned + displacement(aligned)).astype(np.float32)
+    return (aligned + displacement(aligned)).astype(np.float32), problems
 
 
 def project(
@@ -118,20 +128,29 @@ def project(
 
 def _views(
     root: pathlib.Path, person: pathlib.Path, template: np.ndarray, poses: dict
-) -> Iterator[faces.AnnotatedFace]:
-    """The usable photos of a person."""
+) -> Iterator[Entry[faces.AnnotatedFace]]:
+    """The photos of a person; an expression whose mesh, cameras or pose cannot be read is one entry."""
     for folder in sorted((path for path in person.iterdir() if path.is_dir()), key=_by_number):
-        params, number = _read_json(folder / "params.json"), folder.name.partition("_")[0]
-        vertices = _vertices(root / MESHES / person.name / "models_reg" / f"{folder.name}.obj")
+        name, number = f"{person.name}/{folder.name}", folder.name.partition("_")[0]
         try:
-            scale, transform = poses[person.name][number]
-            pose = float(scale), np.array(transform, np.float64)[:3]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{root / POSES}: has no scale and pose of {person.name}, {number} ({error})") from error
+            params = _read_json(folder / "params.json")
+            vertices = _vertices(root / MESHES / person.name / "models_reg" / f"{folder.name}.obj")
+            pose = _pose(root, poses, person.name, number)
+        except UserError as error:
+            yield unusable(name, str(error))
+            continue
         for path in sorted(folder.glob("*.jpg"), key=_by_number):
-            face = _view(path, f"{person.name}/{folder.name}", params, vertices, pose, template)
-            if face is not None:
-                yield face
+            read = functools.partial(_view, path, name, params, vertices, pose, template)
+            yield Entry(f"{name}/{path.name}", read)
+
+
+def _pose(root: pathlib.Path, poses: dict, person: str, number: str) -> tuple[float, np.ndarray]:
+    """Scale, and rotation with translation (3,4), of a registered mesh."""
+    try:
+        scale, transform = poses[person][number]
+        return float(scale), np.array(transform, np.float64)[:3].reshape(3, 4)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{root / POSES}: has no scale and pose of {person}, {number} ({error})") from error
 
 
 def _view(
@@ -150,7 +169,8 @@ def _view(
         intrinsics, extrinsics, distortion = (
             np.array(params[f"{view}_{key}"], np.float64) for key in ("K", "Rt", "distortion")
         )
-    except (KeyError, ValueError) as error:
+        intrinsics, extrinsics = intrinsics.reshape(3, 3), extrinsics.reshape(3, 4)
+    except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path.parent / 'params.json'}: view {view} is incomplete ({error}); copy it again") from error
     pixels, points = project(vertices, pose, intrinsics, extrinsics)
     if points[:, 2].min() <= 0 or not _faces_camera(points[_landmarks()]):
@@ -187,19 +207,26 @@ def _vertices(path: pathlib.Path) -> np.ndarray:
     """The vertices (V,3) of a registered mesh, in the order of the file."""
     if not path.is_file():
         raise UserError(f"{path}: missing")
-    rows = [line.split()[1:4] for line in path.read_text("utf-8").splitlines() if line.startswith("v ")]
+    lines = annotations.read_text(path).splitlines()
+    rows = [line.split()[1:4] for line in lines if line.startswith("v ")]
     if len(rows) != MESH_VERTICES:
         raise UserError(f"{path}: {len(rows)} vertices; expected {MESH_VERTICES}, a mesh of models_reg")
-    return np.array(rows, np.float64)
+    try:
+        return np.array(rows, np.float64).reshape(-1, 3)
+    except ValueError as error:
+        raise UserError(f"{path}: its vertices are not three numbers ({error}); copy it again") from error
 
 
 def _read_json(path: pathlib.Path) -> dict:
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; copy it again")
+    return content
 
 
 def _by_number(path: pathlib.Path) -> tuple[int, str]:

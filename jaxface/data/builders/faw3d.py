@@ -1,10 +1,13 @@
 """3DFAW (Jeni et al., ECCV 2016 workshops): images with 66 3D points; see `jaxface.data.faw3d_files`."""
 
+import functools
 import pathlib
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from jaxface.data import faw3d_files, points3d
+from jaxface.data.entries import Entry, leave_out, read_each
 from jaxface.errors import UserError
 
 
@@ -25,7 +28,10 @@ class Faw3d(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
-        splits = {name: faw3d_files.labelled_images(root, patterns) for name, patterns in faw3d_files.FOLDERS.items()}
+        splits = {}
+        for split, patterns in faw3d_files.FOLDERS.items():
+            splits[split], problems = faw3d_files.labelled_images(root, patterns)
+            leave_out(self.info, problems)
         if not any(splits.values()):
             raise UserError(f"{root}: has no labelled image")
         return {name: self._generate_examples(root, pairs) for name, pairs in splits.items() if pairs}
@@ -33,7 +39,11 @@ class Faw3d(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: pathlib.Path, pairs: list[tuple[pathlib.Path, pathlib.Path]]
     ) -> points3d.Examples:
-        for path, label in pairs:
-            name = path.relative_to(root).as_posix()
-            points = points3d.annotation(faw3d_files.read_points(label), label)
-            yield name, {"image": points3d.read_image(path), "name": name, **points}
+        names = {path.relative_to(root).as_posix(): (path, label) for path, label in pairs}
+        entries = (Entry(name, functools.partial(_example, name, *files)) for name, files in names.items())
+        return read_each(entries, self.info)
+
+
+def _example(name: str, path: pathlib.Path, label: pathlib.Path) -> dict[str, Any]:
+    points = points3d.annotation(faw3d_files.read_points(label), label)
+    return {"image": points3d.read_image(path), "name": name, **points}

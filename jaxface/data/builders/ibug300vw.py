@@ -6,6 +6,7 @@ are left out. The files are 1-based. PIPNet's crop is that of 300-W's common pro
 enlarged 1.1 times.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry, unusable
 from jaxface.errors import UserError
 
 CATEGORIES = {
@@ -57,33 +59,41 @@ class Ibug300vw(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, videos: list[pathlib.Path]) -> Iterator:
         every = TRAIN_EVERY if split == "train" else 1
-        annotated = (face for video in videos for face in _frames(video, every))
-        yield from faces.records(annotated, 68, self.info if split == "train" else None)
+        entries = (entry for video in videos for entry in _frames(video, every))
+        return faces.records(entries, self.info, 68, meanface=split == "train")
 
 
-def _frames(folder: pathlib.Path, every: int) -> Iterator[faces.AnnotatedFace]:
-    """The annotated frames of a video in order, each `every`-th. Raises UserError if the video is shorter."""
+def _frames(folder: pathlib.Path, every: int) -> Iterator[Entry[faces.AnnotatedFace]]:
+    """The annotated frames of a video in order, each `every`-th; those after the end of the video are one entry."""
     labels = {int(path.stem): path for path in (folder / "annot").glob("*.pts") if path.stem.isdigit()}
     if not labels:
-        raise UserError(f"{folder / 'annot'}: has no NNNNNN.pts")
-    capture = cv2.VideoCapture(str(folder / VIDEO))
+        yield unusable(folder.name, f"{folder / 'annot'}: has no NNNNNN.pts")
+        return
+    capture = cv2.VideoCapture(str((folder / VIDEO).absolute()))
     try:
         for number in range(1, max(labels) + 1):
             if not capture.grab():
-                raise UserError(f"{folder / VIDEO}: ends before frame {max(labels)}, which is annotated; copy it again")
+                reason = f"ends before frame {max(labels)}, which is annotated; copy it again"
+                yield unusable(f"{folder.name}/{number:06d} and later", f"{folder / VIDEO}: {reason}")
+                return
             if number in labels and (number - 1) % every == 0:
-                yield _face(folder.name, number, capture.retrieve()[1], annotations.read_pts(labels[number], 68) - 1)
+                image = capture.retrieve()[1]
+                read = functools.partial(_face, folder.name, number, image, labels[number])
+                yield Entry(f"{folder.name}/{number:06d}", read)
     finally:
         capture.release()
 
 
-def _face(video: str, number: int, image: np.ndarray, points: np.ndarray) -> faces.AnnotatedFace:
+def _face(video: str, number: int, image: np.ndarray | None, label: pathlib.Path) -> faces.AnnotatedFace:
+    if image is None:
+        raise UserError(f"frame {number} of {VIDEO} cannot be decoded; copy the video again")
+    points = annotations.read_pts(label, 68) - 1
     crop = faces.landmark_crop(points, SCALE, image)
     return faces.AnnotatedFace(
         f"{video}/{number:06d}",
         image,
         crop,
-        np.concatenate([points.min(0), points.max(0)]),
+        faces.landmark_box(points),
         points,
         crop.normalise(points),
         {"video": video, "frame": number},

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry, unusable
 from jaxface.errors import UserError
 
 TRAIN = ("afw", "helen/trainset", "lfpw/trainset")
@@ -53,14 +54,17 @@ class Ibug300w(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(root, split) for split in SPLITS}
 
     def _generate_examples(self, root: pathlib.Path, split: str) -> Iterator:
-        return faces.records(self._jobs(root, split), 68, self.info if split == "train" else None, self.info)
+        return faces.records(self._entries(root, split), self.info, 68, meanface=split == "train")
 
-    def _jobs(self, root: pathlib.Path, split: str) -> Iterator[faces.Job]:
+    def _entries(self, root: pathlib.Path, split: str) -> Iterator[Entry[faces.AnnotatedFace]]:
         scale = SCALES[self.builder_config.name if self.builder_config else ""]
         for folder in SPLITS[split]:
-            for label, photo in _pairs(root / folder):
+            for stem, (label, photo) in _pairs(root / folder).items():
+                if label is None or photo is None:
+                    yield unusable(f"{folder}/{stem}", f"has no {'.pts' if label is None else 'image'}")
+                    continue
                 name = photo.relative_to(root).as_posix()
-                yield faces.Job(name, functools.partial(_face, name, label, photo, scale))
+                yield Entry(name, functools.partial(_face, name, label, photo, scale))
 
 
 def _face(name: str, label: pathlib.Path, photo: pathlib.Path, scale: float) -> faces.AnnotatedFace:
@@ -75,14 +79,15 @@ def _face(name: str, label: pathlib.Path, photo: pathlib.Path, scale: float) -> 
     return faces.AnnotatedFace(name, image, crop, box, landmarks, crop.normalise(truncated))
 
 
-def _pairs(folder: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(.pts file, photo) pairs by name without blanks (one name has one). Raises UserError if a file is missing."""
+def _pairs(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path | None, pathlib.Path | None]]:
+    """(.pts file, photo) by name without blanks (one name has one), None for a file that is missing.
+
+    Raises UserError if the folder is missing.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: missing")
     stem = {path: path.stem.replace(" ", "") for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     photos = {stem[path]: path for path in stem if path.suffix.lower() in (".jpg", ".jpeg", ".png")}
-    labels = {stem[path]: path for path in stem if path.suffix == ".pts"}
-    unpaired = sorted(labels.keys() ^ photos.keys())
-    if unpaired:
-        raise UserError(f"{folder}: {unpaired[0]} has no {'image' if unpaired[0] in labels else '.pts'}")
-    return [(labels[name], photos[name]) for name in labels]
+    labels = {stem[path]: path for path in stem if path.suffix.lower() == ".pts"}
+    unlabelled = [name for name in photos if name not in labels]
+    return {name: (labels.get(name), photos.get(name)) for name in (*labels, *unlabelled)}

@@ -4,6 +4,7 @@ A file is a list of {"img_paths", "landmarks" (68,3), "objpos" [x, y], "scale_pr
 inferred from the original's loader, datasets/fa68pt3D.py. Faces with isValidation form the split test.
 """
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, image_index, points3d
+from jaxface.data.entries import Entry, leave_out, read_each
 from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 
 KEYS = ("img_paths", "landmarks", "objpos", "scale_provided", "isValidation")
+SHAPES = {"landmarks": (68, 3), "objpos": (2,), "scale_provided": (), "isValidation": ()}
 TREE = "*.json of the original's annotations, and the images in images, or in 300wLP/images and aflw2000/images"
 FOLDERS = ("images", "300wLP/images", "aflw2000/images", ".")
 
@@ -39,35 +42,65 @@ class JvcrJson(tfds.core.GeneratorBasedBuilder):
         root = pathlib.Path(dl_manager.manual_dir)
         splits = {"train": [], "test": []}
         for path in points3d.find_files(root, "*.json"):
-            for item in _read_items(path):
+            items, problems = _read_items(path)
+            leave_out(self.info, problems)
+            for item in items:
                 splits["test" if item["isValidation"] else "train"].append(item)
+        if not any(splits.values()):
+            reasons = "".join(f"; {name}: {reason}" for name, reason in list(self.info.metadata["failed"].items())[:1])
+            raise UserError(f"{root}: has no usable annotation{reasons}")
         return {name: self._generate_examples(root, items) for name, items in splits.items() if items}
 
     def _generate_examples(self, root: pathlib.Path, items: list[dict[str, Any]]) -> points3d.Examples:
-        for number, item in enumerate(items):
-            example = {
-                "image": points3d.read_image(_image_path(root, item["img_paths"])),
-                "name": item["img_paths"],
-                **points3d.annotation(np.array(item["landmarks"], np.float64), item["img_paths"]),
-                "objpos": np.float32(item["objpos"]),
-                "scale_provided": np.float32(item["scale_provided"]),
-            }
-            yield f"{number:06d}", example
+        entries = (Entry(item["img_paths"], functools.partial(_example, root, item)) for item in items)
+        examples = read_each(entries, self.info)
+        yield from ((f"{number:06d}", example) for number, (_, example) in enumerate(examples))
 
 
-def _read_items(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The annotations of a file. Raises UserError, which names the item, if one is malformed."""
+def _example(root: pathlib.Path, item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "image": points3d.read_image(_image_path(root, item["img_paths"])),
+        "name": item["img_paths"],
+        **points3d.annotation(np.array(item["landmarks"], np.float64), item["img_paths"]),
+        "objpos": np.float32(item["objpos"]),
+        "scale_provided": np.float32(item["scale_provided"]),
+    }
+
+
+def _read_items(path: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The annotations of a file, and the reasons by "FILE, item N" of those that are malformed.
+
+    Raises UserError if it is not a JSON list.
+    """
     try:
-        items = json.loads(annotations.read_text(path))
-    except ValueError as error:
+        content = json.loads(annotations.read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
-    for number, item in enumerate(items if isinstance(items, list) else [None]):
-        missing = [key for key in KEYS if not isinstance(item, dict) or key not in item]
-        if missing:
-            raise UserError(f"{path}, item {number}: has no {', '.join(missing)}")
-        if np.shape(item["landmarks"]) != (68, 3):
-            raise UserError(f"{path}, item {number}: landmarks are {np.shape(item['landmarks'])}; expected (68, 3)")
-    return items
+    if not isinstance(content, list):
+        raise UserError(f"{path}: not a JSON list; copy it again")
+    items, problems = [], {}
+    for number, item in enumerate(content):
+        problem = _problem(item)
+        if problem:
+            problems[f"{path.name}, item {number}"] = problem
+        else:
+            items.append(item)
+    return items, problems
+
+
+def _problem(item: Any) -> str:
+    """What is wrong with an annotation; "" if nothing is."""
+    missing = [key for key in KEYS if not isinstance(item, dict) or key not in item]
+    if missing:
+        return f"has no {', '.join(missing)}"
+    for key, shape in SHAPES.items():
+        try:
+            found = np.asarray(item[key], np.float64).shape
+        except (ValueError, TypeError):
+            found = None
+        if found != shape:
+            return f"{key} are {'not numbers' if found is None else found}; expected {shape}"
+    return "" if isinstance(item["img_paths"], str) else "img_paths is not a path"
 
 
 def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces, image_index, label_files, symmetry
+from jaxface.data.entries import Entry, leave_out
 from jaxface.errors import UserError
 
 # Any name.
@@ -56,14 +57,12 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = pathlib.Path(dl_manager.manual_dir)
         splits, problems = read_splits(root)
-        self.info.metadata["failed"] = problems
+        leave_out(self.info, problems)
         return {split: self._generate_examples(root, split, found) for split, found in splits.items()}
 
     def _generate_examples(self, root: pathlib.Path, split: str, found: list[Found]) -> Iterator:
-        jobs = [faces.Job(name, functools.partial(_face, name, path, label)) for name, path, label in found]
-        yield from faces.records(
-            jobs, meanface_info=self.info if split == "train" else None, info=self.info, any_error=True
-        )
+        entries = [Entry(name, functools.partial(_face, name, path, label)) for name, path, label in found]
+        yield from faces.records(entries, self.info, meanface=split == "train")
         if split == "train":
             self.info.metadata["flip"] = _flip(root, np.reshape(self.info.metadata["meanface"], (-1, 2)))
 

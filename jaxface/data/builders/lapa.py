@@ -9,10 +9,10 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry
 from jaxface.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -43,8 +43,8 @@ class Lapa(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: pathlib.Path, split: str) -> Iterator:
         paths = sorted((folder / "landmarks").glob("[!.]*.txt"))
-        jobs = (faces.Job(path.stem, functools.partial(_face, folder, path)) for path in paths)
-        return faces.records(jobs, 106, self.info if split == "train" else None, self.info)
+        entries = (Entry(path.stem, functools.partial(_face, folder, path)) for path in paths)
+        return faces.records(entries, self.info, 106, meanface=split == "train")
 
 
 def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:
@@ -54,5 +54,5 @@ def _face(folder: pathlib.Path, path: pathlib.Path) -> faces.AnnotatedFace:
     points = numbers[1:].reshape(106, 2)
     image = faces.read_image(folder / "images" / f"{path.stem}.jpg")
     crop = faces.landmark_crop(points, SCALE, image)
-    box = np.concatenate([points.min(0), points.max(0)])
+    box = faces.landmark_box(points)
     return faces.AnnotatedFace(path.stem, image, crop, box, points, crop.normalise(points))

@@ -6,13 +6,14 @@ crop is that of LaPa: the bounding box of the landmarks, enlarged 1.2 times. The
 description only: images with a `.pts` file of the same name, in any folders.
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces, image_index
+from jaxface.data.entries import Entry, leave_out
 from jaxface.errors import UserError
 
 COUNTS = {"": 68, "profile": 39}
@@ -56,19 +57,28 @@ class Menpo2d(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(root, split, paths) for split, paths in labels.items()}
 
     def _labels(self, folder: pathlib.Path) -> list[pathlib.Path]:
-        """The `.pts` files with the number of points of this variant. Raises UserError for another number."""
-        chosen = []
-        for path in sorted(path for path in image_index.walk(folder) if path.suffix == ".pts"):
-            count = len(annotations.read_pts(path))
+        """The `.pts` files with the number of points of this variant; those of neither variant are left out."""
+        chosen, problems = [], {}
+        for path in sorted(path for path in image_index.walk(folder) if path.suffix.lower() == ".pts"):
+            try:
+                count = len(annotations.read_pts(path))
+            except UserError as error:
+                problems[path.relative_to(folder).as_posix()] = str(error)
+                continue
             if count not in COUNTS.values():
-                raise UserError(f"{path}: {count} points; expected {' or '.join(map(str, COUNTS.values()))}")
+                expected = " or ".join(map(str, COUNTS.values()))
+                problems[path.relative_to(folder).as_posix()] = f"{count} points; expected {expected}"
             if count == self._count:
                 chosen.append(path)
+        leave_out(self.info, problems)
         return chosen
 
     def _generate_examples(self, root: pathlib.Path, split: str, labels: list[pathlib.Path]) -> Iterator:
-        annotated = (_face(root, label, self._count) for label in labels)
-        yield from faces.records(annotated, self._count, self.info if split == "train" else None)
+        entries = (
+            Entry(label.relative_to(root).as_posix(), functools.partial(_face, root, label, self._count))
+            for label in labels
+        )
+        return faces.records(entries, self.info, self._count, meanface=split == "train")
 
 
 def _face(root: pathlib.Path, label: pathlib.Path, count: int) -> faces.AnnotatedFace:
@@ -78,5 +88,5 @@ def _face(root: pathlib.Path, label: pathlib.Path, count: int) -> faces.Annotate
         raise UserError(f"{label}: has no image of the same name next to it")
     points, image = annotations.read_pts(label, count) - 1, faces.read_image(path)
     crop = faces.landmark_crop(points, SCALE, image)
-    box = np.concatenate([points.min(0), points.max(0)])
+    box = faces.landmark_box(points)
     return faces.AnnotatedFace(path.relative_to(root).as_posix(), image, crop, box, points, crop.normalise(points))

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import head_records, nphm_scans
+from jaxface.data.entries import Entry, read_each
 from jaxface.data.nphm_jobs import Job, beam_pipeline, run_job, run_with_beam
 from jaxface.errors import UserError
 from jaxface.heads import head_space
@@ -63,7 +64,7 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=f"{__doc__}\n{head_records.__doc__}",
             features=head_records.features(observation=observation),
-            metadata=tfds.core.MetadataDict(),
+            metadata=tfds.core.MetadataDict(failed={}),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
@@ -106,15 +107,34 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, jobs: list[Job], subjects: list[int]) -> Iterator[tuple[str, dict]]:
         with _worker_processes() as pool:
             futures = {pool.submit(run_job, job): number for number, job in enumerate(jobs)}
-            for future in concurrent.futures.as_completed(futures):
-                number = futures[future]
-                yield from _records(future.result(), jobs[number], subjects.index(jobs[number].subject), number)
+            numbers = {_name(job): number for number, job in enumerate(jobs)}
+            completed = concurrent.futures.as_completed(futures)
+            entries = (Entry(_name(jobs[futures[future]]), future.result) for future in completed)
+            for name, output in read_each(entries, self.info):
+                number = numbers[name]
+                yield from _records(output, jobs[number], subjects.index(jobs[number].subject), number)
+
+
+def _name(job: Job) -> str:
+    """A job in the list of failures."""
+    return f"{job.subject:03d}/{job.expression:03d} ({job.part})"
 
 
 def _metadata(root: pathlib.Path, people: dict[str, dict[int, int]], pair_jobs: dict[str, list[Job]]) -> dict:
-    """The data set's metadata, with the mean anchors of the training people's neutral scans."""
-    neutrals = [nphm_scans.scan_folder(root, *scan) for scan in people["train"].items()]
-    mean_anchors = np.mean([nphm_scans.anchors(folder) for folder in neutrals], 0)
+    """The data set's metadata, with the mean anchors of the training people's neutral scans.
+
+    A registration that cannot be read does not count; its jobs name it. Raises UserError if there is no other.
+    """
+    found, problem = [], ""
+    for subject, expression in people["train"].items():
+        folder = nphm_scans.scan_folder(root, subject, expression)
+        try:
+            found.append(nphm_scans.anchors(folder))
+        except UserError as error:
+            problem = f"{folder}: {error}"
+    if not found:
+        raise UserError(problem)
+    mean_anchors = np.mean(found, 0)
     official = {"train": "train", "test": "validation"}
     subjects = {ours: len(people[theirs]) for ours, theirs in official.items()}
     scans = {ours: len(pair_jobs[theirs]) for ours, theirs in official.items()}

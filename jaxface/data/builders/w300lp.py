@@ -4,12 +4,15 @@
 variant `flipped` adds the mirrored images of the folders *_Flip.
 """
 
+import functools
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, bfm_landmarks, points3d
+from jaxface.data.entries import Entry, read_each
 from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 
@@ -52,17 +55,18 @@ class W300lp(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: pathlib.Path, basis: bfm_landmarks.Basis, paths: list[pathlib.Path]
     ) -> points3d.Examples:
-        for path in paths:
-            example, arrays = points3d.parametric_example(path, basis)
-            name = path.relative_to(root).with_suffix("").as_posix()
-            landmarks = arrays["pt2d"].reshape(2, 68).T
-            example |= {
-                "name": name,
-                "landmarks": landmarks.astype(np.float32),
-                "roi": arrays["roi"].ravel().astype(np.float32),
-                **_corrected_landmarks(root, path, landmarks),
-            }
-            yield name, example
+        names = {path.relative_to(root).with_suffix("").as_posix(): path for path in paths}
+        entries = (Entry(name, functools.partial(_example, root, name, path, basis)) for name, path in names.items())
+        return read_each(entries, self.info)
+
+
+def _example(root: pathlib.Path, name: str, path: pathlib.Path, basis: bfm_landmarks.Basis) -> dict[str, Any]:
+    example, arrays = points3d.parametric_example(path, basis)
+    label = path.with_suffix(".mat")
+    landmarks = points3d.numbers(arrays, "pt2d", 2 * 68, label).reshape(2, 68).T
+    roi = points3d.numbers(arrays, "roi", 4, label).ravel()
+    corrected = _corrected_landmarks(root, path, landmarks)
+    return {**example, "name": name, "landmarks": landmarks, "roi": roi, **corrected}
 
 
 def _corrected_landmarks(root: pathlib.Path, path: pathlib.Path, landmarks: np.ndarray) -> dict[str, np.ndarray]:
@@ -72,4 +76,6 @@ def _corrected_landmarks(root: pathlib.Path, path: pathlib.Path, landmarks: np.n
     arrays = {"pts_2d": landmarks, "pts_3d": landmarks}
     if corrected.is_file():
         arrays = annotations.read_mat(corrected, *arrays)
-    return {f"landmarks_{kind}": arrays[f"pts_{kind}"].reshape(68, 2).astype(np.float32) for kind in ("2d", "3d")}
+    kinds = ("2d", "3d")
+    values = {kind: points3d.numbers(arrays, f"pts_{kind}", 2 * 68, corrected) for kind in kinds}
+    return {f"landmarks_{kind}": values[kind].reshape(68, 2) for kind in kinds}

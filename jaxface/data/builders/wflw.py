@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces
+from jaxface.data.entries import Entry, leave_out
 from jaxface.errors import UserError
 from jaxface.layouts import wflw_to_ibug
 
@@ -54,24 +55,29 @@ class Wflw(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         root = faces.find_root(dl_manager.manual_dir, "WFLW_annotations")
-        lists = {split: _rows(root, LIST.format(split)) for split in ("train", "test")}
+        lists = {split: self._rows(root, LIST.format(split)) for split in ("train", "test")}
         test_rows = {_key(row): (number, row) for number, row in lists["test"]}
         for subset in SUBSETS:
-            rows = [row for _, row in _rows(root, SUBSET_LIST.format(subset))]
-            unlisted = [row for row in rows if _key(row) not in test_rows]
-            if unlisted:
-                path = SUBSET_LIST.format(subset)
-                raise UserError(f"{path}: lists {unlisted[0][-1]}, which is not in the test list; copy the lists again")
-            lists[f"test_{subset}"] = [test_rows[_key(row)] for row in rows]
+            path = SUBSET_LIST.format(subset)
+            rows = [row for _, row in self._rows(root, path)]
+            unlisted = [row[-1] for row in rows if _key(row) not in test_rows]
+            problem = f"{path} lists a face of it that is not in the test list; copy the lists again"
+            leave_out(self.info, dict.fromkeys(unlisted, problem))
+            lists[f"test_{subset}"] = [test_rows[_key(row)] for row in rows if _key(row) in test_rows]
         return {split: self._generate_examples(root, split, rows) for split, rows in lists.items()}
 
     def _generate_examples(self, root: pathlib.Path, split: str, rows: list[Row]) -> Iterator:
         # A photo can show several faces: the row number makes the name unique.
-        jobs = (
-            faces.Job(name := f"{row[-1]}#{number}", functools.partial(self._face, root, name, row))
-            for number, row in rows
+        entries = (
+            Entry(name := f"{row[-1]}#{number}", functools.partial(self._face, root, name, row)) for number, row in rows
         )
-        return faces.records(jobs, self._count, self.info if split == "train" else None, self.info)
+        return faces.records(entries, self.info, self._count, meanface=split == "train")
+
+    def _rows(self, root: pathlib.Path, name: str) -> list[Row]:
+        """The rows of an annotation list; malformed ones are left out."""
+        rows, problems = annotations.read_rows(root / "WFLW_annotations" / name, FIELDS)
+        leave_out(self.info, problems)
+        return rows
 
     def _face(self, root: pathlib.Path, name: str, row: list[str]) -> faces.AnnotatedFace:
         try:
@@ -98,11 +104,6 @@ def ibug_landmarks(points: np.ndarray) -> np.ndarray:
         for place, a, b in ((1, 1, 2), (2, 3, 2), (4, 5, 6), (5, 7, 6)):
             converted[target + place] = 0.666 * points[source + a] + 0.333 * points[source + b]
     return converted
-
-
-def _rows(root: pathlib.Path, name: str) -> list[Row]:
-    """The rows of an annotation list."""
-    return list(enumerate(annotations.read_rows(root / "WFLW_annotations" / name, FIELDS)))
 
 
 def _key(row: list[str]) -> str:

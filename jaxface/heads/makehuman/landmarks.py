@@ -2,9 +2,9 @@
 
 Eyes and mouth follow rings of the mesh: the lid margins, the border of the painted lips and the line where the lips
 meet. Nose and brows are placed by anatomy; the jaw line is the outline of the face as seen from the front, which runs
-from the ear along the edge of the mandible. Where along the outline its points lie, how far the outer mouth corners lie
-beyond the inner ones, and where the base of the nose's wing is, follow the convention of ICT-FaceKit's landmarks. The
-middle and the subject's left are set, then mirrored.
+from the ear along the edge of the mandible. How far the outer mouth corners lie beyond the inner ones, and where the
+tip of the nose and the base of its wing are, follow the convention of ICT-FaceKit's landmarks. The middle and the
+subject's left are set, then mirrored.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxface.layouts import LAYOUT_68, LAYOUT_98
 
 # Vertices of the base mesh, alone or two with equal weights, by point of the layout.
 LIPS = {
-    51: (455,), 52: (7215,), 53: (7170,), 55: (7166,), 56: (7241, 7235), 57: (492,),
+    51: (455,), 52: (7215,), 53: (7170,), 55: (7166, 7233), 56: (7235, 7245), 57: (496, 492),
     62: (468,), 63: (7218, 7213), 64: (7248,), 65: (7236,), 66: (523,),
 }  # fmt: skip
 INNER_CANTHUS, OUTER_CANTHUS = (6850, 6853), (7753, 7756)
@@ -33,8 +33,8 @@ NOSE_SHARES = {34: 0.42, 35: 0.83}
 CORNER_MM = 2.5
 # Centre line of the left brow's hairs: x, and height above the pupils, mm.
 BROW = {22: (10.5, 12.5), 23: (21.0, 17.0), 24: (33.0, 18.5), 25: (44.0, 16.5), 26: (52.0, 10.5)}
-# Points of the jaw line from the chin to the height of the pupils in front of the ear: share of the outline below.
-JAW = dict(zip(range(8, 17), (0.0, 0.103, 0.206, 0.30, 0.447, 0.598, 0.725, 0.856, 1.0), strict=True))
+# Points of the jaw line, at equal steps from the chin to the height of the pupils in front of the ear.
+JAW = range(8, 17)
 LIPS_98 = 76 - 48
 # Samples per triangle edge with which the outline is found, and its angular step.
 SAMPLES, OUTLINE_STEP_DEG = 6, 2.0
@@ -145,9 +145,15 @@ def _jaw(mesh: _Mesh) -> dict[int, Place]:
     line = np.array(line)
     line[0, 0] = 0.0
     line = line[: int(np.argmax(line[:, 1] > pupil[1])) + 1]
-    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1))])
+    length = _arc_length(line[:, :2])
     # The cheeks are so flat from front to back that the depth of the outline jumps.
     line[:, 2] = np.polyval(np.polyfit(length, line[:, 2], 2), length)
-    wanted = np.array(list(JAW.values())) * length[-1]
+    length = _arc_length(line)
+    wanted = np.linspace(0.0, length[-1], len(JAW))
     resampled = np.stack([np.interp(wanted, length, line[:, axis]) for axis in range(3)], axis=1)
     return {point: mesh.attach(place) for point, place in zip(JAW, resampled, strict=True)}
+
+
+def _arc_length(line: np.ndarray) -> np.ndarray:
+    """Arc length (N,) at the points of a line (N,D)."""
+    return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxface import config_values, optim, parallel
+from jaxface import config_values, optim, parallel, run_length
 from jaxface.errors import UserError
 from jaxface.heads import sources
 from jaxface.system import Batch, Evaluator, System, Tree
@@ -31,12 +31,13 @@ OFFSET_LEARNING_RATE = 0.1
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the layout of every data set in `layouts`.
+    """A copy of `config` with the layout of every data set in `layouts`, and the steps of its data sets.
 
     Points of the user's own landmarks are found with the model of `config.init` (`layout_search`). Raises UserError if
     there is none, and for values outside their range.
     """
     config_values.check(config, VALUES)
+    config = run_length.resolve(config)
     return query_table.with_layouts(config, functools.partial(own_layouts.from_start, config))
 
 
@@ -90,7 +91,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         init=init,
         constants=constants,
         loss=functools.partial(losses.training_loss, net, config.loss, offsets),
-        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps),
+        optimizer=optim.optimizer(_optim_config(config, offsets), config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

@@ -24,8 +24,6 @@ Example = dict[str, np.ndarray]
 
 # A detection with a smaller intersection over union with the annotated box is not of this face.
 MIN_OVERLAP = 0.3
-# Batches are padded to the smallest of these numbers of queries, if their data sets have different numbers.
-QUERY_WIDTHS = tuple(sorted([2**n for n in range(4, 16)] + [3 * 2**n for n in range(4, 15)]))
 PADDED = ("queries", "points", "valid", "asked")
 
 
@@ -204,13 +202,13 @@ def detected_box(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def collate(parts: Sequence[Example]) -> Example:
-    """One batch from batches of single data sets. Different numbers of queries are padded to one of QUERY_WIDTHS.
+    """One batch from batches of single data sets. Different numbers of queries are padded, see `batch_width`.
 
     Padding has `asked` and `valid` False.
     """
     widths = {part["queries"].shape[1] for part in parts}
     if len(widths) > 1:
-        width = next(width for width in QUERY_WIDTHS if width >= max(widths))
+        width = query_table.batch_width(widths)
         parts = [{**part, **{name: _padded(part[name], width) for name in PADDED}} for part in parts]
     return datasets.concatenate(parts)
 

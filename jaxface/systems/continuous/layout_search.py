@@ -1,8 +1,8 @@
 """Template points of an unknown layout, found with a trained network that is kept fixed.
 
 Each point starts at the template vertex whose answers are closest to its labels over all images, and is then moved by
-gradient descent on the distance between answers and labels. Labels and images follow the layout's flip map, if known,
-so that the points are mirror-symmetric.
+gradient descent on the distance between answers and labels. With the layout's flip map the points are mirror-symmetric;
+`is_symmetric` tests whether the labels are.
 """
 
 from typing import Any
@@ -26,6 +26,9 @@ CANDIDATES = 600
 # Scale in crop units beyond which a label's error counts linearly: a few wrong labels do not move a point.
 HUBER = 0.02
 BATCH = 16
+# Labels are asymmetric if points without the constraint lower the error by more than this share. The share that N images
+# allow a point without any reason, as it has more freedom, is OVERFIT / N.
+ASYMMETRY, OVERFIT = 0.03, 2.0
 
 
 def find_points(
@@ -36,6 +39,7 @@ def find_points(
     points: np.ndarray,
     valid: np.ndarray,
     flip: np.ndarray,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Template points of a layout from labelled images.
 
@@ -47,6 +51,7 @@ def find_points(
         points: (N,K,2) labels in `crop_units`.
         valid: (N,K) bool, labels that count.
         flip: (K,) flip map of the layout; empty if unknown.
+        start: (K,3) initial points; None: `nearest_vertices`.
 
     Returns:
         template points (K,3), and the mean distance (K,) of the answers from the labels, in crop units.
@@ -65,7 +70,8 @@ def find_points(
         error = jnp.sqrt(((answers(queries) - target) ** 2).sum(-1) + 1e-10)
         return (optax.losses.huber_loss(error, delta=HUBER) / HUBER * counts).sum(0) / jnp.maximum(counts.sum(0), 1)
 
-    start = nearest_vertices(net, variables, features, target, counts)
+    if start is None:
+        start = nearest_vertices(net, variables, features, target, counts)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, STEPS))
 
     def symmetric(queries: jax.Array) -> jax.Array:
@@ -81,6 +87,12 @@ def find_points(
     found = symmetric(run(jnp.asarray(start)))
     error = jnp.linalg.norm(answers(found) - target, axis=-1)
     return np.asarray(found), np.asarray((error * counts).sum(0) / jnp.maximum(counts.sum(0), 1))
+
+
+def is_symmetric(symmetric_error: np.ndarray, free_error: np.ndarray, images: int) -> bool:
+    """Whether labels in N images are mirror-symmetric, from the errors (K,) of points with and without the constraint."""
+    reduced = free_error.mean() * (1 + OVERFIT / images)
+    return bool(reduced > (1 - ASYMMETRY) * symmetric_error.mean())
 
 
 def nearest_vertices(

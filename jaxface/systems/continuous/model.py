@@ -247,6 +247,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
     image_size: side of the crop in pixels (not read here).
     dtype: "float32" or "bfloat16", of the encoder's computation only.
+    remat: whether the activations of a block of the encoder are recomputed for its gradient.
     layer_scale: initial layer scale of a V1 block (1e-6 as published; short training runs of shallow nets need 1).
     final_norm: LayerNorm after the mean (unofficial: False); pools other than "mean" have their own.
     drop_path: stochastic depth rate of the last block.
@@ -309,6 +310,7 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
         layer_scale=config.layer_scale,
         final_norm=config.final_norm and config.pool == "mean",
         dtype=jnp.dtype(config.dtype),
+        remat=config.remat,
     )
 
 

@@ -1,5 +1,6 @@
 """Layouts of the user's own data sets: template points found on their training images with a trained network."""
 
+import functools
 from typing import Any
 
 import ml_collections
@@ -41,8 +42,8 @@ def find(
         data: section of a configuration with `dir` and `build_examples`, where the data set is.
 
     Returns:
-        The entry of `config.layouts`, {"points": K points, "flip": flip map, () if the data set has none}, and the mean
-        error (K,) in percent of half a crop.
+        The entry of `config.layouts`, {"points": K points, "flip": flip map}, and the mean error (K,) in percent of
+        half a crop. The flip map is () if the data set has none, or if its labels are not mirror-symmetric.
 
     Raises:
         UserError: the data set is not prepared, has no landmarks, or has fewer than MIN_IMAGES images with them.
@@ -64,7 +65,13 @@ def find(
     if len(images) < MIN_IMAGES:
         raise UserError(f"data set {dataset}: {len(images)} labelled images; finding a layout needs {MIN_IMAGES}")
     flip = flip_map(dataset, data.dir, points.shape[1])
-    found, error = layout_search.find_points(net, params, model_state, images, points, valid, flip)
+    search = functools.partial(layout_search.find_points, net, params, model_state, images, points, valid)
+    found, error = search(flip)
+    if len(flip):
+        # Labels may follow a convention that differs between the sides; a flip map would not hold for its points.
+        free, free_error = search(np.zeros(0, int), found)
+        if not layout_search.is_symmetric(error, free_error, len(images)):
+            found, error, flip = free, free_error, np.zeros(0, int)
     entry = {"points": tuple(map(tuple, found.astype(float).round(5).tolist())), "flip": tuple(flip.tolist())}
     return entry, 100 * error
 

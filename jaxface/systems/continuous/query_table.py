@@ -7,7 +7,7 @@ the user's own folders are found with a trained network (`layout_search`). `conf
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +34,8 @@ OWN = "own"
 OTHER_TEMPLATE = "other"
 # Name of the learned offsets among the parameters.
 OFFSETS = "offsets"
+# Batches are padded to the smallest of these numbers of queries, if their data sets have different numbers.
+QUERY_WIDTHS = tuple(sorted([2**n for n in range(4, 16)] + [3 * 2**n for n in range(4, 15)]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,12 @@ def layout_name(dataset: str, data_dir: str) -> str | None:
     if prepared_data.newest_version(dataset, data_dir) is None:
         return None
     return prepared_data.read_metadata(dataset, data_dir).get("layout") or None
+
+
+def batch_width(widths: Collection[int]) -> int:
+    """Number of queries of a batch whose data sets have these numbers."""
+    widest, several = max(widths), len(set(widths)) > 1
+    return next(width for width in QUERY_WIDTHS if width >= widest) if several else widest
 
 
 def entry_key(dataset: str) -> str:

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import config_values, optim, prepared_data
+from jaxface import config_values, optim, prepared_data, run_length
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.deep3d import clip, decoder, face_model, metrics, model, objective, predict, torch_weights
 from jaxface.systems.deep3d.values import VALUES
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` in which coefficient counts of 0 are those of the configured head.
+    """A copy of `config` with the steps of its data sets, where coefficient counts of 0 are those of the head.
 
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    return face_model.resolve(config)
+    return run_length.resolve(face_model.resolve(config))
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -50,7 +50,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         warm_start=functools.partial(model.warm_start, net, size, has_cnet),
         constants=functools.partial(objective.constants, config),
         loss=functools.partial(objective.training_loss, net, config),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),

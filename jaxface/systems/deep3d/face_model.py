@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxface.errors import UserError
 from jaxface.geometry import mesh
-from jaxface.heads import sources
+from jaxface.heads import sources, stand_ins
 from jaxface.heads.bfm import FrontFace, read_front
 from jaxface.heads.morphable import MorphableHead
 
@@ -161,7 +161,10 @@ def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceM
     is_front_face = name == "bfm" and path and not path.endswith(".h5")
     if crop == "pytorch" and not is_front_face:
         raise UserError("config.head.crop 'pytorch' is for Basel front faces (head bfm, .mat) only; use 'tf'")
-    face = from_front(read_front(path), crop) if is_front_face else from_head(sources.load_head(name, path))
+    if is_front_face:
+        face = from_front(stand_ins.front_face() if path == stand_ins.PATH else read_front(path), crop)
+    else:
+        face = from_head(sources.load_head(name, path))
     for field, count in zip(KINDS, sizes, strict=True):
         modes = getattr(face, field)
         if len(modes) < count:

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxface import crops
 from jaxface.errors import UserError
+from jaxface.nn.batch_norm import statistics_axis
 from jaxface.nn.init import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
@@ -68,7 +69,7 @@ class RNet(nn.Module):
         Returns:
             Coefficients (B,sizes.total), the pooled feature (B,C), and the first stage's map (B,S/4,S/4,C1).
         """
-        maps = self.backbone(image, train)
+        maps = [features.astype(jnp.float32) for features in self.backbone(image, train)]
         pooled = maps[-1].mean((1, 2))
         outputs = self._output_layers(pooled) if self.regressor == "linear" else self._fit_landmarks(maps, train)
         return jnp.concatenate([*outputs.values()], -1), pooled, maps[0]
@@ -117,6 +118,9 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
             per colour channel, as in both public codes (257).
         confidence: whether the model has a C-Net, which combines the identities of several images of a person.
+        batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
+        dtype: "float32" or "bfloat16", of the backbone's computation; all that follows is float32.
+        remat: whether the activations of a block of the backbone are recomputed for its gradient.
 
     Raises:
         UserError: a value does not fit the others.
@@ -127,7 +131,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
     if config.refine < 0 or (config.refine and config.regressor != "map_fit"):
         raise UserError(f"config.model.refine is {config.refine}; use 0, or more with the regressor 'map_fit'")
     depths, bottleneck = SIZES[config.backbone]
-    backbone = ResNet(depths, bottleneck, config.width, AXIS)
+    axis = statistics_axis(AXIS, config.batch_norm_group)
+    backbone = ResNet(depths, bottleneck, config.width, axis, jnp.dtype(config.dtype), config.remat)
     return RNet(backbone, sizes_from_config(config), config.regressor, count, config.refine)
 
 

@@ -8,6 +8,7 @@ from jaxface.systems.deep3d.model import BACKBONES, REGRESSORS
 
 VALUES = {
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.backbone": values.choice(*BACKBONES),
     "model.width": values.SIZE,
     "model.regressor": values.choice(*REGRESSORS),
@@ -19,12 +20,12 @@ VALUES = {
     "model.white_light": values.FLAG,
     "model.confidence": values.FLAG,
     "head.name": values.choice(*sources.NAMES, sources.RETIRED),
-    "head.path": values.TEXT,
+    "head.path": values.PATH,
     "head.crop": values.choice(*CROPS),
     "data.datasets": values.sequence(values.NAME, least=1),
     "data.augment": values.WEIGHT,
     "loss.attention": values.choice(*ATTENTIONS),
-    "loss.recognition": values.TEXT,
+    "loss.recognition": values.PATH,
     "loss.distance": values.choice(*DISTANCES),
     "loss.num_rendered": values.COUNT,
     "loss.weights": values.section(values.WEIGHT),

@@ -6,24 +6,25 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import config_values, optim, parallel
+from jaxface import config_values, optim, parallel, run_length
+from jaxface.nn import batch_norm
 from jaxface.system import Batch, Evaluator, System
 from jaxface.systems.jvcr import losses, metrics, model, predict, targets, torch_weights
 from jaxface.systems.jvcr.values import VALUES
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config`; this system has no values to fill in. Raises UserError for values outside their range."""
+    """A copy of `config` with the steps of its data sets. Raises UserError for values outside their range."""
     config_values.check(config, VALUES)
-    return config.copy_and_resolve_references()
+    return run_length.resolve(config)
 
 
 def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/jvcr.py). Raises UserError if values do not fit together."""
     config = resolve(config)
     net = model.model_from_config(config.model)
-    # Batch statistics are averaged over the devices, except in the original, where each device has its own.
-    training_net = net if config.mode == "reference" else model.model_from_config(config.model, parallel.AXIS)
+    axis = batch_norm.statistics_axis(parallel.AXIS, config.model.batch_norm_group)
+    training_net = model.model_from_config(config.model, axis)
     mode, size = config.mode, config.model.image_size
 
     def train_data(step: int) -> Iterator[Batch]:
@@ -43,7 +44,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             targets.add_volumes, mode, net.pix2vox.depths, size, size // model.STRIDE
         ),
         loss=functools.partial(losses.training_loss, training_net, config.loss, size),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

@@ -16,10 +16,11 @@ import ml_collections
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import soft_argmax
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.hourglass import INIT, Bottleneck, Hourglass, Residuals, max_pool, pointwise
 from jaxface.nn.init import initialize
+from jaxface.nn.remat import by_block
 from jaxface.nn.volume import HalvingConv, WholeConv
 from jaxface.system import Tree
 from jaxface.systems.jvcr import face_prior
@@ -48,37 +49,43 @@ class Pix2Vox(nn.Module):
         width: channels of the features.
         levels: resolution halvings inside an hourglass.
         blocks: bottlenecks per branch.
-        axis_name: device axis over which batch statistics are averaged.
+        axis_name: devices over which batch statistics are averaged.
+        dtype: type of the computation; volumes and features are float32.
+        remat: whether the activations of a bottleneck are recomputed for its gradient.
     """
 
     depths: tuple[int, ...]
     width: int
     levels: int
     blocks: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[list[jax.Array], jax.Array]:
         x = self._stem(image, train)
         volumes, last = [], len(self.depths) - 1
+        sizes = self.width // 2, self.blocks, self.axis_name, self.dtype, self.remat
         for index, depth in enumerate(self.depths):
-            y = Hourglass(self.levels, self.width // 2, self.blocks, self.axis_name, name=f"hourglass{index}")(x, train)
-            y = Residuals(self.width // 2, self.blocks, self.axis_name, name=f"residual{index}")(y, train)
-            y = pointwise(self.width, f"fc{index}")(y)
+            y = Hourglass(self.levels, *sizes, name=f"hourglass{index}")(x, train)
+            y = Residuals(*sizes, name=f"residual{index}")(y, train)
+            y = pointwise(self.width, f"fc{index}", self.dtype)(y)
             y = nn.relu(BatchNorm(self.axis_name, name=f"bn{index}")(y, train))
             volumes.append(pointwise(depth, f"score{index}")(y))
             if index < last:
-                x = x + pointwise(self.width, f"fc_back{index}")(y)
-                x = x + pointwise(self.width, f"score_back{index}")(volumes[-1])
-        return volumes, y
+                x = x + pointwise(self.width, f"fc_back{index}", self.dtype)(y)
+                x = x + pointwise(self.width, f"score_back{index}", self.dtype)(volumes[-1])
+        return volumes, y.astype(jnp.float32)
 
     def _stem(self, image: jax.Array, train: bool) -> jax.Array:
         quarter, half = self.width // 4, self.width // 2
-        x = Conv(quarter, 7, 2, kernel_init=INIT, name="conv1")(image)
+        bottleneck, common = by_block(Bottleneck, self.remat), (self.axis_name, self.dtype)
+        x = Conv(quarter, 7, 2, kernel_init=INIT, dtype=self.dtype, name="conv1")(image)
         x = nn.relu(BatchNorm(self.axis_name, name="bn_stem")(x, train))
-        x = max_pool(Bottleneck(quarter, self.axis_name, name="layer1")(x, train))
-        x = Bottleneck(half, self.axis_name, name="layer2")(x, train)
-        return Bottleneck(half, self.axis_name, name="layer3")(x, train)
+        x = max_pool(bottleneck(quarter, *common, name="layer1")(x, train))
+        x = bottleneck(half, *common, name="layer2")(x, train)
+        return bottleneck(half, *common, name="layer3")(x, train)
 
 
 class Vox2Coord(nn.Module):
@@ -90,23 +97,25 @@ class Vox2Coord(nn.Module):
         channels: channels of the convolutions that halve the volume.
         width: outputs of the convolution over the remaining 4 x 4 x 4 cells.
         points: number of points.
-        axis_name: device axis over which batch statistics are averaged.
+        axis_name: devices over which batch statistics are averaged.
+        dtype: type of the computation; coordinates are float32.
     """
 
     channels: tuple[int, ...]
     width: int
     points: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, volume: jax.Array, features: jax.Array, train: bool = False) -> jax.Array:
         del features
         x = volume[..., None]
         for index, channels in enumerate(self.channels):
-            x = HalvingConv(channels, name=f"conv{index}")(x)
+            x = HalvingConv(channels, self.dtype, name=f"conv{index}")(x)
             x = BatchNorm(self.axis_name, name=f"bn{index}")(x, train)
             x = nn.leaky_relu(x, LEAKY_SLOPE)
-        embedding = WholeConv(self.width, name=f"conv{len(self.channels)}")(x)
+        embedding = WholeConv(self.width, self.dtype, name=f"conv{len(self.channels)}")(x)
         return pointwise(3 * self.points, "coordinates")(embedding).reshape(volume.shape[0], self.points, 3)
 
 
@@ -173,7 +182,7 @@ class JVCR(nn.Module):
         return volumes, self.regress(volumes[-1], features, train)
 
 
-def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None = None) -> JVCR:
+def model_from_config(config: ml_collections.ConfigDict, axis_name: StatisticsAxis = None) -> JVCR:
     """The network of `config.model`. Raises UserError for values that do not fit together. Keys:
 
     image_size: side S of the crop in pixels; volumes have side S/4.
@@ -185,16 +194,22 @@ def model_from_config(config: ml_collections.ConfigDict, axis_name: str | None =
     channels: of the encoder's 3D convolutions, each of which halves the volume, down to side 4.
     embedding: width of the encoder's last convolution, or of the soft-argmax regressor's MLP.
     points: 71, or 68 without the centres of eyes and mouth.
+    dtype: "float32" or "bfloat16", of the computation of hourglasses and encoder; volumes and coordinates are float32.
+    remat: whether the activations of a bottleneck are recomputed for its gradient.
+
+    batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
 
     Batch statistics are averaged over the device axis `axis_name`; None: each device has its own.
     """
     depths = tuple(config.depths) * (config.stacks if len(config.depths) == 1 else 1)
+    dtype = jnp.dtype(config.dtype)
     _check(config, depths)
     if config.regressor == "encoder":
-        regressor = Vox2Coord(tuple(config.channels), config.embedding, config.points, axis_name)
+        regressor = Vox2Coord(tuple(config.channels), config.embedding, config.points, axis_name, dtype)
     else:
         regressor = SoftArgmaxRegressor(config.points, config.embedding)
-    return JVCR(Pix2Vox(depths, config.width, config.levels, config.blocks, axis_name), regressor)
+    sizes = depths, config.width, config.levels, config.blocks
+    return JVCR(Pix2Vox(*sizes, axis_name, dtype, config.remat), regressor)
 
 
 def _check(config: ml_collections.ConfigDict, depths: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from jaxface.systems.jvcr.transforms import MODES
 VALUES = {
     "mode": values.choice(*MODES),
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.stacks": values.integer(1, 64),
     "model.depths": values.sequence(values.SIZE, least=1),
     "model.width": values.SIZE,
@@ -25,6 +26,7 @@ VALUES = {
     "data.augment.color": values.SHARE,
     "data.augment.degrade": values.FLAG,
     "loss.pretrain": values.COUNT,
+    "loss.pretrain_epochs": values.WEIGHT,
     "loss.distance": values.choice(*DISTANCES),
     "loss.voxel": values.WEIGHT,
     "loss.attention": values.WEIGHT,

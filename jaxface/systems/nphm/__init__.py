@@ -4,7 +4,7 @@ import functools
 
 import ml_collections
 
-from jaxface import config_values
+from jaxface import config_values, run_length
 from jaxface.system import ConversionInput, Evaluator, System
 from jaxface.systems.nphm import decoder, losses, metrics, model, predict, raw, torch_weights
 from jaxface.systems.nphm.networks import codebook
@@ -19,12 +19,13 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the mean anchors and the number of codes of its data set, if that is prepared.
+    """A copy of `config` with the mean anchors, the number of codes and the steps of its data set, if it is prepared.
 
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    resolved = model.resolve(config)
+    split = "train" if config.phase == "identity" else "train_expressions"
+    resolved = run_length.resolve(model.resolve(config), split)
     config_values.check(resolved, VALUES)
     return resolved
 
@@ -42,7 +43,9 @@ def _identity(config: ml_collections.ConfigDict) -> System:
     net = model.identity_model(config)
     return System(
         init=functools.partial(model.init_identity, net, config.model.codes),
-        loss=functools.partial(losses.identity_loss, net, config.loss, config.model.chunk),
+        loss=functools.partial(
+            losses.identity_loss, model.training_model(net, config), config.loss, config.model.chunk
+        ),
         preprocess_on_device=functools.partial(losses.add_space_points, stride=config.data.near_surface_stride),
         raw=raw.identity_raw(net, config.model.replicate_last_point_bug),
         inputs={"points": "B, N, 3", "identity": f"B, {net.code_dim}"},
@@ -61,7 +64,7 @@ def _expression(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init_expression, net, config.model.codes),
         constants=constants,
-        loss=functools.partial(losses.expression_loss, net, identity, config.loss),
+        loss=functools.partial(losses.expression_loss, model.training_model(net, config), identity, config.loss),
         preprocess_on_device=losses.add_cube_points,
         raw=raw.expression_raw(identity, net, constants, identity_config.model.replicate_last_point_bug),
         inputs={"points": "B, N, 3", "identity": f"B, {identity.code_dim}", "expression": f"B, {net.code_dim}"},
@@ -81,7 +84,7 @@ def _data(config: ml_collections.ConfigDict, phase: str, score) -> dict:
         return getattr(data, f"{phase}_{kind}")(config, *arguments)
 
     return {
-        "optimizer": codebook.optimizer(config.optim, config.steps),
+        "optimizer": codebook.optimizer(config.optim, config.steps, config.batch_size),
         "train_data": functools.partial(batches, "stream"),
         "evaluators": {
             name: Evaluator(functools.partial(batches, "eval", name), score, metrics.summarise, config.eval_every)

@@ -1,6 +1,8 @@
 """Networks and random parameters of a configuration, and the identity model that an expression model deforms."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import ml_collections
@@ -39,6 +41,14 @@ def expression_model(config: ml_collections.ConfigDict, identity: IdentityModel)
     model = config.model
     sizes = (model.code, model.compressed, model.width, model.layers)
     return Deformation(identity.code_dim, identity.anchor_count, *sizes, model.narrow_skip)
+
+
+def training_model(net: Any, config: ml_collections.ConfigDict) -> Any:
+    """The network as it is trained: with the type of computation and the rematerialisation of `config.model`.
+
+    Everything else evaluates `net` itself, in float32: a surface is located more finely than bfloat16 resolves.
+    """
+    return dataclasses.replace(net, dtype=config.model.dtype, remat=config.model.remat)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from jaxface import config_values, optim
+from jaxface import config_values, optim, run_length
 from jaxface.system import Batch, ConversionInput, Evaluator, System
 from jaxface.systems.pipnet import decoding, losses, meanface, metrics, model, predict, torch_weights
 from jaxface.systems.pipnet.values import VALUES
@@ -17,12 +17,12 @@ CONVERSION_INPUTS = {
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy of `config` with the mean face, the number of landmarks and the flip map of its data set.
+    """A copy of `config` with the mean face, the number of landmarks, the flip map and the steps of its data set.
 
     Raises UserError for values outside their range.
     """
     config_values.check(config, VALUES)
-    resolved = meanface.resolve(config)
+    resolved = run_length.resolve(meanface.resolve(config))
     config_values.check(resolved, VALUES)
     return resolved
 
@@ -55,7 +55,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     return System(
         init=functools.partial(model.init, net, size),
         loss=functools.partial(losses.training_loss, net, table, config.loss),
-        optimizer=optim.optimizer(config.optim, config.steps),
+        optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),
         train_data=train_data,
         evaluators={
             name: Evaluator(

@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxface.errors import UserError
 
@@ -138,7 +139,18 @@ def gather(values: jax.Array, cell: jax.Array) -> jax.Array:
     """Values (B,L,n) of a map (B,h,w,L*n) in each landmark's cell (B,L)."""
     batch, count = cell.shape
     by_cell = values.reshape(batch, -1, count, values.shape[-1] // count)
+    return lax.platform_dependent(by_cell, cell, cpu=_gather_rows, default=_sum_of_one)
+
+
+def _gather_rows(by_cell: jax.Array, cell: jax.Array) -> jax.Array:
+    """Values (B,L,n) of (B,cells,L,n) in cells (B,L)."""
     return jnp.take_along_axis(by_cell, cell[:, None, :, None], 1)[:, 0]
+
+
+def _sum_of_one(by_cell: jax.Array, cell: jax.Array) -> jax.Array:
+    """As `_gather_rows`, and exactly equal: a sum in which one cell counts. TPUs gather, and scatter, serially."""
+    chosen = jnp.arange(by_cell.shape[1])[:, None] == cell[:, None]
+    return jnp.where(chosen[..., None], by_cell, 0.0).sum(1)
 
 
 def confidence(scores: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import ml_collections
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.nn import mobilenet, resnet
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, statistics_axis
 from jaxface.nn.convolution import Conv
 from jaxface.nn.init import initialize
 from jaxface.nn.mobilenet import MobileNet
@@ -50,6 +50,7 @@ class PIPNet(nn.Module):
             keep the backbone's width, which fails for deeper ResNets, and its MobileNets ignore the stride.
         mean: (3,) of RGB, subtracted from the image.
         std: (3,) of RGB, by which the image is divided.
+        dtype: type of the computation before the heads; heads and maps are float32.
     """
 
     backbone: ResNet | MobileNet
@@ -58,17 +59,18 @@ class PIPNet(nn.Module):
     scaling: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         if self.scaling < 1:
             self.deconv1 = nn.ConvTranspose(
-                EXTRA_WIDTH, (4, 4), (2, 2), ((2, 2), (2, 2)), use_bias=False, kernel_init=HEAD_INIT
+                EXTRA_WIDTH, (4, 4), (2, 2), ((2, 2), (2, 2)), use_bias=False, kernel_init=HEAD_INIT, dtype=self.dtype
             )
-            self.bn_deconv1 = BatchNorm(AXIS)
+            self.bn_deconv1 = BatchNorm(self.backbone.axis_name)
         if self.scaling > 1:
-            self.layer5, self.bn5 = _strided_conv(), BatchNorm(AXIS)
+            self.layer5, self.bn5 = _strided_conv(self.dtype), BatchNorm(self.backbone.axis_name)
         if self.scaling > 2:
-            self.layer6, self.bn6 = _strided_conv(), BatchNorm(AXIS)
+            self.layer6, self.bn6 = _strided_conv(self.dtype), BatchNorm(self.backbone.axis_name)
         counts = {"cls": 1, "x": 1, "y": 1, "nb_x": self.neighbors, "nb_y": self.neighbors}
         self.heads = {
             name: nn.Dense(count * self.landmarks, kernel_init=HEAD_INIT, name=f"{name}_layer")
@@ -85,7 +87,7 @@ class PIPNet(nn.Module):
             x = nn.relu(self.bn5(self.layer5(x), train))
         if self.scaling > 2:
             x = nn.relu(self.bn6(self.layer6(x), train))
-        return x
+        return x.astype(jnp.float32)
 
     def __call__(self, image: jax.Array, train: bool = False, coarse: bool = False) -> Maps:
         x = self.features(image, train)
@@ -97,8 +99,8 @@ class PIPNet(nn.Module):
         return maps
 
 
-def _strided_conv() -> Conv:
-    return Conv(EXTRA_WIDTH, 3, 2, kernel_init=HEAD_INIT)
+def _strided_conv(dtype: jnp.dtype) -> Conv:
+    return Conv(EXTRA_WIDTH, 3, 2, kernel_init=HEAD_INIT, dtype=dtype)
 
 
 def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
@@ -113,6 +115,9 @@ def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
     crop: how inference crops a face: "meanface" for models of annotated photos, "square" for those of rendered heads.
     merge: averaging of the votes, see `decoding.votes`. confidence: whether results have a confidence (ours).
     mean, std: 3 numbers each for RGB in [0,1].
+    batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
+    dtype: "float32" or "bfloat16", of the computation up to the feature map; heads and maps are float32.
+    remat: whether the activations of a block of the backbone are recomputed for its gradient.
     """
     backbone, backbone_stride = _backbone(config)
     scaling = config.stride / backbone_stride
@@ -127,7 +132,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> PIPNet:
             f"config.model.neighbors is {config.neighbors}; with {config.landmarks} landmarks it must be between 1 and "
             f"{config.landmarks - 1}"
         )
-    return PIPNet(backbone, config.landmarks, config.neighbors, scaling, tuple(config.mean), tuple(config.std))
+    colors = tuple(config.mean), tuple(config.std)
+    return PIPNet(backbone, config.landmarks, config.neighbors, scaling, *colors, jnp.dtype(config.dtype))
 
 
 def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, int]:
@@ -135,11 +141,13 @@ def _backbone(config: ml_collections.ConfigDict) -> tuple[ResNet | MobileNet, in
     name = config.backbone
     if name not in BACKBONES:
         raise UserError(f"config.model.backbone is {name!r}; choose one of {', '.join(BACKBONES)}")
+    axis = statistics_axis(AXIS, config.batch_norm_group)
+    options = {"axis_name": axis, "dtype": jnp.dtype(config.dtype), "remat": config.remat}
     if name in mobilenet.SIZES:
-        return MobileNet(mobilenet.SIZES[name], AXIS), 32
+        return MobileNet(mobilenet.SIZES[name], **options), 32
     if name == "custom":
-        return ResNet(tuple(config.depths), False, config.width, AXIS), 2 ** (1 + len(config.depths))
-    return ResNet(*resnet.SIZES[name], axis_name=AXIS), 32
+        return ResNet(tuple(config.depths), False, config.width, **options), 2 ** (1 + len(config.depths))
+    return ResNet(*resnet.SIZES[name], **options), 32
 
 
 def init(model: PIPNet, image_size: int, key: jax.Array) -> tuple[Any, Any]:

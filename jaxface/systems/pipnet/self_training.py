@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, config_file, json_files, parallel
+from jaxface import checkpoint, config_file, json_files, parallel, run_length
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import Batch, System, Tree
 from jaxface.systems import pipnet
@@ -64,7 +64,7 @@ def run(
         UserError: `rounds` is malformed or differs from the earlier run in this workdir, or no unlabelled data sets are
             configured.
     """
-    config, workdir = config.copy_and_resolve_references(), pathlib.Path(workdir)
+    config, workdir = run_length.resolve(config), pathlib.Path(workdir)
     _check(config, rounds)
     results = _finished_rounds(workdir, rounds)
     for number in range(len(results), len(rounds)):
@@ -178,7 +178,7 @@ def _round_config(
     round_config.data.update(pseudo_labels=str(folder), task=task)
     labelled, unlabelled = data.count_examples(config)
     growth = 1 + unlabelled / labelled
-    for section, key in ((round_config, "steps"), (round_config.optim, "boundaries")):
+    for section, key in ((round_config, "steps"), (round_config, "examples"), (round_config.optim, "boundaries")):
         section[key] = jax.tree.map(lambda steps: round(steps * growth), section[key])
     return round_config
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import crops, parallel, prepared_data
+from jaxface import crops, hosts, parallel, prepared_data
 from jaxface.data import datasets, pseudo_labels, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
@@ -115,7 +115,7 @@ def is_labelled(config: ml_collections.ConfigDict, name: str) -> bool:
 def write_labels(config: ml_collections.ConfigDict, name: str, labels: dict[str, np.ndarray]) -> None:
     """Writes pseudo-labels to config.data.pseudo_labels, on the first host only."""
     folder = config.data.pseudo_labels
-    with parallel.process_zero_first(f"write {folder} {name}"):
+    with hosts.process_zero_first(f"write {folder} {name}"):
         if not is_labelled(config, name):
             pseudo_labels.write(name, folder, labels)
 

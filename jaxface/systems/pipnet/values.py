@@ -11,6 +11,7 @@ VALUES = {
     "model.depths": values.sequence(values.SIZE),
     "model.width": values.SIZE,
     "model.image_size": values.IMAGE_SIZE,
+    "model.batch_norm_group": values.COUNT,
     "model.stride": values.choice(*STRIDES),
     "model.landmarks": values.integer(0, 10_000),  # 0: as many as the mean face has
     "model.neighbors": values.SIZE,
@@ -23,7 +24,7 @@ VALUES = {
     "model.std": values.RGB_SCALE,
     "data.datasets": values.sequence(values.NAME, least=1),
     "data.unlabelled": values.NAMES,
-    "data.pseudo_labels": values.TEXT,
+    "data.pseudo_labels": values.PATH,
     "data.task": values.choice("std", "cls1", "cls2", "cls3"),
     "data.flip": values.sequence(values.COUNT),
     "data.eye_corners": values.sequence(values.COUNT, 0, 2),

@@ -112,7 +112,7 @@ def test_a_video_gives_one_animated_head_and_lines_with_one_identity(network, fa
 
     def tracked(frames, predict, box):
         for frame in frames:
-            yield frame, [dataclasses.replace(face, track=3) for face in predict(frame)]
+            yield frame, [dataclasses.replace(one, track=3) for one in predict(frame)]
 
     writer = outputs.Writer(tmp_path / "out")
     writer.make_folder()
@@ -125,7 +125,7 @@ def test_a_video_gives_one_animated_head_and_lines_with_one_identity(network, fa
     assert counts["frame"] == 9 and counts["video"] == 1
     lines = [json.loads(line) for line in (tmp_path / "out" / "in.jsonl").read_text().splitlines()]
     assert [len(line["faces"]) for line in lines] == 4 * [1] + [0] + 4 * [1] and lines[0]["files"] == ["in.glb"]
-    assert len({str(face["coefficients"]["identity"]) for line in lines for face in line["faces"]}) == 1
+    assert len({str(one["coefficients"]["identity"]) for line in lines for one in line["faces"]}) == 1
     assert (tmp_path / "out" / "in.glb").read_bytes()[:4] == b"glTF"
     names = {"in.jsonl", "in.glb", "in_overlay.mp4"}
     assert {path.name for path in outputs.previous_outputs(tmp_path / "out")} == names

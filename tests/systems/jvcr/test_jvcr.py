@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from configs.jvcr import get_config
-from jaxface import checkpoint, evaluation, metric_writer, optim, parallel, training
+from jaxface import checkpoint, evaluation, metric_writer, optim, parallel, run_length, training
 from jaxface.errors import UserError
 from jaxface.systems import jvcr
 from jaxface.systems.jvcr import model
@@ -111,9 +111,11 @@ def test_the_soft_argmax_regressor_fits_one_batch():
 
 
 def test_learning_rates_in_effect():
-    config = get_config("reference")
-    epoch = config.optim.boundaries[0] // 10
-    rates = optim.schedule(config.optim, config.steps)
+    epoch = 61225 // 20
+    config = run_length.in_steps(get_config("reference"), 61225)
+    assert (config.steps, config.optim.boundaries) == (30 * epoch, (10 * epoch, 20 * epoch))
+    assert (config.loss.pretrain, config.eval_every) == (15 * epoch, epoch)
+    rates = optim.schedule(config.optim, config.steps, config.batch_size)
     in_effect = [float(rates(at * epoch + 1)) for at in (0, 9, 10, 19, 20, 29)]
     np.testing.assert_allclose(in_effect, [1e-3, 1e-3, 2.5e-5, 2.5e-5, 2.5e-6, 2.5e-6], rtol=1e-6)
     assert isinstance(jvcr.build(config).optimizer, optax.GradientTransformation)

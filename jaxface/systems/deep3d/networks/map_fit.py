@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxface.geometry.map_estimate import Observation, map_shape_and_pose
 from jaxface.nn import soft_argmax
-from jaxface.nn.batch_norm import BatchNorm
+from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
 from jaxface.nn.convolution import Conv
 from jaxface.systems.deep3d.face_model import FaceModel, at_landmarks
 from jaxface.systems.deep3d.networks import dense_points
@@ -41,7 +41,7 @@ class SoftArgmaxHead(nn.Module):
     """
 
     count: int
-    axis_name: str | None = None
+    axis_name: StatisticsAxis = None
 
     @nn.compact
     def __call__(self, maps: list[jax.Array], train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:

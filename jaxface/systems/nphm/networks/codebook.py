@@ -83,16 +83,16 @@ def clip_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
+def optimizer(config: ml_collections.ConfigDict, steps: int, batch_size: int) -> optax.GradientTransformation:
     """AdamW for the networks and `sparse_adam` for the entry "codes", each with its own gradient clipping.
 
-    Keys of `config` (`config.optim`): `lr`, `code_lr`, `weight_decay`, `clip`, and those of the learning-rate schedule
-    that both follow (`jaxface.optim.schedule`).
+    Keys of `config` (`config.optim`): `lr`, `code_lr`, `weight_decay`, `clip`, those of the learning-rate schedule that
+    both follow (`jaxface.optim.schedule`, with its arguments), and `first_moment_dtype` of the networks.
     """
-    schedule = optim.schedule(config, steps)
+    schedule = optim.schedule(config, steps, batch_size)
     networks = optax.chain(
         clip_norm(config.clip),
-        optax.scale_by_adam(*BETAS, eps=ADAM_EPSILON),
+        optax.scale_by_adam(*BETAS, eps=ADAM_EPSILON, mu_dtype=optim.first_moment_dtype(config)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(schedule),
     )

@@ -25,6 +25,7 @@ class Deformation:
         compressed: dimension to which a linear layer compresses [identity | anchors]; 0 feeds the identity code itself
             (NPM).
         width, layers, narrow_skip: architecture of the network, see `SkipMLP`.
+        dtype, remat: its computation, see `SkipMLP`.
     """
 
     identity_dim: int
@@ -34,12 +35,14 @@ class Deformation:
     width: int
     layers: int
     narrow_skip: bool = True
+    dtype: str = "float32"
+    remat: bool = False
 
     @property
     def mlp(self) -> SkipMLP:
         """The network from [xyz | condition | expression] to an offset."""
         latent_dim = (self.compressed or self.identity_dim) + self.code_dim
-        return SkipMLP(latent_dim, 3, self.width, self.layers, self.narrow_skip)
+        return SkipMLP(latent_dim, 3, self.width, self.layers, self.narrow_skip, self.dtype, self.remat)
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters {"mlp": layers}, and with compression {"compressor": a linear layer}."""

@@ -37,6 +37,7 @@ class Ensemble:
         local_dim: length of each local code.
         width, layers, narrow_skip: architecture of the members' networks, see `SkipMLP`.
         position_width: hidden units of the anchor MLP.
+        dtype, remat: computation of the members' networks, see `SkipMLP`.
     """
 
     mean_anchors: tuple[float, ...]
@@ -47,6 +48,8 @@ class Ensemble:
     layers: int
     position_width: int
     narrow_skip: bool = True
+    dtype: str = "float32"
+    remat: bool = False
 
     @property
     def anchor_count(self) -> int:
@@ -71,7 +74,8 @@ class Ensemble:
     @property
     def mlp(self) -> SkipMLP:
         """Architecture of the members' networks."""
-        return SkipMLP(self.global_dim + self.local_dim, 1, self.width, self.layers, self.narrow_skip)
+        code_dim = self.global_dim + self.local_dim
+        return SkipMLP(code_dim, 1, self.width, self.layers, self.narrow_skip, self.dtype, self.remat)
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters.
@@ -208,10 +212,15 @@ class Ensemble:
 
 
 def _map_networks(network, arguments: tuple) -> tuple:
-    """Maps `network` over the leading axis: sequentially on CPUs, where that is fastest, otherwise vectorised."""
-    if jax.default_backend() == "cpu":
-        return lax.map(lambda one: network(*one), arguments)
-    return jax.vmap(network)(*arguments)
+    """Maps `network` over the leading axis: sequentially on CPUs, where that is fastest, otherwise vectorised.
+
+    The platform is that of the compiled program: an exported file has both forms.
+    """
+    return lax.platform_dependent(
+        *arguments,
+        cpu=lambda *arrays: lax.map(lambda one: network(*one), arrays),
+        default=lambda *arrays: jax.vmap(network)(*arrays),
+    )
 
 
 def _group(values, axis: int, members: slice, size: int):

@@ -22,6 +22,7 @@ class NPM:
         code_dim: length of an identity code.
         width, layers, narrow_skip: architecture of the network, see `SkipMLP`.
         anchor_count: always 0.
+        dtype, remat: computation of the network, see `SkipMLP`.
     """
 
     code_dim: int
@@ -29,11 +30,13 @@ class NPM:
     layers: int
     narrow_skip: bool = True
     anchor_count: int = 0
+    dtype: str = "float32"
+    remat: bool = False
 
     @property
     def mlp(self) -> SkipMLP:
         """The network."""
-        return SkipMLP(self.code_dim, 1, self.width, self.layers, self.narrow_skip)
+        return SkipMLP(self.code_dim, 1, self.width, self.layers, self.narrow_skip, self.dtype, self.remat)
 
     def init(self, key: jax.Array) -> Params:
         """Layers initialised as in PyTorch, the last one geometrically.

@@ -6,6 +6,7 @@ SimonGiebenhain/NPHM.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -32,6 +33,9 @@ class SkipMLP:
         layers: number of hidden layers; layer `layers // 2` takes the input again.
         narrow_skip: the layer before the skip is narrowed by the input's width, as in the official code, so that
             [hidden | input] has `width` entries. Otherwise it keeps its width.
+        dtype: type of the hidden values and of their products. Products with positions and codes, and the outputs, are
+            float32: a position in bfloat16 would be off by up to half a millimetre.
+        remat: whether the hidden values are recomputed for the gradient, layer by layer.
     """
 
     code_dim: int
@@ -39,6 +43,8 @@ class SkipMLP:
     width: int
     layers: int
     narrow_skip: bool = True
+    dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         if self.narrow_skip and self.width <= self.in_dim:
@@ -107,11 +113,20 @@ class SkipMLP:
         """
         hidden = points
         for index, (kernels, bias) in enumerate(zip(weights, biases, strict=True)):
-            value = hidden @ kernels[0] + bias
-            if index == self.skip:
-                value = value + points @ kernels[1]
-            hidden = safe_norm.softplus(value) if index < self.layers else value
+            layer = functools.partial(self._layer, index)
+            hidden = (jax.checkpoint(layer) if self.remat else layer)(kernels, bias, hidden, points)
         return hidden
+
+    def _layer(
+        self, index: int, kernels: tuple[jax.Array, ...], bias: jax.Array, hidden: jax.Array, points: jax.Array
+    ) -> jax.Array:
+        """Layer number `index`; `hidden` are the points at the first one."""
+        dtype = self.dtype if index else jnp.float32
+        kernel = kernels[0].astype(dtype)
+        value = jnp.matmul(hidden.astype(dtype), kernel, preferred_element_type=jnp.float32) + bias
+        if index == self.skip:
+            value = value + points @ kernels[1]
+        return safe_norm.softplus(value.astype(self.dtype)) if index < self.layers else value
 
     def __call__(self, params: Params, code: jax.Array, points: jax.Array) -> jax.Array:
         """Outputs (…,N,out_dim) at points (…,N,3) for codes (…,1,code_dim), or (…,N,code_dim) with one per point."""
