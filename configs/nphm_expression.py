@@ -8,6 +8,7 @@ set. `model.dtype` and `model.remat` as in configs/nphm_identity.py.
 
 Variants:
     ict, makehuman: a reduced model, trained on generated heads.
+    own: the reduced model on the user's scans (launch.fit --register --training_set).
     reference: the published model on the NPHM data set.
     npm: the paper's baseline.
     smoke: runs in seconds, builds its own data and uses a randomly initialised identity model.
@@ -101,6 +102,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
 VARIANTS = {
     "ict": functools.partial(_generated, "head_sdf/ict"),
     "makehuman": functools.partial(_generated, "head_sdf/makehuman"),
+    "own": functools.partial(_generated, "nphm"),
     "reference": lambda config: None,
     "npm": _npm,
     "smoke": _smoke,

@@ -5,6 +5,7 @@ python -m launch.train --config configs/nphm_identity.py:ict --workdir work/nphm
 
 Variants:
     ict, makehuman: a reduced model, trained on generated heads.
+    own: the reduced model on the user's scans (launch.fit --register --training_set).
     reference: the published model on the NPHM data set.
     npm: the paper's baseline, one MLP.
     smoke: runs in seconds and builds its own data.
@@ -108,6 +109,7 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
 VARIANTS = {
     "ict": functools.partial(_generated, "head_sdf/ict"),
     "makehuman": functools.partial(_generated, "head_sdf/makehuman"),
+    "own": functools.partial(_generated, "nphm"),
     "reference": lambda config: None,
     "npm": _npm,
     "smoke": _smoke,

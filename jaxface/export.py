@@ -1,4 +1,7 @@
-"""Exports the network of a system as a file that runs without this package: StableHLO (`jax.export`) or ONNX."""
+"""Exports the network of a system, or a part of it, as a file that runs without this package.
+
+The formats are StableHLO (`jax.export`) and ONNX.
+"""
 
 import dataclasses
 import functools
@@ -11,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from jaxface import outputs
 from jaxface.errors import UserError
-from jaxface.system import System, Tree
+from jaxface.system import Part, System, Tree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# The name of the exported function, by which `outputs.write_file` knows the file as an output of jaxface.
+FUNCTION_NAME = "written_by_jaxface"
 # Free sizes with which an ONNX file is compared with the network, and the largest difference relative to the largest
 # number of an output, or to 1.
 CHECKED_SIZES, TOLERANCE = {"B": 2, "N": 5}, 1e-4
@@ -22,16 +28,20 @@ CHECKED_SIZES, TOLERANCE = {"B": 2, "N": 5}, 1e-4
 TIMED_SIZES, RUNS = {"B": 1, "N": 68}, 9
 
 
-def serialize(system: System, params: Tree, model_state: Tree) -> bytes:
-    """Serialises `System.raw` with its parameters embedded, for any batch size B and number of points N.
+def serialize(system: System | Part, params: Tree, model_state: Tree) -> bytes:
+    """Serialises `raw` of a system or part with its parameters embedded, for any batch size B and number of points N.
 
     Inputs and outputs are float32 arrays by name, as `System.inputs` and `System.raw` have them; inputs that are
     optional for `raw` are required, because a file has one set of inputs. Products have full float32 precision.
     `jax.export.deserialize(bytearray(data)).call({"image": …})` runs it on every platform of `PLATFORMS`.
     """
-    network = jax.jit(functools.partial(system.raw, params, model_state))
+
+    def network(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return system.raw(params, model_state, arrays)
+
+    network.__name__ = FUNCTION_NAME
     with jax.default_matmul_precision("highest"):
-        return bytes(export.export(network, platforms=PLATFORMS)(_abstract_inputs(system)).serialize())
+        return bytes(export.export(jax.jit(network), platforms=PLATFORMS)(_abstract_inputs(system)).serialize())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +59,7 @@ class OnnxExport:
     network_ms: float
 
 
-def serialize_onnx(system: System, params: Tree, model_state: Tree) -> OnnxExport:
+def serialize_onnx(system: System | Part, params: Tree, model_state: Tree) -> OnnxExport:
     """As `serialize`, an ONNX file; it is run by onnxruntime and compared with `System.raw`.
 
     Raises:
@@ -62,7 +72,9 @@ def serialize_onnx(system: System, params: Tree, model_state: Tree) -> OnnxExpor
 
     network = functools.partial(system.raw, params, model_state)
     with jax.default_matmul_precision("highest"):
-        data = jaxpr.to_onnx(network, _abstract_inputs(system)).SerializeToString()
+        graph = jaxpr.to_onnx(network, _abstract_inputs(system))
+        graph.doc_string = outputs.MARKS[0].decode()
+        data = graph.SerializeToString()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         arrays = _random_inputs(system, CHECKED_SIZES)
         expected = jax.device_get(network(arrays))
@@ -88,14 +100,14 @@ def _medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
-def _abstract_inputs(system: System) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_inputs(system: System | Part) -> dict[str, jax.ShapeDtypeStruct]:
     """The inputs of a system with symbolic sizes."""
     scope = export.SymbolicScope()
     shapes = {name: export.symbolic_shape(shape, scope=scope) for name, shape in system.inputs.items()}
     return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
 
-def _random_inputs(system: System, free_sizes: dict[str, int]) -> dict[str, Any]:
+def _random_inputs(system: System | Part, free_sizes: dict[str, int]) -> dict[str, Any]:
     """Inputs in [0,1]."""
     random, arrays = np.random.default_rng(0), {}
     for name, text in system.inputs.items():

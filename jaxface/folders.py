@@ -5,6 +5,7 @@ The only module that writes results of inference. A file that fails does not end
 
 import dataclasses
 import functools
+import io
 import json
 import os
 import pathlib
@@ -16,16 +17,19 @@ from typing import Any
 import flax.errors
 import numpy as np
 
-from jaxface import detection, head_clips, outputs, overlay, photo, pipeline, video
+from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline
 from jaxface.data import landmark_files
 from jaxface.errors import UserError
-from jaxface.results import DECIMALS, FaceLandmarks
+from jaxface.results import FaceLandmarks
 
 VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .3gp .mts .m2ts .ts .flv .ogv".split())
-OVERLAY_ENDINGS = ("_overlay.png", "_overlay.mp4")
-JSON_ENDINGS = (".json", ".jsonl")
+# Of photos and videos.
+OVERLAY_ENDINGS = ("_overlay.png", clips.OVERLAY_ENDING)
+JSON_ENDINGS = (".json", clips.JSON_ENDING)
+# Of all faces of a photo, with regions and with a painted map.
+MASK_ENDING, PAINTED_ENDING = "_mask.png", "_painted.png"
 # Marks the .npz files that `infer_arrays` writes.
-ARRAYS_COMMENT = b"written by jaxface"
+ARRAYS_COMMENT = outputs.MARKS[0]
 EXAMPLE_BOXES = '{"file name": [x0, y0, x1, y1]}'
 # Photos that are processed together, and that are decoded ahead or written beside.
 PHOTO_BATCH, FILES_AHEAD = 8, 4
@@ -142,7 +146,7 @@ def infer_files(
     targets = output_names(files, writer)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in files if path not in videos]
-    infer_video = _infer_video
+    infer_video: Callable[..., Counter] = clips.infer_video
     if reconstruct_clip is not None:
         infer_video = functools.partial(head_clips.infer_video, reconstruct_clip=reconstruct_clip)
     _infer_photos(predict, photos, targets, boxes, writer, summary, on_failure)
@@ -306,11 +310,7 @@ def _with_boxes(inputs: Sequence[Path], boxes_path: str | os.PathLike | None) ->
 def _outputs(target: Path, source: Path) -> list[Path]:
     """JSON and overlay of a photo or video for an output path without ending; see `output_names`."""
     kind = int(source.suffix.lower() in VIDEO_SUFFIXES)
-    return [_with_ending(target, endings[kind]) for endings in (JSON_ENDINGS, OVERLAY_ENDINGS)]
-
-
-def _with_ending(target: Path, ending: str) -> Path:
-    return target.with_name(target.name + ending)
+    return [outputs.with_ending(target, endings[kind]) for endings in (JSON_ENDINGS, OVERLAY_ENDINGS)]
 
 
 def output_names(files: list[Path], writer: outputs.Writer) -> dict[Path, Path]:
@@ -355,82 +355,47 @@ def write_result(
     face_files = {}
     for number, face in enumerate(faces, start=1):
         for ending in face.files:
-            face_files[_with_ending(target, f"_{number}{ending}" if number > 1 else ending)] = (face, ending)
+            face_files[outputs.with_ending(target, f"_{number}{ending}" if number > 1 else ending)] = (face, ending)
     json_path, overlay_path = _outputs(target, path)
+    shared = {outputs.with_ending(target, ending): encode for ending, encode in _shared_files(loaded, faces).items()}
     # The second face of a.jpg and the first one of a_2.jpg have the same names.
-    writer.claim([json_path, overlay_path, *face_files])
+    writer.claim([json_path, overlay_path, *shared, *face_files])
     entry = {
         "image": path.name,
         "width": loaded.width,
         "height": loaded.height,
         "faces": serialised(faces),
-        "files": [file.name for file in (overlay_path, *face_files)],
+        "files": [file.name for file in (overlay_path, *shared, *face_files)],
     }
     # First, so that the other files of an interrupted run are known as its results.
-    writer.write(json_path, _json_line(entry))
+    writer.write(json_path, outputs.json_line(entry))
     writer.write(overlay_path, overlay.encode_png(overlay.draw_overlay(loaded.pixels, faces, loaded.step)))
+    for file, encode in shared.items():
+        writer.write(file, encode())
     for file, (face, ending) in face_files.items():
         writer.write(file, face.files[ending])
     return Counter(photo=1, face=len(faces))
 
 
-def _infer_video(
-    predict: Predict,
-    path: Path,
-    target: Path,
-    box: np.ndarray | None,
-    smooth: bool,
-    writer: outputs.Writer,
-    log: OnFailure,
-) -> Counter:
-    """Writes the overlay video and the JSON lines of one video; damaged frames have lines without faces."""
-    clip = video.open_clip(path)
-    if box is not None:
-        detection.check_boxes(box, clip.width, clip.height)
-    times: list[float] = []
+def _shared_files(loaded: photo.Photo, faces: Sequence[FaceLandmarks]) -> dict[str, Callable[[], bytes]]:
+    """Encoders by name ending of the files that show all faces of a photo."""
+    encoders: dict[str, Callable[[], bytes]] = {}
+    masks = [face.mask for face in faces if face.mask is not None]
+    if masks:
+        encoders[MASK_ENDING] = lambda: overlay.encode_png(functools.reduce(_first_label, masks))
+    if any(face.paint is not None for face in faces):
+        encoders[PAINTED_ENDING] = lambda: overlay.encode_png(overlay.draw_paint(loaded.pixels, faces))
+    return encoders
 
-    def frames() -> Iterator[np.ndarray | None]:
-        for time, frame in clip.timed_frames():
-            times.append(time)
-            if frame is None:
-                log(f"{path.name}: frame {len(times) - 1} at {time:.3f} s is damaged; its line has no faces")
-            yield frame
 
-    tracked = video.track(frames(), predict, box)
-    if smooth:
-        tracked = video.smooth(tracked, clip.rate, times)
-    partial, lines = _with_ending(target, ".partial.mp4"), []
-    try:
-        with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as clip_writer:
-            for index, (frame, faces) in enumerate(tracked):
-                if frame is not None:
-                    clip_writer.write(overlay.draw_overlay(frame, faces), times[index])
-                entry = {
-                    "image": path.name,
-                    "frame": index,
-                    "time": round(times[index], DECIMALS),
-                    "width": clip.width,
-                    "height": clip.height,
-                    "faces": serialised(faces),
-                }
-                lines.append(_json_line(entry))
-        counts = Counter(video=1, frame=len(lines), silent=int(not video.add_sound(partial, path)))
-        writer.replace(partial, _with_ending(target, OVERLAY_ENDINGS[1]))
-    finally:
-        partial.unlink(missing_ok=True)
-    writer.write(_with_ending(target, JSON_ENDINGS[1]), b"".join(lines))
-    if clip.duration - times[-1] > max(1.0, clip.duration / 10):
-        log(f"{path.name}: only {times[-1]:.1f} s of {clip.duration:.1f} s could be read; the file may be truncated")
-    return counts
+def _first_label(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Labels (h,w) of two label images; where both have one, that of the first."""
+    return np.where(labels > 0, labels, others)
 
 
 def serialised(faces: Sequence[FaceLandmarks]) -> list[dict[str, Any]]:
     """The entry "faces" of the JSON output."""
     return [face.to_json() for face in faces]
-
-
-def _json_line(entry: dict[str, Any]) -> bytes:
-    return (json.dumps(entry, allow_nan=False) + "\n").encode()
 
 
 def infer_arrays(
@@ -441,9 +406,7 @@ def infer_arrays(
     Raises UserError if the file is not an .npz file, its arrays do not fit the network, or `target` cannot be written
     or is a file that is not such an output.
     """
-    target = Path(target)
-    if target.exists() and (target.resolve() == Path(source).resolve() or not _is_array_output(target)):
-        raise UserError(f"{target}: exists and is not an output of jaxface; choose another --output")
+    outputs.check_file(target, _is_array_output, [source])
     try:
         with np.load(source, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
@@ -459,14 +422,11 @@ def infer_arrays(
     except flax.errors.FlaxError as error:
         reason, *_ = str(error).splitlines()
         raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
-    try:
-        with open(f"{target}.partial", "wb") as file:
-            np.savez(file, **arrays)
-        with zipfile.ZipFile(f"{target}.partial", "a") as archive:
-            archive.comment = ARRAYS_COMMENT
-        os.replace(f"{target}.partial", target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another --output") from error
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = ARRAYS_COMMENT
+    outputs.write_file(target, buffer.getvalue(), [source])
 
 
 def _is_array_output(path: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from jaxface import outputs, overlay, video
+from jaxface import clips, outputs, overlay, video
 from jaxface.meshes import Mesh
 from jaxface.results import DECIMALS, FaceReconstruction
 from jaxface.system import ClipReconstruction
@@ -70,10 +70,9 @@ def infer_video(
         for number, track in tracks.items()
     }
     endings = _endings(tracks)
-    writer.check(target.with_name(target.name + ending) for ending in endings.values())
+    writer.check(outputs.with_ending(target, ending) for ending in endings.values())
     lines, files = [], {}
-    overlay_path = target.with_name(f"{target.name}_overlay.mp4")
-    partial = target.with_name(f"{target.name}.partial.mp4")
+    partial = outputs.with_ending(target, ".partial.mp4")
     try:
         with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as clip_writer:
             for index, (_, frame) in zip(range(len(times)), clip.timed_frames(), strict=False):
@@ -86,12 +85,12 @@ def infer_video(
                 lines.append(_line(path.name, index, times[index], clip, faces))
         lines[0]["files"] = sorted(target.name + endings[number] for number in files)
         counts = Counter(video=1, frame=len(lines), silent=int(not video.add_sound(partial, path)))
-        writer.replace(partial, overlay_path)
+        writer.replace(partial, outputs.with_ending(target, clips.OVERLAY_ENDING))
     finally:
         partial.unlink(missing_ok=True)
-    writer.write(target.with_name(f"{target.name}.jsonl"), b"".join(map(outputs.json_line, lines)))
+    writer.write(outputs.with_ending(target, clips.JSON_ENDING), b"".join(map(outputs.json_line, lines)))
     for number, data in files.items():
-        writer.write(target.with_name(target.name + endings[number]), data)
+        writer.write(outputs.with_ending(target, endings[number]), data)
     if clip.duration - times[-1] > max(1.0, clip.duration / 10):
         log(f"{path.name}: only {times[-1]:.1f} s of {clip.duration:.1f} s could be read; the file may be truncated")
     return counts

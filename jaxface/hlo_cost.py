@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxface import hlo_text
+from jaxface.hlo_loops import Frame, trip_count
 from jaxface.hlo_text import Computation, Instruction, Module
 
 # One operation per element of the result.
@@ -67,7 +67,7 @@ class Cost:
 
 def cost(module: Module) -> Cost:
     """Cost of one run of the module."""
-    return _Accountant(module).computation(module.entry)
+    return _Accountant(module).frame(Frame(module.computations[module.entry]))
 
 
 class _Accountant:
@@ -76,42 +76,47 @@ class _Accountant:
     def __init__(self, module: Module):
         self._module = module
 
-    @functools.cache  # noqa: B019 - lives as long as one call of `cost`
-    def computation(self, name: str, fused: bool = False) -> Cost:
+    def frame(self, frame: Frame, fused: bool = False) -> Cost:
         """Cost of a computation; one that is `fused` has no memory traffic of its own."""
-        computation = self._module.computations[name]
         total = Cost()
-        for instruction in computation.instructions.values():
-            total = total.plus(self._instruction(computation, instruction, fused))
+        for instruction in frame.computation.instructions.values():
+            total = total.plus(self._instruction(frame, instruction, fused))
         return total
 
-    def _instruction(self, computation: Computation, one: Instruction, fused: bool) -> Cost:
-        total = self._inner(computation, one, fused)
-        total = total.plus(Cost(flops=self._flops(computation, one)))
+    @functools.cache  # noqa: B019 - lives as long as one call of `cost`
+    def _fused(self, name: str) -> Cost:
+        return self.frame(Frame(self._module.computations[name]), True)
+
+    def _instruction(self, frame: Frame, one: Instruction, fused: bool) -> Cost:
+        computation = frame.computation
+        flops = self._flops(computation, one)
+        total = self._inner(frame, one, fused).plus(Cost(flops=flops))
         if one.opcode in _PRODUCTS:
             types = dict.fromkeys(self._operand(computation, one, number).arrays[0].dtype for number in (0, 1))
-            total = total.plus(Cost(products={"*".join(types): self._flops(computation, one)}))
+            total = total.plus(Cost(products={"*".join(sorted(types)): flops}))
         if one.opcode in ("all-reduce", "all-reduce-start"):
             size = sum(computation.instructions[operand].bytes for operand in one.operands)
             total = total.plus(Cost(all_reduces=1, all_reduce_bytes=size))
         return total if fused else total.plus(Cost(bytes=self._bytes(computation, one)))
 
-    def _inner(self, computation: Computation, one: Instruction, fused: bool) -> Cost:
+    def _inner(self, frame: Frame, one: Instruction, fused: bool) -> Cost:
         """Cost of the computations that an instruction runs."""
         if one.opcode == "while":
-            trips = hlo_text.trip_count(self._module, one, computation)
-            body = self.computation(one.called("body")).plus(self.computation(one.called("condition")))
-            return Cost(unknown_loops=int(trips is None)).plus(body, 1 if trips is None else trips)
+            trips = trip_count(self._module, one, frame)
+            body, condition = (self._called(one.called(key), frame, one) for key in ("body", "condition"))
+            return Cost(unknown_loops=int(trips is None)).plus(body.plus(condition), 1 if trips is None else trips)
         if one.opcode == "conditional":
-            branches = [self.computation(name) for name in _branches(one)]
+            branches = [self._called(name, frame) for name in _branches(one)]
             return max(branches, key=lambda branch: (branch.bytes, branch.flops), default=Cost())
         if one.opcode == "fusion":
-            return self.computation(one.called("calls"), True)
-        if one.opcode == "call":
-            return self.computation(one.called("to_apply"), fused)
-        if one.opcode == "async-start":
-            return self.computation(one.called("calls"), fused)
-        return Cost()
+            return self._fused(one.called("calls"))
+        key = {"call": "to_apply", "async-start": "calls"}.get(one.opcode)
+        if key is None:
+            return Cost()
+        return self._fused(one.called(key)) if fused else self._called(one.called(key), frame)
+
+    def _called(self, name: str, frame: Frame, loop: Instruction | None = None) -> Cost:
+        return self.frame(Frame(self._module.computations[name], loop, frame))
 
     def _operand(self, computation: Computation, one: Instruction, number: int) -> Instruction:
         return computation.instructions[one.operands[number]]
@@ -127,14 +132,14 @@ class _Accountant:
         if one.opcode == "convolution":
             return _convolution_flops(one, *(self._operand(computation, one, k).arrays[0].dims for k in (0, 1)))
         if one.opcode in ("reduce", "all-reduce", "reduce-scatter", "reduce-window"):
-            work = self.computation(one.called("to_apply"), True).flops
+            work = self._fused(one.called("to_apply")).flops
             if one.opcode == "reduce-window":
                 return work * size * max(math.prod(_window(one, "size")) - 1, 0)
             inputs = sum(computation.instructions[name].arrays[0].size for name in one.operands[: len(one.arrays)])
             return work * (inputs / len(one.arrays) - (size if one.opcode == "reduce" else 0))
         if one.opcode == "scatter":
             updates = self._operand(computation, one, len(one.operands) - 1).arrays[0].size
-            return updates * self.computation(one.called("to_apply"), True).flops
+            return updates * self._fused(one.called("to_apply")).flops
         return 0.0
 
     def _bytes(self, computation: Computation, one: Instruction) -> float:

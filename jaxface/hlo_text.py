@@ -1,4 +1,4 @@
-"""Parser of XLA's optimised HLO text (`jax.stages.Compiled.as_text()`), and trip counts of its loops."""
+"""Parser of XLA's optimised HLO text, `jax.stages.Compiled.as_text()`."""
 
 import dataclasses
 import functools
@@ -8,10 +8,8 @@ from collections.abc import Mapping
 
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
 _NAME = re.compile(r"%([\w.\-]+)")
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
-# Operations whose result is their first operand, for the value of a scalar.
-_COPIES = ("bitcast", "convert", "copy", "copy-done", "reshape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,12 @@ class Instruction:
 
     def called(self, key: str) -> str:
         """Name of the computation in the attribute `key`."""
-        return _attribute(self.attributes, key).lstrip("%")
+        return self.attribute(key).lstrip("%")
+
+    def attribute(self, key: str) -> str:
+        """Text of the attribute `key`, up to the next comma or space; "" if it is absent."""
+        found = re.search(rf"\b{key}=([^,\s]+)", self.attributes)
+        return found[1] if found else ""
 
     def numbers(self, key: str) -> tuple[int, ...]:
         """The integers of an attribute `key={1,2}`; () if it is absent."""
@@ -125,127 +128,6 @@ def parse(text: str) -> Module:
     if entry not in computations:
         raise ValueError("HLO text without an entry computation")
     return Module(computations, entry)
-
-
-def trip_count(module: Module, loop: Instruction, caller: Computation) -> int | None:
-    """How often the body of a `while` runs; None if that depends on data.
-
-    XLA's own annotation is used where there is one. Otherwise the condition must compare a counter, to which the body
-    adds a constant, with a bound; start, step and bound are constants, possibly carried through the loop.
-    """
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
-    if known:
-        return int(known[1])
-    condition, body = (module.computations[loop.called(key)] for key in ("condition", "body"))
-    test = condition.instructions[condition.root]
-    if test.opcode == "fusion":
-        inner = module.computations[test.called("calls")]
-        test, arguments = inner.instructions[inner.root], test.operands
-        where = [_value(module, inner, name, condition, arguments) for name in test.operands]
-    else:
-        where = [_value(module, condition, name) for name in test.operands]
-    if test.opcode != "compare" or len(where) != 2:
-        return None
-    direction = _attribute(test.attributes, "direction")
-    ends = [_loop_values(module, body, loop, caller, value) for value in where]
-    return None if None in ends else _count(direction, *ends)
-
-
-def _count(direction: str, first: tuple[int, int], second: tuple[int, int]) -> int | None:
-    """Steps until (start, step) of two counters no longer compare as `direction` says."""
-    (start, step), (bound, bound_step) = first, second
-    difference, rate = bound - start, step - bound_step
-    if direction in ("GT", "GE"):
-        difference, rate = -difference, -rate
-    if direction in ("LE", "GE"):
-        difference += 1
-    if direction == "EQ" or rate == 0:
-        return None
-    return max(0, math.ceil(difference / rate)) if rate * (1 if difference >= 0 else rate) > 0 else None
-
-
-# A scalar in a loop: an integer, or element `index` of the loop's state plus `offset`.
-@dataclasses.dataclass(frozen=True)
-class _Carried:
-    index: int
-    offset: int
-
-
-def _value(
-    module: Module,
-    computation: Computation,
-    name: str,
-    outer: Computation | None = None,
-    arguments: tuple[str, ...] = (),
-) -> int | _Carried | None:
-    """Value of a scalar of a loop's condition or body, or of a fusion in `outer` with these arguments."""
-    one = computation.instructions[name]
-    if one.opcode == "constant":
-        return int(one.text) if re.fullmatch(r"-?\d+", one.text) else None
-    if one.opcode == "parameter" and outer is not None:
-        return _value(module, outer, arguments[int(one.text)])
-    if one.opcode in _COPIES:
-        return _value(module, computation, one.operands[0], outer, arguments)
-    if one.opcode == "get-tuple-element":
-        source = computation.instructions[one.operands[0]]
-        return _Carried(one.number("index", 0), 0) if source.opcode == "parameter" else None
-    if one.opcode == "fusion" and outer is None:
-        inner = module.computations[one.called("calls")]
-        return _value(module, inner, inner.root, computation, one.operands)
-    if one.opcode in ("add", "subtract"):
-        left, right = (_value(module, computation, operand, outer, arguments) for operand in one.operands)
-        if isinstance(left, int) and isinstance(right, _Carried) and one.opcode == "add":
-            left, right = right, left
-        if isinstance(left, _Carried) and isinstance(right, int):
-            return _Carried(left.index, left.offset + (right if one.opcode == "add" else -right))
-    return None
-
-
-def _loop_values(
-    module: Module, body: Computation, loop: Instruction, caller: Computation, value: int | _Carried | None
-) -> tuple[int, int] | None:
-    """(value before the first step, change per step) of a scalar of the condition; None if it is not such a counter."""
-    if value is None or isinstance(value, int):
-        return None if value is None else (value, 0)
-    start = _initial(caller, loop, value.index)
-    step = _step(module, body, loop, caller, value.index)
-    return None if start is None or step is None else (start + value.offset, step)
-
-
-def _step(module: Module, body: Computation, loop: Instruction, caller: Computation, index: int) -> int | None:
-    """What the body adds to an element of the loop's state."""
-    root = body.instructions[body.root]
-    if root.opcode != "tuple":
-        return None
-    after = _value(module, body, root.operands[index])
-    if isinstance(after, _Carried) and after.index == index:
-        return after.offset
-    # The step may be a constant that is itself carried through the loop.
-    one = body.instructions[root.operands[index]]
-    if one.opcode != "add":
-        return None
-    parts = [_value(module, body, operand) for operand in one.operands]
-    others = [part for part in parts if isinstance(part, _Carried) and part.index != index and not part.offset]
-    if len(others) != 1 or _Carried(index, 0) not in parts:
-        return None
-    unchanged = _value(module, body, root.operands[others[0].index]) == others[0]
-    return _initial(caller, loop, others[0].index) if unchanged else None
-
-
-def _initial(caller: Computation, loop: Instruction, index: int) -> int | None:
-    """The constant with which an element of the loop's state starts."""
-    state = caller.instructions[loop.operands[0]]
-    if state.opcode != "tuple":
-        return None
-    one = caller.instructions[state.operands[index]]
-    while one.opcode in _COPIES:
-        one = caller.instructions[one.operands[0]]
-    return int(one.text) if one.opcode == "constant" and re.fullmatch(r"-?\d+", one.text) else None
-
-
-def _attribute(attributes: str, key: str) -> str:
-    found = re.search(rf"\b{key}=([^,\s]+)", attributes)
-    return found[1] if found else ""
 
 
 def _computation(name: str, lines: list[str]) -> Computation:

@@ -26,8 +26,9 @@ Source: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | photo.Photo
 AnySource = TypeVar("AnySource", bound=Source)
 # (4,) or (F,4) numbers x0, y0, x1, y1 in pixels of the full photo.
 Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
-# A name such as "68", also as a number, or template points (N,3).
-Layout: TypeAlias = str | int | np.ndarray
+# A name such as "68", also as a number, template points (N,3) or an .npy file of them; several in a list.
+OneLayout: TypeAlias = str | int | os.PathLike | np.ndarray
+Layout: TypeAlias = OneLayout | Sequence[OneLayout]
 # Photos of a list that are processed together, and that are decoded ahead.
 PHOTO_BATCH, LOADED_AHEAD = 8, 4
 
@@ -87,6 +88,10 @@ class Predictor:
         layout: Layout | None = None,
         min_score: float | None = None,
         max_faces: int | None = None,
+        fit: bool = False,
+        masks: str | Sequence[str] = (),
+        texture: bool = False,
+        paint: np.ndarray | None = None,
     ) -> list[list[FaceLandmarks]]: ...
 
     @overload
@@ -98,6 +103,10 @@ class Predictor:
         layout: Layout | None = None,
         min_score: float | None = None,
         max_faces: int | None = None,
+        fit: bool = False,
+        masks: str | Sequence[str] = (),
+        texture: bool = False,
+        paint: np.ndarray | None = None,
     ) -> list[FaceLandmarks]: ...
 
     def __call__(
@@ -108,6 +117,10 @@ class Predictor:
         layout: Layout | None = None,
         min_score: float | None = None,
         max_faces: int | None = None,
+        fit: bool = False,
+        masks: str | Sequence[str] = (),
+        texture: bool = False,
+        paint: np.ndarray | None = None,
     ) -> Any:
         """Detects the faces in one photo, or in each photo of a list.
 
@@ -118,10 +131,15 @@ class Predictor:
                 run. Or the eyes, nose tip and mouth corners (5,2) px of one face. For a list of photos a list with such
                 boxes or points, or None for each.
             layout: name of the landmark layout; None uses the default of the system. The system "continuous" accepts
-                "68", "98", "dense", region names and template points (N,3) in units of 100 mm.
+                "68", "98", "dense", region names, template points (N,3) in units of 100 mm or an .npy file of them, and
+                lists of these.
             min_score: faces that the detector gives a lower score, in [0,1], are left out; None means
                 `detection.MIN_SCORE`.
             max_faces: only so many detected faces of a photo, the largest, are returned; None returns all.
+            fit: whether to fit a morphable head to the face, `face.head` (continuous).
+            masks: regions of the label image `face.mask` (continuous).
+            texture: whether to paint the photo into the head's UV map, `face.texture` (continuous).
+            paint: (N,N,4) uint8 RGBA, such a map, which is painted onto the face: the layer `face.paint` (continuous).
 
         Returns:
             A list of faces, for a list of photos a list of such lists. A face is a `FaceLandmarks`, or a
@@ -135,7 +153,8 @@ class Predictor:
             raise UserError(
                 f"{self.config.system}: this system fits scans, not photos; run: python -m launch.fit --scan FILE"
             )
-        options = self._options(layout, min_score, max_faces)
+        applications = {"fit": fit, "masks": masks, "texture": texture, "paint": paint}
+        options = self._options(layout, min_score, max_faces) | self._applications(applications)
         if not _is_list(photos):
             (faces,) = self._faces([photo.load(photos)], [boxes], options)
             return faces
@@ -261,6 +280,14 @@ class Predictor:
         given = {name: value for name, value in given.items() if value is not None}
         return given | {name: TOOLS[name] for name in self.system.tools}
 
+    def _applications(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The applications that are asked for. Raises UserError for one that the system does not have."""
+        given = {name: value for name, value in asked.items() if _is_asked(value)}
+        for name in given:
+            if name not in self.system.applications:
+                raise UserError(f"{name}: not available with {self.source}; use a model of the system continuous")
+        return given
+
     def __repr__(self) -> str:
         count = sum(int(np.prod(shape)) for shape in _shapes(self.params).values())
         return f"Predictor(system={self.config.system!r}, parameters={_abbreviated(count)}, source={self.source!r})"
@@ -269,6 +296,11 @@ class Predictor:
         """Pickles the configuration and the parameters; unpickling builds the system from the configuration."""
         trees = jax.device_get((self.params, self.model_state))
         return _unpickled, (self.config.to_dict(), *trees, self.source)
+
+
+def _is_asked(value: Any) -> bool:
+    """Whether an application is asked for: neither None nor False nor an empty list."""
+    return value is not None and value is not False and (isinstance(value, bool | str) or len(value) > 0)
 
 
 def _unpickled(values: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:

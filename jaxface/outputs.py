@@ -1,8 +1,9 @@
 """The one writer of result files. It never overwrites a file that no earlier run of jaxface wrote.
 
 What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files, as do the
-summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4 and to the files
-that its first line lists, and fit.json and registered.json name the scans that were fitted.
+summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4,
+<stem>_painted.mp4 and the files that its first line lists, and fit.json and registered.json name the scans that were
+fitted. A single file whose name the user gives carries a mark (`write_file`).
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxface import meshes
@@ -22,9 +23,21 @@ Path = pathlib.Path
 RESULT_KEYS = {"image", "width", "height", "faces"}
 # The entry of a summary by which `previous_outputs` knows that jaxface wrote the files that it lists.
 LISTING = {"writer": "jaxface"}
+# In every file that `write_file` writes, as text or, where the format allows identifiers only, as one of them.
+MARKS = (b"written by jaxface", b"written_by_jaxface")
 # Names of the files of a photo, for results of versions that did not list them: <stem>, the number of the second and
 # further faces, the content.
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?:_\d+)?_(overlay|turntable|normals|depth|mask)\.(png|mp4)")
+
+
+def with_ending(target: Path, ending: str) -> Path:
+    """The output path `target`, which has no ending, with one."""
+    return target.with_name(target.name + ending)
+
+
+def json_line(entry: dict[str, Any]) -> bytes:
+    """A line of JSON. Raises ValueError if a number is not finite."""
+    return (json.dumps(entry, allow_nan=False) + "\n").encode()
 
 
 def previous_outputs(folder: Path) -> set[Path]:
@@ -36,7 +49,8 @@ def previous_outputs(folder: Path) -> set[Path]:
         if path.suffix == ".json":
             written |= _listed_by(path, _read(path))
         elif path.suffix == ".jsonl" and _is_result(first := _read_first_line(path)):
-            written |= {path, path.with_name(f"{path.stem}_overlay.mp4"), *_listed_files(path, first)}
+            clips = {path.with_name(f"{path.stem}_{kind}.mp4") for kind in ("overlay", "painted")}
+            written |= {path, *clips, *_listed_files(path, first)}
     resolved, root = {path.resolve() for path in written}, folder.resolve()
     return {path for path in resolved if path.is_relative_to(root)}
 
@@ -69,11 +83,6 @@ def _listed_files(path: Path, content: dict[str, Any]) -> set[Path]:
     files = content.get("files", [])
     names = [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
     return {path.with_name(name) for name in names if name and Path(name).name == name}
-
-
-def json_line(entry: dict[str, Any]) -> bytes:
-    """A JSON object as a line."""
-    return (json.dumps(entry, allow_nan=False) + "\n").encode()
 
 
 def _is_marked(path: Path) -> bool:
@@ -184,3 +193,44 @@ class Writer:
         self.check([path])
         partial.replace(path)
         self.earlier.add(path.resolve())
+
+
+def write_file(path: str | os.PathLike, data: bytes, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Writes a file that the user named with --output, atomically.
+
+    Args:
+        path: the file. An existing file is overwritten if it carries one of MARKS.
+        data: its content, with one of MARKS.
+        inputs: files that the content was made from.
+
+    Raises:
+        UserError: the file is an input, or exists and was not written by jaxface, or cannot be written.
+    """
+    if not any(mark in data for mark in MARKS):
+        raise ValueError(f"{path}: the content has no mark")
+    check_file(path, _has_mark, inputs)
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+
+
+def check_file(
+    path: str | os.PathLike, is_own: Callable[[Path], bool], inputs: Iterable[str | os.PathLike] = ()
+) -> None:
+    """Raises UserError if a file that the user named is an input, or exists and is not an earlier output (`is_own`)."""
+    target = Path(path)
+    is_input = target.resolve() in {Path(source).resolve() for source in inputs}
+    if is_input or (os.path.lexists(target) and not (target.is_file() and is_own(target))):
+        raise UserError(f"{path}: exists and is not an output of jaxface; choose another --output")
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return any(mark in data for mark in MARKS)

@@ -1,12 +1,13 @@
 """Overlays: landmarks, boxes and rendered layers drawn on an image."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
-from jaxface.results import FaceLandmarks
+from jaxface.results import FaceLandmarks, LayoutPoints
 
 # Polylines by layout: first point, last point, whether it is closed.
 CONTOURS = {
@@ -19,16 +20,17 @@ BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
 CERTAIN_COLOR, UNCERTAIN_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
 # Sigma, in units of the mean side of the face box, from which a point has UNCERTAIN_COLOR.
 UNCERTAIN_SIGMA = 0.08
-# From this number of points on, they are drawn smaller.
-MANY_POINTS = 200
+# Radius of dots in units of the face's size and of the inverse square root of their number, where they are many.
+CROWDED = 0.15
+MESH_ALPHA = 0.45
 SUBPIXEL_BITS = 4
 
 
 def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 1) -> np.ndarray:
-    """A copy of an image with boxes, points (green to red by sigma), contours and sigmas (circles).
+    """A copy of an image with boxes, points (green to red by sigma), contours or meshes, and sigmas (circles).
 
-    The layers of the faces are drawn first, below all of these; they may extend beyond the image. Points are left out
-    where `FaceLandmarks.points_drawn` is false.
+    The layers of the faces are drawn first, below all of these; they may extend beyond the image. Of layouts that are
+    a mesh, hidden points are left out; all points are where `FaceLandmarks.points_drawn` is false.
 
     Args:
         image: (h,w,3) uint8 RGB.
@@ -40,16 +42,38 @@ def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 
         if face.layer is not None:
             _blend(canvas, *face.layer)
     for face in faces:
-        box, points = ((np.asarray(full_px) + 0.5) / step - 0.5 for full_px in (face.box, face.points))
+        box = _reduced(face.box, step)
         _draw_box(canvas, box)
-        if face.points_drawn:
-            _draw_points(canvas, box, points, np.asarray(face.sigma) / step, face.layout)
+        if not face.points_drawn:
+            continue
+        first = LayoutPoints(face.points, face.sigma, face.visible, face.edges)
+        for name, one in (face.layouts or {face.layout: first}).items():
+            points, sigma = _reduced(one.points, step), np.asarray(one.sigma) / step
+            if one.edges is None:
+                _draw_points(canvas, box, points, sigma, name)
+            else:
+                visible = np.ones(len(points), bool) if one.visible is None else np.asarray(one.visible) > 0.5
+                _draw_mesh(canvas, box, points, sigma, visible, one.edges)
     return canvas
 
 
+def draw_paint(image: np.ndarray, faces: Sequence[FaceLandmarks]) -> np.ndarray:
+    """A copy of an image (h,w,3) uint8 with the painted maps of the faces, `FaceLandmarks.paint`."""
+    canvas = np.ascontiguousarray(image).copy()
+    for face in faces:
+        if face.paint is not None:
+            _blend(canvas, *face.paint)
+    return canvas
+
+
+def _reduced(full_px: Any, step: int) -> np.ndarray:
+    """Positions in the drawn image of positions (any shape) in the full image."""
+    return (np.asarray(full_px) + 0.5) / step - 0.5
+
+
 def encode_png(image: np.ndarray) -> bytes:
-    """The PNG file of an image (H,W,3) uint8 RGB."""
-    _, encoded = cv2.imencode(".png", image[..., ::-1])
+    """The PNG file of an image (H,W,3) RGB or (H,W), uint8."""
+    _, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
     return encoded.tobytes()
 
 
@@ -74,17 +98,40 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray) -> None:
 
 
 def _draw_points(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, layout: str) -> None:
+    """Dots, the contours of known layouts, and for these a circle of large sigmas."""
     side = _side(box)
     thickness = max(1, round(side / 300))
     for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
-    radius = side / (100 if len(points) < MANY_POINTS else 250)
+    radius = _radius(side, len(points))
     for point, point_sigma in zip(points, sigma, strict=True):
-        blend = min(1.0, point_sigma / side / UNCERTAIN_SIGMA)
-        color = tuple(int(value) for value in CERTAIN_COLOR * (1 - blend) + UNCERTAIN_COLOR * blend)
+        color = _color(point_sigma / side)
         _draw_circle(canvas, point, radius, color, cv2.FILLED)
         if point_sigma > radius and layout in CONTOURS:
             _draw_circle(canvas, point, point_sigma, color, thickness)
+
+
+def _draw_mesh(
+    canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma: np.ndarray, visible: np.ndarray, edges: np.ndarray
+) -> None:
+    """A thin, half transparent mesh of the edges between visible points, and these points."""
+    side = _side(box)
+    lines = canvas.copy()
+    ends = _fixed_point(points[edges[visible[edges].all(axis=1)]])
+    cv2.polylines(lines, list(ends), False, LINE_COLOR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
+    canvas[:] = cv2.addWeighted(lines, MESH_ALPHA, canvas, 1 - MESH_ALPHA, 0)
+    for point, point_sigma in zip(points[visible], sigma[visible], strict=True):
+        _draw_circle(canvas, point, _radius(side, len(points)), _color(point_sigma / side), cv2.FILLED)
+
+
+def _radius(side: float, count: int) -> float:
+    """The radius of a dot in pixels: a hundredth of the face, less where many points would cover it."""
+    return side * min(0.01, CROWDED / math.sqrt(max(count, 1)))
+
+
+def _color(relative_sigma: float) -> tuple[int, ...]:
+    blend = min(1.0, relative_sigma / UNCERTAIN_SIGMA)
+    return tuple(int(value) for value in CERTAIN_COLOR * (1 - blend) + UNCERTAIN_COLOR * blend)
 
 
 def _fixed_point(values: Any) -> np.ndarray:

@@ -81,6 +81,13 @@ def load(source: Any, max_kept: int | None = MAX_KEPT_PIXELS) -> Photo:
     return _from_array(source)
 
 
+def load_rgba(path: str | os.PathLike) -> np.ndarray:
+    """The pixels (H,W,4) uint8 of an image file with its transparency, as stored. Raises UserError as `load`."""
+    load(path)
+    with _decoder_errors(pathlib.Path(path).name), Image.open(path) as image:
+        return np.array(image.convert("RGBA"))
+
+
 def _from_path(path: pathlib.Path, max_kept: int | None) -> Photo:
     if "://" in str(path) or str(path).startswith(("http:", "https:", "file:")):
         raise UserError(f"{path}: an address is not a file; download it and give its path")

@@ -43,6 +43,33 @@ class LazyFiles(Mapping):
         return dict, (dict(self),)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayoutPoints:
+    """The points of a face in one layout. N points.
+
+    Attributes:
+        points: (N,2) px.
+        sigma: (N,) px.
+        visible: (N,) bool, None if it was not estimated.
+        edges: (E,2) pairs of points that the overlay joins, None for layouts that are not a mesh.
+    """
+
+    points: np.ndarray
+    sigma: np.ndarray
+    visible: np.ndarray | None = None
+    edges: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of the layout in the JSON output."""
+        values = {"points": self.points, "sigma": self.sigma, "visible": self.visible}
+        return {name: _rounded(value) for name, value in values.items() if value is not None}
+
+    def in_full_image(self, photo: "Photo") -> Self:
+        """The points in pixels of the full image of `photo`, given in those of `photo.pixels`."""
+        sigma = np.asarray(self.sigma) * photo.step
+        return dataclasses.replace(self, points=photo.to_full(self.points), sigma=sigma)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class FaceLandmarks:
     """The landmarks of one face. N points.
@@ -50,7 +77,7 @@ class FaceLandmarks:
     Attributes:
         box: (4,) px, x0, y0, x1, y1: the box that the caller passed, otherwise `extent`.
         extent: (4,) px, from hairline to chin and from side to side, computed from the face's own landmarks.
-        layout: name of the landmark layout; "custom" for template points of the caller.
+        layout: name of the landmark layout; "custom" for template points of the caller, the stem of a file of them.
         points: (N,2) px.
         sigma: (N,) px, the uncertainty of each point; each system documents its own definition.
         score: of the face detector, in [0,1]; None if the caller gave the box.
@@ -58,6 +85,13 @@ class FaceLandmarks:
         points_3d: (N,3) px: `points` and the depth towards the viewer, None if the system does not estimate it.
         scores: (N,) raw network scores (pipnet), otherwise None.
         confidence: (N,) in [0,1] (pipnet with `config.model.confidence`), otherwise None.
+        edges: (E,2) pairs of points that the overlay joins, None for layouts that are not a mesh.
+        layouts: all layouts by name, if several were asked for; `points` are those of the first.
+        head: the head fitted to the face (`fit`), otherwise None.
+        mask: (h,w) uint8 labels of regions in `photo.pixels`, 0 elsewhere (`masks`), otherwise None.
+        mask_labels: {region: label} of `mask`.
+        texture: (T,T,4) uint8 RGBA, the photo in the UV map of the embedded head (`texture`), otherwise None.
+        paint: the map of the caller on the face, a layer like `layer` (`paint`), otherwise None.
         track: number of the face in a video, None in single images.
         points_drawn: whether the overlay shows the points.
         layer: RGBA image (h,w,4) uint8 that the overlay shows below the points, and the pixel (x, y) of `photo.pixels`
@@ -76,6 +110,13 @@ class FaceLandmarks:
     points_3d: np.ndarray | None = None
     scores: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    edges: np.ndarray | None = None
+    layouts: Mapping[str, LayoutPoints] = dataclasses.field(default_factory=dict)
+    head: "FittedHead | None" = None
+    mask: np.ndarray | None = None
+    mask_labels: Mapping[str, int] | None = None
+    texture: np.ndarray | None = None
+    paint: tuple[np.ndarray, tuple[int, int]] | None = None
     track: int | None = None
     points_drawn: bool = True
     layer: tuple[np.ndarray, tuple[int, int]] | None = None
@@ -90,7 +131,14 @@ class FaceLandmarks:
         arrays = ("box", "extent", "layout", "points", "sigma", "visible", "points_3d", "scores", "confidence")
         names = ("track", "score", *arrays)
         present = {name: getattr(self, name) for name in names}
-        return {name: _rounded(value) for name, value in present.items() if value is not None}
+        entry = {name: _rounded(value) for name, value in present.items() if value is not None}
+        if self.layouts:
+            entry["layouts"] = {name: one.to_json() for name, one in self.layouts.items()}
+        if self.mask_labels is not None:
+            entry["mask_labels"] = dict(self.mask_labels)
+        if self.head is not None:
+            entry["head"] = self.head.to_json()
+        return entry
 
     def in_full_image(self, photo: "Photo") -> Self:
         """The face in pixels of the full image of `photo`, given in those of `photo.pixels`."""
@@ -105,6 +153,8 @@ class FaceLandmarks:
             points=photo.to_full(self.points),
             sigma=np.asarray(self.sigma) * photo.step,
             points_3d=points_3d,
+            layouts={name: one.in_full_image(photo) for name, one in self.layouts.items()},
+            head=None if self.head is None else self.head.in_full_image(photo),
             photo=photo,
         )
 
@@ -169,6 +219,10 @@ class Camera:
         values = {**vars(self), "intrinsics": intrinsics, "extrinsics": extrinsics}
         return {name: np.asarray(value).tolist() for name, value in values.items()}
 
+    def in_full_image(self, photo: "Photo") -> Self:
+        """The camera of the full image of `photo`, given that of `photo.pixels`."""
+        return dataclasses.replace(self, focal_px=self.focal_px * photo.step, center_px=photo.to_full(self.center_px))
+
     def __getitem__(self, name: str) -> Any:
         """`face["camera"]["focal_px"]`, the form of earlier versions; deprecated."""
         _warn_of_mapping_access(name, "camera")
@@ -178,6 +232,43 @@ class Camera:
 
     # As for `FaceLandmarks`.
     __iter__ = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class FittedHead:
+    """A morphable head fitted to the points of a face.
+
+    Attributes:
+        coefficients: `{"identity": (I,), "expression": (E,)}` float32, of the morphable head.
+        blendshapes: expression weights in [0,1] by their ARKit names.
+        camera: of the full image.
+        mesh: the head in mm before posing.
+        draw: returns the shaded head as a layer; see `FaceLandmarks.layer`.
+        refit: `(identity (I,)) -> FittedHead`, fitted to the same points with this identity.
+    """
+
+    coefficients: Mapping[str, np.ndarray]
+    blendshapes: Mapping[str, float]
+    camera: Camera
+    mesh: "Mesh"
+    draw: Callable[[], tuple[np.ndarray, tuple[int, int]]]
+    refit: "Callable[[np.ndarray], FittedHead]"
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry `head`: coefficients, blendshapes, pose, focal length and principal point in full precision."""
+        camera = self.camera
+        pose = {"rotation": camera.rotation.tolist(), "translation_mm": camera.translation_mm.tolist()}
+        return {
+            "coefficients": {name: np.asarray(value).tolist() for name, value in self.coefficients.items()},
+            "blendshapes": dict(self.blendshapes),
+            "pose": pose,
+            "focal_px": float(camera.focal_px[0]),
+            "center_px": camera.center_px.tolist(),
+        }
+
+    def in_full_image(self, photo: "Photo") -> Self:
+        """The head with the camera of the full image of `photo`, given that of `photo.pixels`."""
+        return dataclasses.replace(self, camera=self.camera.in_full_image(photo))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -211,11 +302,7 @@ class FaceReconstruction(FaceLandmarks):
 
     def in_full_image(self, photo: "Photo") -> Self:
         """As for landmarks; the camera becomes that of the full image."""
-        moved = super().in_full_image(photo)
-        focal_px, center_px = self.camera.focal_px * photo.step, photo.to_full(self.camera.center_px)
-        return dataclasses.replace(
-            moved, camera=dataclasses.replace(self.camera, focal_px=focal_px, center_px=center_px)
-        )
+        return dataclasses.replace(super().in_full_image(photo), camera=self.camera.in_full_image(photo))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -265,6 +352,8 @@ class HeadFit:
 
 def _rounded(value: Any) -> Any:
     """Arrays as lists rounded to DECIMALS; other values unchanged."""
+    if isinstance(value, np.ndarray) and value.dtype == bool:
+        return value.tolist()
     if isinstance(value, np.ndarray | np.floating | float):
         return np.asarray(value, np.float64).round(DECIMALS).tolist()
     return value

@@ -32,6 +32,8 @@ from jaxface.errors import UserError
 
 Tree = Any
 MAX_SHOWN_CHARS = 80
+# Length of a run in epochs whose data set is not prepared; schedules need one.
+STAND_IN_STEPS = 10_000
 Batch = dict[str, Any]
 
 
@@ -145,6 +147,19 @@ class ClipReconstruction:
     files: Callable[[np.ndarray], Mapping[str, bytes]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a network that is exported as a graph of its own.
+
+    Attributes:
+        raw: `(params, model_state, arrays) -> arrays`, as `System.raw`.
+        inputs: shapes of its arrays; see `System.inputs`.
+    """
+
+    raw: Callable[[Tree, Tree, dict[str, Any]], dict[str, jax.Array]]
+    inputs: Mapping[str, str]
+
+
 def _no_constants() -> Tree:
     return {}
 
@@ -189,6 +204,9 @@ class System:
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
         takes_five: whether both `predict` functions take `five`, the eyes, nose tip and mouth corners (5,2) of the face
             in the box (in `predict_multiview` a list of these or None), by which they align.
+        applications: names of further keyword arguments of `predict` and `predict_batch`: "fit", "masks", "texture",
+            "paint" (`systems.continuous`).
+        parts: `() -> {name: Part}`, the parts of `raw` that are exported as graphs of their own.
         head: `(params, model_state) -> HeadDecoder`; None for systems of landmarks only.
     """
 
@@ -209,6 +227,8 @@ class System:
     reconstruct_clip: Callable[..., ClipReconstruction] | None = None
     tools: tuple[str, ...] = ()
     takes_five: bool = False
+    applications: tuple[str, ...] = ()
+    parts: Callable[[], Mapping[str, Part]] = dict
     head: Callable[[Tree, Tree], HeadDecoder] | None = None
 
 
@@ -247,6 +267,8 @@ def with_stand_ins(config: ml_collections.ConfigDict, where: str) -> ml_collecti
     copy = config.copy_and_resolve_references()
     if "data" in copy and copy.data.get("build_examples"):
         copy.data.build_examples = 0
+    if not copy.steps:  # epochs of data that are not there
+        copy.steps = STAND_IN_STEPS
     return resolve(importlib.import_module(f"jaxface.systems.{name}.stand_ins").config(copy), where)
 
 

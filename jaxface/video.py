@@ -1,12 +1,14 @@
-"""Video files in and out, tracking of faces from frame to frame, and smoothing of landmarks over time."""
+"""Video files and cameras in, video files out, and tracking of faces from frame to frame."""
 
+import collections
 import dataclasses
-import math
 import os
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
 from typing import Any, TypeAlias
 
 import cv2
@@ -27,6 +29,8 @@ DEFAULT_RATE = 25.0
 HIGHEST_RATE = 1000.0
 # Frames at the beginning of a clip that show its rate, and damaged frames in a row that are taken for its end.
 RATE_FRAMES, MAX_DAMAGED = 16, 50
+# Frames of a track from which the identity of its fitted head is estimated.
+IDENTITY_FRAMES = 24
 # The header of a clip of variable rate has the mean rate; one below this fraction of the measured rate is not used.
 MIN_RATE_RATIO = 0.75
 
@@ -101,6 +105,54 @@ def open_clip(path: str | os.PathLike) -> Clip:
     finally:
         capture.release()
     return Clip(str(path.absolute()), _rate(rate, times_ms), width, height, duration)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Camera:
+    """An open camera; like a `Clip` whose duration is unknown.
+
+    Attributes:
+        path: "camera_0".
+        rate: frames per second, by the camera.
+        width, height: px.
+        stop: ends `timed_frames` when it is set.
+    """
+
+    path: str
+    rate: float
+    width: int
+    height: int
+    capture: cv2.VideoCapture
+    stop: threading.Event
+    duration: float = 0.0
+
+    def timed_frames(self) -> Iterator[tuple[float, np.ndarray | None]]:
+        """Yields the time in seconds since the first frame, and the frame (height,width,3) uint8 RGB.
+
+        Ends when `stop` is set or the camera gives no more frames. Frames that arrive while one is processed are lost.
+        """
+        start, missing = monotonic(), 0
+        try:
+            while not self.stop.is_set() and missing < MAX_DAMAGED:
+                readable, frame = self.capture.read()
+                missing = 0 if readable else missing + 1
+                if readable:
+                    yield monotonic() - start, np.ascontiguousarray(frame[..., ::-1])
+        finally:
+            self.capture.release()
+
+
+def open_camera(number: int, stop: threading.Event) -> Camera:
+    """The camera with a number, from 0. Raises UserError if there is none or it gives no image."""
+    capture = cv2.VideoCapture(number)
+    readable, frame = capture.read()
+    if not readable:
+        capture.release()
+        raise UserError(f"--camera: camera {number} gives no image; check its number and that no other program uses it")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    height, width = frame.shape[:2]
+    rate = min(rate, HIGHEST_RATE) if np.isfinite(rate) and rate > 0 else DEFAULT_RATE
+    return Camera(f"camera_{number}", rate, width, height, capture, stop)
 
 
 def _rate(header_rate: float, times_ms: list[float]) -> float:
@@ -219,61 +271,38 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return intersection / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - intersection)
 
 
-@dataclasses.dataclass
-class OneEuro:
-    """The One-Euro filter: strong smoothing at rest, little lag in motion. Casiez et al., CHI 2012.
+def share_identity(tracked: Iterable[Tracked]) -> Iterator[Tracked]:
+    """Yields the frames and faces of `track` with one identity of the fitted head for each track.
 
-    Attributes:
-        rate: samples per second.
-        cutoff_hz: cutoff frequency at rest.
-        beta: increase of the cutoff frequency per unit of speed.
-        speed_cutoff_hz: cutoff frequency of the speed estimate.
+    It is the mean of the identities in the first IDENTITY_FRAMES frames of a track, which wait for each other; the
+    heads of all its frames are fitted again with it.
     """
+    identities: dict[int | None, list[np.ndarray]] = {}
+    waiting: collections.deque[Tracked] = collections.deque()
 
-    rate: float
-    cutoff_hz: float = 1.0
-    beta: float = 3.0
-    speed_cutoff_hz: float = 1.0
-    _value: np.ndarray | None = None
-    _speed: np.ndarray | float = 0.0
-
-    def __call__(self, value: np.ndarray, unit: float = 1.0) -> np.ndarray:
-        """The filtered (N,D) sample; speed is measured in `unit` per second."""
-        if self._value is None:
-            self._value = value
-            return value
-        speed = (value - self._value) * self.rate
-        self._speed = self._speed + self._gain(self.speed_cutoff_hz) * (speed - self._speed)
-        cutoff = self.cutoff_hz + self.beta * np.linalg.norm(self._speed, axis=-1, keepdims=True) / unit
-        self._value = self._value + self._gain(cutoff) * (value - self._value)
-        return self._value
-
-    def _gain(self, cutoff_hz: Any) -> Any:
-        """Weight of the new sample in the exponential smoothing."""
-        return 1 / (1 + self.rate / (2 * math.pi * cutoff_hz))
-
-
-def smooth(tracked: Iterable[Tracked], rate: float, times: Sequence[float] = ()) -> Iterator[Tracked]:
-    """Yields the frames and faces of `track` with points smoothed over time.
-
-    Args:
-        tracked: frames and faces; speed is measured in face sizes per second.
-        rate: frames per second.
-        times: seconds, of the frames so far, in a list that grows with `tracked`; without it they follow from `rate`.
-    """
-    filters: dict[int | None, OneEuro] = {}
-    for index, (frame, faces) in enumerate(tracked):
-        if frame is None:
-            yield frame, faces
-            continue
-        interval = times[index] - times[index - 1] if 0 < index < len(times) else 1 / rate
-        filters = {face.track: filters.get(face.track, OneEuro(rate)) for face in faces}
-        smoothed = []
+    def refitted(item: Tracked) -> Tracked:
+        frame, faces = item
+        found = []
         for face in faces:
-            side = np.mean(face.extent[2:] - face.extent[:2])
-            filters[face.track].rate = 1 / interval
-            smoothed.append(dataclasses.replace(face, points=filters[face.track](face.points, side)))
-        yield frame, smoothed
+            if face.head is not None:
+                head = face.head.refit(np.mean(identities[face.track], axis=0))
+                face = dataclasses.replace(face, head=head, layer=head.draw())
+            found.append(face)
+        return frame, found
+
+    for item in tracked:
+        if not waiting and all(face.head is None for face in item[1]):
+            yield item
+            continue
+        for face in item[1]:
+            seen = identities.setdefault(face.track, [])
+            if face.head is not None and len(seen) < IDENTITY_FRAMES:
+                seen.append(np.asarray(face.head.coefficients["identity"]))
+        waiting.append(item)
+        if len(waiting) >= IDENTITY_FRAMES:
+            yield refitted(waiting.popleft())
+    while waiting:
+        yield refitted(waiting.popleft())
 
 
 def add_sound(path: pathlib.Path, source: str | os.PathLike) -> bool:

@@ -1,18 +1,18 @@
-"""Exports a network as one StableHLO or ONNX file: python -m launch.export [--workdir W] --output model.stablehlo
+"""Exports a network as StableHLO or ONNX: python -m launch.export [--workdir W] --output model.stablehlo
 
 The file runs without this package. The ending .onnx gives an ONNX file, which onnxruntime checks against the network
-(extra `onnx`); any other gives StableHLO. Without --workdir the pretrained model is used. Inputs and outputs are the
-arrays of `launch.infer --raw`:
-    onnxruntime.InferenceSession("model.onnx").run(None, {"image": …, "queries": …})
+(extra `onnx`); any other gives StableHLO. Without --workdir the pretrained model is used. The system continuous is also
+written in two parts, model_encode.stablehlo (image to features) and model_query.stablehlo (features and queries to
+points): an image is encoded once for any number of queries. Inputs and outputs are the arrays of `launch.infer --raw`:
     jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call({"image": …, "queries": …})
+    onnxruntime.InferenceSession("model.onnx").run(None, {"image": …, "queries": …})
 """
 
-import os
+import pathlib
 
 from absl import flags
 
-from jaxface import export
-from jaxface.errors import UserError
+from jaxface import export, outputs
 
 from . import app, model
 
@@ -25,20 +25,21 @@ def main(argv: list[str]) -> None:
     del argv
     output = app.required(OUTPUT)
     predictor = model.predictor()
-    model_parts = predictor.system, predictor.params, predictor.model_state
-    if output.lower().endswith(ONNX_ENDING):
-        onnx = export.serialize_onnx(*model_parts)
-        data, runtime = onnx.data, f"onnxruntime; one picture {onnx.ms:.1f} ms, the network {onnx.network_ms:.1f} ms"
-    else:
-        data, runtime = export.serialize(*model_parts), ", ".join(export.PLATFORMS)
-    try:
-        with open(f"{output}.partial", "wb") as file:
-            file.write(data)
-        os.replace(f"{output}.partial", output)
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from error
-    inputs = ", ".join(f"{name} ({shape})" for name, shape in predictor.system.inputs.items())
-    print(f"{output} takes {inputs}; {len(data) / 1e6:.1f} MB for {runtime}")
+    path = pathlib.PurePath(output)
+    graphs = {output: predictor.system}
+    graphs |= {str(path.with_stem(f"{path.stem}_{name}")): part for name, part in predictor.system.parts().items()}
+    for name, graph in graphs.items():
+        arguments = graph, predictor.params, predictor.model_state
+        if path.suffix.lower() == ONNX_ENDING:
+            onnx = export.serialize_onnx(*arguments)
+            data = onnx.data
+            runtime = f"onnxruntime; one picture {onnx.ms:.1f} ms, the network {onnx.network_ms:.1f} ms"
+        else:
+            data = export.serialize(*arguments)
+            runtime = ", ".join(export.PLATFORMS)
+        outputs.write_file(name, data)
+        inputs = ", ".join(f"{name} ({shape})" for name, shape in graph.inputs.items())
+        print(f"{name} takes {inputs}; {len(data) / 1e6:.1f} MB for {runtime}")
 
 
 if __name__ == "__main__":

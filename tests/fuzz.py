@@ -22,14 +22,18 @@ from collections.abc import Callable
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import cv2
+import h5py
 import ml_collections
 import numpy as np
 import safetensors.numpy
+import scipy.io
 from PIL import Image
 
-from jaxface import array_files, config_file, folders, json_files, meshes, photo, pretrained, system, torch_files
-from jaxface.data import annotations
+from jaxface import array_files, config_file, folders, json_files, meshes, photo, pretrained, system, torch_files, video
+from jaxface.data import annotations, label_files
 from jaxface.errors import UserError
+from jaxface.heads import flame
 from jaxface.mesh_files.mesh import Mesh
 
 MAX_SECONDS, MAX_BYTES = 20, 2 * 2**30
@@ -108,6 +112,83 @@ def _torch(marker: str) -> bytes:
     return buffer.getvalue()
 
 
+def _label_files() -> list[tuple[str, bytes]]:
+    """The same two faces as COCO keypoints, labelme's JSON, dlib's XML, a CSV table and a list."""
+    points = [[10.5, 20], [30, 22.25], [20, 35]]
+    coco = {
+        "images": [{"id": number, "file_name": f"{number}.jpg", "width": 60, "height": 50} for number in (1, 2)],
+        "annotations": [
+            {"image_id": number, "keypoints": [value for x, y in points for value in (x, y, 2)]} for number in (1, 2)
+        ],
+    }
+    shapes = [{"label": str(number), "shape_type": "point", "points": [point]} for number, point in enumerate(points)]
+    labelme = {"shapes": shapes, "imagePath": "1.jpg", "imageWidth": 60, "imageHeight": 50}
+    parts = "".join(f'<part name="{number}" x="{x}" y="{y}"/>' for number, (x, y) in enumerate(points))
+    box = f'<box top="1" left="2" width="40" height="40">{parts}</box>'
+    dlib = f'<dataset><images><image file="1.jpg">{box}</image></images></dataset>'
+    numbers = [f"{value}" for point in points for value in point]
+    table = "image,x0,y0,x1,y1,x2,y2\n" + f"1.jpg,{','.join(numbers)}\n2.jpg,{','.join(numbers)}\n"
+    listed = f"1.jpg {' '.join(numbers)}\n2.jpg {' '.join(numbers)}\n"
+    texts = (("json", json.dumps(coco, indent=1)), ("json", json.dumps(labelme, indent=1)))
+    texts += (("xml", dlib), ("csv", table), ("txt", listed))
+    return [(ending, text.encode()) for ending, text in texts]
+
+
+def _mat_files() -> list[tuple[str, bytes]]:
+    """MATLAB's versions 4, 5 with and without compression, and 7.3."""
+    cells = np.empty((1, 2), object)
+    cells[0, 0], cells[0, 1] = np.arange(3.0), "name.jpg"
+    variables = {"x": np.arange(12.0).reshape(3, 4), "text": "abc"}
+    contents = []
+    for options in ({"format": "4"}, {}, {"do_compression": True}):
+        buffer = io.BytesIO()
+        more = {} if options.get("format") == "4" else {"cells": cells, "flags": np.array([[True, False]])}
+        scipy.io.savemat(buffer, {**variables, **more}, **options)
+        contents.append(("mat", buffer.getvalue()))
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["x"] = variables["x"]
+        file.create_dataset("packed", data=np.zeros((40, 30)), compression="gzip", chunks=(10, 10))
+    return [*contents, ("mat", buffer.getvalue())]
+
+
+def _flame_files() -> list[tuple[str, bytes]]:
+    """A head of four vertices as a pickle of two protocols and as arrays: FLAME's fields, not its size."""
+    arrays = {
+        "v_template": np.zeros((4, 3)),
+        "shapedirs": np.zeros((4, 3, 5), np.float32),
+        "f": np.array([[0, 1, 2], [0, 2, 3]], np.uint32),
+        "weights": np.ones((4, 5)),
+    }
+    fields = {**arrays, "kintree_table": {1, 2}, "bs_type": "lrotmin", "nested": [("a", {"b": b"c"})]}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return [("pkl", pickle.dumps(fields, 2)), ("pkl", pickle.dumps(fields, 5)), ("npz", buffer.getvalue())]
+
+
+def _videos(folder: pathlib.Path) -> list[tuple[str, bytes]]:
+    """Clips of eight frames with two codecs."""
+    contents, rng = [], np.random.default_rng(0)
+    for ending, codec in (("avi", "MJPG"), ("mp4", "mp4v")):
+        path = folder / f"clip.{ending}"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 12, (48, 32))
+        for _ in range(8):
+            writer.write(rng.integers(0, 255, (32, 48, 3), np.uint8))
+        writer.release()
+        contents.append((ending, path.read_bytes()))
+    return contents
+
+
+def _play(path: pathlib.Path) -> None:
+    for _ in video.open_clip(path).timed_frames():
+        pass
+
+
+def _read_matlab(path: pathlib.Path) -> None:
+    annotations.read_mat(path, "x")
+    annotations.read_mat(path)
+
+
 def seeds(folder: pathlib.Path) -> dict[str, tuple[list[tuple[str, bytes]], Callable]]:
     """For each kind of file: valid examples (ending, content) and the function that reads such a path."""
     corners = np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]], np.float64)
@@ -138,6 +219,10 @@ def seeds(folder: pathlib.Path) -> dict[str, tuple[list[tuple[str, bytes]], Call
         "json": ([("json", b'{"meanface": [0.1, 0.2], "flip": [0]}')], lambda path: json_files.read(path, "")),
         "model": ([("safetensors", half)], asset),
         "workdir": ([("json", json.dumps(json.loads(config.to_json()), indent=1).encode())], workdir),
+        "labels": (_label_files(), label_files.read),
+        "matlab": (_mat_files(), _read_matlab),
+        "flame": (_flame_files(), flame.load_flame),
+        "video": (_videos(folder), _play),
     }
 
 

@@ -46,3 +46,18 @@ def test_exported_file_computes_what_raw_does(name):
     for key, value in expected.items():
         assert np.ptp(value) > 0
         np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-5 * max(1, np.abs(value).max()), err_msg=key)
+
+
+def test_the_parts_of_continuous_compute_what_raw_does():
+    predictor = Predictor.pretrained("continuous")
+    graphs = {
+        name: jax.export.deserialize(bytearray(export.serialize(part, predictor.params, predictor.model_state)))
+        for name, part in predictor.system.parts().items()
+    }
+    arrays = {"image": weights.image("image", (2, 128, 128, 3)), "queries": weights.array("queries", (2, 130, 3), 0.3)}
+    expected = predictor.raw(arrays)
+    features = graphs["encode"].call({"image": arrays["image"]})["features"]
+    found = graphs["query"].call({"features": features, "queries": arrays["queries"]})
+    for key, value in found.items():
+        np.testing.assert_allclose(value, expected[key], rtol=0, atol=1e-5, err_msg=key)
+    assert set(found) == {"points", "sigma"} and set(graphs) == {"encode", "query"}

@@ -39,6 +39,18 @@ def _loop(x):
     return jax.lax.fori_loop(0, 3, lambda i, y: y + x[:, i, None] * y, x)
 
 
+def test_the_parts_of_a_network_are_exported_too():
+    predictor = MODELS["continuous"]("continuous")
+    part = predictor.system.parts()["query"]
+    data = export.serialize_onnx(part, predictor.params, predictor.model_state).data
+    features = weights.array("features", [2, int(part.inputs["features"].split(", ")[1])], 0.3)
+    arrays = {"features": features, "queries": weights.array("queries", [2, 9, 3], 0.3)}
+    found, expected = run(data, arrays), part.raw(predictor.params, predictor.model_state, arrays)
+    assert b"written by jaxface" in data
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=1e-4 * max(1, np.abs(value).max()))
+
+
 FUNCTIONS = {
     "scatter": lambda x: x.at[:, 2].set(1.0).at[:, 1].add(x[:, 0]),
     "slices": lambda x: jnp.concatenate([x[:, ::2], x[:, ::-1], jnp.pad(x, ((0, 0), (1, 2)), constant_values=2.0)], 1),

@@ -1,8 +1,10 @@
+import threading
+
 import cv2
 import numpy as np
 import pytest
 
-from jaxface import video
+from jaxface import smoothing, video
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
@@ -57,21 +59,27 @@ def test_a_given_box_is_followed_without_a_detector():
     assert np.array_equal(tracked[2][0].box, tracked[1][0].box)
 
 
-def test_one_euro_filter_smooths_rest_and_follows_motion():
-    rng = np.random.default_rng(0)
-    noise, still = rng.normal(0, 1, (200, 4, 2)), video.OneEuro(30.0)
-    calm = np.stack([still(value, 100.0) for value in noise])
-    assert np.diff(calm[50:], axis=0).std() < 0.25 * np.diff(noise[50:], axis=0).std()
-    ramp, moving = np.arange(60.0)[:, None, None] * [[20.0, 0.0]], video.OneEuro(30.0)
-    assert np.abs(np.stack([moving(value, 100.0) for value in ramp])[-1] - ramp[-1]).max() < 20
-    constant = video.OneEuro(30.0)
-    assert all(np.array_equal(constant(np.ones((2, 2))), np.ones((2, 2))) for _ in range(3))
+def test_a_track_has_one_identity():
+    class Head:
+        """Stands for a fitted head; its identity is a number."""
 
+        def __init__(self, identity):
+            self.coefficients = {"identity": np.array([identity])}
 
-def test_smoothing_keeps_faces_apart():
-    faces = [landmarks(np.full((1, 2), 50.0 * k), SIZE, track=k) for k in (0, 1)]
-    for _, smoothed in video.smooth([(moving_face(0), faces)] * 3, 25.0):
-        assert [face.points[0, 0] for face in smoothed] == [0.0, 50.0]
+        def refit(self, identity):
+            return Head(float(identity[0]))
+
+        def draw(self):
+            return np.zeros((1, 1, 4), np.uint8), (0, 0)
+
+    def tracked(count):
+        for index in range(count):
+            yield moving_face(0), [landmarks(np.zeros((1, 2)), SIZE, track=0, head=Head(index % 2))] if index else []
+
+    found = [faces[0].head.coefficients["identity"][0] for _, faces in video.share_identity(tracked(60)) if faces]
+    assert len(found) == 59 and np.ptp(found) == 0 and abs(found[0] - 0.5) < 0.05
+    without = [(moving_face(0), [landmarks(np.zeros((1, 2)), SIZE, track=0)])] * 3
+    assert list(video.share_identity(without)) == without
 
 
 def test_clips_come_back(tmp_path):
@@ -106,7 +114,7 @@ def test_times_of_a_clip_are_kept_and_a_damaged_frame_does_not_end_it(tmp_path):
 def test_a_damaged_frame_has_no_faces_and_does_not_end_a_track():
     tracked = list(video.track([moving_face(0), None, moving_face(1)], Finder()))
     assert tracked[1][0] is None and [[face.track for face in faces] for _, faces in tracked] == [[0], [], [0]]
-    assert [len(faces) for _, faces in video.smooth(tracked, 10.0, [0.0, 0.1, 0.5])] == [1, 0, 1]
+    assert [len(faces) for _, faces in smoothing.smooth(tracked, 10.0, [0.0, 0.1, 0.5])] == [1, 0, 1]
 
 
 def test_a_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
@@ -122,3 +130,8 @@ def test_a_file_that_is_not_a_video_is_one_line(tmp_path, data):
         (tmp_path / "a.mp4").write_bytes(data)
     with pytest.raises(UserError, match="a.mp4"):
         video.open_clip(tmp_path / "a.mp4")
+
+
+def test_a_missing_camera_is_one_line():
+    with pytest.raises(UserError, match="--camera: camera 97 gives no image"):
+        video.open_camera(97, threading.Event())

@@ -1,11 +1,14 @@
 """The public NPHM data set on disk: its people and scans, and points sampled from a scan. Loads no TensorFlow.
 
+The user's own scans have the same layout after `launch.fit --register --training_set`, with a `Template`.
+
 Layout: DATA/SSS/EEE/ (three digits each) with scan.ply, flame.ply and registration.ply, all in NPHM's units (FLAME's
 metres times 4, `jaxface.heads.head_space`), and DATA/neutrals_open.json (subject -> expression of the neutral scan with
 lips apart, -1 for none). Single-view depth observations of the test people are in DATA/single_view/SSS/E/obs.npy.
 Source: github.com/SimonGiebenhain/NPHM, scripts/data_processing, src/NPHM/data/manager.py and env_paths.py.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -14,13 +17,15 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.spatial
 
-from jaxface import array_files, meshes
+from jaxface import array_files, json_files, meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling, views
 from jaxface.heads import flame, head_space
 from jaxface.meshes import Mesh
 
 NEUTRALS = "neutrals_open.json"
+# Of data sets that `launch.fit --training_set` wrote: vertices of anchors and throat, and the people of each split.
+TEMPLATE_FILE = "template.json"
 FILES = ("scan.ply", "flame.ply", "registration.ply")
 FACE_MASK = "face.npy"
 TEST = (99, 283, 143, 38, 241, 236, 276, 202, 98, 254, 204, 163, 267, 194, 20, 23, 209, 105, 186, 343, 341, 363, 350)
@@ -58,13 +63,53 @@ DIRECTIONS = 1000
 MAX_ROUNDS = 50
 
 
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """What belongs to a data set as a whole.
+
+    Attributes:
+        anchors: vertices (39,) of registration.ply.
+        throat: vertices (3,) of flame.ply whose plane cuts the neck.
+        split_of: "train", "validation" or "test" by subject; the others are in "train".
+        excluded: expressions that are left out, by subject.
+    """
+
+    anchors: tuple[int, ...]
+    throat: tuple[int, ...]
+    split_of: dict[int, str]
+    excluded: dict[int, tuple[int, ...]]
+
+
+def _official() -> Template:
+    """NPHM's own: FLAME's topology, and the lists of the official code."""
+    excluded = {subject: BAD_SCANS.get(subject, ()) for subject in (*BAD_SCANS, *TEST)}
+    excluded |= {subject: (*excluded[subject], *INVALID_TEST_SCANS.get(subject, ())) for subject in TEST}
+    split_of = {subject: "test" for subject in TEST} | {subject: "validation" for subject in VALIDATION}
+    return Template(flame.ANCHORS, flame.THROAT, split_of, excluded)
+
+
+def template(folder: pathlib.Path) -> Template:
+    """The template of a data set: that of TEMPLATE_FILE, or NPHM's own. Raises UserError if the file is damaged."""
+    path = folder / TEMPLATE_FILE
+    if not path.is_file():
+        return _official()
+    content = json_files.read(path, "write the training set again")
+    try:
+        anchors, corners = (tuple(map(int, content[key])) for key in ("anchors", "throat"))
+        split_of = {int(subject): "validation" for subject in content["validation"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a template ({error}); write the training set again") from error
+    if len(anchors) != len(flame.ANCHORS) or len(corners) != len(flame.THROAT) or min(*anchors, *corners) < 0:
+        raise UserError(f"{path}: has {len(anchors)} anchors and {len(corners)} throat vertices; expected 39 and 3")
+    return Template(anchors, corners, split_of, {})
+
+
 def people(folder: pathlib.Path) -> dict[str, dict[int, int]]:
     """{subject: expression of the neutral scan} of "train", "validation" and "test"; people without one are left out.
 
     Raises UserError if the folder does not hold the data set.
     """
-    neutrals = _neutrals(folder)
-    split_of = {subject: "test" for subject in TEST} | {subject: "validation" for subject in VALIDATION}
+    neutrals, split_of = _neutrals(folder), template(folder).split_of
     splits: dict[str, dict[int, int]] = {"train": {}, "validation": {}, "test": {}}
     for subject, number in sorted(neutrals.items()):
         if number >= 0 and is_scan(scan_folder(folder, subject, number)):
@@ -102,7 +147,7 @@ def is_scan(folder: pathlib.Path) -> bool:
 
 def expressions(folder: pathlib.Path, subject: int) -> list[int]:
     """The numbers of a subject's complete scans, without those that the official code leaves out."""
-    excluded = {*BAD_SCANS.get(subject, ()), *(INVALID_TEST_SCANS.get(subject, ()) if subject in TEST else ())}
+    excluded = template(folder).excluded.get(subject, ())
     names = [path.name for path in (folder / f"{subject:03d}").iterdir() if re.fullmatch(r"\d{3}", path.name)]
     numbers = sorted(int(name) for name in names)
     return [number for number in numbers if number not in excluded and is_scan(scan_folder(folder, subject, number))]
@@ -117,15 +162,21 @@ def face_mask(folder: pathlib.Path) -> np.ndarray:
 
 
 def anchors(folder: pathlib.Path) -> np.ndarray:
-    """The anchors (39,3) float32 of one scan: vertices of the registered mesh, which has FLAME's topology."""
-    return _flame_vertices(folder / "registration.ply", flame.ANCHORS).astype(np.float32)
+    """The anchors (39,3) float32 of one scan: vertices of the registered mesh."""
+    indices = template(_root(folder)).anchors
+    return _template_vertices(folder / "registration.ply", indices).astype(np.float32)
 
 
-def _flame_vertices(path: pathlib.Path, indices: Sequence[int]) -> np.ndarray:
-    """Vertices (n,3) of a mesh of FLAME's topology. Raises UserError if it has too few."""
+def _root(folder: pathlib.Path) -> pathlib.Path:
+    """The data set of the scan in `folder`."""
+    return folder.parents[1]
+
+
+def _template_vertices(path: pathlib.Path, indices: Sequence[int]) -> np.ndarray:
+    """Vertices (n,3) of a mesh of the template's topology. Raises UserError if it has too few."""
     vertices = meshes.read(path).vertices
     if len(vertices) <= max(indices):
-        raise UserError(f"{path.name}: has {len(vertices)} vertices, which is not FLAME's topology; copy it again")
+        raise UserError(f"{path.name}: has {len(vertices)} vertices, which is not the template's; copy it again")
     return vertices[list(indices)]
 
 
@@ -174,7 +225,7 @@ def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
 
 def throat(folder: pathlib.Path) -> np.ndarray:
     """Three points (3,3) of the plane below which a scan is ignored."""
-    return _flame_vertices(folder / "flame.ply", flame.THROAT)
+    return _template_vertices(folder / "flame.ply", template(_root(folder)).throat)
 
 
 def pairs(

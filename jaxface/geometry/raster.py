@@ -7,7 +7,6 @@ antialiasing (Laine et al., SIGGRAPH Asia 2020, §3). T triangles, V vertices, p
 """
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,14 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxface.geometry import depth_test
+from jaxface.geometry.depth_test import NO_TRIANGLE, Candidates, Form, Image
+
 Tiers = tuple[tuple[int, int | None], ...]
 
 # Mask of the upper half of a float32 mantissa: products of halves are exact (Dekker's splitting).
 UPPER_BITS = -4096
 # Pixels tested per step of a tier's loop: enough to occupy the machine, with little waste in the last step.
 STEP_PIXELS = 65536
-# Triangle id of an empty pixel.
-NO_TRIANGLE = jnp.iinfo(jnp.int32).max
 
 
 class Visibility(NamedTuple):
@@ -35,24 +35,6 @@ class Visibility(NamedTuple):
 
     triangle_id: jax.Array
     overflow: jax.Array
-
-
-class _Candidates(NamedTuple):
-    """Candidate hits, flat: pixel (row * width + column, or height * width for a miss), nearness, triangle id.
-
-    Nearness is the bit pattern of the positive float 1 / Z, which has the same order; integers compare faster.
-    """
-
-    pixel: jax.Array
-    nearness: jax.Array
-    triangle: jax.Array
-
-
-class _Image(NamedTuple):
-    """Nearness (P,), 0 for background, and nearest triangle (P,), NO_TRIANGLE for background, of each pixel."""
-
-    nearness: jax.Array
-    triangle: jax.Array
 
 
 class _Setup(NamedTuple):
@@ -111,7 +93,7 @@ def _prepare(points_px, depth, triangles, height, width, near) -> tuple[_Setup, 
     return _Setup(corners, inverse_depth, column, row, jnp.arange(len(triangles), dtype=jnp.int32)), extent
 
 
-def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int) -> _Candidates:
+def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int) -> Candidates:
     """Candidates of N triangles, masked by `valid` (N,), in windows of window x window pixels."""
     column = setup.column + jnp.arange(window, dtype=jnp.int32)[:, None]
 
@@ -132,59 +114,27 @@ def _splat(setup: _Setup, valid: jax.Array, window: int, height: int, width: int
     # A loop, because XLA fuses straight-line code into each of the scatters and evaluates it element by element.
     pixel, nearness = lax.map(splat_row, jnp.arange(window, dtype=jnp.int32))
     triangle = jnp.broadcast_to(setup.triangle, pixel.shape)
-    return _Candidates(*(array.reshape(-1) for array in (pixel, nearness, triangle)))
+    return Candidates(*(array.reshape(-1) for array in (pixel, nearness, triangle)))
 
 
-def _scatter(candidates: _Candidates, pixels: int) -> _Image:
-    """Nearest candidate of each pixel, the smallest id among equals, by two scatters."""
-    pixel, nearness, triangle = candidates
-    nearest = jnp.zeros(pixels, jnp.int32).at[pixel].max(nearness, mode="drop")
-    wins = nearest.at[pixel].get(mode="fill", fill_value=-1) == nearness
-    winner = jnp.full(pixels, NO_TRIANGLE).at[jnp.where(wins, pixel, pixels)].min(triangle, mode="drop")
-    return _Image(nearest, winner)
-
-
-def _sort(candidates: _Candidates, pixels: int) -> _Image:
-    """As `_scatter`, by one sort and a scatter with unique indices: TPUs serialise colliding scatters."""
-    pixel, farness, triangle = lax.sort((candidates.pixel, -candidates.nearness, candidates.triangle), num_keys=3)
-    first = jnp.concatenate([jnp.ones(1, bool), pixel[1:] != pixel[:-1]])
-    place = jnp.where(first, pixel, pixels + jnp.arange(len(pixel), dtype=jnp.int32))
-    nearest = jnp.zeros(pixels, jnp.int32).at[place].set(-farness, mode="drop", unique_indices=True)
-    winner = jnp.full(pixels, NO_TRIANGLE).at[place].set(triangle, mode="drop", unique_indices=True)
-    return _Image(nearest, winner)
-
-
-def _merge(one: _Image, other: _Image) -> _Image:
-    """Depth test of two images, pixel by pixel; the smallest id wins among equals."""
-    nearer = other.nearness > one.nearness
-    nearer |= (other.nearness == one.nearness) & (other.triangle < one.triangle)
-    return jax.tree.map(functools.partial(jnp.where, nearer), other, one)
-
-
-def _draw(image: _Image, setup: _Setup, member, capacity: int, step: int, splat, resolve) -> _Image:
+def _draw(image: Image, setup: _Setup, member: jax.Array, capacity: int, step: int, splat, form: Form) -> Image:
     """Adds up to `capacity` triangles of the mask `member` (T,) to `image`, `step` triangles at a time."""
-    count = jnp.minimum(member.sum(), capacity)
+    step = min(step, len(member))
+    count, length = jnp.minimum(member.sum(), capacity), max(capacity, step)
+    span = jnp.arange(step)
 
     def draw(image):
-        chosen = jnp.nonzero(member, size=-(-capacity // step) * step, fill_value=0)[0]
+        selection = form.select(setup, member, jnp.zeros(length, jnp.int32))
 
         def body(index, image):
-            part = lax.dynamic_slice(chosen, (index * step,), (step,))
-            valid = index * step + jnp.arange(step) < count
-            return _merge(image, resolve(splat(jax.tree.map(operator.itemgetter(part), setup), valid)))
+            # The last step may repeat triangles of the one before, which changes nothing.
+            start = jnp.minimum(index * step, length - step)
+            candidates = splat(form.part(selection, start, span), start + span < count)
+            return depth_test.merge(image, form.nearest(candidates, image))
 
         return lax.fori_loop(0, -(-count // step), body, image)
 
     return lax.cond(count > 0, draw, lambda image: image, image)
-
-
-def _by_platform(candidates: _Candidates, pixels: int) -> _Image:
-    """`_sort` in programs for TPUs, else `_scatter`."""
-    scatter, sort = (functools.partial(form, pixels=pixels) for form in (_scatter, _sort))
-    return lax.platform_dependent(candidates, tpu=sort, default=scatter)
-
-
-VISIBILITY = {"scatter": _scatter, "sort": _sort, "platform": _by_platform}
 
 
 def default_tiers(height: int, width: int) -> Tiers:
@@ -193,21 +143,20 @@ def default_tiers(height: int, width: int) -> Tiers:
     return tuple((window, None) for window in (2, 4, 8, 16, 64) if window < largest) + ((largest, None),)
 
 
-def _visible(points_px, depth, triangles, *, height, width, tiers, near, resolve) -> Visibility:
+def _visible(points_px, depth, triangles, *, height, width, tiers, near, form: Form) -> Visibility:
     """`rasterize` for one image."""
     setup, extent = _prepare(points_px, depth, triangles, height, width, near)
-    resolve = functools.partial(resolve, pixels=height * width)
-    image = _Image(jnp.zeros(height * width, jnp.int32), jnp.full(height * width, NO_TRIANGLE))
+    image = depth_test.empty(height * width)
     overflow, below = (extent > tiers[-1][0]).sum(), 0
     for window, capacity in tiers:
         member = (extent > below) & (extent <= window)
         splat = functools.partial(_splat, window=window, height=height, width=width)
         if below == 0 and capacity is None:
-            image = resolve(splat(setup, member))
+            image = form.nearest(splat(setup, member), image)
         else:
             capacity = len(triangles) if capacity is None else min(capacity, len(triangles))
             overflow += jnp.maximum(member.sum() - capacity, 0)
-            image = _draw(image, setup, member, capacity, max(1, STEP_PIXELS // window**2), splat, resolve)
+            image = _draw(image, setup, member, capacity, max(1, STEP_PIXELS // window**2), splat, form)
         below = window
     winner = jnp.where(image.triangle == NO_TRIANGLE, -1, image.triangle)
     return Visibility(winner.reshape(height, width), overflow.astype(jnp.int32))
@@ -269,7 +218,7 @@ def rasterize(
         width=width,
         tiers=tiers or default_tiers(height, width),
         near=near,
-        resolve=VISIBILITY[visibility],
+        form=depth_test.form(visibility),
     )
     return _sequential_vmap_on_cpu(visible)(points_px, depth, triangles)
 

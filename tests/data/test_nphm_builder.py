@@ -109,7 +109,8 @@ def test_an_interrupted_run_continues(layout, tmp_path, small):
     pair = next(iter(read.as_dataset(split="train_expressions").as_numpy_iterator()))
     assert pair["neutral"].shape == pair["posed"].shape == (100, 3) and pair["subject"] == 0 and pair["scan"] == 0
     assert read.info.metadata["subjects"] == {"train": 2, "test": 1} and read.info.metadata["scans"]["train"] == 1
-    outputs = sorted((tmp_path / "nphm" / "drawn").iterdir())
+    (drawn,) = (tmp_path / "nphm" / "drawn").iterdir()
+    outputs = sorted(drawn.iterdir())
     assert len(outputs) == 6 and not any(path.name.count(".") > 1 for path in outputs)
     job = nphm_jobs.Job(str(layout / "gone"), 1, 10, 10, "surface", 200, str(outputs[0]))
     assert nphm_jobs.run_job(job) == str(outputs[0]), "an existing output is not sampled again"

@@ -1,9 +1,10 @@
-"""launch.compile: what is wrong in one line, and where libtpu is installed the figures of every system within bounds."""
+"""launch.compile: what is wrong in one line, and with libtpu the figures of every system within bounds."""
 
 import functools
 import importlib
 import importlib.util
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -15,11 +16,12 @@ from jaxface import parallel, system, training
 from jaxface.errors import UserError
 from launch import aot
 
+ROOT = pathlib.Path(__file__).parents[2]
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 KEYS = [
     "memory_gib", "hbm_gib", "flops", "bytes", "roofline_ms", "all_reduces", "all_reduce_bytes", "dtypes", "donated",
 ]  # fmt: skip
-# Memory in MiB and traffic in MB of the smoke variants on one of four v5e chips, 8 examples each; measured, and a fifth.
+# Memory in MiB, traffic in MB, all-reduces of the smoke variants on a v5e chip, 8 examples: measured, and a fifth.
 BOUNDS = {}
 
 
@@ -29,7 +31,7 @@ def smoke(name):
 
 def run(*flags):
     command = [sys.executable, "-m", "launch.compile", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:", "v5e:axb", "v5e:2x2x2x2", "nothing"])
@@ -49,10 +51,10 @@ def test_what_is_missing_is_one_line_and_status_2():
         assert not done.stdout
 
 
-@pytest.mark.parametrize("name", ["pipnet", "deep3d", "jvcr"])
 @pytest.mark.parametrize("group", [0, 1])
+@pytest.mark.parametrize("name", ["pipnet", "deep3d", "jvcr"])
 def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group):
-    """And gradients and metrics at most three more; without synchronisation these are all."""
+    """Before XLA combines any. One more for all small arrays, and one for each large gradient."""
     config = system.with_stand_ins(smoke(name), "the test")
     config.model.batch_norm_group = group
     built = system.build(config, "the test")
@@ -61,7 +63,8 @@ def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group)
     mapped = parallel.compile_step(training.make_step(built, 0, config.ema), "shard_map", jax.devices()[:2])
     text = mapped.lower(state, system.batch_shapes(config, 4), constants).as_text()
     layers = len(jax.tree.leaves(state.model_state["batch_stats"])) // 2
-    assert text.count("stablehlo.all_reduce") <= (1 if group == 1 else 2 * layers) + 3
+    large = sum(leaf.size > parallel.SMALL for leaf in jax.tree.leaves((state.params, state.model_state)))
+    assert text.count("stablehlo.all_reduce") <= (0 if group == 1 else 2 * layers) + 1 + large
 
 
 @functools.cache

@@ -27,9 +27,17 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
     done = export("--workdir", detector_workdir, "--output", tmp_path / "model.stablehlo")
     assert done.returncode == 0, done.stderr
     assert "takes image (B, 64, 64, 3), queries (B, N, 3); " in done.stdout
+    assert (
+        tmp_path / "model_encode.stablehlo"
+    ).stat().st_size and "model_query.stablehlo takes features" in done.stdout
     random = np.random.default_rng(0)
     arrays = {"image": random.random((2, 64, 64, 3), np.float32), "queries": random.random((2, 7, 3), np.float32)}
+    assert export("--workdir", detector_workdir, "--output", tmp_path / "model.stablehlo").returncode == 0
     np.savez(tmp_path / "in.npz", **arrays)
+    before = (tmp_path / "in.npz").read_bytes()
+    refused = export("--workdir", detector_workdir, "--output", tmp_path / "in.npz")
+    assert refused.returncode == 2 and (tmp_path / "in.npz").read_bytes() == before
+    assert refused.stderr.endswith("in.npz: exists and is not an output of jaxface; choose another --output\n")
     subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, check=True, timeout=120)
     found, expected = np.load(tmp_path / "out.npz"), Predictor.from_workdir(detector_workdir).raw(arrays)
     assert set(found) == {"points", "sigma", "features"}
@@ -42,7 +50,7 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
     [
         (["--system", "jvcr"], "--output: missing; see --help"),
         (["--system", "jvcr", "--output", "x"], "jvcr: there is no pretrained model"),
-        (["--workdir", "W", "--output", "missing/x"], "missing/x cannot be written: No such file or directory"),
+        (["--workdir", "W", "--output", "missing/x"], "missing/x: cannot be written (No such file or directory)"),
     ],
 )
 def test_a_mistake_is_one_line(detector_workdir, flags, line):

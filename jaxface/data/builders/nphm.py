@@ -2,10 +2,11 @@
 
 It is distributed on request only; `manual_dir` is the unpacked folder, with face.npy of the official assets. Sampling
 the scans takes hours: they are distributed to processes, or by Apache Beam to machines, and the sampled points are kept
-in `nphm/drawn` of the data folder, so that an interrupted run continues; the folder may be deleted afterwards. Splits:
-`train` and `train_expressions`; `test` and `test_expressions` (the official validation people); and `observations`, a
-single-view depth observation of each scan of the official test people (the published one if its file is in
-`single_view`) with its surface.
+in `nphm/drawn` of the data folder, so that an interrupted run continues; the folder may be deleted afterwards. The
+user's own scans are read in the same layout (`launch.fit --register --training_set`). Splits: `train` and
+`train_expressions`; `test` and `test_expressions` (the official validation people); and `observations`, a single-view
+depth observation of each scan of the official test people (the published one if its file is in `single_view`) with its
+surface.
 """
 
 import concurrent.futures
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxface.data import head_records, nphm_scans
+from jaxface.data import head_records, nphm_scans, provenance
 from jaxface.data.entries import Entry, read_each
 from jaxface.data.nphm_jobs import Job, beam_pipeline, run_job, run_with_beam
 from jaxface.errors import UserError
@@ -28,6 +29,8 @@ from jaxface.heads import head_space
 # {official split: ours}.
 SPLITS = {"train": "train", "validation": "test", "test": "observations"}
 SAMPLES_FOLDER = "drawn"
+# Hexadecimal digits of the fingerprint of the files, which names the folder of their points.
+DIGEST = 16
 MIN_POINTS = 100
 
 
@@ -71,7 +74,9 @@ class Nphm(tfds.core.GeneratorBasedBuilder):
         root = pathlib.Path(dl_manager.manual_dir).absolute()
         people = nphm_scans.people(root)
         nphm_scans.face_mask(root)  # fails now rather than in hours
-        samples = pathlib.Path(self.data_dir).parent.absolute() / SAMPLES_FOLDER
+        data_dir = pathlib.Path(self.data_dir).parent.absolute()
+        # Points of other or changed files are not taken for those of these.
+        samples = data_dir / SAMPLES_FOLDER / str(provenance.fingerprint(root, data_dir)["sha256"])[:DIGEST]
         samples.mkdir(parents=True, exist_ok=True)
         jobs = {split: self._jobs(root, samples, split, people[split]) for split in people}
         pair_jobs = {split: [job for job in jobs[split] if job.part == "pairs"] for split in jobs}

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jaxface.systems.continuous import (
     model,
     other_template,
     own_layouts,
+    parts,
     predict,
     query_table,
     rendering,
@@ -108,16 +109,17 @@ def build(config: ml_collections.ConfigDict) -> System:
         inputs={"image": f"B, {size}, {size}, 3", "queries": "B, N, 3"},
         from_torch=functools.partial(torch_weights.from_torch, net),
         warm_start=warm_start,
+        parts=functools.partial(parts.parts, net, size),
         **({"preprocess_on_device": render} if config.data.endless else {}),
     )
 
 
-def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Callable[..., Any]]:
-    """`predict` and `predict_batch` of the system, which depend on the template that the network was trained on."""
-    size, template = config.model.image_size, config.model.template
-    if template == query_table.OTHER_TEMPLATE:
-        return {"predict": other_template.bind(net, size)}
-    return predict.bind(net, size, template, functools.partial(query_table.named_layouts, config))
+def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dict[str, Any]:
+    """The functions of the system for prediction, which depend on the template that the network was trained on."""
+    if config.model.template == query_table.OTHER_TEMPLATE:
+        return {"predict": other_template.bind(net, config.model.image_size)}
+    named_layouts = functools.partial(query_table.named_layouts, config)
+    return predict.bind(net, config.model, tuple(config.data.regions), named_layouts)
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:

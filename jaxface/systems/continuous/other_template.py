@@ -6,17 +6,18 @@ redistributed. Our layouts are points of another head in another unit: such a ne
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxface import crops, detection
+from jaxface import array_files, crops, detection
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.results import FaceLandmarks
-from jaxface.systems.continuous import crop_units
+from jaxface.systems.continuous import asked_layouts, crop_units
 
 
 def bind(model: Any, image_size: int) -> Callable[..., list[FaceLandmarks]]:
@@ -35,6 +36,8 @@ def predict(
     image: np.ndarray,
     boxes: Any = None,
     layout: Any = None,
+    min_score: float | None = None,
+    max_faces: int | None = None,
 ) -> list[FaceLandmarks]:
     """`System.predict`: positions of points of the model's own template in the faces of an image.
 
@@ -49,13 +52,14 @@ def predict(
         model_state: batch statistics.
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px, hairline to chin and side to side; None runs the face detector.
-        layout: (N,3) points of the model's template, in its unit.
+        layout: (N,3) points of the model's template, in its unit, or an .npy file of them.
+        min_score, max_faces: see `detection.detect_faces`.
 
     Raises:
         UserError: `layout` is not such an array, malformed boxes, or a network whose output is not finite.
     """
     queries = template_points(layout)
-    faces = detection.check_or_detect(boxes, image).boxes
+    faces = detection.check_or_detect(boxes, image, min_score, max_faces).boxes
     count = len(queries)
     size = max(16, 2 ** math.ceil(math.log2(count)))
     asked, valid = crops.pad_rows(queries, size)[None], np.arange(size)[None] < count
@@ -73,7 +77,9 @@ def predict(
 
 
 def template_points(layout: Any) -> np.ndarray:
-    """The queries (N,3) float32 of `layout`. Raises UserError for layout names and malformed arrays."""
+    """The queries (N,3) float32 of `layout`. Raises UserError for layout names, malformed arrays and bad files."""
+    if isinstance(layout, os.PathLike) or (isinstance(layout, str) and layout.endswith(asked_layouts.POINTS_FILE)):
+        layout = array_files.read_npy(layout)
     if layout is None or isinstance(layout, str):
         raise UserError(
             f"--layout: {layout or '68'} is a layout of jaxface's template; this model was trained on another "

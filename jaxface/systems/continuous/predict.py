@@ -6,108 +6,54 @@ The paper aligns crops with a separate detector; here the network aligns them it
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxface import crops, detection
-from jaxface.errors import UserError
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
-from jaxface.heads.sources import EMBEDDED
-from jaxface.results import FaceLandmarks
-from jaxface.systems.continuous import crop_units
+from jaxface.results import FaceLandmarks, LayoutPoints
+from jaxface.systems.continuous import applications, asked_layouts, depth_test, template_surface
+from jaxface.systems.continuous.network import Answer, Network, SquareCrops, locate
+from jaxface.systems.continuous.painting import Surface
 
-# Realignments before the final pass of detected faces. A realignment that moves the crop by less than these (fractions
-# of its side, log of the ratio of sides, roll) is the last one. Boxes of the caller are realigned once.
-MAX_REALIGNMENTS = 3
+# Passes of the network over a detected face, and over a face in a box of the caller, whose crop is better. A pass whose
+# landmarks move the crop by less than these (fractions of its side, log of the ratio of sides, roll) is the last one.
+MAX_PASSES, MAX_PASSES_GIVEN = 4, 2
 SMALL_SHIFT, SMALL_RESIZE, SMALL_TURN_RAD = 0.08, 0.15, np.deg2rad(10)
 # A crop with a larger median sigma, in `crop_units`, is not realigned.
 MAX_MEDIAN_SIGMA = 0.12
-# Numbers of queries for which the predictor is compiled; fewer queries are padded, more are split.
-QUERY_SIZES = (128, 512, 2048)
-# In template units (100 mm); a larger coordinate means that the caller used another unit.
-MAX_QUERY_COORDINATE = 10.0
-
-
-def _no_layouts(params: Any) -> Mapping[str, np.ndarray]:
-    del params
-    return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The two compiled functions of a network.
-
-    Attributes:
-        encode: `(variables, image (B,S,S,3)) -> features`.
-        query: `(variables, features, queries (B,N,3), valid (B,N)) -> points (B,N,2), sigma (B,N)`, both in
-            `crop_units`.
-        image_size: side S of the crops in pixels.
-        named_layouts: `params -> {name: template points (N,3)}`, the model's own layouts.
-        template: the template that the network was trained on, see `canonical.in_template`.
-    """
-
-    encode: Callable[..., jax.Array]
-    query: Callable[..., tuple[jax.Array, jax.Array]]
-    image_size: int
-    template: str = EMBEDDED
-    named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts
-
-
-@dataclasses.dataclass(frozen=True)
-class SquareCrops:
-    """Square crops of F faces: center (F,2) and side (F,) in pixels of the image, angle_rad (F,) of the eye line."""
-
-    center: np.ndarray
-    side: np.ndarray
-    angle_rad: np.ndarray
-
-    @classmethod
-    def around(cls, faces: detection.Faces) -> Self:
-        """The crops of faces as they are detected or given."""
-        half = faces.size / 2
-        upright = np.concatenate([faces.center - half, faces.center + half], axis=1)
-        return cls(*alignment.square_crop(upright), faces.angle_rad)
-
-    def __getitem__(self, index: np.ndarray) -> Self:
-        """The crops of an index array."""
-        return dataclasses.replace(self, **{name: value[index] for name, value in vars(self).items()})
-
-    def replaced(self, index: np.ndarray, others: Self) -> Self:
-        """A copy in which the crops of an index array are those of `others`."""
-        values = {name: value.copy() for name, value in vars(self).items()}
-        for name, value in values.items():
-            value[index] = getattr(others, name)
-        return dataclasses.replace(self, **values)
 
 
 def bind(
     model: Any,
-    image_size: int,
-    template: str,
-    named_layouts: Callable[[Any], Mapping[str, np.ndarray]] = _no_layouts,
-) -> dict[str, Callable[..., Any]]:
-    """`predict` and `predict_batch` of a `System` whose model has the methods `encode` and `query`.
+    config: Any,
+    regions: tuple[str, ...],
+    named_layouts: Callable[[Any], Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """`predict`, `predict_batch` and `applications` of a `System` whose model has the methods `encode` and `answer`.
 
-    `named_layouts` maps parameters to the model's own layouts, {name: template points (N,3)}.
+    Args:
+        model: the network.
+        config: `config.model`.
+        regions: those of the head that the network was trained on.
+        named_layouts: maps parameters to the model's own layouts, {name: template points (N,3)}.
     """
-    encode = crops.Precompiled(functools.partial(model.apply, method="encode"))
-    query = crops.Precompiled(functools.partial(model.apply, method="answer"))
-    network = Network(encode, query, image_size, template, named_layouts)
-    return {function.__name__: functools.partial(function, network) for function in (predict, predict_batch)}
+    network = Network(
+        encode=crops.Precompiled(functools.partial(model.apply, method="encode")),
+        query=crops.Precompiled(functools.partial(model.apply, method="answer")),
+        image_size=config.image_size,
+        template=config.template,
+        named_layouts=named_layouts,
+        regions=regions,
+    )
+    functions = {function.__name__: functools.partial(function, network) for function in (predict, predict_batch)}
+    return {**functions, "applications": applications.NAMES}
 
 
 def predict(
-    network: Network,
-    params: Any,
-    model_state: Any,
-    image: np.ndarray,
-    boxes: Any = None,
-    layout: Any = "68",
-    min_score: float | None = None,
-    max_faces: int | None = None,
+    network: Network, params: Any, model_state: Any, image: np.ndarray, boxes: Any = None, *options: Any, **named: Any
 ) -> list[FaceLandmarks]:
     """`System.predict`: landmarks of the faces in an image; `sigma` is the predicted standard deviation in pixels.
 
@@ -117,17 +63,15 @@ def predict(
         model_state: its non-trained variables.
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px, hairline to chin and side to side; None runs the face detector.
-        layout: a layout such as "68", "dense", a region name, a data set of the model, or template points (N,3) in
-            units of 100 mm.
-        min_score, max_faces: see `detection.detect_faces`.
+        options, named: the further arguments of `predict_batch`.
 
     Returns:
         Faces in the order of `boxes`; detected faces are sorted by size, the largest first.
 
     Raises:
-        UserError: unknown layout, malformed queries or boxes, or a network whose output is not finite.
+        UserError: see `predict_batch`.
     """
-    (faces,) = predict_batch(network, params, model_state, [image], [boxes], layout, min_score, max_faces)
+    (faces,) = predict_batch(network, params, model_state, [image], [boxes], *options, **named)
     return faces
 
 
@@ -140,10 +84,28 @@ def predict_batch(
     layout: Any = "68",
     min_score: float | None = None,
     max_faces: int | None = None,
+    fit: bool = False,
+    masks: Any = (),
+    texture: bool = False,
+    paint: np.ndarray | None = None,
 ) -> list[list[FaceLandmarks]]:
-    """`System.predict_batch`: as `predict` for several images; their faces share the batches of the network."""
-    own = network.named_layouts(params)
-    queries = own[layout] if isinstance(layout, str) and layout in own else layout_queries(layout)
+    """`System.predict_batch`: as `predict` for several images; their faces share the batches of the network.
+
+    Args:
+        network, params, model_state: see `predict`.
+        images: (H,W,3) uint8 RGB each.
+        boxes: see `predict`, for each image.
+        layout: a layout such as "68", "dense", a region name, a data set of the model, template points (N,3) in units
+            of 100 mm or an .npy file of them; or several of these, in a list or separated by commas.
+        min_score, max_faces: see `detection.detect_faces`.
+        fit, masks, texture, paint: see `applications.Applications`.
+
+    Raises:
+        UserError: unknown layout or region, one that the model was not trained on, malformed queries or boxes, or a
+            network whose output is not finite.
+    """
+    asked = asked_layouts.parse(layout, network.named_layouts(params), network.regions)
+    wanted = applications.Applications.parse(fit, masks, texture, paint, network.regions)
     variables = {"params": params, **model_state}
     pairs = zip(images, boxes, strict=True)
     per_image = [detection.check_or_detect(given, image, min_score, max_faces) for image, given in pairs]
@@ -152,61 +114,129 @@ def predict_batch(
         return [[] for _ in images]
     initial_boxes = np.concatenate([faces.boxes for faces in per_image])
     is_given = np.array([boxes[owner] is not None for owner in owners])
+    face_images = [images[owner] for owner in owners]
     squares = SquareCrops.around(detection.joined(per_image))
-    crop = functools.partial(_cut, [images[owner] for owner in owners], network.image_size)
-    squares, extents = _align(network, variables, crop, squares, initial_boxes, is_given)
-    points, sigma = _landmarks(network, variables, crop(squares), squares, queries, mirror=True)
+    queries = [one.queries for one in asked]
+    queries += [template_surface.surface(network.regions).queries] if wanted else []
+    hiding = [template_surface.coarse_surface(network.regions).queries] if network.regions else []
+    answers, extents = _locate(network, variables, face_images, squares, initial_boxes, is_given, queries, hiding)
     face_boxes = np.where(is_given[:, None], initial_boxes, extents)
-    name = layout if isinstance(layout, str) else "custom"
     scores = [score for faces in per_image for score in faces.known_scores()]
     results: list[list[FaceLandmarks]] = [[] for _ in images]
     for index, owner in enumerate(owners):
-        face = FaceLandmarks(
-            box=face_boxes[index],
-            extent=extents[index],
-            layout=name,
-            points=points[index],
-            sigma=sigma[index],
-            score=scores[index],
+        own = [(points[index], sigma[index] * network.sigma_scale) for points, sigma in answers]
+        fields = _fields(network, asked, wanted, own, images[owner])
+        results[owner].append(
+            FaceLandmarks(box=face_boxes[index], extent=extents[index], score=scores[index], **fields)
         )
-        results[owner].append(face)
     return results
 
 
-def _align(
+def _fields(
+    network: Network,
+    asked: Sequence[asked_layouts.AskedLayout],
+    wanted: applications.Applications,
+    answers: Sequence[Answer],
+    image: np.ndarray,
+) -> dict[str, Any]:
+    """The fields of `FaceLandmarks` that come from the network, for one face.
+
+    Args:
+        network: the network.
+        asked: the layouts.
+        wanted: the applications.
+        answers: points (N,2) and sigma (N,) px of the layouts, of the surface if there are applications, and of the
+            coarse surface if the regions of the network are known.
+        image: (H,W,3) in which the face is.
+    """
+    layouts = {one.name: LayoutPoints(*answers[number], edges=one.edges) for number, one in enumerate(asked)}
+    if network.regions:
+        coarse = template_surface.coarse_surface(network.regions)
+        layouts = _with_visibility(layouts, asked, coarse, answers[-1], image.shape[:2])
+    first, *_ = layouts.values()
+    fields: dict[str, Any] = {"layout": asked[0].name, **vars(first)}
+    if len(asked) > 1:
+        fields["layouts"] = layouts
+    if wanted:
+        surface = Surface.predicted(template_surface.surface(network.regions), *answers[len(asked)])
+        fields |= applications.fields(wanted, surface, image)
+    return fields
+
+
+def _with_visibility(
+    layouts: Mapping[str, LayoutPoints],
+    asked: Sequence[asked_layouts.AskedLayout],
+    coarse: template_surface.TemplateSurface,
+    hiding: tuple[np.ndarray, np.ndarray],
+    size: tuple[int, ...],
+) -> dict[str, LayoutPoints]:
+    """The layouts of one face with `visible`, by the depth test against the predicted coarse surface `hiding`."""
+    queries, points = (
+        np.concatenate(parts) for parts in ([one.queries for one in asked], [one.points for one in layouts.values()])
+    )
+    visible = depth_test.visible(coarse, *hiding, queries, points, (size[0], size[1]))
+    parts = np.split(visible, np.cumsum([len(one.queries) for one in asked])[:-1])
+    return {
+        name: dataclasses.replace(one, visible=part) for (name, one), part in zip(layouts.items(), parts, strict=True)
+    }
+
+
+def _locate(
     network: Network,
     variables: Any,
-    crop: Callable[[SquareCrops], np.ndarray],
+    images: Sequence[np.ndarray],
     squares: SquareCrops,
     extents: np.ndarray,
     is_given: np.ndarray,
-) -> tuple[SquareCrops, np.ndarray]:
-    """Realigns crops by their landmarks, those of boxes that were given once, others until they hardly move.
+    queries: Sequence[np.ndarray],
+    once: Sequence[np.ndarray],
+) -> tuple[list[Answer], np.ndarray]:
+    """Runs the network on the crops of faces, and again on realigned crops, until they hardly move.
+
+    The answers are those of a face's last pass, with `network.mirror` their mean with those of the crop that its
+    landmarks give, mirrored: two crops that differ in more than their sides.
 
     Args:
         network: the compiled network.
         variables: its variables.
-        crop: cuts the crops (F,S,S,3) of the faces.
-        squares: the first crops.
+        images: F images, one for each face.
+        squares: the first crops of the faces.
         extents: (F,4) px, returned for faces that are not realigned.
         is_given: (F,), whether the caller gave the box.
+        queries: sets of template points (N,3).
+        once: further sets, whose answers are not averaged.
 
     Returns:
-        The crops and the extents of the faces.
+        The answers in pixels to each set of `queries` and `once`, and extents (F,4) px.
     """
-    moving = np.ones(len(is_given), bool)
-    for round_number in range(MAX_REALIGNMENTS):
-        moving &= ~is_given | (round_number == 0)
-        if not moving.any():
+    landmark_queries = canonical.queries("68")
+    is_68 = np.array_equal(queries[0], landmark_queries)
+    sets = [*([] if is_68 else [landmark_queries]), *queries, *([] if network.mirror else once)]
+    found = [(np.zeros((len(images), len(one), 2)), np.zeros((len(images), len(one)))) for one in sets]
+    moving, extents = np.arange(len(images)), extents.copy()
+    for number in range(MAX_PASSES):
+        if number == MAX_PASSES_GIVEN:
+            moving = moving[~is_given[moving]]
+        if not len(moving):
             break
         before = squares[moving]
-        landmarks, sigma = _landmarks(network, variables, crop(squares)[moving], before, canonical.queries("68"))
-        after, accepted = realign(before, landmarks, sigma)
+        answers = locate(network, variables, [images[index] for index in moving], before, sets)
+        for (points, sigma), (new_points, new_sigma) in zip(found, answers, strict=True):
+            points[moving], sigma[moving] = new_points, new_sigma
+        landmarks, landmark_sigma = answers[0]
+        after, accepted = realign(before, landmarks, landmark_sigma)
         squares = squares.replaced(moving, after)
-        extents = extents.copy()
-        extents[moving] = np.where(accepted[:, None], crops.extent_boxes(landmarks), extents[moving])
-        moving[moving] = _is_large_move(before, after)
-    return squares, extents
+        extents[moving[accepted]] = crops.extent_boxes(landmarks[accepted])
+        moving = moving[_is_large_move(before, after)]
+    found = found if is_68 else found[1:]
+    if not network.mirror:
+        return found, extents
+    mirrored = locate(network, variables, images, squares, [*queries, *once], mirror=True)
+    means = [
+        ((points + other) / 2, (sigma + other_sigma) / 2)
+        for (points, sigma), (other, other_sigma) in zip(found, mirrored, strict=False)
+    ]
+    return [*means, *mirrored[len(means) :]], extents
 
 
 def _is_large_move(before: SquareCrops, after: SquareCrops) -> np.ndarray:
@@ -215,28 +245,6 @@ def _is_large_move(before: SquareCrops, after: SquareCrops) -> np.ndarray:
     resize = np.abs(np.log(after.side / before.side))
     turn_rad = np.abs(np.angle(np.exp(1j * (after.angle_rad - before.angle_rad))))
     return (shift > SMALL_SHIFT) | (resize > SMALL_RESIZE) | (turn_rad > SMALL_TURN_RAD)
-
-
-def layout_queries(layout: Any) -> np.ndarray:
-    """Template points (N,3) float32 of a layout name or an array.
-
-    Raises UserError for an unknown name, a wrong shape, NaN, or coordinates in another unit.
-    """
-    if isinstance(layout, str):
-        return canonical.queries(layout)
-    try:
-        queries = np.asarray(layout, np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"layout: {type(layout).__name__} is not a layout; give a name or numbers (N,3)") from error
-    if queries.ndim != 2 or queries.shape[1] != 3 or len(queries) == 0:
-        raise UserError(f"layout: the template points have shape {queries.shape}; they must be (N,3)")
-    if not np.isfinite(queries).all():
-        bad = int((~np.isfinite(queries)).any(axis=1).sum())
-        raise UserError(f"layout: {bad} of {len(queries)} template points are NaN or infinite; remove them")
-    if np.abs(queries).max() > MAX_QUERY_COORDINATE:
-        largest = f"{np.abs(queries).max():g}"
-        raise UserError(f"layout: a template coordinate is {largest}, far outside the head; use units of 100 mm")
-    return queries
 
 
 def realign(squares: SquareCrops, landmarks: np.ndarray, sigma: np.ndarray) -> tuple[SquareCrops, np.ndarray]:
@@ -270,74 +278,3 @@ def _rotate(points: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
     """Points (F,N,2) rotated about the image origin by angles (F,)."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     return points @ np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
-
-
-def _cut(images: Sequence[np.ndarray], size: int, squares: SquareCrops) -> np.ndarray:
-    """Crops (F,S,S,3) float32 in [0,1], each from its own image."""
-    regions = zip(images, squares.center, squares.side, squares.angle_rad, strict=True)
-    cut = [crops.cut(image, center, side, angle, size) for image, center, side, angle in regions]
-    return np.stack(cut).astype(np.float32) / 255
-
-
-def _landmarks(
-    network: Network,
-    variables: Any,
-    images: np.ndarray,
-    squares: SquareCrops,
-    queries: np.ndarray,
-    mirror: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points (F,N,2) and sigma (F,N) of the queries in crops (F,S,S,3), in pixels of the image."""
-    queries = canonical.in_template(queries, network.template)
-    points, sigma = (run_mirrored if mirror else run_network)(network, variables, images, queries)
-    crops.check_finite(points, sigma)
-    matrices = alignment.crop_matrix(squares.center, squares.side, network.image_size, squares.angle_rad)
-    crop_px = crop_units.to_pixels(points, network.image_size)
-    image_px = alignment.apply_affine(alignment.invert_affine(matrices), crop_px)
-    return image_px, sigma * squares.side[:, None] / 2
-
-
-def run_mirrored(
-    network: Network, variables: Any, images: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`run_network` with mirror test-time augmentation: the mean of the crops' and the mirrored crops' output.
-
-    Queries of a mirrored crop have x negated.
-    """
-    both = np.concatenate([images, images[:, :, ::-1]])
-    sides = np.repeat(np.float32([1, -1]), len(images))[:, None, None] * np.float32([1, 0, 0]) + np.float32([0, 1, 1])
-    points, sigma = run_network(network, variables, both, queries * sides)
-    (own, mirrored), (own_sigma, mirrored_sigma) = np.split(points, 2), np.split(sigma, 2)
-    return (own + mirrored * [-1, 1]) / 2, (own_sigma + mirrored_sigma) / 2
-
-
-def run_network(
-    network: Network, variables: Any, images: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points (F,N,2) and sigma (F,N) in `crop_units` for images (F,S,S,3) in [0,1] and queries (N,3) or (F,N,3).
-
-    Features are computed once per image. More than 2048 queries are split into groups: with a predictor whose queries
-    attend to each other, a point then depends only on the queries of its group.
-    """
-    queries = np.broadcast_to(queries, (len(images), *queries.shape[-2:]))
-    count = queries.shape[1]
-
-    def run(batch: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-        images, queries = batch
-        features = network.encode(variables, images)
-        groups = np.split(queries, range(QUERY_SIZES[-1], count, QUERY_SIZES[-1]), axis=1)
-        outputs = [_run_group(network, variables, features, group) for group in groups]
-        return [np.concatenate(parts, axis=1) for parts in zip(*outputs, strict=True)]
-
-    points, sigma = crops.run_in_batches(run, (images, queries))
-    return points, sigma
-
-
-def _run_group(network: Network, variables: Any, features: jax.Array, queries: np.ndarray) -> list[np.ndarray]:
-    """[points (B,N,2), sigma (B,N)] float64 of queries (B,N,3), which are padded to one of QUERY_SIZES."""
-    batch, count = queries.shape[:2]
-    size = next(size for size in QUERY_SIZES if size >= count)
-    padded = np.concatenate([queries, np.repeat(queries[:, -1:], size - count, axis=1)], axis=1)
-    valid = np.broadcast_to(np.arange(size) < count, (batch, size))
-    outputs = network.query(variables, features, padded, valid)
-    return [np.asarray(output, np.float64)[:, :count] for output in outputs]

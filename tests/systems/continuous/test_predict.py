@@ -1,12 +1,14 @@
 """The geometry of inference, with a fake network that reads the affine map of its crop from the image colours."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.heads import canonical
-from jaxface.systems.continuous import predict
+from jaxface.systems.continuous import asked_layouts, predict
 
 HEIGHT, WIDTH, SIZE = 240, 250, 48
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
@@ -75,6 +77,32 @@ def test_an_uncertain_network_does_not_move_the_crop():
     assert np.array_equal(face.extent, np.float32(BOX)) and np.allclose(face.sigma, 0.5 * 1.3 * 105 / 2)
 
 
+@pytest.mark.parametrize("layout", ["68", "98"])
+@pytest.mark.parametrize(("box", "passes"), [(None, 1), (BOX, 1), ([95.0, 70.0, 215.0, 230.0], 2)])
+def test_the_fast_model_passes_again_only_if_the_crop_moves_much(box, passes, layout):
+    network, runs = fake_network(0.1), []
+
+    def encode(variables, images):
+        runs.append(len(images))
+        return network.encode(variables, images)
+
+    if box is None:
+        (settled,) = predict.predict(network, {}, {}, IMAGE, BOX)
+        box = settled.extent
+    single = dataclasses.replace(network, encode=encode, mirror=False)
+    (face,) = predict.predict(single, {}, {}, IMAGE, box, layout)
+    assert np.abs(face.points - project(canonical.queries(layout), 0.1)).max() < 0.3 and len(runs) == passes
+    (mean,) = predict.predict(dataclasses.replace(single, mirror=True), {}, {}, IMAGE, box, layout)
+    assert np.abs(mean.points - face.points).max() < 0.3 and len(runs) == 2 * passes + 1
+
+
+def test_sigma_is_scaled_for_results_and_not_for_realignment():
+    network = fake_network(0.3, sigma=0.1)
+    (face,) = predict.predict(network, {}, {}, IMAGE, BOX)
+    (scaled,) = predict.predict(dataclasses.replace(network, sigma_scale=3.0), {}, {}, IMAGE, BOX)
+    assert np.array_equal(scaled.points, face.points) and np.allclose(scaled.sigma, 3 * face.sigma)
+
+
 @pytest.mark.parametrize("count", [1, 130, 5000])
 def test_any_number_of_faces_and_queries(count):
     queries = np.random.default_rng(0).uniform(-1, 1, (count, 3)).astype(np.float32)
@@ -83,13 +111,46 @@ def test_any_number_of_faces_and_queries(count):
     assert np.abs(np.stack([face.points for face in faces]) - project(queries, 0.2)).max() < 0.5
 
 
+def test_several_layouts_from_one_encoding_and_which_points_are_seen():
+    network = dataclasses.replace(fake_network(0.2), regions=("face",))
+    (face,) = predict.predict(network, {}, {}, IMAGE, BOX, "68,lips,dense")
+    assert face.layout == "68" and list(face.layouts) == ["68", "lips", "dense"]
+    for name, one in face.layouts.items():
+        assert np.abs(one.points - project(canonical.queries(name), 0.2)).max() < 0.5
+        assert one.visible.shape == (len(one.points),) and one.visible.mean() > 0.8
+    assert np.array_equal(face.points, face.layouts["68"].points) and face.layouts["dense"].edges is not None
+    entry = face.to_json()
+    assert list(entry["layouts"]["lips"]) == ["points", "sigma", "visible"]
+    (single,) = predict.predict(network, {}, {}, IMAGE, BOX)
+    assert not single.layouts and np.array_equal(single.points, face.points) and single.visible.shape == (68,)
+
+
+def test_the_dense_points_give_a_head_a_mask_and_a_texture():
+    network = dataclasses.replace(fake_network(0.2), regions=("face",))
+    paint = np.full((64, 64, 4), 255, np.uint8)
+    options = {"fit": True, "masks": ["lips", "nose"], "texture": True, "paint": paint}
+    (face,) = predict.predict(network, {}, {}, IMAGE, BOX, **options)
+    assert face.mask.shape == IMAGE.shape[:2] and set(np.unique(face.mask)) == {0, 1, 2}
+    assert face.mask_labels == {"lips": 1, "nose": 2} and face.texture.shape == (2048, 2048, 4)
+    assert set(face.files) == {"_texture.png", ".glb", ".obj"} and all(len(data) for data in face.files.values())
+    entry = face.to_json()["head"]
+    assert set(entry) == {"coefficients", "blendshapes", "pose", "focal_px", "center_px"}
+    assert len(entry["blendshapes"]) == 52 and np.shape(entry["pose"]["rotation"]) == (3, 3)
+    roll = np.arctan2(face.head.camera.rotation[1, 0], face.head.camera.rotation[0, 0])
+    assert abs(roll + 0.2) < 0.05
+    layer, _ = face.paint
+    assert (layer[..., 3] == 255).sum() > 1000
+    with pytest.raises(UserError, match="paint"):
+        predict.predict(network, {}, {}, IMAGE, BOX, paint=paint[:, :10])
+
+
 @pytest.mark.parametrize(
     "layout",
     ["71", np.zeros((4, 2)), np.zeros((0, 3)), np.full((2, 3), np.nan), np.full((2, 3), 100.0), [["a", "b", "c"]], 7],
 )
 def test_malformed_queries_are_refused(layout):
     with pytest.raises(UserError):
-        predict.layout_queries(layout)
+        asked_layouts.layout_queries(layout)
 
 
 def test_outputs_that_are_not_finite_are_an_error():

@@ -235,6 +235,22 @@ def _face_vertices(closed: ClosedHead) -> np.ndarray:
     return np.random.default_rng(0).permutation(np.flatnonzero(on_face))[:MAX_VERTICES]
 
 
+def face_vertices(closed: ClosedHead, subdivisions: int = 1) -> np.ndarray:
+    """Mask (V,) bool of the vertices of `Registration.mesh` on the face.
+
+    `subdivisions` as for `register`; a new vertex belongs to the face if both ends of its edge do.
+    """
+    vertices, triangles = closed.surface(closed.head.template), closed.triangles
+    on_face = np.zeros((len(vertices), 1))
+    on_face[np.unique(triangles[closed.face])] = 1
+    for _ in range(subdivisions):
+        vertices, triangles, attributes = trimesh.remesh.subdivide(
+            vertices, triangles, vertex_attributes={"face": on_face}
+        )
+        on_face = attributes["face"]
+    return on_face[:, 0] == 1
+
+
 def _refine(vertices: np.ndarray, triangles: np.ndarray, target: _Target, similarity: Similarity) -> np.ndarray:
     """Non-rigid ICP: moves vertices (V,3) mm onto the scan along its normals, regularised by ARAP."""
     arap, current = Arap(vertices, triangles), vertices
