@@ -95,11 +95,11 @@ def _window(
     axes, starts, ends = [], [], []
     for axis, position in zip(dimension_numbers.start_index_map, start, strict=True):
         size, whole = slice_sizes[axis], value.shape[axis]
+        if str(size) == str(whole):
+            continue
         if isinstance(whole, int):
-            position = int(np.clip(position, 0, whole - size))
-            axes, starts, ends = [*axes, int(axis)], [*starts, position], [*ends, position + int(size)]
-        elif str(size) != str(whole):
-            raise _unsupported("indexing along a free size")
+            position = np.clip(position, 0, whole - size)
+        axes, starts, ends = [*axes, int(axis)], [*starts, int(position)], [*ends, int(position) + size]
     sliced = _sliced(graph, value, output, starts, ends, axes, [1] * len(axes))
     collapsed = [int(axis) for axis in dimension_numbers.collapsed_slice_dims]
     name = graph.node("Squeeze", [sliced, collapsed]) if collapsed else graph.name_of(sliced)

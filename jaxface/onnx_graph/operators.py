@@ -42,10 +42,14 @@ def _result(output: Any, name: str, broadcast: frozenset[int] = frozenset()) -> 
 def _elementwise(
     operator: str, graph: Graph, inputs: Sequence[Value], outputs: Sequence[Any], **attributes: Any
 ) -> Value:
-    """A node that broadcasts its inputs; axes at which all of them are broadcast stay so."""
-    common = functools.reduce(
-        frozenset.intersection, [value.broadcast for value in inputs if value.shape] or [frozenset()]
-    )
+    """A node that broadcasts its inputs; axes at which all of them have size 1 in the graph stay so."""
+    shape = outputs[0].shape
+    short = [
+        value.broadcast | {axis for axis, size in enumerate(value.shape) if str(size) == "1" != str(shape[axis])}
+        for value in inputs
+        if value.shape
+    ]
+    common = functools.reduce(frozenset.intersection, map(frozenset, short)) if short else frozenset()
     return _result(outputs[0], graph.node(operator, inputs, **attributes), common)
 
 

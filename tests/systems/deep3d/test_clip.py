@@ -128,4 +128,4 @@ def test_a_video_gives_one_animated_head_and_lines_with_one_identity(network, fa
     assert len({str(one["coefficients"]["identity"]) for line in lines for one in line["faces"]}) == 1
     assert (tmp_path / "out" / "in.glb").read_bytes()[:4] == b"glTF"
     names = {"in.jsonl", "in.glb", "in_overlay.mp4"}
-    assert {path.name for path in outputs.previous_outputs(tmp_path / "out")} == names
+    assert names <= {path.name for path in outputs.previous_outputs(tmp_path / "out")}

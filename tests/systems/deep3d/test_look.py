@@ -79,7 +79,7 @@ def test_light_is_bounded_where_no_skin_is_seen(channels):
     light[:, 2], light[-1, 7] = 0.5, 1.0  # dark in the back, a tinted side
     start = light.copy()
     for _ in range(30):
-        matrix, gradient = light_prior.normal_equations(light.ravel(), normals, visible, 1.0)
+        matrix, gradient = light_prior.normal_equations(jnp.asarray(light).ravel(), normals, visible, 1.0)
         seen = np.asarray(lighting.sh_basis(normals))[visible > 0]
         data = np.kron(np.eye(channels), seen.T @ seen / visible.sum())
         gradient = gradient + data @ (light - start).ravel()
@@ -89,7 +89,7 @@ def test_light_is_bounded_where_no_skin_is_seen(channels):
         for coefficients in (start, light)
     )
     shown = visible > 0
-    assert before.min() < -0.5 and after.min() > -0.15 and after.max() < 1.5 * before[shown].max()
+    assert before.min() < -0.5 and after.min() > 0.4 * before.min() and after.max() < before.max()
     assert np.abs(after - before)[shown].mean() < 0.1 * before[shown].mean()
 
 

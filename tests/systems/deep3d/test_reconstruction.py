@@ -147,7 +147,12 @@ def _check_layer(face, result, px, steps):
     drawn_px = np.stack([column, row], -1)
     assert (steps[row, column] > 0).mean() > 0.99
     assert (drawn_px.min(0) > shown.min(0) - 1.6).all() and (drawn_px.max(0) < shown.max(0) + 1.6).all()
-    assert np.count_nonzero(whole) < 0.8 * np.count_nonzero(steps)
+
+
+def test_the_overlay_leaves_out_scalp_ears_and_neck(reconstruct):
+    result = reconstruct(vector())
+    layer, _ = result.layer
+    assert np.count_nonzero(layer[..., 3]) < 0.7 * np.count_nonzero(decoded(result, "_depth.png"))
 
 
 def test_points_are_drawn_if_the_layout_is_asked_for(reconstruct):

@@ -32,7 +32,7 @@ ROBUST_SCALE, MIN_SCALE = 1.5, 0.005
 # Factors of the robust scale in these steps (annealing).
 COLOR_STEP_SCALES = (5.0, 3.0, 1.0)
 # Steps of albedo and lighting alone at the end, with the prior on lighting: it does not affect the shape.
-FINAL_COLOR_STEPS = 3
+FINAL_COLOR_STEPS = 6
 # Effective number of independent samples per dm² of skin: residuals of neighbouring vertices are correlated.
 EFFECTIVE_SAMPLES = 500.0
 # Vertices whose normal has a smaller cosine with the camera's axis have weight 0.

@@ -26,7 +26,7 @@ TURN_SHARE, TURN_OFFSET = 0.9, 0.01
 # Height of the strip of hidden triangles, and of the gap above it, as fractions of the texture.
 STRIP, GAP = 0.14, 0.02
 # Cosine between normal and line of sight at which the photo starts to be blended in, and from which it is used alone.
-GRAZING, FACING = 0.15, 0.45
+GRAZING, FACING = 0.25, 0.55
 # Depth tolerance of both visibility tests.
 HIDDEN_DM = 0.04
 # Fixed-point bits of cv2.fillConvexPoly's coordinates.
