@@ -16,8 +16,8 @@ from jaxface.systems.deep3d.rendering.image_formation import AMBIENT, BANDS
 DIRECTIONS = 96
 PERCENTILES, LOW_FACTOR, HIGH_FACTOR = (5.0, 95.0), 0.5, 1.2
 # Weights relative to the total weight of the skin's colours: of the bounds; and of squared coefficients of bands 0 to
-# 2, for their mean over the channels (intensity) and for their deviations from it (tint). They are small enough to leave
-# the visible skin as it is; ten times larger ones darken it.
+# 2, for their mean over the channels (intensity) and for their deviations from it (tint). They are small enough to
+# leave the visible skin as it is; ten times larger ones darken it.
 BOUND_WEIGHT = 0.5
 INTENSITY_WEIGHTS, TINT_WEIGHTS = (0.0, 0.0005, 0.002), (0.0, 0.01, 0.01)
 BAND = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2])
