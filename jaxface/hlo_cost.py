@@ -2,7 +2,8 @@
 
 Counted as by XLA's HloCostAnalysis, except that bodies of loops count times their trip count (XLA counts them once) and
 custom calls by their operands and results (XLA counts nothing). Bytes are operands and results of every operation that
-is not fused into another, unpadded, also of those that stay in on-chip memory: an upper bound of the traffic.
+is not fused into another, with the padding of their tiles, also of those that stay in on-chip memory: an upper bound of
+the traffic. The moves between HBM and on-chip memory that the compiler adds are not counted again.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ class Cost:
         flops: floating-point operations; a multiply-add counts two, transcendental functions none.
         bytes: bytes read and written.
         products: FLOPs of convolutions and matrix products by the types of their operands, "bf16" or "f32*bf16".
-        all_reduces, all_reduce_bytes: number of all-reduces and bytes that they reduce.
+        all_reduces, all_reduce_bytes: number of all-reduces, and bytes that they reduce, without padding.
         unknown_loops: loops whose trip count depends on data; their bodies are counted once.
     """
 
@@ -95,7 +96,8 @@ class _Accountant:
             types = dict.fromkeys(self._operand(computation, one, number).arrays[0].dtype for number in (0, 1))
             total = total.plus(Cost(products={"*".join(sorted(types)): flops}))
         if one.opcode in ("all-reduce", "all-reduce-start"):
-            size = sum(computation.instructions[operand].bytes for operand in one.operands)
+            arrays = [array for name in one.operands for array in computation.instructions[name].arrays]
+            size = sum(array.size * array.bits / 8 for array in arrays)
             total = total.plus(Cost(all_reduces=1, all_reduce_bytes=size))
         return total if fused else total.plus(Cost(bytes=self._bytes(computation, one)))
 

@@ -34,14 +34,18 @@ class Array:
         return math.prod(self.dims)
 
     @property
+    def bits(self) -> int:
+        """Bits of an element."""
+        return 8 if self.dtype == "pred" else int((re.search(r"\d+", self.dtype) or ["0"])[0])
+
+    @property
     def bytes(self) -> float:
         """Size in memory in bytes, with the padding of its tiles."""
-        bits = 8 if self.dtype == "pred" else int((re.search(r"\d+", self.dtype) or ["0"])[0])
         sides = [self.dims[axis] for axis in self.order or range(len(self.dims))[::-1]]
         tile = self.tile[::-1]
         sides += [1] * (len(tile) - len(sides))
         padded = [-(-side // unit) * unit for side, unit in zip(sides, tile, strict=False)]
-        return math.prod(padded + sides[len(tile) :]) * bits / 8
+        return math.prod(padded + sides[len(tile) :]) * self.bits / 8
 
 
 @dataclasses.dataclass(frozen=True)
