@@ -135,8 +135,11 @@ class Link:
         if self._ending:
             return
         interrupts.print_line(f"error: host {host} {reason}; run the same command again to resume")
-        self._send(LOST_HOST + f"{host} {reason}".encode())
-        time.sleep(DELIVERY_S)
+        others = [one for one in self._connections if one != host]
+        # Without others nothing is sent: JAX ends the process by SIGABRT within a second of the loss of host 0.
+        if others:
+            self._send(LOST_HOST + f"{host} {reason}".encode())
+            time.sleep(DELIVERY_S)
         os._exit(LOST)
 
 
