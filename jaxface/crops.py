@@ -31,7 +31,7 @@ LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
 BATCH_SIZES = (1, 8, 32)
 MAX_BATCH, MAX_BATCH_CPU = 8, 1
 # Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
-MAX_RELATIVE_SIGMA = 0.06
+MAX_RELATIVE_SIGMA = 0.1
 
 
 def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, size: int) -> np.ndarray:

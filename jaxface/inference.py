@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 import jax
@@ -17,7 +17,7 @@ from jaxface import checkpoint, config_file, detection, meshes, photo, pipeline,
 from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
-from jaxface.system import HeadDecoder, System, Tree, build
+from jaxface.system import ClipReconstruction, HeadDecoder, System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -248,6 +248,15 @@ class Predictor:
         if self.system.head is None:
             raise UserError(f"{self.config.system}: finds landmarks and has no head; use deep3d or nphm")
         return self.system.head(self.params, self.model_state)
+
+    @property
+    def reconstruct_clip(self) -> Callable[..., ClipReconstruction] | None:
+        """`(faces, times, smooth) -> ClipReconstruction` of one face in a video; see `System.reconstruct_clip`.
+
+        None if the system has none.
+        """
+        function = self.system.reconstruct_clip
+        return None if function is None else functools.partial(function, self.params, self.model_state)
 
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.

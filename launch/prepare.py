@@ -21,7 +21,7 @@ from jaxface.photo import Photo
 from . import app
 
 # A face is rejected if the median sigma of its landmarks exceeds this fraction of its box.
-MAX_RELATIVE_SIGMA = 0.1
+MAX_RELATIVE_SIGMA = 0.16
 # Faces and files left out that are listed by name.
 MAX_LISTED = 10
 

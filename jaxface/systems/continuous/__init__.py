@@ -79,7 +79,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     def score(name: str, *arguments: Any) -> dict[str, jax.Array]:
         queries = query_table.query_set(config, name.removesuffix(query_table.DETECTOR))
-        return metrics.score(net, queries, *arguments)
+        return metrics.score(net, queries, config.model.sigma_scale, *arguments)
 
     def constants() -> Tree:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
