@@ -89,7 +89,8 @@ def smooth(
         tracked: frames and faces.
         rate: frames per second.
         times: seconds, of the frames so far, in a list that grows with `tracked`; without it they follow from `rate`.
-        lookahead: whether frames wait for those after them; False for a camera, with a little more noise.
+        lookahead: whether frames wait for those after them. False for a camera: past frames alone reduce the jitter
+            less, and not at all in fast motion.
     """
     pose_s, shape_s = (max(value, MIN_FRAMES / rate) for value in (POSE_S, SHAPE_S))
     reach = min(math.ceil(REACH * shape_s * rate), MAX_REACH_FRAMES)
