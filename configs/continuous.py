@@ -104,6 +104,8 @@ def _shipped_model() -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "sigma": "log",
+        "sigma_scale": 1.0,
+        "mirror": True,
         "template": "makehuman",
     }
 

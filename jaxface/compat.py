@@ -56,7 +56,8 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
     if values.get("system") == "continuous" and "model" in values:
         # Converted checkpoints of the unofficial code, the only ones with variances, have a template of their own.
         unofficial = values["model"].get("sigma") == "variance"
-        values["model"].setdefault("template", "other" if unofficial else "procedural")
+        defaults = {"template": "other" if unofficial else "procedural", "mirror": True, "sigma_scale": 1.0}
+        values["model"] = defaults | values["model"]
     return values
 
 

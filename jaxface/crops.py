@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxface import pipeline
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 
@@ -24,8 +25,9 @@ BROWS, CHIN = slice(17, 27), slice(7, 10)
 # A realigned crop is rejected as an outlier if it shifts by more than this fraction of its side or if its size changes
 # by more than this factor.
 LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
-# Batch sizes for which networks are compiled, and the largest one by default. On CPUs images are processed one by one:
-# a photo then gives the same bits alone and in a list, and no size is compiled while the user waits.
+# Batch sizes for which networks are compiled, and the largest one by default. On CPUs every image is a batch, and each
+# core runs one: that is as fast as larger batches, a photo gives the same bits alone and in a list, and no size is
+# compiled while the user waits.
 BATCH_SIZES = (1, 8, 32)
 MAX_BATCH, MAX_BATCH_CPU = 8, 1
 # Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
@@ -65,7 +67,7 @@ def cut(image: np.ndarray, center: np.ndarray, side: float, angle_rad: float, si
 def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int | None = None) -> Any:
     """Outputs of a compiled network for any number of images, with few compiled batch sizes.
 
-    Batches have the sizes of `batch_sizes`; outputs of the padding are dropped.
+    Batches have the sizes of `batch_sizes`; outputs of the padding are dropped. On CPUs several run at the same time.
 
     Args:
         network: pytree of arrays (B,...) -> pytree of arrays (B,...).
@@ -75,13 +77,18 @@ def run_in_batches(network: Callable[[Any], Any], inputs: Any, max_batch: int | 
     Returns:
         The pytree with numpy arrays of leading axis F.
     """
-    outputs, first, count = [], 0, len(jax.tree.leaves(inputs)[0])
-    for size in batch_sizes(count, max_batch):
-        rows = slice(first, first + size)
-        kept = min(size, count - first)
-        padded = network(jax.tree.map(lambda leaf, rows=rows, size=size: pad_rows(leaf[rows], size), inputs))
-        outputs.append(jax.tree.map(lambda leaf, kept=kept: np.asarray(leaf)[:kept], padded))
-        first += size
+    count = len(jax.tree.leaves(inputs)[0])
+    sizes = batch_sizes(count, max_batch)
+    starts = np.cumsum([0, *sizes[:-1]])
+
+    def run(batch: tuple[int, int]) -> Any:
+        start, size = batch
+        kept = min(size, count - start)
+        padded = network(jax.tree.map(lambda leaf: pad_rows(leaf[start : start + size], size), inputs))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], padded)
+
+    batches = zip(starts.tolist(), sizes, strict=True)
+    outputs = pipeline.in_threads(run, batches) if _is_on_cpu() else [run(batch) for batch in batches]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
 
 
@@ -99,7 +106,11 @@ def batch_sizes(count: int, max_batch: int | None = None) -> list[int]:
 
 
 def _default_max_batch() -> int:
-    return MAX_BATCH_CPU if jax.default_backend() == "cpu" else MAX_BATCH
+    return MAX_BATCH_CPU if _is_on_cpu() else MAX_BATCH
+
+
+def _is_on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 class Precompiled:

@@ -27,11 +27,13 @@ MIN_SCORE, CANDIDATE_SCORE = 0.74, 0.3
 STEEP_ROLL_RAD, STEEP_ROLL_MARGIN = np.deg2rad(60), 0.06
 # Faces are searched for in copies with these long sides, px, from coarse to fine. A finer copy is searched only if the
 # coarser one shows no face or small ones.
-SEARCH_SIDES = (320, 640, 1280)
+SEARCH_SIDES = (160, 320, 640, 1280)
+ROTATED_SEARCH_SIDES = (320, 640)
 # A candidate that is smaller than this in its copy, px, calls for a finer copy.
 SMALL_FACE_PX = 32
-# Copies of smaller images are enlarged by at most this factor: YuNet does not find faces that fill its input.
-MAX_ENLARGEMENT = 4
+# Copies of smaller images are enlarged by at most this factor: YuNet does not find faces that fill its input. Copies
+# with a longer side than ENLARGED_SIDE are enlarged by less than 2.
+MAX_ENLARGEMENT, ENLARGED_SIDE = 4, 320
 # Rotations of the image that are searched if the upright image shows no face.
 ROTATIONS_DEG = (90, 180, 270, 45, -45)
 # A candidate with a larger roll calls for a search of the image rotated by it.
@@ -147,9 +149,6 @@ class _Search:
         self._image = image
         self._min_score = min_score
         self._candidate_score = min(min_score, CANDIDATE_SCORE)
-        long_side = max(image.shape[:2])
-        first, *finer = SEARCH_SIDES
-        self._sides = [min(first, MAX_ENLARGEMENT * long_side), *(side for side in finer if side / 2 < long_side)]
 
     @property
     def accepted(self) -> Faces:
@@ -159,7 +158,7 @@ class _Search:
 
     def upright(self) -> None:
         """Searches copies of the image from coarse to fine, until one shows faces and none of them is small."""
-        for side in self._sides:
+        for side in _fitting(SEARCH_SIDES, self._image):
             smallest = self._search(side, 0.0)
             if len(self.accepted) and smallest >= SMALL_FACE_PX:
                 break
@@ -169,9 +168,9 @@ class _Search:
         rolled = self.faces[np.abs(self.faces.angle_rad) > LARGE_ROLL_RAD]
         if len(rolled):
             best = np.argmax(rolled.scores)
-            for side in self._sides[:2]:
+            for side in _fitting(ROTATED_SEARCH_SIDES, self._image):
                 self._search(side, rolled.angle_rad[best])
-        for side in self._sides[:2]:
+        for side in _fitting(ROTATED_SEARCH_SIDES, self._image):
             for degrees in ROTATIONS_DEG:
                 if len(self.accepted):
                     return
@@ -231,6 +230,13 @@ class _Search:
         best = found[np.argsort(-found.scores)[:1]]
         to_image = alignment.invert_affine(alignment.crop_matrix(center, side, LOOK_PX, angle_rad))
         return _inside(best.moved(to_image), self._image)
+
+
+def _fitting(sides: Sequence[int], image: np.ndarray) -> list[int]:
+    """The long sides of copies, of `sides`, in which an image is searched."""
+    long_side = max(image.shape[:2])
+    fitting = [side for side in sides if side <= ENLARGED_SIDE or side < 2 * long_side]
+    return list(dict.fromkeys(min(side, MAX_ENLARGEMENT * long_side) for side in fitting))
 
 
 def _copy(image: np.ndarray, side: int, angle_rad: float) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any
 import flax.errors
 import numpy as np
 
-from jaxface import clips, detection, outputs, overlay, photo, pipeline
+from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline
 from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
@@ -113,6 +113,7 @@ def infer_files(
     smooth: bool,
     options: Mapping[str, Any],
     on_failure: OnFailure,
+    reconstruct_clip: head_clips.Reconstruct | None = None,
 ) -> Summary:
     """Writes <stem>.json and <stem>_overlay.png for every photo, .jsonl and .mp4 for every video, into `output`.
 
@@ -129,6 +130,7 @@ def infer_files(
         smooth: smooth the points of videos over time.
         options: keyword arguments of `predictor`.
         on_failure: called with one line for each file that fails, and for damaged frames and lost sound of videos.
+        reconstruct_clip: reconstructs the heads of a whole video (`head_clips`); None: each frame stands for itself.
 
     Raises:
         UserError: `source` has no photo or video, `output` cannot be created, or the predictor rejects the options.
@@ -144,12 +146,23 @@ def infer_files(
     targets = output_names(files, writer)
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     photos = [path for path in files if path not in videos]
+    infer_video: Callable[..., Counter] = clips.infer_video
+    if reconstruct_clip is not None:
+        infer_video = functools.partial(head_clips.infer_video, reconstruct_clip=reconstruct_clip)
     _infer_photos(predict, photos, targets, boxes, writer, summary, on_failure)
     for path in videos:
         try:
             writer.check(_outputs(targets[path], path))
             summary.counts.update(
-                clips.infer_video(predict, path, targets[path], boxes.get(path.name), smooth, writer, on_failure)
+                infer_video(
+                    predict,
+                    path=path,
+                    target=targets[path],
+                    box=boxes.get(path.name),
+                    smooth=smooth,
+                    writer=writer,
+                    log=on_failure,
+                )
             )
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)

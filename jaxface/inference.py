@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
 import jax
@@ -17,7 +17,7 @@ from jaxface import checkpoint, config_file, detection, meshes, photo, pipeline,
 from jaxface.data import landmark_files
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
-from jaxface.system import HeadDecoder, System, Tree, build
+from jaxface.system import ClipReconstruction, HeadDecoder, System, Tree, build
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -29,6 +29,8 @@ Boxes: TypeAlias = np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 # A name such as "68", also as a number, template points (N,3) or an .npy file of them; several in a list.
 OneLayout: TypeAlias = str | int | os.PathLike | np.ndarray
 Layout: TypeAlias = OneLayout | Sequence[OneLayout]
+# The names of pretrained models, see `Predictor.pretrained`.
+ACCURATE, FAST = MODELS = ("accurate", "fast")
 # Photos of a list that are processed together, and that are decoded ahead.
 PHOTO_BATCH, LOADED_AHEAD = 8, 4
 
@@ -42,7 +44,7 @@ class Predictor:
     Attributes:
         config: the configuration that the model was trained with.
         system: see `jaxface.system.System`.
-        params: parameters of the model.
+        params: parameters of the model, on the device: copying them there takes as long as a pass of a small network.
         model_state: its non-trained variables, such as batch statistics.
         source: the origin of the model, for messages.
     """
@@ -54,13 +56,31 @@ class Predictor:
     source: str = ""
 
     @classmethod
-    def pretrained(cls, name: str = "continuous") -> "Predictor":
-        """The pretrained model of a system that is part of the package. Raises UserError if there is none."""
+    def pretrained(cls, name: str = "continuous", model: str = ACCURATE) -> "Predictor":
+        """The pretrained model of a system that is part of the package.
+
+        Args:
+            name: the system.
+            model: "accurate", or "fast": a smaller network if the package has one, and predictions that are not
+                averaged with those of a mirrored crop (`config.model.mirror`). Only "continuous" has both.
+
+        Raises:
+            UserError: there is no such model.
+        """
         available = sorted(path.parent.name for path in ASSETS.glob(f"*/{pretrained.PARAMS_FILE}"))
         if name not in available:
             listed = f"available: {', '.join(available)}" if available else "none is available"
             raise UserError(f"{name}: there is no pretrained model ({listed}); give the workdir of a training run")
-        return cls._checked(*pretrained.load_asset(ASSETS / name), f"pretrained model {name}")
+        if model not in MODELS:
+            raise UserError(f"model: {model!r} is not a pretrained model; use {' or '.join(MODELS)}")
+        smaller = ASSETS / name / FAST
+        is_smaller = model == FAST and (smaller / pretrained.PARAMS_FILE).is_file()
+        config, params, model_state = pretrained.load_asset(smaller if is_smaller else ASSETS / name)
+        if model == FAST:
+            if "mirror" not in config.get("model", {}):
+                raise UserError(f"{name}: has only one pretrained model; leave out --model {FAST}")
+            config.model.mirror = False
+        return cls._checked(config, params, model_state, f"pretrained model {name}{', fast' * (model == FAST)}")
 
     @classmethod
     def from_workdir(cls, workdir: str | os.PathLike) -> "Predictor":
@@ -77,7 +97,7 @@ class Predictor:
         if expected != actual:
             first, *_ = sorted(name for name, _ in expected.items() ^ actual.items())
             raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}; restore it")
-        return cls(config, system, params, model_state, source)
+        return cls(config, system, *jax.device_put((params, model_state)), source)
 
     @overload
     def __call__(
@@ -229,6 +249,15 @@ class Predictor:
             raise UserError(f"{self.config.system}: finds landmarks and has no head; use deep3d or nphm")
         return self.system.head(self.params, self.model_state)
 
+    @property
+    def reconstruct_clip(self) -> Callable[..., ClipReconstruction] | None:
+        """`(faces, times, smooth) -> ClipReconstruction` of one face in a video; see `System.reconstruct_clip`.
+
+        None if the system has none.
+        """
+        function = self.system.reconstruct_clip
+        return None if function is None else functools.partial(function, self.params, self.model_state)
+
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.
 
@@ -296,7 +325,7 @@ def _is_asked(value: Any) -> bool:
 
 def _unpickled(values: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:
     config = ml_collections.ConfigDict(values)
-    return Predictor(config, build(config, source), params, model_state, source)
+    return Predictor(config, build(config, source), *jax.device_put((params, model_state)), source)
 
 
 def _abbreviated(count: int) -> str:

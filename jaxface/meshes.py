@@ -126,7 +126,8 @@ def _decode(path: pathlib.Path) -> Mesh:
 def encode(mesh: Mesh, ending: str, unit: str | None = None) -> bytes:
     """The content of a mesh file with the ending ".glb", ".obj" or ".ply".
 
-    GLB contains the texture, otherwise vertex colours, and a non-metallic material; OBJ and PLY contain vertex colours.
+    GLB contains the texture, otherwise vertex colours, and a non-metallic material; OBJ and PLY contain vertex colours,
+    OBJ also the texture coordinates. A mesh with `uv_triangles` can be written as OBJ only.
     PLY is in double precision where the vertices need it.
 
     Args:
@@ -136,30 +137,28 @@ def encode(mesh: Mesh, ending: str, unit: str | None = None) -> bytes:
             keep the numbers and name the unit in a comment. None keeps the numbers everywhere.
 
     Raises:
-        ValueError: another ending, or an OBJ without triangles.
+        ValueError: another ending, an OBJ without triangles, or `uv_triangles` in another format than OBJ.
     """
     if ending not in ENCODED or (ending == ".obj" and len(mesh.triangles) == 0):
         raise ValueError(f"{len(mesh.triangles)} triangles cannot be written as {ending}")
+    if mesh.uv_triangles is not None and ending != ".obj":
+        raise ValueError(f"texture seams cannot be written as {ending}; split the vertices along them")
     comment = "" if unit is None else f"unit: {unit}" if unit in ("mm", "cm", "m") else f"unit: {MM_PER[unit]:g} mm"
     if ending == ".ply":
         return _encode_ply(mesh, comment)
-    colors = mesh.colors
-    vertices = mesh.vertices
-    if ending == ".glb":
-        vertices = vertices if unit is None else vertices * (MM_PER[unit] / MM_PER["m"])
-        colors = None if colors is None else _to_linear(np.clip(colors, 0, 1))
-    rgba = None if colors is None else _rgba(colors)
+    if ending == ".obj":
+        return obj.encode(mesh, comment)
+    vertices = mesh.vertices if unit is None else mesh.vertices * (MM_PER[unit] / MM_PER["m"])
+    rgba = None if mesh.colors is None else _rgba(_to_linear(np.clip(mesh.colors, 0, 1)))
     if len(mesh.triangles):
         exported = trimesh.Trimesh(
             vertices, mesh.triangles, vertex_normals=mesh.normals, vertex_colors=rgba, process=False
         )
     else:
         exported = trimesh.PointCloud(vertices, colors=rgba)
-    if ending == ".glb":
-        if mesh.texture is not None:
-            exported.visual = trimesh.visual.TextureVisuals(mesh.uv, material=_material(mesh.texture))
-        return trimesh.Scene([exported]).export(file_type="glb", tree_postprocessor=_make_matte)
-    return exported.export(file_type="obj", header=comment).encode()
+    if mesh.texture is not None:
+        exported.visual = trimesh.visual.TextureVisuals(mesh.uv, material=_material(mesh.texture))
+    return trimesh.Scene([exported]).export(file_type="glb", tree_postprocessor=_make_matte)
 
 
 def _encode_ply(mesh: Mesh, comment: str) -> bytes:

@@ -1,9 +1,9 @@
 """The one writer of result files. It never overwrites a file that no earlier run of jaxface wrote.
 
 What earlier runs wrote is known from the JSON files of their results: <stem>.json of a photo lists its files, as do the
-summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4 and
-<stem>_painted.mp4, and fit.json and registered.json name the scans that were fitted. A single file whose name the user
-gives carries a mark (`write_file`).
+summaries of edits and published evaluations (`listing`); <stem>.jsonl belongs to <stem>_overlay.mp4,
+<stem>_painted.mp4 and the files that its first line lists, and fit.json and registered.json name the scans that were
+fitted. A single file whose name the user gives carries a mark (`write_file`).
 """
 
 import json
@@ -48,8 +48,9 @@ def previous_outputs(folder: Path) -> set[Path]:
     for path in folder.iterdir():
         if path.suffix == ".json":
             written |= _listed_by(path, _read(path))
-        elif path.suffix == ".jsonl" and _is_result(_read_first_line(path)):
-            written |= {path, *(path.with_name(f"{path.stem}_{kind}.mp4") for kind in ("overlay", "painted"))}
+        elif path.suffix == ".jsonl" and _is_result(first := _read_first_line(path)):
+            clips = {path.with_name(f"{path.stem}_{kind}.mp4") for kind in ("overlay", "painted")}
+            written |= {path, *clips, *_listed_files(path, first)}
     resolved, root = {path.resolve() for path in written}, folder.resolve()
     return {path for path in resolved if path.is_relative_to(root)}
 
@@ -62,12 +63,8 @@ def listing(files: Iterable[str]) -> dict[str, Any]:
 def _listed_by(path: Path, content: Any) -> set[Path]:
     """The JSON file `path` itself and the files that it tells of; empty if it is not a result of jaxface."""
     if _is_result(content) or (isinstance(content, dict) and content.items() >= LISTING.items()):
-        files = content.get("files")
-        if isinstance(files, list):
-            return {
-                path,
-                *(path.with_name(name) for name in files if isinstance(name, str) and Path(name).name == name),
-            }
+        if isinstance(content.get("files"), list):
+            return {path, *_listed_files(path, content)}
         matches = {other: OUTPUT_NAME.fullmatch(other.name) for other in path.parent.glob("*_*.png")}
         return {path, *(other for other, match in matches.items() if match and match["stem"] == path.stem)}
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
@@ -79,6 +76,13 @@ def _listed_by(path: Path, content: Any) -> set[Path]:
         found = {Path(str(entry["mesh"])) for entry in content.values()}
         return {path, *found, *(mesh.with_suffix(".npz") for mesh in found)}
     return set()
+
+
+def _listed_files(path: Path, content: dict[str, Any]) -> set[Path]:
+    """The files next to `path` that its entry `files` names."""
+    files = content.get("files", [])
+    names = [name for name in files if isinstance(name, str)] if isinstance(files, list) else []
+    return {path.with_name(name) for name in names if name and Path(name).name == name}
 
 
 def _is_marked(path: Path) -> bool:

@@ -30,7 +30,7 @@ def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 
     """A copy of an image with boxes, points (green to red by sigma), contours or meshes, and sigmas (circles).
 
     The layers of the faces are drawn first, below all of these; they may extend beyond the image. Of layouts that are
-    a mesh, hidden points are left out.
+    a mesh, hidden points are left out; all points are where `FaceLandmarks.points_drawn` is false.
 
     Args:
         image: (h,w,3) uint8 RGB.
@@ -44,6 +44,8 @@ def draw_overlay(image: np.ndarray, faces: Sequence[FaceLandmarks], step: int = 
     for face in faces:
         box = _reduced(face.box, step)
         _draw_box(canvas, box)
+        if not face.points_drawn:
+            continue
         first = LayoutPoints(face.points, face.sigma, face.visible, face.edges)
         for name, one in (face.layouts or {face.layout: first}).items():
             points, sigma = _reduced(one.points, step), np.asarray(one.sigma) / step

@@ -93,6 +93,7 @@ class FaceLandmarks:
         texture: (T,T,4) uint8 RGBA, the photo in the UV map of the embedded head (`texture`), otherwise None.
         paint: the map of the caller on the face, a layer like `layer` (`paint`), otherwise None.
         track: number of the face in a video, None in single images.
+        points_drawn: whether the overlay shows the points.
         layer: RGBA image (h,w,4) uint8 that the overlay shows below the points, and the pixel (x, y) of `photo.pixels`
             at which its upper left pixel lies; None without a layer.
         files: `{name ending: bytes}` of further output files, encoded on access.
@@ -117,6 +118,7 @@ class FaceLandmarks:
     texture: np.ndarray | None = None
     paint: tuple[np.ndarray, tuple[int, int]] | None = None
     track: int | None = None
+    points_drawn: bool = True
     layer: tuple[np.ndarray, tuple[int, int]] | None = None
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     photo: "Photo | None" = None

@@ -133,6 +133,21 @@ class HeadDecoder:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClipReconstruction:
+    """The heads of one face in a video.
+
+    Attributes:
+        frame: `(index, image) -> face` in one of the frames in which the face was found, given its image.
+        reference: the index whose image `files` needs, the one that shows the face best.
+        files: `(image) -> {name ending: bytes}` of the whole clip.
+    """
+
+    frame: Callable[[int, np.ndarray], Any]
+    reference: int
+    files: Callable[[np.ndarray], Mapping[str, bytes]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
     """A part of a network that is exported as a graph of its own.
 
@@ -183,6 +198,8 @@ class System:
         warm_start: `(params, model_state) -> (params, model_state)`, applied to the parameters that a run starts from
             (`config.init`).
         predict_multiview: as `predict` for several images of one person; None if the system takes one image at a time.
+        reconstruct_clip: `(params, model_state, faces, times, smooth) -> ClipReconstruction` of one face in a video, by
+            its predictions in the frames at `times` (s); None if each frame stands for itself.
         tools: names of functions of other systems that both `predict` functions take as keyword arguments. Available
             is "detect": `(image, boxes) -> faces` with 68 landmarks each.
         takes_five: whether both `predict` functions take `five`, the eyes, nose tip and mouth corners (5,2) of the face
@@ -207,6 +224,7 @@ class System:
     warm_start: Callable[[Tree, Tree], tuple[Tree, Tree]] = _identity
     predict_batch: Callable[..., Any] | None = None
     predict_multiview: Callable[..., Any] | None = None
+    reconstruct_clip: Callable[..., ClipReconstruction] | None = None
     tools: tuple[str, ...] = ()
     takes_five: bool = False
     applications: tuple[str, ...] = ()

@@ -54,6 +54,8 @@ EXTRAS = {
     "apache_beam": "beam",
     "h5py": "bfm",
     "libtpu": "tpu",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
     "tensorflow": "data",
     "tensorflow_datasets": "data",
     "torch": "torch",

@@ -1,9 +1,11 @@
-"""Exports a network as StableHLO: python -m launch.export [--workdir W] --output model.stablehlo
+"""Exports a network as StableHLO or ONNX: python -m launch.export [--workdir W] --output model.stablehlo
 
-The file runs without this package. Without --workdir the pretrained model is used. The system continuous is also
+The file runs without this package. The ending .onnx gives an ONNX file, which onnxruntime checks against the network
+(extra `onnx`); any other gives StableHLO. Without --workdir the pretrained model is used. The system continuous is also
 written in two parts, model_encode.stablehlo (image to features) and model_query.stablehlo (features and queries to
 points): an image is encoded once for any number of queries. Inputs and outputs are the arrays of `launch.infer --raw`:
     jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read())).call({"image": …, "queries": …})
+    onnxruntime.InferenceSession("model.onnx").run(None, {"image": …, "queries": …})
 """
 
 import pathlib
@@ -14,7 +16,8 @@ from jaxface import export, outputs
 
 from . import app, model
 
-OUTPUT = flags.DEFINE_string("output", None, "file to write")
+OUTPUT = flags.DEFINE_string("output", None, "file to write; with the ending .onnx an ONNX file, else StableHLO")
+ONNX_ENDING = ".onnx"
 
 
 def main(argv: list[str]) -> None:
@@ -26,10 +29,17 @@ def main(argv: list[str]) -> None:
     graphs = {output: predictor.system}
     graphs |= {str(path.with_stem(f"{path.stem}_{name}")): part for name, part in predictor.system.parts().items()}
     for name, graph in graphs.items():
-        data = export.serialize(graph, predictor.params, predictor.model_state)
+        arguments = graph, predictor.params, predictor.model_state
+        if path.suffix.lower() == ONNX_ENDING:
+            onnx = export.serialize_onnx(*arguments)
+            data = onnx.data
+            runtime = f"onnxruntime; one picture {onnx.ms:.1f} ms, the network {onnx.network_ms:.1f} ms"
+        else:
+            data = export.serialize(*arguments)
+            runtime = ", ".join(export.PLATFORMS)
         outputs.write_file(name, data)
         inputs = ", ".join(f"{name} ({shape})" for name, shape in graph.inputs.items())
-        print(f"{name} takes {inputs}; {len(data) / 1e6:.1f} MB for {', '.join(export.PLATFORMS)}")
+        print(f"{name} takes {inputs}; {len(data) / 1e6:.1f} MB for {runtime}")
 
 
 if __name__ == "__main__":

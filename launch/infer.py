@@ -61,7 +61,8 @@ def main(argv: list[str]) -> int:
         counts = clips.infer_camera(predictor, CAMERA.value, output, SMOOTH.value, options, log)
         summary = folders.Summary(counts)
     else:
-        summary = folders.infer_files(predictor, INPUT.value, output, BOXES.value, SMOOTH.value, options, log)
+        clip = predictor.reconstruct_clip
+        summary = folders.infer_files(predictor, INPUT.value, output, BOXES.value, SMOOTH.value, options, log, clip)
     print(summary)
     return 1 if summary.failed else 0
 

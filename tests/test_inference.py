@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,6 +110,11 @@ def test_scans_need_a_system_that_takes_them(predictor, image):
         predictor.person([image])
 
 
+def test_systems_with_one_model_have_no_fast_one():
+    with pytest.raises(UserError, match="only one pretrained model"):
+        Predictor.pretrained("nphm", "fast")
+
+
 def test_no_scan_gives_no_fit_and_photos_of_a_person_may_be_an_iterator():
     assert Predictor.pretrained("nphm").fit([]) == []
     empty = [np.full((64, 64, 3), 90, np.uint8)] * 2
@@ -146,6 +152,13 @@ def test_the_form_in_which_a_model_ships(predictor, image, tmp_path, monkeypatch
     assert np.abs(ours - theirs).max() < 0.5
     with pytest.raises(UserError, match="mine"):
         Predictor.pretrained("other")
+    fast = Predictor.pretrained("mine", "fast")
+    assert mine.config.model.mirror and not fast.config.model.mirror
+    smaller = {**predictor.config.to_dict(), "seed": 77}
+    pretrained.save_asset(tmp_path / "mine" / "fast", ml_collections.ConfigDict(smaller), predictor.params, model_state)
+    assert Predictor.pretrained("mine", "fast").config.seed == 77 != Predictor.pretrained("mine").config.seed
+    with pytest.raises(UserError, match="fast"):
+        Predictor.pretrained("mine", "quick")
     with pytest.raises(ValueError, match="float16"):
         pretrained.save_asset(tmp_path / "big", config, {"kernel": np.full((2, 2), 1e9)}, {})
     (tmp_path / "mine" / pretrained.PARAMS_FILE).write_bytes(b"damaged")

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from configs.continuous import get_config
+from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads import canonical
+from jaxface.heads.closed import skin_vertices
+from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import LAYOUTS
 from jaxface.systems.continuous.values import REGIONS as VALUES_REGIONS
 
@@ -69,3 +72,37 @@ def test_a_region_is_covered_by_those_that_contain_it():
     assert canonical.covers(("eyeball_L", "mouth", "joints"), "joints")
     assert set(VALUES_REGIONS) <= set(canonical.region_names())
     assert all(canonical.covers(get_config("endless").data.regions, name) for name in VALUES_REGIONS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_points_that_layouts_share_agree(name):
+    """Eye corners, nose tip, mouth corners and pupils, within 1 % of the distance of the eye corners."""
+    layout, points = LAYOUTS[name], canonical.queries(name)
+    reference, pupils = canonical.queries("68"), canonical.queries("98")[[96, 97]]
+    shared = list(zip(layout.eye_corners or (), reference[[36, 45]], strict=False))
+    shared += [(group[0], place) for group, place in zip(layout.five[2:], reference[[30, 48, 54]], strict=True)]
+    eyes = zip(layout.five[:2], pupils, strict=True)
+    shared += [(group[0], place) for group, place in eyes if layout.names[group[0]].startswith("pupil")]
+    for index, place in shared:
+        distance = np.linalg.norm(points[index] - place)
+        assert distance < 0.01 * np.linalg.norm(reference[36] - reference[45]), layout.names[index]
+
+
+def test_mediapipe_points_lie_on_the_skin_and_the_irises():
+    points, layout = canonical.queries("478"), LAYOUTS["478"]
+    # Published contours: the face oval from the forehead around the chin, and the rings of the irises.
+    assert points[10, 1] > points[168, 1] > points[4, 1] > points[13, 1] > points[14, 1] > points[152, 1]
+    for pupil, ring in ((468, range(469, 473)), (473, range(474, 478))):
+        np.testing.assert_allclose(
+            np.linalg.norm((points[list(ring)] - points[pupil])[:, :2], axis=1), 0.059, atol=1e-3
+        )
+    # The rings start at the edge that is right in the image, in both eyes, and go on to the top.
+    assert (points[[469, 474], 0] > points[[468, 473], 0]).all() and (
+        points[[470, 475], 1] > points[[468, 473], 1]
+    ).all()
+    assert layout.flip[[468, 469, 470, 471, 472]].tolist() == [473, 476, 475, 474, 477]
+    head = makehuman_head()
+    vertices, triangles = canonical.canonical_vertices(head), np.asarray(head.triangles)
+    skin = skin_vertices(head)[triangles].all(1)
+    distance = np.linalg.norm(SurfaceQuery(vertices, triangles[skin]).closest(points[:468])[0] - points[:468], axis=1)
+    assert distance.max() < 0.02 and layout.count == 478

@@ -1,3 +1,4 @@
+import subprocess
 import threading
 
 import cv2
@@ -135,3 +136,32 @@ def test_a_file_that_is_not_a_video_is_one_line(tmp_path, data):
 def test_a_missing_camera_is_one_line():
     with pytest.raises(UserError, match="--camera: camera 97 gives no image"):
         video.open_camera(97, threading.Event())
+
+
+def test_the_overlay_keeps_the_sound(tmp_path, monkeypatch):
+    """With the ffmpeg of the wheel imageio-ffmpeg, where it is installed."""
+    ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(ffmpeg)
+    source, overlay = tmp_path / "12:30 a.mp4", tmp_path / "overlay.mp4"
+    picture, sound = (["-f", "lavfi", "-i", f"{name}=duration=1"] for name in ("testsrc", "sine"))
+    subprocess.run([ffmpeg, "-loglevel", "error", *picture, *sound, f"file:{source}"], check=True)
+    subprocess.run([ffmpeg, "-loglevel", "error", *picture, overlay], check=True)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert video.add_sound(overlay, source)
+    described = subprocess.run([ffmpeg, "-i", overlay], capture_output=True, text=True).stderr
+    assert "Audio: aac" in described and "Video: " in described
+    assert video.add_sound(overlay, overlay)
+
+
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\nexit 1\n"])
+def test_without_a_working_ffmpeg_the_overlay_stays(tmp_path, monkeypatch, program):
+    (tmp_path / "bin").mkdir()
+    if program:
+        (tmp_path / "bin" / "ffmpeg").write_text(program)
+        (tmp_path / "bin" / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    overlay = tmp_path / "overlay.mp4"
+    overlay.write_bytes(b"clip")
+    assert not video.add_sound(overlay, tmp_path / "source.mp4")
+    assert overlay.read_bytes() == b"clip" and {path.name for path in tmp_path.iterdir()} == {"bin", "overlay.mp4"}

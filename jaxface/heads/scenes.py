@@ -285,16 +285,17 @@ def region_triangles(head: MorphableHead, regions: Sequence[str] = ("face",)) ->
 
     Args:
         head: from `renderable`.
-        regions: names of regions that have triangles.
+        regions: names of regions; those without triangles are left out.
     """
     triangles = np.asarray(head.triangles)
-    parts = [triangles[np.asarray(head.regions[name])[triangles].all(-1)] for name in regions]
+    parts = {name: triangles[np.asarray(head.regions[name])[triangles].all(-1)] for name in regions}
+    parts = {name: part for name, part in parts.items() if len(part)}
     shares = np.ones(len(parts))
-    if "face" in regions and len(parts) > 1:
-        shares[list(regions).index("face")] = len(parts) - 1
-    counts = np.array([len(part) for part in parts], np.int32)
+    if "face" in parts and len(parts) > 1:
+        shares[list(parts).index("face")] = len(parts) - 1
+    counts = np.array([len(part) for part in parts.values()], np.int32)
     return RegionTriangles(
-        triangles=np.concatenate(parts).astype(np.int32),
+        triangles=np.concatenate(list(parts.values())).astype(np.int32),
         first=(np.cumsum(counts) - counts).astype(np.int32),
         count=counts,
         cumulative=(np.cumsum(shares) / shares.sum()).astype(np.float32),

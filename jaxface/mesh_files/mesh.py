@@ -21,8 +21,10 @@ class Mesh:
         triangles: (T,3) int32, T may be 0.
         normals: (V,3) float32 or None.
         colors: (V,3) float32 sRGB in [0,1] or None.
-        uv: (V,2) float32 with v upwards, or None.
+        uv: (V,2) float32 with v upwards, or None; (U,2) with `uv_triangles`.
         texture: (H,W,3) uint8 or None.
+        uv_triangles: (T,3) int32, the rows of `uv` at the corners of `triangles` where seams cut the surface; None if
+            each vertex has one position in the texture.
     """
 
     vertices: np.ndarray
@@ -31,6 +33,7 @@ class Mesh:
     colors: np.ndarray | None = None
     uv: np.ndarray | None = None
     texture: np.ndarray | None = None
+    uv_triangles: np.ndarray | None = None
 
 
 def triangulate(groups: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""Reads Wavefront OBJ files: vertices in the order of the file, polygons, corner normals, vertex colours.
+"""Wavefront OBJ files: reads vertices in file order, polygons, corner normals, vertex colours; writes meshes.
 
-Groups, objects and materials are ignored, so that they neither split nor repeat vertices.
+Groups, objects, materials and texture coordinates are ignored in reading, so that they neither split nor repeat
+vertices.
 """
 
 import re
@@ -14,6 +15,8 @@ PAIRS = re.compile(rb"(?:\s*-?\d+/-?\d+(?=\s|$))*\s*")
 TRIPLES = re.compile(rb"(?:\s*-?\d+/-?\d*/-?\d+(?=\s|$))*\s*")
 CORNER = re.compile(rb"-?\d+(?:/-?\d*){0,2}")
 KEYWORDS = (b"v", b"vn", b"f")
+# Decimals of written coordinates and colours.
+DECIMALS = 8
 
 
 def read(data: bytes) -> Mesh:
@@ -102,3 +105,26 @@ def _vertex_normals(count: int, normals: np.ndarray, corners: np.ndarray) -> np.
     pairs = np.unique(corners, axis=0)
     np.add.at(total, pairs[:, 0], normals[pairs[:, 1]])
     return unit_normals(total)
+
+
+def encode(mesh: Mesh, comment: str = "") -> bytes:
+    """The content of an OBJ file: vertices with colours, texture coordinates, normals, triangles, and a comment."""
+    columns = [mesh.vertices] if mesh.colors is None else [mesh.vertices, np.clip(mesh.colors, 0, 1)]
+    parts = [f"# {comment}\n" if comment else "", _lines("v", np.concatenate(columns, axis=1))]
+    corner, indices = "%d", [mesh.triangles]
+    if mesh.uv is not None:
+        parts.append(_lines("vt", mesh.uv))
+        corner, indices = "%d/%d", [*indices, mesh.triangles if mesh.uv_triangles is None else mesh.uv_triangles]
+    if mesh.normals is not None:
+        parts.append(_lines("vn", mesh.normals))
+        corner, indices = corner + ("//%d" if mesh.uv is None else "/%d"), [*indices, mesh.triangles]
+    rows = np.stack(indices, axis=-1).reshape(len(mesh.triangles), -1) + 1
+    parts.append(_lines("f", rows, f"{corner} {corner} {corner}"))
+    return "".join(parts).encode()
+
+
+def _lines(keyword: str, rows: np.ndarray, form: str = "") -> str:
+    """A line of the keyword and the numbers of each row; the numbers have `form`, or DECIMALS decimals."""
+    form = form or " ".join([f"%.{DECIMALS}f"] * rows.shape[1])
+    line = f"{keyword} {form}\n"
+    return "".join(line % tuple(row) for row in rows.tolist())

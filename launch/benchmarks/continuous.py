@@ -19,7 +19,7 @@ from jaxface import folders
 from jaxface.heads import scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
-from jaxface.inference import Predictor
+from jaxface.inference import ACCURATE, FAST, Predictor
 from jaxface.nn.convnext import SIZES
 from jaxface.system import build
 
@@ -61,21 +61,27 @@ def benchmarks() -> Iterator[Benchmark]:
 
 
 def _files() -> Iterator[Benchmark]:
-    """One photograph, from its file to landmarks, beside MediaPipe if it is installed; and a folder of photographs."""
+    """One photograph, from its file to landmarks, beside MediaPipe if it is installed; and a folder of photographs.
+
+    Both with the accurate and with the fast model.
+    """
     import skimage.data
 
-    predictor = Predictor.pretrained()
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder) / f"{number}.jpg" for number in range(FOLDER_PHOTOS)]
         for path in paths:
             Image.fromarray(skimage.data.astronaut()).save(path)
-        yield Benchmark("continuous", "photo", 1, lambda: predictor(paths[0]), _mediapipe(paths[0]), peer="mediapipe")
+        for model, suffix in ((ACCURATE, ""), (FAST, "_fast")):
+            predictor = Predictor.pretrained("continuous", model)
+            run = functools.partial(predictor, paths[0])
+            yield Benchmark("continuous", f"photo{suffix}", 1, run, _mediapipe(paths[0]), peer="mediapipe")
+            run = functools.partial(_infer_folder, predictor, folder)
+            yield Benchmark("continuous", f"folder{suffix}", FOLDER_PHOTOS, run)
 
-        def infer_folder() -> None:
-            with tempfile.TemporaryDirectory() as output:
-                folders.infer_files(predictor, folder, output, None, False, {}, print)
 
-        yield Benchmark("continuous", "folder", FOLDER_PHOTOS, infer_folder)
+def _infer_folder(predictor: Predictor, folder: str) -> None:
+    with tempfile.TemporaryDirectory() as output:
+        folders.infer_files(predictor, folder, output, None, False, {}, print)
 
 
 def _mediapipe(path: pathlib.Path) -> Callable[[], dict[str, Run]] | None:

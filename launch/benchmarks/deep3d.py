@@ -16,7 +16,7 @@ import optax
 
 from jaxface.geometry import mesh
 from jaxface.systems.deep3d import losses, model
-from jaxface.systems.deep3d.face_model import FaceModel, skin_surface_of
+from jaxface.systems.deep3d.face_model import SKIN, FaceModel, skin_surface_of
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Sizes
 
@@ -56,6 +56,7 @@ def synthetic_face() -> FaceModel:
         crop_triangles=None,
         crop_triangle_mask=np.ones(len(triangles), bool),
         face_vertices=np.arange(len(vertices)),
+        texture_region=np.full(len(vertices), SKIN, np.int8),
         skin_surface=skin_surface_of(vertices, triangles, np.ones(len(vertices), bool)),
     )
 

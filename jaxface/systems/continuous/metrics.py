@@ -16,21 +16,31 @@ SUBSET = "subset_"
 
 
 def score(
-    net: Continuous, queries: QuerySet, params: Tree, model_state: Tree, batch: Batch, constants: Tree
+    net: Continuous,
+    queries: QuerySet,
+    sigma_scale: float,
+    params: Tree,
+    model_state: Tree,
+    batch: Batch,
+    constants: Tree,
 ) -> dict[str, jax.Array]:
     """`Evaluator.predict`: `errors` of the landmarks of a data set, and "picture" with true and predicted points.
 
-    Learned offsets of the data set move its queries: the answers follow its convention.
+    Learned offsets of the data set move its queries: the answers follow its convention. error_over_sigma (B,) is the
+    mean error over the mean sigma that is reported, scaled by `sigma_scale` (`config.model`); NaN without labels.
     """
     del constants
     moved = jnp.asarray(queries.points) + query_table.symmetric_offsets(params, queries)
     asked = jnp.broadcast_to(moved, (len(batch["image"]), *moved.shape))
-    points, _ = net.apply({"params": network_params(params), **model_state}, batch["image"], asked)
+    points, sigma = net.apply({"params": network_params(params), **model_state}, batch["image"], asked)
     size = batch["image"].shape[1]
     truth = jnp.where(batch["valid"][..., None], batch["landmarks"], jnp.nan)
     truth_px, points_px = crop_units.to_pixels(truth, size), crop_units.to_pixels(points, size)
     picture = landmark_metrics.mark_landmarks(batch["image"], truth_px, points_px)
-    return {**errors(points, batch), "picture": picture}
+    valid = batch["valid"]
+    mean_sigma = sigma_scale * (sigma * valid).sum(-1) / valid.sum(-1)
+    relative = landmark_metrics.mean_distance(points, batch["landmarks"], valid) / mean_sigma
+    return {**errors(points, batch), "error_over_sigma": relative, "picture": picture}
 
 
 def errors(points: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -91,7 +101,8 @@ def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
         nme; failure_rate and auc, at 10 %, and both at 8 and 10 % as failure_rate_8, …; nme_interocular,
         nme_interpupil and nme_box, where defined; nme, failure_rate_10 and auc_10 of each subset NAME as nme_NAME, …;
         of rendered heads nme_visible and nme_yaw_LOW_HIGH; with the detector's boxes `missed`. Faces that the detector
-        misses are left out of the means and count as failures. Examples without labels are left out.
+        misses are left out of the means and count as failures. Examples without labels are left out. error_over_sigma
+        is a median and no percentage.
     """
     ranked = main_errors(arrays)
     scored = ~np.isnan(ranked)
@@ -110,7 +121,10 @@ def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
         if inside.any():
             subset = {"nme": _mean(ranked[inside]), **landmark_metrics.failures(ranked[inside], (0.10,))}
             result |= {f"{name}_{flag.removeprefix(SUBSET)}": value for name, value in subset.items()}
-    return {name: 100 * float(value) for name, value in result.items()}
+    percent = {name: 100 * float(value) for name, value in result.items()}
+    if "error_over_sigma" in arrays and hit.any():
+        percent["error_over_sigma"] = float(np.median(arrays["error_over_sigma"][hit]))
+    return percent
 
 
 def _mean(values: np.ndarray) -> float:

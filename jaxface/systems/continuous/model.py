@@ -262,6 +262,10 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     template: the head whose template the queries are points of, "makehuman" or, for models of version 0.1, "procedural"
         (`canonical.in_template`); "other" for weights that were trained on a template of their own (`other_template`).
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
+    sigma_scale: factor on the sigma of predictions, not on that of `System.raw` (not read here). Training maximises the
+        likelihood of rendered points; errors on photographs are larger. Multiply it by `error_over_sigma` of
+        `launch.evaluate` on data like yours, so that the mean sigma is the mean error.
+    mirror: whether predictions are averaged with those of a mirrored crop (not read here).
     """
     encoder = _encoder(config)
     _check(config, encoder.dims[-1])

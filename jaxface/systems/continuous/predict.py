@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxface import crops, detection
+from jaxface import crops, detection, pipeline
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.results import FaceLandmarks, LayoutPoints
@@ -47,6 +47,8 @@ def bind(
         template=config.template,
         named_layouts=named_layouts,
         regions=regions,
+        mirror=config.mirror,
+        sigma_scale=config.sigma_scale,
     )
     functions = {function.__name__: functools.partial(function, network) for function in (predict, predict_batch)}
     return {**functions, "applications": applications.NAMES}
@@ -107,8 +109,12 @@ def predict_batch(
     asked = asked_layouts.parse(layout, network.named_layouts(params), network.regions)
     wanted = applications.Applications.parse(fit, masks, texture, paint, network.regions)
     variables = {"params": params, **model_state}
-    pairs = zip(images, boxes, strict=True)
-    per_image = [detection.check_or_detect(given, image, min_score, max_faces) for image, given in pairs]
+
+    def detect(pair: tuple[np.ndarray, Any]) -> detection.Faces:
+        image, given = pair
+        return detection.check_or_detect(given, image, min_score, max_faces)
+
+    per_image = pipeline.in_threads(detect, zip(images, boxes, strict=True))
     owners = np.repeat(np.arange(len(images)), [len(faces) for faces in per_image])
     if len(owners) == 0:
         return [[] for _ in images]

@@ -29,6 +29,8 @@ VALUES = {
     "model.mean": values.RGB,
     "model.std": values.RGB_SCALE,
     "model.sigma": values.choice("log", "variance"),
+    "model.sigma_scale": values.positive(),
+    "model.mirror": values.FLAG,
     "model.template": values.choice(sources.EMBEDDED, sources.RETIRED, "other"),
     "head.names": values.sequence(values.choice(*HEADS), least=1),
     "head.path": values.PATH,

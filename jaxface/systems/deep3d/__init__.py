@@ -7,7 +7,7 @@ import ml_collections
 
 from jaxface import config_values, optim, prepared_data, run_length
 from jaxface.system import Batch, Evaluator, System
-from jaxface.systems.deep3d import decoder, face_model, metrics, model, objective, predict, torch_weights
+from jaxface.systems.deep3d import clip, decoder, face_model, metrics, model, objective, predict, torch_weights
 from jaxface.systems.deep3d.values import VALUES
 
 
@@ -27,7 +27,9 @@ def build(config: ml_collections.ConfigDict) -> System:
     combine = functools.partial(model.combine, net) if has_cnet else None
     regress = functools.partial(model.regress, net)
     load_face = functools.partial(face_model.from_config, config)
-    network = predict.build_network(regress, load_face, net.sizes, size, combine)
+    # Refinement leaves the lips alone; published networks have no refinement, and their output stays as it is.
+    expression_modes = functools.partial(decoder.expression_modes, config, net.sizes.expression)
+    network = predict.build_network(regress, load_face, net.sizes, size, combine, closes_lips=net.refine > 0)
 
     def train_data(step: int) -> Iterator[Batch]:
         from jaxface.systems.deep3d import data
@@ -53,6 +55,7 @@ def build(config: ml_collections.ConfigDict) -> System:
         evaluators={name: evaluator(name) for name in config.data.evaluate},
         predict=functools.partial(predict.predict, network),
         predict_multiview=functools.partial(predict.predict_multiview, network),
+        reconstruct_clip=functools.partial(clip.reconstruct_clip, network, expression_modes),
         tools=("detect",),
         takes_five=True,
         raw=functools.partial(model.raw, net, functools.partial(face_model.on_device, config)),

@@ -57,6 +57,14 @@ def _blendshapes(config: ml_collections.ConfigDict, count: int) -> dict[str, np.
     """Coefficients (E,) of each named expression at weight 1; Basel front faces have no names."""
     if config.head.name == "bfm":
         return {}
+    full = expression_modes(config, count)
+    rows = np.eye(count, dtype=np.float32) * np.float32(list(full.values()))[:, None]
+    return dict(zip(full, rows, strict=True))
+
+
+def expression_modes(config: ml_collections.ConfigDict, count: int) -> dict[str, float]:
+    """The names of `count` expression modes, and the coefficient of each at weight 1."""
+    if config.head.name == "bfm":
+        return {f"expression{number:02d}": 1.0 for number in range(count)}
     head = sources.load_head(config.head.name, config.head.path)
-    rows = np.eye(count, dtype=np.float32) / expression_scale(head)
-    return dict(zip(head.expression_names, rows, strict=False))
+    return dict.fromkeys(head.expression_names[:count], 1 / expression_scale(head))

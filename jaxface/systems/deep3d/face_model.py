@@ -28,6 +28,14 @@ CROPS = ("tf", "pytorch")
 NOT_SKIN = ("lips", "mouth", "eyeball_L", "eyeball_R", "brows_L", "brows_R", "nostrils", "scalp", "ears", "neck")
 # Regions of a head that the photometric loss compares.
 CROP_REGIONS = ("face", "lips", "mouth", "eyeball_L", "eyeball_R", "lids", "socket", "nostrils")
+# How the texture of a vertex is completed where the photo does not show it; see `rendering.texture_fill`. Regions of
+# heads by code; every other vertex is skin.
+INTERIOR, SKIN, SCALP, COVERED = range(4)
+TEXTURE_REGIONS = {
+    COVERED: ("neck", "shoulders"),
+    SCALP: ("scalp",),
+    INTERIOR: ("mouth", "teeth", "tongue", "eyeball_L", "eyeball_R", "socket", "nostrils", "transparent"),
+}
 
 Array = jax.Array | np.ndarray
 
@@ -71,6 +79,7 @@ class FaceModel:
         crop_triangle_mask: (T,) bool or None. If `crop_triangles` is None, the photometric mask is the pixels whose
             visible triangle is marked here.
         face_vertices: (N,) int, vertices of the face region, over which shapes are compared.
+        texture_region: (V,) int8, INTERIOR, SKIN, SCALP or COVERED.
         skin_surface: the skin region as a mesh.
     """
 
@@ -86,7 +95,14 @@ class FaceModel:
     crop_triangles: Array | None
     crop_triangle_mask: Array | None
     face_vertices: Array
+    texture_region: Array
     skin_surface: SkinSurface
+
+    def shown_triangles(self) -> np.ndarray:
+        """The triangles (T,) bool of the face without scalp, ears and neck; all of a Basel front face."""
+        if self.crop_triangle_mask is None:
+            return np.ones(len(self.triangles), bool)
+        return np.asarray(self.crop_triangle_mask)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -178,6 +194,7 @@ def from_front(front: FrontFace, crop: str = "tf") -> FaceModel:
         crop_triangles=front.front[front.crop_triangles] if crop == "tf" else front.crop_triangles,
         crop_triangle_mask=None,
         face_vertices=np.arange(len(front.mean)),
+        texture_region=np.full(len(front.mean), SKIN, np.int8),
         skin_surface=skin_surface_of(front.mean, front.triangles, front.skin > 0),
     )
 
@@ -190,6 +207,10 @@ def from_head(head: MorphableHead) -> FaceModel:
     crop = np.any([regions[name] for name in CROP_REGIONS if name in regions], axis=0)
     skin = face & ~np.any([regions[name] for name in NOT_SKIN if name in regions], axis=0)
     mean = ((head.template - head.template[face].mean(0)) / MM_PER_DM).astype(np.float32)
+    texture_region = np.full(len(face), SKIN, np.int8)
+    for code, names in TEXTURE_REGIONS.items():
+        for name in names:
+            texture_region[regions.get(name, np.zeros_like(face))] = code
     return FaceModel(
         mean=mean,
         identity=np.float32(head.identity / MM_PER_DM),
@@ -203,6 +224,7 @@ def from_head(head: MorphableHead) -> FaceModel:
         crop_triangles=None,
         crop_triangle_mask=crop[triangles].all(axis=1),
         face_vertices=np.flatnonzero(face | regions["lips"]),
+        texture_region=texture_region,
         skin_surface=skin_surface_of(mean, triangles, skin),
     )
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, FaceReconstruction
-from jaxface.systems.deep3d import reconstruction
+from jaxface.systems.deep3d import mouth, reconstruction
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.preprocessing import alignment
 from jaxface.systems.deep3d.preprocessing.alignment import Crop
@@ -45,6 +46,7 @@ class Network:
     sizes: Sizes
     image_size: int
     combine: Combine | None = None
+    closes_lips: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ def build_network(
     sizes: Sizes,
     image_size: int,
     combine: Combine | None = None,
+    closes_lips: bool = False,
 ) -> Network:
     """The model in the form that `predict` and `predict_multiview` take.
 
@@ -72,6 +75,7 @@ def build_network(
         image_size: S px.
         combine: `(variables, images (N,S,S,3), coefficients (N,sizes.total)) -> identity (I,)` of the person that all N
             images show; None takes the mean.
+        closes_lips: whether the expression is adjusted so that the lips of closed mouths touch; see `mouth`.
     """
 
     @functools.cache
@@ -79,7 +83,7 @@ def build_network(
         face = load_face()
         return Head(jax.device_put(face), functools.cache(functools.partial(texture.unwrap, face)))
 
-    return Network(regress, head, sizes, image_size, combine)
+    return Network(regress, head, sizes, image_size, combine, closes_lips)
 
 
 def predict(
@@ -88,7 +92,7 @@ def predict(
     model_state: Any,
     image: np.ndarray,
     boxes: Any = None,
-    layout: str = LAYOUT,
+    layout: str | None = None,
     detect: Detect | None = None,
     five: np.ndarray | None = None,
     min_score: float | None = None,
@@ -104,7 +108,7 @@ def predict(
         model_state: its further variables.
         image: (H,W,3) uint8 RGB.
         boxes: (4,) or (F,4) px; None detects faces.
-        layout: "68".
+        layout: "68", which also draws the points on the overlay, or None.
         detect: `(image, boxes, **options) -> faces` with 68 landmarks.
         five: eyes, nose tip and mouth corners (5,2) px of the face in the box; it is aligned by these, as the original
             aligns by its MTCNN points, and not by its landmarks.
@@ -122,7 +126,7 @@ def predict(
     if not faces:
         return []
     vectors = _regress(network, {"params": params, **model_state}, _cut(faces))
-    return _results(network, vectors, faces)
+    return _results(network, vectors, faces, points_drawn=layout is not None)
 
 
 def predict_multiview(
@@ -131,7 +135,7 @@ def predict_multiview(
     model_state: Any,
     images: Sequence[np.ndarray],
     boxes: Sequence[Any] | None = None,
-    layout: str = LAYOUT,
+    layout: str | None = None,
     detect: Detect | None = None,
     five: Sequence[np.ndarray | None] | None = None,
 ) -> list[list[FaceReconstruction]]:
@@ -156,15 +160,15 @@ def predict_multiview(
     vectors = np.concatenate(
         [np.broadcast_to(combined, identities.shape), vectors[:, network.sizes.identity :]], axis=1
     )
-    remaining = iter(_results(network, vectors, faces))
+    remaining = iter(_results(network, vectors, faces, points_drawn=layout is not None))
     return [[next(remaining)] if per_image else [] for per_image in largest]
 
 
 def _aligned_faces(
-    network: Network, image: np.ndarray, boxes: Any, layout: str, detect: Detect | None, five: np.ndarray | None
+    network: Network, image: np.ndarray, boxes: Any, layout: str | None, detect: Detect | None, five: np.ndarray | None
 ) -> list[AlignedFace]:
     """The detector's faces with their crops."""
-    if layout != LAYOUT:
+    if layout not in (None, LAYOUT):
         raise UserError(f"layout: deep3d has the layout {LAYOUT!r} only, not {layout!r}")
     if detect is None:
         raise UserError("detect: deep3d needs a detector of 68 landmarks; pass detect=..., as Predictor does")
@@ -200,21 +204,34 @@ def _regress(network: Network, variables: Any, images: np.ndarray) -> np.ndarray
     return vectors
 
 
-def _results(network: Network, vectors: np.ndarray, faces: Sequence[AlignedFace]) -> list[FaceReconstruction]:
+def _results(
+    network: Network, vectors: np.ndarray, faces: Sequence[AlignedFace], points_drawn: bool
+) -> list[FaceReconstruction]:
     head, results = network.head(), []
     for vector, face in zip(vectors, faces, strict=True):
+        if network.closes_lips:
+            vector = _with_closed_lips(network, vector, face)
         decoded = reconstruct(head.face, network.sizes, vector, face.crop)
-        results.append(reconstruction.to_result(decoded, face.landmarks, face.image, head.atlas))
+        result = reconstruction.to_result(decoded, face.landmarks, face.image, head.atlas)
+        results.append(dataclasses.replace(result, points_drawn=points_drawn))
     return results
+
+
+def _with_closed_lips(network: Network, vector: np.ndarray, face: AlignedFace) -> np.ndarray:
+    rotation = image_formation.rotation(network.sizes.split(vector)["angles"][None])[0]
+    return mouth.close_lips(
+        network.head().face, network.sizes, vector, np.asarray(rotation), face.crop, face.landmarks.points
+    )
 
 
 def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -> reconstruction.Reconstruction:
     """The decoded head of one coefficient vector (sizes.total,), seen through `crop`."""
-    shape, rotation, decoded = jax.device_get(_decode(face, sizes, vector[None]))
+    shape, neutral, rotation, decoded = jax.device_get(_decode(face, sizes, vector[None]))
     return reconstruction.Reconstruction(
         coefficients=sizes.split(vector),
         crop=crop,
         shape=shape[0],
+        neutral=neutral[0],
         vertices=decoded.vertices[0],
         normals=decoded.normals[0],
         albedo=decoded.albedo[0],
@@ -222,11 +239,17 @@ def reconstruct(face: FaceModel, sizes: Sizes, vector: np.ndarray, crop: Crop) -
         landmarks=decoded.landmarks[0],
         rotation=rotation[0],
         triangles=np.asarray(face.triangles),
+        shown=face.shown_triangles(),
     )
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _decode(face: FaceModel, sizes: Sizes, vectors: jax.Array) -> tuple[jax.Array, jax.Array, image_formation.Decoded]:
+def _decode(
+    face: FaceModel, sizes: Sizes, vectors: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, image_formation.Decoded]:
+    """Shapes with and without expression, rotations, and posed and lit faces."""
     coefficients = image_formation.split(vectors, sizes)
-    shape = image_formation.canonical_shape(face, coefficients.identity, coefficients.expression)
-    return shape, image_formation.rotation(coefficients.angles), image_formation.decode(face, coefficients)
+    expressions = coefficients.expression, jnp.zeros_like(coefficients.expression)
+    shape, neutral = (image_formation.canonical_shape(face, coefficients.identity, e) for e in expressions)
+    rotation = image_formation.rotation(coefficients.angles)
+    return shape, neutral, rotation, image_formation.decode(face, coefficients)

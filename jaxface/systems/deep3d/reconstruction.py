@@ -1,6 +1,7 @@
 """Converts a decoded face to the public result: mesh, camera and crop, and the encoders of its output files."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,7 @@ class Reconstruction:
         coefficients: {group: (n,)}, names of `Sizes.groups`.
         crop: the crop that the network saw.
         shape: (V,3) dm, with expression, before posing.
+        neutral: (V,3) dm, without expression, before posing.
         vertices: (V,3) dm, in camera space.
         normals: (V,3) unit normals, rotated with the head.
         albedo: (V,3) RGB, unclipped, 1 = white.
@@ -44,11 +46,13 @@ class Reconstruction:
         landmarks: (68,2) px of the crop at 224 px, y up.
         rotation: (3,3), of the angles.
         triangles: (T,3).
+        shown: (T,) bool, the triangles of the face, without scalp, ears and neck.
     """
 
     coefficients: dict[str, np.ndarray]
     crop: Crop
     shape: np.ndarray
+    neutral: np.ndarray
     vertices: np.ndarray
     normals: np.ndarray
     albedo: np.ndarray
@@ -56,6 +60,7 @@ class Reconstruction:
     landmarks: np.ndarray
     rotation: np.ndarray
     triangles: np.ndarray
+    shown: np.ndarray
 
     @property
     def points_px(self) -> np.ndarray:
@@ -69,8 +74,10 @@ def to_result(
     """The public result of a decoded face.
 
     Its `sigma` (px) is the distance between projected and detected landmarks and the detector's sigma, root sum square.
-    `files`: .glb with the photo as texture, .obj with vertex colours, .npz and .mat with the coefficients under the
-    original's names, _normals.png and _depth.png of the size of the image (`render_overlay`, 0.1 mm a step).
+    `files`: .glb with the photo as texture; .obj with the albedo as vertex colours and the UV of _texture.png, the
+    completed texture; _neutral.obj, the same person without expression; _render.png, the face alone (RGBA); .npz and
+    .mat with the coefficients under the original's names; _normals.png and _depth.png of the size of the image
+    (`render_overlay`, 0.1 mm a step).
 
     Args:
         head: the decoded face.
@@ -80,11 +87,19 @@ def to_result(
     """
     height, width = image.shape[:2]
     camera = render_overlay.image_camera(head.crop)
-    view = render_overlay.render_view(camera, width, height, head.vertices, head.colors, head.normals, head.triangles)
-    mesh = _colored_mesh(head)
+    surface = head.vertices, head.colors, head.normals, head.triangles, head.shown
+    view = render_overlay.render_view(camera, width, height, *surface)
+
+    @functools.cache
+    def texels() -> np.ndarray:
+        return texture.bake(atlas(), view, image, head.vertices, head.colors, head.normals)
+
     encoders = {
-        ".glb": lambda: meshes.encode(_textured_mesh(head, view, image, atlas()), ".glb", "mm"),
-        ".obj": lambda: meshes.encode(mesh, ".obj", "mm"),
+        ".glb": lambda: meshes.encode(_textured_mesh(head, texels(), atlas()), ".glb", "mm"),
+        ".obj": lambda: meshes.encode(_colored_mesh(head, head.shape, atlas()), ".obj", "mm"),
+        "_neutral.obj": lambda: meshes.encode(_colored_mesh(head, head.neutral, atlas()), ".obj", "mm"),
+        "_texture.png": lambda: _png(texels()),
+        "_render.png": lambda: _png(render_overlay.clean_render(view, width, height)),
         ".npz": lambda: _npz(_original_arrays(head)),
         ".mat": lambda: _mat(_original_arrays(head)),
         "_normals.png": lambda: _png(render_overlay.normal_map(view, width, height)),
@@ -101,7 +116,7 @@ def to_result(
         coefficients=head.coefficients,
         camera=Camera(camera.focal_px, camera.center_px, head.rotation, _translation_mm(head)),
         crop=_crop_entry(head.crop),
-        mesh=mesh,
+        mesh=_colored_mesh(head, head.shape),
         depth_step_mm=DEPTH_STEP_MM,
         layer=render_overlay.overlay_layer(view),
         files=LazyFiles(encoders),
@@ -118,17 +133,18 @@ def _translation_mm(head: Reconstruction) -> np.ndarray:
     return MM_PER_DM * np.array([x, -y, CAMERA_DM - z])
 
 
-def _colored_mesh(head: Reconstruction) -> meshes.Mesh:
-    """The head in mm, before posing, with the albedo as vertex colours."""
-    shape = (MM_PER_DM * head.shape).astype(np.float32)
-    return meshes.Mesh(shape, head.triangles, colors=np.clip(head.albedo, 0, 1).astype(np.float32))
+def _colored_mesh(head: Reconstruction, shape: np.ndarray, atlas: texture.Atlas | None = None) -> meshes.Mesh:
+    """A shape (V,3) dm of the head in mm with the albedo as vertex colours, and the UV of an atlas."""
+    mesh = meshes.Mesh(
+        (MM_PER_DM * shape).astype(np.float32),
+        head.triangles,
+        colors=np.clip(head.albedo, 0, 1).astype(np.float32),
+    )
+    return mesh if atlas is None else dataclasses.replace(mesh, uv=atlas.uv, uv_triangles=atlas.triangles)
 
 
-def _textured_mesh(
-    head: Reconstruction, view: render_overlay.View, image: np.ndarray, atlas: texture.Atlas
-) -> meshes.Mesh:
-    """The head in mm, before posing, with the photo as texture."""
-    texels = texture.bake(atlas, view, image, head.vertices, head.colors, head.normals)
+def _textured_mesh(head: Reconstruction, texels: np.ndarray, atlas: texture.Atlas) -> meshes.Mesh:
+    """The head in mm, before posing, with its texture."""
     shape = (MM_PER_DM * head.shape[atlas.vertex]).astype(np.float32)
     normals = (head.normals @ head.rotation)[atlas.vertex].astype(np.float32)
     return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=texels)
@@ -155,7 +171,7 @@ def _mat(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _png(values: np.ndarray) -> bytes:
-    """8 bits (H,W,3) or 16 bits (H,W)."""
+    """8 bits (H,W,3) or (H,W,4), or 16 bits (H,W)."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "png", compress_level=3)
     return buffer.getvalue()

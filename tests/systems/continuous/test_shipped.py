@@ -39,9 +39,10 @@ def test_the_error_on_test_heads_is_below_6_percent(predictor):
     assert np.median(errors) < 6.0
 
 
-def test_landmarks_on_a_photograph_are_near_the_annotation(predictor):
+@pytest.mark.parametrize("model", inference.MODELS)
+def test_landmarks_on_a_photograph_are_near_the_annotation(model):
     """Eyes, nose and mouth of the portrait, annotated by hand to about two pixels."""
-    data = pytest.importorskip("skimage.data")
+    data, predictor = pytest.importorskip("skimage.data"), inference.Predictor.pretrained("continuous", model)
     (face,) = predictor(data.astronaut())
     predicted = LAYOUT_68.five_points(face.points)
     annotated = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])

@@ -93,8 +93,11 @@ def test_opencv_s_matrices_project_as_the_camera_does(reconstruct):
 
 
 def obj_vertices(result):
-    rows = [line.split()[1:4] for line in result.files[".obj"].decode().splitlines() if line.startswith("v ")]
-    return np.array(rows, float)
+    return vertices_of(result.files[".obj"])
+
+
+def vertices_of(data: bytes):
+    return np.array([line.split()[1:4] for line in data.decode().splitlines() if line.startswith("v ")], float)
 
 
 def decoded(result, ending):
@@ -111,16 +114,15 @@ def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, 
     vertices = obj_vertices(result)
     px, depth = projected(result, vertices)
     inside = ((px > 0) & (px < [WIDTH - 1, HEIGHT - 1])).all(1)
-    layer, (x0, y0) = result.layer
-    row, column = np.nonzero(layer[..., 3] > 100)
-    covered_px = np.stack([column + x0, row + y0], -1)
+    steps, normals = decoded(result, "_depth.png"), decoded(result, "_normals.png")[..., ::-1]
+    assert steps.shape == (HEIGHT, WIDTH) and normals.shape == (HEIGHT, WIDTH, 3)
+    row, column = np.nonzero(steps)
+    covered_px = np.stack([column, row], -1)
     used = px[np.isin(np.arange(len(px)), face.triangles)]
     low, high = np.maximum(used.min(0), 0), np.minimum(used.max(0), [WIDTH - 1, HEIGHT - 1])
     assert (covered_px.min(0) > low - 1.6).all() and (covered_px.max(0) < high + 1.6).all()
     visible_px = px[inside & np.isin(np.arange(len(px)), face.triangles)]
     assert (covered_px.min(0) < visible_px.min(0) + 1.6).all() and (covered_px.max(0) > visible_px.max(0) - 1.6).all()
-    steps, normals = decoded(result, "_depth.png"), decoded(result, "_normals.png")[..., ::-1]
-    assert steps.shape == (HEIGHT, WIDTH) and normals.shape == (HEIGHT, WIDTH, 3)
     nearest = np.flatnonzero(inside)[depth[inside].argmin()]
     column, row = np.rint(px[nearest]).astype(int)
     assert steps[row, column] * result.depth_step_mm == pytest.approx(depth[nearest], abs=4.0)
@@ -129,7 +131,35 @@ def test_camera_mesh_layer_maps_and_points_agree(face, reconstruct, angles, at, 
     index, weights = face.landmarks
     points = (px[index] * weights[..., None]).sum(1)
     assert np.abs(result.points - points).max() < 2.0 / result.crop["trans_params"][2]
+    _check_layer(face, result, px, steps)
     overlay.draw_overlay(GRAY, [result])
+
+
+def _check_layer(face, result, px, steps):
+    """The overlay and the clean render show the face only, without scalp, ears and neck."""
+    layer, (x0, y0) = result.layer
+    render = decoded(result, "_render.png")
+    whole = np.zeros((HEIGHT, WIDTH), np.uint8)
+    whole[y0 : y0 + len(layer), x0 : x0 + layer.shape[1]] = layer[..., 3]
+    assert render.shape == (HEIGHT, WIDTH, 4) and ((render[..., 3] > 0) == (whole > 0)).mean() > 0.999
+    shown = px[np.unique(face.triangles[face.shown_triangles()])]
+    row, column = np.nonzero(whole)
+    drawn_px = np.stack([column, row], -1)
+    assert (steps[row, column] > 0).mean() > 0.99
+    assert (drawn_px.min(0) > shown.min(0) - 1.6).all() and (drawn_px.max(0) < shown.max(0) + 1.6).all()
+
+
+def test_the_overlay_leaves_out_scalp_ears_and_neck(reconstruct):
+    result = reconstruct(vector())
+    layer, _ = result.layer
+    assert np.count_nonzero(layer[..., 3]) < 0.7 * np.count_nonzero(decoded(result, "_depth.png"))
+
+
+def test_points_are_drawn_if_the_layout_is_asked_for(reconstruct):
+    plain, asked = reconstruct(vector()), reconstruct(vector(), layout="68")
+    assert not plain.points_drawn and asked.points_drawn
+    drawn = [overlay.draw_overlay(GRAY, [result]).astype(int) for result in (plain, asked)]
+    assert (np.abs(drawn[0] - drawn[1]).sum(-1) > 0).sum() > 200
 
 
 def test_coefficients_come_as_the_original_names_them(reconstruct):
@@ -148,7 +178,7 @@ def test_coefficients_come_as_the_original_names_them(reconstruct):
 
 
 def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
-    """The image is red on the left and blue on the right: so is the head's front; its back has the model's colour."""
+    """The image is red on the left and blue on the right: so is the head's front, and its back by diffusion."""
     image = GRAY.copy()
     image[:, :150], image[:, 150:] = (250, 20, 20), (20, 20, 250)
     result = reconstruct(vector(), image=image)
@@ -165,9 +195,29 @@ def test_the_texture_is_the_photo_where_the_head_is_visible(reconstruct):
     assert np.median(at[right], axis=0) == pytest.approx([20, 20, 250], abs=3)
     back = at[mesh.vertices[:, 2] < -0.13]  # behind the ears
     assert len(back) > 300
-    assert np.abs(back - [250, 20, 20]).sum(1).min() > 60 and np.abs(back - [20, 20, 250]).sum(1).min() > 60
+    assert back[:, 1].max() < 60 and back[:, [0, 2]].max(1).min() > 100
+    np.testing.assert_array_equal(decoded(result, "_texture.png")[..., ::-1], texture)
     original = np.unique(obj_vertices(result).round(3), axis=0)
     assert len(original) <= len(mesh.vertices) < 1.2 * len(original)
+
+
+def test_the_meshes_share_texture_coordinates_and_the_neutral_one_has_no_expression(reconstruct):
+    result = reconstruct(vector(identity=0.5, expression=0.5))
+    rest = reconstruct(vector(identity=0.5))
+    lines = {ending: result.files[ending].decode().splitlines() for ending in (".obj", "_neutral.obj")}
+    texture_lines = {
+        ending: [line for line in text if line.startswith(("vt ", "f "))] for ending, text in lines.items()
+    }
+    assert texture_lines[".obj"] == texture_lines["_neutral.obj"] and texture_lines[".obj"][-1].count("/") == 3
+    np.testing.assert_allclose(vertices_of(result.files["_neutral.obj"]), obj_vertices(rest), atol=1e-4)
+    (textured,) = trimesh.load(io.BytesIO(result.files[".glb"]), file_type="glb", process=False).geometry.values()
+    corners = np.array([[corner.split("/") for corner in line.split()[1:]] for line in texture_lines[".obj"]
+                        if line.startswith("f ")], int) - 1  # fmt: skip
+    uv = np.array([line.split()[1:] for line in texture_lines[".obj"] if line.startswith("vt ")], float)
+    np.testing.assert_allclose(uv[corners[..., 1]], textured.visual.uv[textured.faces], atol=1e-6)
+    np.testing.assert_allclose(
+        obj_vertices(result)[corners[..., 0]], 1000 * textured.vertices[textured.faces], atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("prediction", [vector(translation=9.5), vector(translation=40.0), vector(identity=300.0)])

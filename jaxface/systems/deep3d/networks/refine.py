@@ -21,7 +21,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxface.geometry import map_estimate, mesh
 from jaxface.geometry.map_estimate import Observation
 from jaxface.systems.deep3d.face_model import FaceModel, SkinSurface
-from jaxface.systems.deep3d.networks import map_fit
+from jaxface.systems.deep3d.networks import light_prior, map_fit
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import BANDS, Sizes
 
@@ -31,8 +31,8 @@ ROBUST_SCALE, MIN_SCALE = 1.5, 0.005
 # Albedo and lighting are fitted alone before everything is, because colours constrain the shape only once they match.
 # Factors of the robust scale in these steps (annealing).
 COLOR_STEP_SCALES = (5.0, 3.0, 1.0)
-# Steps of albedo and lighting alone at the end.
-FINAL_COLOR_STEPS = 3
+# Steps of albedo and lighting alone at the end, with the prior on lighting: it does not affect the shape.
+FINAL_COLOR_STEPS = 6
 # Effective number of independent samples per dm² of skin: residuals of neighbouring vertices are correlated.
 EFFECTIVE_SAMPLES = 500.0
 # Vertices whose normal has a smaller cosine with the camera's axis have weight 0.
@@ -135,7 +135,9 @@ class _Objective:
     prior_mean: jax.Array
     prior_precision: jax.Array
 
-    def step(self, free: slice, unknowns: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
+    def step(
+        self, free: slice, unknowns: jax.Array, scale: jax.Array | float = 1.0, with_light_prior: bool = False
+    ) -> jax.Array:
         """The unknowns (n,) after a Gauss-Newton step of those in `free`; `scale` multiplies the robust scale."""
         jacobian, residual, weight = _color_equations(self.skin, self.channels, unknowns, scale)
         jacobian = jacobian[..., free].reshape(residual.size, -1)
@@ -145,6 +147,8 @@ class _Objective:
         gradient = weighted.T @ residual.ravel() + prior_gradient[free]
         if free == EVERYTHING:
             matrix, gradient = self._add_landmarks(matrix, gradient, unknowns)
+        if with_light_prior:
+            matrix, gradient = self._add_light_prior(matrix, gradient, unknowns, weight)
         return unknowns.at[free].add(-map_estimate.solve(matrix, gradient))
 
     def _add_landmarks(
@@ -155,6 +159,18 @@ class _Objective:
         model = map_fit.project, self.points["mean"], self.points["modes"]
         added = map_estimate.normal_equations(*model, self.observation, unknowns[:geometry])
         return matrix.at[:geometry, :geometry].add(added[0]), gradient.at[:geometry].add(added[1])
+
+    def _add_light_prior(
+        self, matrix: jax.Array, gradient: jax.Array, unknowns: jax.Array, weight: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Adds `light_prior` to the equations of albedo and lighting; weights (N,) of the skin's colours."""
+        geometry = len(self.observation.prior_mean)
+        light = slice(len(self.skin.albedo), len(gradient))
+        shape = self.skin.mean + jnp.tensordot(unknowns[: len(self.skin.modes)], self.skin.modes, 1)
+        angles = unknowns[len(self.skin.modes) : len(self.skin.modes) + 3]
+        normals = _normals(self.skin.surface, shape) @ image_formation.rotation(angles[None])[0].T
+        added = light_prior.normal_equations(unknowns[geometry:][light], normals, weight, weight.sum())
+        return matrix.at[light, light].add(added[0]), gradient.at[light].add(added[1])
 
 
 def _refine_one(
@@ -178,7 +194,8 @@ def _refine_one(
     unknowns = jax.lax.fori_loop(0, steps, lambda _, x: objective.step(EVERYTHING, x), unknowns)
     # The result has no tone curve: albedo and lighting take over what it explained.
     unknowns = unknowns.at[-1].set(0.0)
-    unknowns = jax.lax.fori_loop(0, FINAL_COLOR_STEPS, lambda _, x: objective.step(colors, x), unknowns)
+    final_step = functools.partial(objective.step, colors, with_light_prior=True)
+    unknowns = jax.lax.fori_loop(0, FINAL_COLOR_STEPS, lambda _, x: final_step(x), unknowns)
     refined = _to_vector(unknowns, sizes)
     return jnp.where(jnp.isfinite(refined).all(), refined, vector)
 

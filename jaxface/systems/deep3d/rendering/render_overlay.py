@@ -24,6 +24,8 @@ NEAR_DM = 1.0
 MARGIN_PX = 2
 # Opacity of the overlay.
 OPACITY = 0.8
+# Standard deviation of the blur that softens the border of the face, in canvas pixels.
+FEATHER_PX = 1.5
 # Unit of the 16-bit depth map; 0 is background.
 DEPTH_STEP_MM = 0.1
 DEPTH_MAX_STEPS = 65535
@@ -64,7 +66,8 @@ class View:
         points_px: (V,2) vertices in pixels of the image.
         image: (S,S,4), RGB and depth in dm.
         normals: (S,S,3) unit normals: x right, y up, z to the viewer.
-        covered: (S,S) bool, the silhouette.
+        covered: (S,S) bool, the silhouette of the head.
+        shown: (S,S) in [0,1], the visible face without scalp, ears and neck; soft at its border.
     """
 
     corner: tuple[int, int]
@@ -74,6 +77,7 @@ class View:
     image: np.ndarray
     normals: np.ndarray
     covered: np.ndarray
+    shown: np.ndarray
 
     def to_canvas(self, points_px: np.ndarray) -> np.ndarray:
         """Canvas pixels (…,2) of image pixels (…,2)."""
@@ -91,13 +95,13 @@ class View:
 def _rasterize(
     points_px: jax.Array, depth: jax.Array, attributes: jax.Array, triangles: jax.Array, side: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Vertex attributes (V,C) as a map (side,side,C), and the silhouette (side,side) bool."""
+    """Vertex attributes (V,C) as a map (side,side,C), and the visible triangle (side,side) of each pixel, -1: none."""
     # Depths that are not finite become 0, in front of the near plane: the rasteriser culls their triangles.
     depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
     tiers = (*((window, None) for window in WINDOWS), (side, None))
     visible = raster.rasterize(points_px, depth, triangles, side, side, tiers=tiers, near=NEAR_DM)
     values = raster.interpolate(attributes, points_px, depth, triangles, visible.triangle_id)
-    return values, visible.triangle_id >= 0
+    return values, visible.triangle_id
 
 
 def render_view(
@@ -108,6 +112,7 @@ def render_view(
     colors: np.ndarray,
     normals: np.ndarray,
     triangles: np.ndarray,
+    shown: np.ndarray,
 ) -> View:
     """Renders a face into an image, clipped to the image; triangles behind the near plane are culled.
 
@@ -119,6 +124,7 @@ def render_view(
         colors: (V,3) RGB.
         normals: (V,3) unit normals.
         triangles: (T,3).
+        shown: (T,) bool, the triangles of `View.shown`.
     """
     points = camera.project(vertices)
     in_front = points[vertices[:, 2] >= NEAR_DM]
@@ -132,21 +138,35 @@ def render_view(
     canvas_points = (points - low + 0.5) * scale - 0.5
     attributes = np.concatenate([colors, vertices[:, 2:], normals], axis=1)
     arrays = (jnp.asarray(array, jnp.float32) for array in (canvas_points, vertices[:, 2], attributes))
-    values, covered = jax.device_get(_rasterize(*arrays, triangles, side=side))
+    values, triangle_id = jax.device_get(_rasterize(*arrays, triangles, side=side))
+    covered = triangle_id >= 0
+    face = _feathered(covered & shown[np.maximum(triangle_id, 0)])
     length = np.linalg.norm(values[..., 4:], axis=-1, keepdims=True)
     unit_normals = values[..., 4:] / np.maximum(length, 1e-6)
-    return View(tuple(low.tolist()), tuple(size.tolist()), scale, points, values[..., :4], unit_normals, covered)
+    corner, region = tuple(low.tolist()), tuple(size.tolist())
+    return View(corner, region, scale, points, values[..., :4], unit_normals, covered, face)
 
 
-def overlay_layer(view: View) -> tuple[np.ndarray, tuple[int, int]]:
-    """The face's colours as an image layer.
+def _feathered(mask: np.ndarray) -> np.ndarray:
+    """A mask (S,S) bool as opacity (S,S) float32 that falls to 0 inside its border."""
+    blurred = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), FEATHER_PX)
+    return np.clip(2 * blurred - 1, 0, 1)
+
+
+def overlay_layer(view: View, opacity: float = OPACITY) -> tuple[np.ndarray, tuple[int, int]]:
+    """The colours of the face, without scalp, ears and neck, as an image layer.
 
     Returns:
-        RGBA (h,w,4) uint8, slightly transparent, and the (x, y) of its top left pixel in the image.
+        RGBA (h,w,4) uint8, and the (x, y) of its top left pixel in the image.
     """
-    alpha = OPACITY * view.covered[..., None]
+    alpha = opacity * view.shown[..., None]
     rgba = np.concatenate([np.clip(view.image[..., :3], 0, 1), alpha], axis=-1).astype(np.float32)
     return (255 * view.resample(rgba) + 0.5).astype(np.uint8), view.corner
+
+
+def clean_render(view: View, width: int, height: int) -> np.ndarray:
+    """The opaque layer of `overlay_layer` at the size of the whole image, (height,width,4) uint8 RGBA."""
+    return _in_image(view, overlay_layer(view, opacity=1.0)[0], width, height)
 
 
 def normal_map(view: View, width: int, height: int) -> np.ndarray:

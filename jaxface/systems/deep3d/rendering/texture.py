@@ -12,6 +12,7 @@ import numpy as np
 import scipy.ndimage
 
 from jaxface.systems.deep3d.face_model import FaceModel
+from jaxface.systems.deep3d.rendering import texture_fill
 from jaxface.systems.deep3d.rendering.render_overlay import View
 
 # Side of the texture in texels.
@@ -25,7 +26,7 @@ TURN_SHARE, TURN_OFFSET = 0.9, 0.01
 # Height of the strip of hidden triangles, and of the gap above it, as fractions of the texture.
 STRIP, GAP = 0.14, 0.02
 # Cosine between normal and line of sight at which the photo starts to be blended in, and from which it is used alone.
-GRAZING, FACING = 0.15, 0.45
+GRAZING, FACING = 0.25, 0.55
 # Depth tolerance of both visibility tests.
 HIDDEN_DM = 0.04
 # Fixed-point bits of cv2.fillConvexPoly's coordinates.
@@ -46,6 +47,7 @@ class Atlas:
         uv: (V',2) in [0,1], v up.
         corners: (M,3) vertices of the head around each of the M texels.
         weights: (M,3) their barycentric weights.
+        region: (M,) int8, `FaceModel.texture_region` of the nearest corner.
         source: (SIDE,SIDE) index of the one of the M texels whose colour each texel of the texture takes: itself, or
             the nearest one if the texel is outside all triangles (edge padding).
     """
@@ -55,6 +57,7 @@ class Atlas:
     uv: np.ndarray
     corners: np.ndarray
     weights: np.ndarray
+    region: np.ndarray
     source: np.ndarray
 
 
@@ -71,11 +74,16 @@ def unwrap(face: FaceModel) -> Atlas:
     # Corners of one vertex on the same side of the seams become one atlas vertex.
     chart = 2 * wrapped + hidden
     _, first, index = np.unique(4 * triangles.ravel() + chart.ravel(), return_index=True, return_inverse=True)
+    corners, weights, source = _texels(_rasterize(uv, mean_radius), triangles, _to_texels(uv))
+    nearest = corners[np.arange(len(corners)), weights.argmax(1)]
     return Atlas(
         triangles.ravel()[first].astype(np.int32),
         index.reshape(triangles.shape).astype(np.int32),
         uv.reshape(-1, 2)[first].astype(np.float32),
-        *_texels(_rasterize(uv, mean_radius), triangles, _to_texels(uv)),
+        corners,
+        weights,
+        np.asarray(face.texture_region)[nearest],
+        source,
     )
 
 
@@ -154,7 +162,7 @@ def _hidden(uv: np.ndarray, radius: np.ndarray) -> np.ndarray:
 def bake(
     atlas: Atlas, view: View, image: np.ndarray, vertices: np.ndarray, colors: np.ndarray, normals: np.ndarray
 ) -> np.ndarray:
-    """The texture of a face: the photo where the surface is visible and faces the camera, else the model's colours.
+    """The texture of a face: the photo where the surface is visible and faces the camera, completed elsewhere.
 
     Args:
         atlas: of the face model.
@@ -176,8 +184,18 @@ def bake(
     model_color = np.clip(texels[:, 4:], 0, 1)
     blend = _visible(view, positions, depth) * np.clip((cosine - GRAZING) / (FACING - GRAZING), 0, 1)
     photo = _sample(_on_canvas(view, image), positions, cv2.INTER_LINEAR)
-    blended = 255 * model_color + blend[:, None] * (photo - 255 * model_color)
-    return (blended + 0.5).astype(np.uint8)[atlas.source]
+    texels = (photo, blend.astype(np.float32), 255 * model_color, atlas.region)
+    texture = texture_fill.complete(*(values[atlas.source] for values in texels), _mirrored_columns())
+    return (np.clip(texture, 0, 255) + 0.5).astype(np.uint8)
+
+
+def _mirrored_columns() -> np.ndarray:
+    """For each column of the texture the one that shows the mirror image of the head, (SIDE,) int; -1: none.
+
+    The unwrapping is symmetric about the front, because so are heads nearly.
+    """
+    columns = round((2 * TURN_OFFSET + TURN_SHARE) * SIDE) - 1 - np.arange(SIDE)
+    return np.where((columns >= 0) & (columns < SIDE), columns, -1)
 
 
 def _sample(image: np.ndarray, positions: np.ndarray, method: int) -> np.ndarray:
