@@ -28,6 +28,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--per_chip {PER_CHIP.value}: must be at least 1; leave it out for the configured batch")
     # A TPU of this machine stays free: everything but the compilation runs on the CPU.
     jax.config.update("jax_platforms", "cpu")
+    # A program for devices that are not attached can be written to the cache, but not read.
+    jax.config.update("jax_enable_compilation_cache", False)
     chip, devices = aot.chips(topology)
     print(json.dumps(aot.measure(config, devices, chip, PER_CHIP.value or 0)))
 

@@ -21,7 +21,14 @@ KEYS = [
     "memory_gib", "hbm_gib", "flops", "bytes", "roofline_ms", "all_reduces", "all_reduce_bytes", "dtypes", "donated",
 ]  # fmt: skip
 # Memory in MiB, traffic in MB, all-reduces of the smoke variants on a v5e chip, 8 examples: measured, and a fifth.
-BOUNDS = {"continuous": (42, 198, 3), "pipnet": (58, 269, 18), "jvcr": (96, 455, 90)}
+BOUNDS = {
+    "continuous": (42, 198, 3),
+    "pipnet": (58, 269, 18),
+    "jvcr": (96, 455, 90),
+    "deep3d": (420, 8400, 47),
+    "nphm_identity": (25, 133, 3),
+    "nphm_expression": (4, 8.2, 3),
+}
 
 
 def smoke(name):
@@ -69,6 +76,7 @@ def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group)
 @functools.cache
 def topology():
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    jax.config.update("jax_enable_compilation_cache", False)
     return aot.chips("v5e:2x2")
 
 
