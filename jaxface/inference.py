@@ -77,7 +77,7 @@ class Predictor:
         is_smaller = model == FAST and (smaller / pretrained.PARAMS_FILE).is_file()
         config, params, model_state = pretrained.load_asset(smaller if is_smaller else ASSETS / name)
         if model == FAST:
-            if "mirror" not in config.get("model", {}):
+            if "model" not in config or "mirror" not in config.model:
                 raise UserError(f"{name}: has only one pretrained model; leave out --model {FAST}")
             config.model.mirror = False
         return cls._checked(config, params, model_state, f"pretrained model {name}{', fast' * (model == FAST)}")
@@ -97,7 +97,8 @@ class Predictor:
         if expected != actual:
             first, *_ = sorted(name for name, _ in expected.items() ^ actual.items())
             raise UserError(f"{source}: the parameters do not fit its config.json, starting with {first}; restore it")
-        return cls(config, system, *jax.device_put((params, model_state)), source)
+        params, model_state = jax.device_put((params, model_state))
+        return cls(config, system, params, model_state, source)
 
     @overload
     def __call__(
@@ -325,7 +326,8 @@ def _is_asked(value: Any) -> bool:
 
 def _unpickled(values: dict[str, Any], params: Tree, model_state: Tree, source: str) -> Predictor:
     config = ml_collections.ConfigDict(values)
-    return Predictor(config, build(config, source), *jax.device_put((params, model_state)), source)
+    params, model_state = jax.device_put((params, model_state))
+    return Predictor(config, build(config, source), params, model_state, source)
 
 
 def _abbreviated(count: int) -> str:
