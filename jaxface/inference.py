@@ -77,9 +77,10 @@ class Predictor:
         is_smaller = model == FAST and (smaller / pretrained.PARAMS_FILE).is_file()
         config, params, model_state = pretrained.load_asset(smaller if is_smaller else ASSETS / name)
         if model == FAST:
-            if "model" not in config or "mirror" not in config.model:
+            network: Any = config.get("model", {})
+            if "mirror" not in network:
                 raise UserError(f"{name}: has only one pretrained model; leave out --model {FAST}")
-            config.model.mirror = False
+            network.mirror = False
         return cls._checked(config, params, model_state, f"pretrained model {name}{', fast' * (model == FAST)}")
 
     @classmethod
