@@ -30,7 +30,8 @@ LARGEST_SHIFT, LARGEST_RESIZE = 0.5, 1.6
 # compiled while the user waits.
 BATCH_SIZES = (1, 8, 32)
 MAX_BATCH, MAX_BATCH_CPU = 8, 1
-# Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
+# Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face: for the sigma of the
+# shipped detector.
 MAX_RELATIVE_SIGMA = 0.1
 
 
@@ -142,9 +143,9 @@ class Precompiled:
         return self._jitted(variables, *arrays)
 
 
-def is_face(sigma: np.ndarray, extents: np.ndarray) -> np.ndarray:
+def is_face(sigma: np.ndarray, extents: np.ndarray, max_sigma: float = MAX_RELATIVE_SIGMA) -> np.ndarray:
     """Whether landmarks are certain enough to be those of a face, (F,) bool; sigma (F,N) px, extents (F,4) px."""
-    return np.median(sigma, axis=1) < MAX_RELATIVE_SIGMA * (extents[:, 2:] - extents[:, :2]).mean(axis=1)
+    return np.median(sigma, axis=1) < max_sigma * (extents[:, 2:] - extents[:, :2]).mean(axis=1)
 
 
 def pad_rows(values: np.ndarray, count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ CONTOURS = {
 BOX_COLOR, LINE_COLOR = (255, 200, 0), (255, 255, 255)
 CERTAIN_COLOR, UNCERTAIN_COLOR = np.array([40, 220, 60]), np.array([240, 40, 40])
 # Sigma, in units of the mean side of the face box, from which a point has UNCERTAIN_COLOR.
-UNCERTAIN_SIGMA = 0.08
+UNCERTAIN_SIGMA = 0.13
 # Radius of dots in units of the face's size and of the inverse square root of their number, where they are many.
 CROWDED = 0.15
 MESH_ALPHA = 0.45

@@ -97,13 +97,19 @@ class MorphableHead:
 
 
 def rotate_eyes(head: MorphableHead, vertices: Array, gaze: Array) -> jax.Array:
-    """Vertices (V,3) with both eyeballs rotated by `gaze` (2,) rad: towards the subject's left, and up."""
+    """Vertices (V,3) with both eyeballs rotated by `gaze` (2,) rad: towards the subject's left, and up.
+
+    They turn about the centre of the sphere on which they lie; often only its front is modelled.
+    """
     left, up = gaze[0], gaze[1]
     yaw = jnp.array([[jnp.cos(left), 0, jnp.sin(left)], [0, 1, 0], [-jnp.sin(left), 0, jnp.cos(left)]])
     pitch = jnp.array([[1, 0, 0], [0, jnp.cos(up), jnp.sin(up)], [0, -jnp.sin(up), jnp.cos(up)]])
     for side in ("eyeball_L", "eyeball_R"):
         inside = jnp.asarray(head.regions[side])[:, None]
-        center = (vertices * inside).sum(0) / inside.sum()
+        middle = (vertices * inside).sum(0) / inside.sum()
+        offset = (vertices - middle) * inside
+        # Least squares of |offset - c| = radius.
+        center = middle + jnp.linalg.solve(2.0 * offset.T @ offset, (offset**2).sum(-1) @ offset)
         rotated = (vertices - center) @ (yaw @ pitch).T + center
         vertices = jnp.where(inside, rotated, vertices)
     return vertices

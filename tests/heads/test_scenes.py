@@ -7,6 +7,7 @@ import pytest
 
 from configs.continuous import get_config
 from jaxface.geometry import raster
+from jaxface.geometry.surface import fit_sphere
 from jaxface.heads import canonical, scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import rotate_eyes
@@ -52,12 +53,16 @@ def test_depth_and_points_agree(head, capture, seed):
 
 
 def test_gaze_turns_the_eyeballs_only(head):
-    moved = np.asarray(rotate_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2]))) - np.asarray(head.template)
+    turned = np.asarray(rotate_eyes(head, jnp.asarray(head.template), jnp.array([0.3, 0.2])))
+    moved = turned - np.asarray(head.template)
     eyes = np.asarray(head.regions["eyeball_L"] | head.regions["eyeball_R"])
     assert np.abs(moved[~eyes]).max() == 0
     for side in "LR":
         iris = moved[np.asarray(head.regions[f"iris_{side}"])].mean(0)
         assert iris[0] > 2 and iris[1] > 1
+        ball = np.asarray(head.regions[f"eyeball_{side}"])
+        centers = [fit_sphere(vertices[ball])[0] for vertices in (np.asarray(head.template), turned)]
+        np.testing.assert_allclose(*centers, atol=0.05)
 
 
 def test_surface_points_lie_on_the_face(head):

@@ -22,6 +22,8 @@ RunNetwork = Callable[[Tree, np.ndarray], np.ndarray]
 
 # Lower bound of sigma in pixels of the crop. A cell of the volume is 4 px wide.
 MIN_SIGMA_PX = 0.5
+# Landmarks whose median sigma exceeds this fraction of the face's size are not those of a face.
+MAX_RELATIVE_SIGMA = 0.06
 
 
 def bind(net: JVCR, mode: str, size: int) -> Callable[..., list[FaceLandmarks]]:
@@ -82,7 +84,7 @@ def predict(
     points, sigma = _landmarks(run_network, mode, size, variables, image, crop_boxes)
     extents = _face_boxes(points)
     face_boxes = extents if boxes is None else crop_boxes
-    kept = np.flatnonzero(crops.is_face(sigma, extents)) if boxes is None else range(len(points))
+    kept = np.flatnonzero(crops.is_face(sigma, extents, MAX_RELATIVE_SIGMA)) if boxes is None else range(len(points))
     return [
         FaceLandmarks(
             box=face_boxes[i],
