@@ -166,10 +166,7 @@ class _Objective:
         """Adds `light_prior` to the equations of albedo and lighting; weights (N,) of the skin's colours."""
         geometry = len(self.observation.prior_mean)
         light = slice(len(self.skin.albedo), len(gradient))
-        shape = self.skin.mean + jnp.tensordot(unknowns[: len(self.skin.modes)], self.skin.modes, 1)
-        angles = unknowns[len(self.skin.modes) : len(self.skin.modes) + 3]
-        normals = _normals(self.skin.surface, shape) @ image_formation.rotation(angles[None])[0].T
-        added = light_prior.normal_equations(unknowns[geometry:][light], normals, weight, weight.sum())
+        added = light_prior.normal_equations(unknowns[geometry:][light], weight.sum())
         return matrix.at[light, light].add(added[0]), gradient.at[light].add(added[1])
 
 
