@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from jaxface import checkpoint, config_file, hosts, interrupts, parallel, pretrained, run_length
 from jaxface.checkpoint import Checkpoints
-from jaxface.errors import UserError
+from jaxface.errors import UserError, local_path
 from jaxface.lock import locked
 from jaxface.metric_writer import MetricWriter
 from jaxface.reporting import Reporter
@@ -177,7 +177,7 @@ def fit(
             that is not finite; nothing is saved after such a step.
         KeyboardInterrupt: after Ctrl-C.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = local_path(workdir)
     _check_best(system, config)
     _check_batch(config)
     run_length.check(config)

@@ -97,7 +97,7 @@ def test_points_are_mapped_back_to_the_image(mode):
     (truth,), _ = faces(1)
     truth[:, 2] -= truth[:, 2].mean()
     y, x = np.mgrid[:220, :240]
-    photo, size = np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8), 64
+    photo, size = np.stack([x, y, np.zeros_like(x)], -1).astype(np.uint8), 80
 
     def run_network(variables, images):
         outputs = []
