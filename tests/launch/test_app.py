@@ -62,7 +62,7 @@ def test_console_script_lists_the_jobs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["jaxface", "tarin"])
     with pytest.raises(SystemExit, match="2"):
         console.main()
-    assert capsys.readouterr().err.startswith("error: tarin: no such job; choose one of bench, convert")
+    assert capsys.readouterr().err.startswith("error: tarin: no such job; choose one of bench, compile")
 
 
 def test_installed_console_script_ignores_the_current_directory(tmp_path):

@@ -76,10 +76,10 @@ class RenderedSets(rendered_heads.RenderedHeads):
         }
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features))
 
-    def _example(self, head: MorphableHead, canonical_vertices: jax.Array, key: jax.Array) -> dict[str, np.ndarray]:
-        config = self.builder_config
+    def _example(self, head: rendered_heads.HeadArrays, key: jax.Array) -> dict[str, np.ndarray]:
+        renderable, config = head[0], self.builder_config
         person, *keys = jax.random.split(key, PER_SET + 1)
-        images = [jax.device_get(render_image(head, person, key, config.size, config.capture)) for key in keys]
+        images = [jax.device_get(render_image(renderable, person, key, config.size, config.capture)) for key in keys]
         stacked = {name: np.stack([image[name] for image in images]) for name in ("landmarks", *PER_IMAGE)}
         shared = {name: images[0][name] for name in ("identity", "albedo")}
         return {**stacked, **shared, "image": np.concatenate([image["image"] for image in images])}
