@@ -214,23 +214,25 @@ def to_pixels(vertices: jax.Array, size: int) -> jax.Array:
     return points * (size / REFERENCE_SIZE) - 0.5
 
 
-def render(face: FaceModel, decoded: Decoded, size: int = REFERENCE_SIZE) -> Rendered:
+def render(face: FaceModel, decoded: Decoded, size: int = REFERENCE_SIZE, visibility: str = "platform") -> Rendered:
     """Renders faces into images of side `size` px.
 
     There is no antialiasing, so silhouettes have no gradient, as in the original's renderer. Triangles that cross the
-    near or far plane are dropped; nvdiffrast clips them.
+    near or far plane are dropped; nvdiffrast clips them. `visibility`: see `raster.rasterize`.
     """
-    render_one = functools.partial(_render_one, face, size=size)
+    render_one = functools.partial(_render_one, face, size=size, visibility=visibility)
     return jax.vmap(render_one)(decoded.vertices, decoded.colors)
 
 
-def _render_one(face: FaceModel, vertices: jax.Array, colors: jax.Array, size: int) -> Rendered:
+def _render_one(face: FaceModel, vertices: jax.Array, colors: jax.Array, size: int, visibility: str) -> Rendered:
     points_px, depth = to_pixels(vertices, size), vertices[:, 2]
     # Depth 0 marks vertices outside the near and far planes: the rasteriser culls their triangles.
     clipped_depth = jnp.where((depth >= NEAR_DM) & (depth <= FAR_DM), depth, 0.0)
 
     def visible(triangles: jax.Array) -> jax.Array:
-        return raster.rasterize(points_px, clipped_depth, triangles, size, size, near=NEAR_DM).triangle_id
+        return raster.rasterize(
+            points_px, clipped_depth, triangles, size, size, near=NEAR_DM, visibility=visibility
+        ).triangle_id
 
     triangle_id = visible(face.triangles)
     attributes = jnp.concatenate([colors, vertices[:, 2:]], -1)
