@@ -100,7 +100,7 @@ def landmarks_of(
 
 
 def _corner(mesh: _Mesh) -> Place:
-    """Point 54, the outer corner of the mouth, beside the inner one."""
+    """Point 54, the outer corner of the mouth, CORNER_MM beyond the inner corner."""
     inner = mesh.point(mesh.between(LIPS[64]))
     return mesh.attach(mesh.skin_at(inner[0] + CORNER_MM, inner[1]))
 
