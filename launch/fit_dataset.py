@@ -28,7 +28,7 @@ VALIDATION_EVERY = 20
 MAX_PEOPLE = MAX_EXPRESSIONS = 999
 # The scan with this word in its name is the neutral one of its person.
 NEUTRAL = "neutral"
-# Opens the lips of neutral scans; it is no reason against a scan.
+# Expression that neutral scans may have as well, to open the lips.
 JAW = "jawOpen"
 
 People = Mapping[str, Sequence[pathlib.Path]]

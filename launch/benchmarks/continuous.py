@@ -61,7 +61,7 @@ def benchmarks() -> Iterator[Benchmark]:
 
 
 def _files() -> Iterator[Benchmark]:
-    """One photograph, from its file to landmarks, beside MediaPipe if it is installed; and a folder of photographs.
+    """One photograph, from its file to landmarks, compared with MediaPipe if installed; and a folder of photographs.
 
     Both with the accurate and with the fast model.
     """
