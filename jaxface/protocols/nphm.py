@@ -22,18 +22,6 @@ from jaxface.meshes import Mesh
 from jaxface.protocols import visible_surface
 from jaxface.protocols.protocol import Item, Outcome, Protocol, Request, worst_pictures
 
-# Expressions of test people that are left out, because hair or clothes changed or a registration failed.
-INVALID = {
-    143: (0, 1, 5), 163: (6,), 38: (1, 5, 8, 9, 10, 11, 15, 16, 17, 18, 19), 236: (8,), 202: (24,), 98: (0,),
-    254: (1,), 204: (16,), 267: (0, 7, 13, 22), 194: (0, 1, 2, 3, 9, 11, 14, 18, 22), 20: (17, 6, 11, 13),
-    209: (7, 8, 9, 10, 15, 20), 105: tuple(range(16)), 186: (7, 8, 9, 11, 21), 343: (9, 11), 363: (1, 11, 12, 14),
-    350: (4,),
-}  # fmt: skip
-# Scans of bad quality, of all people.
-BAD = {
-    261: (19,), 88: (19,), 79: (16, 17, 18, 19, 20), 100: (0,), 125: (1, 4, 5), 106: (20,), 362: (20,), 363: (1,),
-    345: (12,), 360: (6, 14), 85: (2,), 292: (9,), 298: (23, 24, 25, 26),
-}  # fmt: skip
 OBSERVATION_BACK = "obs_back.npy"
 # How far above the throat plane points are counted: the product with the plane's unnormalised normal, NPHM's units.
 THROAT_MARGIN = 0.003
@@ -49,7 +37,7 @@ def expressions(root: pathlib.Path, subject: int) -> list[int]:
     """The scans of a test person that are evaluated; none if the person is not there."""
     if not (root / f"{subject:03d}").is_dir():
         return []
-    left_out = {*INVALID.get(subject, ()), *BAD.get(subject, ())}
+    left_out = {*nphm_scans.INVALID_TEST_SCANS.get(subject, ()), *nphm_scans.BAD_SCANS.get(subject, ())}
     return [number for number in nphm_scans.expressions(root, subject) if number not in left_out]
 
 
