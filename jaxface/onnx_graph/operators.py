@@ -253,8 +253,8 @@ def _dot(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Any], dimensio
                 known[axis] = next(letters)
         texts.append("".join(known[axis] for axis in range(rank)))
     batch = "".join(names[0][axis] for axis in left_batch)
-    contracted = {names[0][axis] for axis in left_axes}
-    free = "".join(letter for text in texts for letter in text if letter not in batch and letter not in contracted)
+    not_free = {*batch, *(names[0][axis] for axis in left_axes)}
+    free = "".join(letter for letter in "".join(texts) if letter not in not_free)
     return _result(outputs[0], graph.node("Einsum", [left, right], equation=f"{texts[0]},{texts[1]}->{batch}{free}"))
 
 

@@ -110,11 +110,13 @@ def _kernel(times: np.ndarray, smooth: bool) -> np.ndarray:
 
 
 def _motion(faces: Sequence[FaceReconstruction]) -> _Motion:
-    focal, center = (np.stack([getattr(face.camera, name) for face in faces]) for name in ("focal_px", "center_px"))
-    translation = np.stack([face.camera.translation_mm for face in faces])
+    cameras = [face.camera for face in faces]
+    focal = np.stack([camera.focal_px for camera in cameras])
+    center = np.stack([camera.center_px for camera in cameras])
+    translation = np.stack([camera.translation_mm for camera in cameras])
     origin = focal * translation[:, :2] / translation[:, 2:] + center
     log_scale = np.log(focal.mean(1) / translation[:, 2])
-    return _Motion(origin, log_scale, np.stack([np.asarray(face.camera.rotation, np.float64) for face in faces]))
+    return _Motion(origin, log_scale, np.stack([np.asarray(camera.rotation, np.float64) for camera in cameras]))
 
 
 def _crop(face: FaceReconstruction) -> Crop:
