@@ -294,11 +294,12 @@ def _inputs(source: Path) -> tuple[list[Path], list[str]]:
         return [source], []
     written = outputs.previous_outputs(source)
     visible = sorted(path for path in source.iterdir() if not path.name.startswith("."))
-    entries = [path for path in visible if path.resolve() not in written]
+    entries = [path for path in visible if outputs.real(path) not in written]
     readable = photo.IMAGE_SUFFIXES | VIDEO_SUFFIXES
     files = [path for path in entries if path.is_file() and path.suffix.lower() in readable]
     if not files:
-        raise UserError(f"{source}: the folder contains no photo and no video; check --input")
+        other = f" but {entries[0].name!a}, which is neither" if entries else ""
+        raise UserError(f"{source}: the folder contains no photo and no video{other}; check --input")
     return files, [path.name for path in entries if path not in files]
 
 

@@ -23,6 +23,7 @@ MAX_PIXELS = 500_000_000
 MAX_PIXELS_PER_BYTE = 2_000
 SMALL_PIXELS = 16_000_000
 ORIENTATION_TAG, PHOTOMETRIC_TAG, SAMPLE_FORMAT_TAG = 0x0112, 262, 339
+BITS_TAG, PLANES_TAG, SEPARATE_PLANES = 258, 284, 2
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Numbers of bits of cameras and scanners. Samples with fewer bits than their container are scaled by the smallest
 # number that holds them all.
@@ -65,6 +66,7 @@ def decode(image: Image.Image, step: int = 1) -> tuple[np.ndarray, int, int]:
     Raises:
         Exception: any that the decoder raises for a damaged file.
     """
+    _check_planes(image)
     width, height = image.size
     if step > 1:
         image.draft(None, (width // step, height // step))  # the JPEG decoder then reduces the image itself
@@ -83,6 +85,13 @@ def decode(image: Image.Image, step: int = 1) -> tuple[np.ndarray, int, int]:
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     return np.ascontiguousarray(pixels), width, height
+
+
+def _check_planes(image: Image.Image) -> None:
+    """Raises UserError for a TIFF file with a plane per channel and not 8 bits, whose bytes Pillow takes for pixels."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANES_TAG) == SEPARATE_PLANES and any(bits != 8 for bits in tags.get(BITS_TAG, (8,))):
+        raise UserError("its channels are stored one after the other in more than 8 bits; save them interleaved")
 
 
 def is_dark_16_bit(raw_mode: str, pixels: np.ndarray) -> bool:

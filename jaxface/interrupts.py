@@ -69,7 +69,8 @@ def temporary(*paths: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         for path in paths:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
         _temporary_files.difference_update(paths)
 
 

@@ -30,6 +30,11 @@ MARKS = (b"written by jaxface", b"written_by_jaxface")
 OUTPUT_NAME = re.compile(r"(?P<stem>.+?)(?:_\d+)?_(overlay|turntable|normals|depth|mask)\.(png|mp4)")
 
 
+def real(path: str | os.PathLike) -> Path:
+    """The path without symbolic links. Unlike `Path.resolve` it accepts links that lead to themselves."""
+    return Path(os.path.realpath(path))
+
+
 def with_ending(target: Path, ending: str) -> Path:
     """The output path `target`, which has no ending, with one."""
     return target.with_name(target.name + ending)
@@ -51,7 +56,7 @@ def previous_outputs(folder: Path) -> set[Path]:
         elif path.suffix == ".jsonl" and _is_result(first := _read_first_line(path)):
             clips = {path.with_name(f"{path.stem}_{kind}.mp4") for kind in ("overlay", "painted")}
             written |= {path, *clips, *_listed_files(path, first)}
-    resolved, root = {path.resolve() for path in written}, folder.resolve()
+    resolved, root = {real(path) for path in written}, real(folder)
     return {path for path in resolved if path.is_relative_to(root)}
 
 
@@ -128,11 +133,11 @@ class Writer:
         self.earlier = previous_outputs(self.folder)
         self._claimed: set[Path] = set()
         self._lock = threading.Lock()
-        self._inputs = {Path(path).resolve() for path in inputs}
+        self._inputs = {real(path) for path in inputs}
 
     def may_write(self, path: Path) -> bool:
         """Whether the file does not exist or is an output of jaxface, and is not an input."""
-        resolved = path.resolve()
+        resolved = real(path)
         if resolved in self._inputs:
             return False
         return resolved in self.earlier or not os.path.lexists(path) or _is_marked(path)
@@ -140,7 +145,7 @@ class Writer:
     def check(self, paths: Iterable[Path]) -> None:
         """Raises UserError if one of the files must not be written."""
         for path in paths:
-            if path.resolve() in self._inputs:
+            if real(path) in self._inputs:
                 raise UserError(f"{path.name} would overwrite an input; choose another --output")
             if not self.may_write(path):
                 raise UserError(
@@ -155,7 +160,7 @@ class Writer:
         """
         paths = list(paths)
         self.check(paths)
-        resolved = {path.resolve() for path in paths}
+        resolved = {real(path) for path in paths}
         with self._lock:
             if taken := resolved & self._claimed:
                 name = min(taken).name
@@ -192,7 +197,7 @@ class Writer:
         """Moves a completely written file to its place. Raises UserError if that must not be overwritten."""
         self.check([path])
         partial.replace(path)
-        self.earlier.add(path.resolve())
+        self.earlier.add(real(path))
 
 
 def write_file(path: str | os.PathLike, data: bytes, inputs: Iterable[str | os.PathLike] = ()) -> None:
@@ -223,7 +228,7 @@ def check_file(
 ) -> None:
     """Raises UserError if a file that the user named is an input, or exists and is not an earlier output (`is_own`)."""
     target = Path(path)
-    is_input = target.resolve() in {Path(source).resolve() for source in inputs}
+    is_input = real(target) in {real(source) for source in inputs}
     if is_input or (os.path.lexists(target) and not (target.is_file() and is_own(target))):
         raise UserError(f"{path}: exists and is not an output of jaxface; choose another --output")
 

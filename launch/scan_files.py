@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from jaxface import array_files, meshes
+from jaxface import array_files, meshes, outputs
 from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 
@@ -31,8 +31,8 @@ def find(sources: list[str]) -> dict[str, list[pathlib.Path]]:
     for source in map(pathlib.Path, sources):
         found = _in_folder(source) if source.is_dir() else [("", source)]
         for person, path in found:
-            if path.resolve() not in known:
-                known.add(path.resolve())
+            if outputs.real(path) not in known:
+                known.add(outputs.real(path))
                 people[person].append(path)
     return dict(people)
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -207,3 +208,21 @@ def test_one_person_needs_a_folder_with_readable_photos(source, tmp_path):
     for wrong, message in ((source / "a.png", "not a folder"), (tmp_path / "bad", "none of its photos")):
         with pytest.raises(UserError, match=message):
             folders.infer_multiview(person, wrong, tmp_path / "out", None, {}, print)
+
+
+def test_a_link_to_itself_and_a_pipe_are_ignored(source, tmp_path):
+    (source / "loop.png").symlink_to(source / "loop.png")
+    os.mkfifo(source / "pipe.jpg")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.json").symlink_to(out / "a.json")
+    summary, failures = infer(source, out)
+    assert summary.counts["photo"] == 4 and summary.ignored == ["loop.png", "pipe.jpg"] and not failures
+    assert (out / "a.json").is_symlink() and (out / "a.png.json").is_file()
+
+
+def test_a_folder_of_other_files_names_one(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "iphone.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match="no photo and no video but 'iphone.HEIC', which is neither"):
+        infer(tmp_path / "in", tmp_path / "out")

@@ -205,3 +205,14 @@ def test_names_that_no_file_can_have_are_one_short_line(name):
     with pytest.raises(UserError, match="there is no such file") as caught:
         photo.load(name)
     assert len(str(caught.value)) < 250
+
+
+def test_channels_in_planes_are_read_with_8_bits_and_refused_with_more(tmp_path):
+    """Pillow takes the bytes of 16-bit samples for pixels, OpenCV those of one channel for all."""
+    planes = np.moveaxis(ramp(20, 24), 2, 0)
+    for bits, kind in ((8, np.uint8), (16, np.uint16)):
+        values = planes.astype(kind) * (257 if bits == 16 else 1)
+        tifffile.imwrite(tmp_path / f"{bits}.tif", values, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(photo.load(tmp_path / "8.tif").pixels, ramp(20, 24))
+    with pytest.raises(UserError, match="stored one after the other in more than 8 bits; save them interleaved"):
+        photo.load(tmp_path / "16.tif")

@@ -130,7 +130,7 @@ def _split_sources(root: pathlib.Path, contents: Contents) -> dict[str, set[path
         "test": {path for path in contents if words[path] & TEST_WORDS},
     }
     if len(contents) != 2 or [len(paths) for paths in sources.values()] != [1, 1] or sources["train"] & sources["test"]:
-        names = ", ".join(path.name for path in contents)
+        names = shortened(", ".join(path.name for path in contents))
         raise UserError(f"{root}: several {form} ({names}); keep one, or train.txt and test.txt")
     return sources
 
