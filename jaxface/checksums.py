@@ -2,13 +2,16 @@
 
 `checksums.json` is one JSON object, {"params.safetensors": "<SHA-256 in hexadecimal>", ...}, with paths relative to its
 folder. It is JSON so that a truncated list is noticed as well. The file lies in the folder, so that it is copied with
-the files.
+the files. `python -m jaxface.checksums FOLDER` writes it anew after an intended change.
 """
 
 import hashlib
 import json
 import os
 import pathlib
+import sys
+
+from jaxface.errors import UserError
 
 NAME = "checksums.json"
 Path = str | os.PathLike
@@ -21,6 +24,30 @@ def write(folder: Path) -> None:
     partial = folder / f"{NAME}.partial"
     partial.write_text(json.dumps(sums, separators=(",", ":")))
     partial.replace(folder / NAME)
+
+
+def read(path: Path) -> bytes:
+    """The content of a file of the package, whose folder has a list of checksums.
+
+    Raises UserError if the file or the list cannot be read, or the content has another checksum than in the list.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); install the package again") from error
+    if hashlib.sha256(content).hexdigest() != listed(path.parent).get(path.name):
+        raise UserError(f"{path}: damaged, it has another checksum than in {NAME}; install the package again")
+    return content
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """The checksums of a folder of the package by file name. Raises UserError if the list cannot be read."""
+    path = pathlib.Path(folder) / NAME
+    try:
+        return {name: str(value) for name, value in json.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: missing or damaged; install the package again") from error
 
 
 def exists(folder: Path) -> bool:
@@ -63,3 +90,8 @@ def _files(folder: pathlib.Path) -> list[str]:
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        write(argument)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxface import detection, outputs, overlay, smoothing, video
+from jaxface import detection, interrupts, outputs, overlay, smoothing, video
 from jaxface.errors import UserError
 from jaxface.results import DECIMALS
 
@@ -135,7 +135,7 @@ def _write_clip(
         drawers[PAINTED_ENDING] = overlay.draw_paint
     partial = {ending: outputs.with_ending(target, f".partial{ending}") for ending in drawers}
     lines, silent = [], 0
-    try:
+    with interrupts.temporary(*partial.values()):
         with contextlib.ExitStack() as stack:
             writers = {}
             for ending, path in partial.items():
@@ -154,9 +154,6 @@ def _write_clip(
             if source is not None:
                 silent |= int(not video.add_sound(path, source))
             writer.replace(path, outputs.with_ending(target, ending))
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
     writer.write(outputs.with_ending(target, JSON_ENDING), b"".join(lines))
     return Counter(video=1, frame=len(lines), silent=silent), times[-1]
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from jaxface import crops
+from jaxface import checksums, crops
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 
@@ -285,7 +285,7 @@ def _roll(points: np.ndarray) -> np.ndarray:
 def _detector(width: int, height: int, min_score: float) -> cv2.FaceDetectorYN:
     """The detector of the calling thread: a FaceDetectorYN stores its input and is not thread-safe."""
     if not hasattr(_thread, "detector"):
-        network, config = np.fromfile(MODEL_FILE, np.uint8), np.zeros(0, np.uint8)
+        network, config = np.frombuffer(checksums.read(MODEL_FILE), np.uint8), np.zeros(0, np.uint8)
         _thread.detector = cv2.FaceDetectorYN.create("onnx", network, config, (width, height))
         _thread.detector.setNMSThreshold(SAME_FACE_IOU)
         _thread.detector.setTopK(MAX_CANDIDATES)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+MAX_NAME_CHARS = 200
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -28,6 +29,11 @@ def local_path(path: str | os.PathLike, name: str = "") -> pathlib.Path:
         hint = "mount the bucket (for example with gcsfuse) and give a folder of the mount"
         raise UserError(f"{where}{path}: a remote path, which jaxface cannot read or write; {hint}")
     return pathlib.Path(path)
+
+
+def shortened(name: str) -> str:
+    """A name for a message: the start and the end of a very long one."""
+    return name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS // 2]}…{name[-MAX_NAME_CHARS // 4 :]}"
 
 
 @contextlib.contextmanager

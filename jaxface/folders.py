@@ -17,9 +17,9 @@ from typing import Any
 import flax.errors
 import numpy as np
 
-from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline
+from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline, video_damage
 from jaxface.data import landmark_files
-from jaxface.errors import UserError
+from jaxface.errors import UserError, shortened
 from jaxface.results import FaceLandmarks
 
 VIDEO_SUFFIXES = frozenset(".mp4 .mov .avi .mkv .webm .m4v .mpg .mpeg .wmv .3gp .mts .m2ts .ts .flv .ogv".split())
@@ -93,9 +93,9 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         except ValueError as error:
             message = f"{path}: the box of {name!r} is {value}; give four numbers x0, y0, x1, y1 with x0 < x1, y0 < y1"
             raise UserError(message) from error
-    in_folder = {name: box for name, box in boxes.items() if (folder / name).is_file()}
+    in_folder = {name: box for name, box in boxes.items() if os.path.isfile(folder / name)}
     if boxes and not in_folder:
-        example = next(iter(boxes))
+        example = shortened(next(iter(boxes)))
         raise UserError(f"{path}: none of its names is a file in {folder}, for example {example!r}; use file names")
     return in_folder
 
@@ -153,8 +153,8 @@ def infer_files(
     for path in videos:
         try:
             writer.check(_outputs(targets[path], path))
-            summary.counts.update(
-                infer_video(
+            with video_damage.reported(path, on_failure):
+                counts = infer_video(
                     predict,
                     path=path,
                     target=targets[path],
@@ -163,7 +163,7 @@ def infer_files(
                     writer=writer,
                     log=on_failure,
                 )
-            )
+            summary.counts.update(counts)
         except (UserError, OSError) as error:
             _record_failure(summary, path, error, on_failure)
     if silent := summary.counts.pop("silent", 0):

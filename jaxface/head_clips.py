@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from jaxface import clips, outputs, overlay, video
+from jaxface import clips, interrupts, outputs, overlay, video
 from jaxface.meshes import Mesh
 from jaxface.results import DECIMALS, FaceReconstruction
 from jaxface.system import ClipReconstruction
@@ -73,7 +73,7 @@ def infer_video(
     writer.check(outputs.with_ending(target, ending) for ending in endings.values())
     lines, files = [], {}
     partial = outputs.with_ending(target, ".partial.mp4")
-    try:
+    with interrupts.temporary(partial):
         with video.ClipWriter(partial, clip.rate, clip.width, clip.height) as clip_writer:
             for index, (_, frame) in zip(range(len(times)), clip.timed_frames(), strict=False):
                 faces = [] if frame is None else list(_faces(tracks, heads, index, frame))
@@ -86,8 +86,6 @@ def infer_video(
         lines[0]["files"] = sorted(target.name + endings[number] for number in files)
         counts = Counter(video=1, frame=len(lines), silent=int(not video.add_sound(partial, path)))
         writer.replace(partial, outputs.with_ending(target, clips.OVERLAY_ENDING))
-    finally:
-        partial.unlink(missing_ok=True)
     writer.write(outputs.with_ending(target, clips.JSON_ENDING), b"".join(map(outputs.json_line, lines)))
     for number, data in files.items():
         writer.write(outputs.with_ending(target, endings[number]), data)

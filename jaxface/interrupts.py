@@ -1,4 +1,4 @@
-"""Ctrl-C as a request that a loop answers when its state is consistent."""
+"""Ctrl-C as a request that a loop answers when its state is consistent, and the files that it must not leave."""
 
 import contextlib
 import os
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 
 _JAX = str(pathlib.Path(jax.__file__).parent)
+# Files of contexts `temporary` that are open.
+_temporary_files: set[pathlib.Path] = set()
 
 
 @contextlib.contextmanager
@@ -54,6 +56,28 @@ def inside_jax(frame: types.FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+@contextlib.contextmanager
+def temporary(*paths: pathlib.Path) -> Iterator[None]:
+    """A context at whose end the files are removed that were not moved to their places.
+
+    A job that Ctrl-C ends at once removes them as well, by `remove_temporary_files`.
+    """
+    _temporary_files.update(paths)
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        _temporary_files.difference_update(paths)
+
+
+def remove_temporary_files() -> None:
+    """Removes the files of all contexts `temporary`, before the process ends without leaving these."""
+    for path in list(_temporary_files):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def print_line(line: str) -> None:

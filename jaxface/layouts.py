@@ -1,5 +1,7 @@
 """Landmark layouts, one file `assets/layouts/NAME.json` each, and the conversion from 98 to 68 points.
 
+The files are listed with their checksums in `checksums.json` (`python -m jaxface.checksums FOLDER` writes it anew).
+
 A file has the keys
     source: data set and publication of the layout;
     flip: point i of a mirrored image is point flip[i] of the original;
@@ -21,6 +23,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
+from jaxface import checksums
 
 FOLDER = pathlib.Path(__file__).parent / "assets" / "layouts"
 # Layouts that every head model defines by its own landmarks.
@@ -102,8 +106,8 @@ def mirror_symmetric(points: np.ndarray, flip: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def load(name: str) -> Layout:
-    """The layout of the file `assets/layouts/NAME.json`. Raises FileNotFoundError if there is none."""
-    values = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+    """The layout of the file `assets/layouts/NAME.json`. Raises UserError if it is missing or damaged."""
+    values = json.loads(checksums.read(FOLDER / f"{name}.json"))
     names = [""] * len(values["flip"])
     for part, indices in values["parts"].items():
         for number, index in enumerate(indices):
@@ -121,12 +125,13 @@ def load(name: str) -> Layout:
     )
 
 
-def _file_order(path: pathlib.Path) -> tuple[bool, int]:
+def _file_order(name: str) -> tuple[bool, int]:
     """The reference layouts first, then by number of points."""
-    return path.stem not in REFERENCES, int(path.stem)
+    return name not in REFERENCES, int(name)
 
 
-LAYOUTS = {path.stem: load(path.stem) for path in sorted(FOLDER.glob("*.json"), key=_file_order)}
+_names = [file_name.removesuffix(".json") for file_name in checksums.listed(FOLDER)]
+LAYOUTS = {name: load(name) for name in sorted(_names, key=_file_order)}
 LAYOUT_68, LAYOUT_98 = (LAYOUTS[name] for name in REFERENCES)
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jaxface import meshes
+from jaxface import interrupts, meshes
 from jaxface.errors import UserError
 
 # The comments of a PLY file lie within its first bytes.
@@ -182,10 +182,10 @@ class Writer:
         partial = path.with_name(path.name + ".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            self.replace(partial, path)
+            with interrupts.temporary(partial):
+                partial.write_bytes(data)
+                self.replace(partial, path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(f"{path}: cannot be written ({error.strerror})") from error
 
     def replace(self, partial: Path, path: Path) -> None:
@@ -211,10 +211,10 @@ def write_file(path: str | os.PathLike, data: bytes, inputs: Iterable[str | os.P
     check_file(path, _has_mark, inputs)
     partial = Path(f"{path}.partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        with interrupts.temporary(partial):
+            partial.write_bytes(data)
+            partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
 
 

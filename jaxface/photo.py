@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxface import image_decoding
-from jaxface.errors import UserError
+from jaxface.errors import UserError, shortened
 from jaxface.image_decoding import ORIENTATION_TAG as ORIENTATION_TAG
 
 IMAGE_SUFFIXES = frozenset(
@@ -91,10 +91,11 @@ def load_rgba(path: str | os.PathLike) -> np.ndarray:
 def _from_path(path: pathlib.Path, max_kept: int | None) -> Photo:
     if "://" in str(path) or str(path).startswith(("http:", "https:", "file:")):
         raise UserError(f"{path}: an address is not a file; download it and give its path")
-    if path.is_dir():
+    # Unlike pathlib, os.path takes a name that is too long or has a null character for that of no file.
+    if os.path.isdir(path):
         raise UserError(f"{path}: a folder is not a photo; give a list of its files, or --input of launch.infer")
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; check the path")
+    if not os.path.isfile(path):
+        raise UserError(f"{shortened(str(path))}: there is no such file; check the path")
     try:
         with open(path, "rb") as stream:
             return _from_stream(stream, path.name, max_kept)

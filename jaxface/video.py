@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from jaxface import crops
+from jaxface import crops, interrupts
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
-# FFmpeg inside OpenCV prints what it meets in damaged files; `folders` names their damaged frames.
+# FFmpeg inside OpenCV prints what it meets in damaged files; `clips` and `video_damage` say it in one line.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Number of frames between two runs of the detector.
 DETECT_EVERY = 15
@@ -183,7 +183,7 @@ class ClipWriter:
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
         if not self._writer.isOpened():
             raise OSError(f"{path}: the video cannot be written")
-        self._rate, self._count = rate, 0
+        self._path, self._rate, self._count = path, rate, 0
         self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
@@ -202,9 +202,19 @@ class ClipWriter:
     def __enter__(self) -> "ClipWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._fill(self._count + 1)
         self._writer.release()
+        if kind is None and self._count and not self._is_complete():
+            raise OSError(f"{self._path}: the video cannot be written completely; free some disk space")
+
+    def _is_complete(self) -> bool:
+        """Whether the file can be opened: its index comes last, and OpenCV reports no failed writing."""
+        capture = cv2.VideoCapture(os.path.abspath(self._path))
+        try:
+            return capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) >= self._count
+        finally:
+            capture.release()
 
 
 # A frame (H,W,3), None if it is damaged, and its faces.
@@ -317,10 +327,8 @@ def add_sound(path: pathlib.Path, source: str | os.PathLike) -> bool:
     inputs = ["-i", str(path.absolute()), "-i", str(pathlib.Path(source).absolute())]
     streams = ["-map", "0:v", "-map", "1:a?", "-c:v", "copy", "-c:a", "aac", "-map_metadata", "-1"]
     command = [program, "-nostdin", "-loglevel", "error", "-y", *inputs, *streams, str(target.absolute())]
-    try:
+    with interrupts.temporary(target):
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode == 0:
             target.replace(path)
         return done.returncode == 0
-    finally:
-        target.unlink(missing_ok=True)

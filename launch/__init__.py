@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import types
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 STOPPED = "stopped by Ctrl-C"
@@ -14,6 +15,16 @@ def stop_at_once(*_: object) -> None:
     os._exit(INTERRUPTED)
 
 
+def show_error(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Hook for exceptions before a job's `main`: a damaged file of the package is one line, as in `app.run`."""
+    if kind.__name__ != "UserError":
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 # The imports of a job take seconds. `python -m launch.train` imports this file first, with "-m" in place of the name.
 if sys.argv[:1] == ["-m"] or os.path.basename(sys.argv[0]) == "jaxface":
     signal.signal(signal.SIGINT, stop_at_once)
+    sys.excepthook = show_error

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import io
 import logging
 import os
 import pathlib
@@ -16,8 +17,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-# TensorFlow, XLA and gRPC read these when they are loaded; the user's own settings win.
+# TensorFlow, XLA, gRPC and OpenCV read these when they are loaded; the user's own settings win.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import jax
@@ -29,7 +31,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from jaxface import compat, hosts, interrupts, parallel
-from jaxface.errors import UserError, local_path
+from jaxface.errors import UserError, local_path, shortened
 
 from . import INTERRUPTED, STOPPED, compilation_cache, stop_at_once
 
@@ -65,7 +67,6 @@ FLAGS = flags.FLAGS
 HELP = ("-h", "-help", "--help")
 HELP_WIDTH = 110
 TERMINATED = 143  # exit status after SIGTERM
-MAX_NAME_CHARS = 200
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -75,6 +76,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     becomes a line and exit status 130.
     """
     set_up_logging()
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold characters that the terminal's encoding does not have.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if any(argument in HELP for argument in sys.argv[1:]):
         print(help_text(sys.modules[main.__module__].__doc__ or ""))
         sys.exit(0)
@@ -151,14 +156,10 @@ def _check_paths() -> None:
                 local_path(path, f"--{name}")
 
 
-def shortened(name: str) -> str:
-    """A file name for a message: the start and the end of a very long one."""
-    return name if len(name) <= MAX_NAME_CHARS else f"{name[: MAX_NAME_CHARS // 2]}…{name[-MAX_NAME_CHARS // 4 :]}"
-
-
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     """Handler of Ctrl-C while a job runs: raises KeyboardInterrupt, or ends the process where that could crash it."""
     if interrupts.inside_jax(frame):
+        interrupts.remove_temporary_files()
         stop_at_once()
     signal.default_int_handler(number, frame)
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from jaxface import edits, meshes, outputs, video
+from jaxface import edits, interrupts, meshes, outputs, video
 from jaxface.edits import Codes
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import HeadDecoder
@@ -102,21 +102,22 @@ def _weights() -> dict[str, float]:
 
 def write(writer: outputs.Writer, heads: dict[str, Codes], head: HeadDecoder) -> None:
     """Writes the meshes, the codes and the clip of all heads. Raises OSError if a file cannot be written."""
-    with contextlib.ExitStack() as stack:
-        stage, clip, partial = None, None, writer.folder / "clip.partial.mp4"
-        for name, codes in heads.items():
-            mesh = _mesh(codes, head)
-            for ending in (".glb", ".obj"):
-                writer.write(writer.folder / f"{name}{ending}", meshes.encode(mesh, ending, "mm"))
-            writer.write(writer.folder / f"{name}.npz", edits.encode(codes))
-            if CLIP.value:
-                stage = stage or edits.Stage.of(mesh)
-                side = edits.FRAME_PX
-                clip = clip or stack.enter_context(video.ClipWriter(partial, RATE.value, side, side))
-                clip.write(stage.render(mesh))
-            print(name, file=sys.stderr)
-    if CLIP.value:
-        writer.replace(partial, writer.folder / "clip.mp4")
+    stage, clip, partial = None, None, writer.folder / "clip.partial.mp4"
+    with interrupts.temporary(partial):
+        with contextlib.ExitStack() as stack:
+            for name, codes in heads.items():
+                mesh = _mesh(codes, head)
+                for ending in (".glb", ".obj"):
+                    writer.write(writer.folder / f"{name}{ending}", meshes.encode(mesh, ending, "mm"))
+                writer.write(writer.folder / f"{name}.npz", edits.encode(codes))
+                if CLIP.value:
+                    stage = stage or edits.Stage.of(mesh)
+                    side = edits.FRAME_PX
+                    clip = clip or stack.enter_context(video.ClipWriter(partial, RATE.value, side, side))
+                    clip.write(stage.render(mesh))
+                print(name, file=sys.stderr)
+        if CLIP.value:
+            writer.replace(partial, writer.folder / "clip.mp4")
 
 
 def _mesh(codes: Codes, head: HeadDecoder) -> meshes.Mesh:

@@ -1,7 +1,9 @@
 """Settings of all tests: two CPU devices, synchronous dispatch (avoids deadlocks with more devices than cores)."""
 
+import gc
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
@@ -10,6 +12,20 @@ os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+# A process may have 65,530 memory mappings by default; each compiled program takes some, and without them XLA crashes.
+MAX_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs():
+    """Forgets the compiled programs of earlier test files when there are many."""
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if "jax" in sys.modules and mappings.exists() and mappings.read_bytes().count(b"\n") > MAX_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

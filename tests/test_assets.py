@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
-from jaxface import pretrained
+from jaxface import checksums, detection, layouts, pretrained
 from jaxface.errors import UserError
+from jaxface.heads import head_file
 from jaxface.heads.head_space import MM_PER_UNIT
 from jaxface.inference import ASSETS, Predictor
 from jaxface.layouts import LAYOUT_68
@@ -37,6 +39,48 @@ def test_a_flipped_bit_of_a_model_is_noticed(name, tmp_path):
         with pytest.raises(UserError, match="damaged"):
             pretrained.load_asset(copy)
         (copy / path).write_bytes((ASSETS / name / path).read_bytes())
+
+
+FOLDERS = (layouts.FOLDER, detection.MODEL_FILE.parent)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_files_of_the_package_have_the_listed_checksums(folder):
+    """After an intended change: python -m jaxface.checksums FOLDER."""
+    assert {path.name for path in folder.iterdir()} == {checksums.NAME, *checksums.listed(folder)}
+    assert checksums.problem(folder) is None
+
+
+def flip_middle(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize("damage", [flip_middle, lambda data: b"", None])
+def test_damaged_layouts_detectors_and_heads_are_one_line(tmp_path, monkeypatch, damage):
+    for folder in (*FOLDERS, head_file.FOLDER):
+        shutil.copytree(folder, tmp_path / folder.name)
+    monkeypatch.setattr(layouts, "FOLDER", tmp_path / "layouts")
+    monkeypatch.setattr(detection, "MODEL_FILE", tmp_path / "detection" / detection.MODEL_FILE.name)
+    monkeypatch.setattr(detection, "_thread", threading.local())
+    monkeypatch.setattr(head_file, "FOLDER", tmp_path / "heads")
+    readers = {
+        layouts.FOLDER / "98.json": lambda: layouts.load.__wrapped__("98"),
+        layouts.FOLDER / checksums.NAME: lambda: layouts.load.__wrapped__("98"),
+        detection.MODEL_FILE: lambda: detection.detect_faces(np.zeros((64, 64, 3), np.uint8)),
+        head_file.FOLDER / "makehuman.npz": lambda: head_file.read("makehuman"),
+    }
+    for path, reader in readers.items():
+        data = path.read_bytes()
+        reader()
+        monkeypatch.setattr(detection, "_thread", threading.local())
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage(data))
+        with pytest.raises(UserError, match=r"install the package again$"):
+            reader()
+        path.write_bytes(data)
 
 
 def test_neural_head_has_the_size_of_a_head():

@@ -50,7 +50,9 @@ class Camera:
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("interrupts", [False, True])
 def test_a_camera_is_recorded_until_it_ends_or_ctrl_c(tmp_path, monkeypatch, interrupts, smooth):
-    monkeypatch.setattr(video.cv2, "VideoCapture", Camera)
+    capture = video.cv2.VideoCapture
+    opener = lambda source: Camera(source) if isinstance(source, int) else capture(source)  # noqa: E731
+    monkeypatch.setattr(video.cv2, "VideoCapture", opener)
     monkeypatch.setattr(Camera, "interrupts", interrupts)
     handler, lines = signal.getsignal(signal.SIGINT), []
     counts = clips.infer_camera(predictor, 0, tmp_path, smooth, {}, lines.append)

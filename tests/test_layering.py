@@ -57,6 +57,7 @@ LEVELS = {
         "torch_names",
         "torch_weights",
         "video",
+        "video_damage",
     ),
     2: ("data",),
     3: ("systems",),

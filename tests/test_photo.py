@@ -198,3 +198,10 @@ def test_arrays_and_pil_images_agree():
 def test_other_arrays_are_refused(array):
     with pytest.raises(UserError, match="is not a photo" if not isinstance(array, np.ndarray) else "image array: "):
         photo.load(array)
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "a\0b.png"])
+def test_names_that_no_file_can_have_are_one_short_line(name):
+    with pytest.raises(UserError, match="there is no such file") as caught:
+        photo.load(name)
+    assert len(str(caught.value)) < 250

@@ -1,3 +1,4 @@
+import resource
 import subprocess
 import threading
 
@@ -5,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxface import smoothing, video
+from jaxface import smoothing, video, video_damage
 from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks
 
@@ -110,6 +111,46 @@ def test_times_of_a_clip_are_kept_and_a_damaged_frame_does_not_end_it(tmp_path):
     frames = list(video.open_clip(tmp_path / "b.avi").timed_frames())
     assert np.allclose([time for time, _ in frames], [0, 0.1, 0.2, 0.3])
     assert [frame is None for _, frame in frames] == [False, True, False, False]
+
+
+def test_a_clip_that_the_disk_cannot_hold_is_an_error(tmp_path):
+    """With a limit on the size of files in place of a full disk; OpenCV itself says nothing."""
+    frames = np.random.default_rng(0).integers(0, 255, (8, 96, 128, 3), np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="a.mp4: the video cannot be written completely"):
+            with video.ClipWriter(tmp_path / "a.mp4", 10.0, 128, 96) as writer:
+                for frame in frames:
+                    writer.write(frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_damages_that_the_decoder_conceals_are_told(tmp_path):
+    rng, lines = np.random.default_rng(0), []
+    path = tmp_path / "a.mp4"
+    with video.ClipWriter(path, 10.0, 128, 96) as writer:
+        for _ in range(20):
+            writer.write(rng.integers(0, 255, (96, 128, 3), np.uint8))
+    with video_damage.reported(path, lines.append):
+        pass
+    assert not lines
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
+    path.write_bytes(data)
+    assert all(frame is not None for _, frame in video.open_clip(path).timed_frames())
+    with video_damage.reported(path, lines.append):
+        pass
+    (line,) = lines
+    assert line.startswith("a.mp4: data near ") and "may be wrong" in line
+
+
+def test_messages_at_the_opening_and_between_unreadable_frames_are_no_concealed_damage():
+    message = b"[h264 @ 0x55a0] concealing 255 DC errors\n"
+    assert video_damage.damaged_times(message + b"@\n@0\n@100.5\n" + message + b"@\n@200\n" + message) == []
+    lines = b"@\n" + message + b"@0.000\n@500\n" + message + b"@900\n" + message * 2 + b"@1700\n@1800\n"
+    assert video_damage.damaged_times(lines) == [0.0, 1.7]
 
 
 def test_a_damaged_frame_has_no_faces_and_does_not_end_a_track():

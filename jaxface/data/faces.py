@@ -9,6 +9,7 @@ systems can use more of the image.
 import dataclasses
 import functools
 import io
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from jaxface import crops, photo
 from jaxface.data.entries import Entry, read_each
-from jaxface.errors import UserError
+from jaxface.errors import UserError, shortened
 
 JPEG_QUALITY = 95
 # Side of the crop of points that are nearly on a line, in largest distances between two of them: for two eyes, about
@@ -116,8 +117,8 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 
     Raises UserError if the file is missing, truncated or not an image.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: missing")
+    if not os.path.isfile(path):
+        raise UserError(f"{shortened(str(path))}: missing")
     pixels = photo.load(path, max_kept=None).pixels
     return np.ascontiguousarray(pixels[..., ::-1])
 
@@ -211,6 +212,11 @@ def _read_record(entry: Entry[AnnotatedFace], count: int) -> tuple[dict[str, Any
     return None if face is None else _record(face, count)
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be stored; Python reads other bytes of a file name as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def valid_landmarks(example: Mapping[str, np.ndarray]) -> np.ndarray:
     """The annotated landmarks (L,) bool of a record; records of earlier versions have no feature `valid`."""
     return example["valid"] if "valid" in example else np.isfinite(example["landmarks"]).all(-1)
@@ -221,6 +227,8 @@ def _record(face: AnnotatedFace, count: int) -> tuple[dict[str, Any], np.ndarray
 
     The image is cut to the crop and a margin of half its size; coordinates are relative to it.
     """
+    if not _is_text(face.name):
+        raise UserError("its file name is not valid Unicode; rename the file")
     missing = np.full((count, 2), np.nan)
     landmarks = missing if face.landmarks is None else np.asarray(face.landmarks, np.float64)
     crop_landmarks = missing if face.crop_landmarks is None else np.asarray(face.crop_landmarks, np.float64)

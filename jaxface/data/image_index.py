@@ -46,12 +46,19 @@ class ImageIndex:
     Attributes:
         root: the folder.
         paths: the images by their normalised paths relative to it.
+        alike: the names of images that have the same normalised path.
     """
 
     def __init__(self, root: pathlib.Path):
         self.root = root
         images = [path for path in walk(root) if path.suffix.lower() in photo.IMAGE_SUFFIXES]
-        self.paths = {normalise(path.relative_to(root).as_posix()): path for path in images}
+        self.paths: dict[str, pathlib.Path] = {}
+        self.alike: dict[str, list[str]] = {}
+        for path in images:
+            name = normalise(path.relative_to(root).as_posix())
+            first = self.paths.setdefault(name, path)
+            if first is not path:
+                self.alike.setdefault(name, [first.name]).append(path.name)
         self._by_ending: dict[str, list[str]] = {}
         for path in self.paths:
             parts = path.casefold().split("/")
@@ -75,8 +82,9 @@ class ImageIndex:
         for folder in (source.parent, self.root):
             relative = normalise(os.path.relpath(folder / clean, self.root))
             if relative in self.paths:
-                return self.paths[relative]
-        if clean and pathlib.Path(clean).is_file():
+                return self._image(relative)
+        # Unlike pathlib, os.path takes a name that is too long or has a null character for that of no file.
+        if clean and os.path.isfile(clean):
             return pathlib.Path(clean)
         endings = self._by_ending.get(clean.casefold().strip("/"), [])
         if not endings:
@@ -112,7 +120,14 @@ class ImageIndex:
             raise UserError(f"{name} may be {' or '.join(sorted(paths)[:2])}; write its path from the folder")
         if not paths:
             raise UserError("missing")
-        return self.paths[paths[0]]
+        return self._image(paths[0])
+
+    def _image(self, path: str) -> pathlib.Path:
+        """The image of a normalised path. Raises UserError if it may be several."""
+        if path in self.alike:
+            first, second, *_ = self.alike[path]
+            raise UserError(f"may be {first!a} or {second!a}, which differ in blanks, quotes or accents; rename one")
+        return self.paths[path]
 
 
 def _are_parallel(a: list[str], b: list[str]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxface import photo
 from jaxface.data import annotations
-from jaxface.errors import UserError
+from jaxface.errors import UserError, shortened
 
 # Formats. A file of the first three lists images; one of the others belongs to one image.
 TEXT, DLIB, COCO, PTS, LABELME = "text files", "dlib XML files", "COCO files", ".pts files", "labelme files"
@@ -131,7 +131,7 @@ def read_list(path: pathlib.Path) -> Labels:
             result.problems[where] = f"not NAME and pairs of numbers ({error})"
             continue
         if not len(values):
-            result.problems[where] = f"{name} has no landmarks"
+            result.problems[where] = _without_landmarks(name)
             continue
         rows.append((where, name, values))
     as_triples = _are_triples([values for _, _, values in rows])
@@ -142,6 +142,14 @@ def read_list(path: pathlib.Path) -> Labels:
         points = annotations.drop_flagged(values.reshape(-1, 3)) if as_triples else values.reshape(-1, 2)
         result.labels.append(Label(path, where, name, mark_missing(points)))
     return result
+
+
+def _without_landmarks(name: str) -> str:
+    """The reason why a line that ends with `name` is no label. WFLW's lists have the name last."""
+    *others, _ = name.split() or [""]
+    if len(others) > 1 and all(map(_is_number, others)):
+        return "the name of the image comes last; put it first, and after it only the landmarks"
+    return f"{shortened(name)} has no landmarks"
 
 
 def _split_entry(line: str) -> tuple[str, list[str]]:

@@ -9,6 +9,7 @@ import jaxlie
 import numpy as np
 
 from jaxface.geometry import camera, lighting
+from jaxface.heads import face_units
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.paint import SKIN
 
@@ -33,22 +34,6 @@ HAIR_COLORS = np.array(
 HAIR_FREQUENCIES = np.array([0.26, 0.26, 0.18, 0.12, 0.04, 0.09, 0.05])
 # Colours of ambient light: daylight in the shade, neutral, incandescent.
 AMBIENT_COLORS = np.array([[0.86, 0.97, 1.14], [1.0, 1.0, 1.0], [1.18, 0.98, 0.74]])
-
-_OPPOSITE_OF_A_SIDE = (
-    ("mouthSmile", "mouthFrown"),
-    ("browDown", "browOuterUp"),
-    ("eyeLookUp", "eyeLookDown"),
-    ("eyeLookIn", "eyeLookOut"),
-    ("eyeBlink", "eyeWide"),
-)
-# Face units of opposite meaning.
-OPPOSITE = (
-    ("jawLeft", "jawRight"),
-    ("mouthLeft", "mouthRight"),
-    *((f"{one}_{side}", f"{other}_{side}") for side in "LR" for one, other in _OPPOSITE_OF_A_SIDE),
-)
-# Share of the opening of the eye that a face unit closes on the embedded head.
-CLOSES_EYE = {"eyeBlink_": 1.0, "eyeLookDown_": 0.4, "eyeSquint_": 0.4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +102,9 @@ class Scene:
     key: jax.Array
 
 
-def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
+def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array) -> jax.Array:
     """Random expression weights (E,): sparse, mostly symmetric, with a sum of at most 3 before the jaw is opened."""
+    names = head.expression_names
     index = {name: i for i, name in enumerate(names)}
     # Of a left and a right expression the first of the two, for every other expression itself.
     symmetric = np.array([min(i, index.get(name[:-1] + "L", i)) for i, name in enumerate(names)])
@@ -126,27 +112,10 @@ def _expression(key: jax.Array, names: tuple[str, ...]) -> jax.Array:
     weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
     weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[symmetric], weights)
     weights /= jnp.maximum(1.0, weights.sum() / 3.0)
-    weights = _compatible(weights, index)
     jaw = names.index("jawOpen")
     opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
     weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
-    if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
-        close = names.index("mouthClose")
-        weights = weights.at[close].min(weights[jaw])
-    return weights
-
-
-def _compatible(weights: jax.Array, index: dict[str, int]) -> jax.Array:
-    """Weights (E,) of which opposite units cancel and those that lower a lid do not cross it with the other lid."""
-    for pair in (pair for pair in OPPOSITE if pair[0] in index and pair[1] in index):
-        both = np.array([index[name] for name in pair])
-        weights = weights.at[both].add(-weights[both].min())
-    for side in "LR":
-        found = [(index[unit + side], share) for unit, share in CLOSES_EYE.items() if unit + side in index]
-        if found:
-            units, shares = (np.array(values) for values in zip(*found, strict=True))
-            weights = weights.at[units].divide(jnp.maximum(1.0, (weights[units] * shares).sum()))
-    return weights
+    return face_units.compatible(weights, head, identity)
 
 
 def _pose(key: jax.Array, middle: jax.Array, size: int, capture: CaptureConfig) -> dict[str, jax.Array]:
@@ -234,13 +203,14 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: Captur
     k = jax.random.split(key, 10)
     middle = head.landmark_points(head.template, "68").mean(0)
     strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
+    identity = strength * jax.random.normal(k[1], (len(head.identity_names),))
     albedo = jax.random.normal(k[3], (len(head.albedo_names),))
     if capture.accessories and "beard" in head.albedo_names:
         strong_beard = jax.random.bernoulli(jax.random.fold_in(k[3], 1), capture.accessories / 2)
         albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(strong_beard, STRONG_BEARD, 1.0))
     return Scene(
-        identity=strength * jax.random.normal(k[1], (len(head.identity_names),)),
-        expression=_expression(k[2], head.expression_names),
+        identity=identity,
+        expression=_expression(k[2], head, identity),
         albedo=albedo,
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
         occluded=jnp.float32(capture.occluded),

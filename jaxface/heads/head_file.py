@@ -35,14 +35,19 @@ def unpack_regions(stored: dict[str, np.ndarray], count: int) -> dict[str, np.nd
     return {str(name): mask for name, mask in zip(stored["region_names"], bits, strict=True)}
 
 
-def load(name: str) -> MorphableHead:
-    """Loads `assets/heads/NAME.npz`. Raises UserError if it cannot be read."""
+def read(name: str) -> dict[str, np.ndarray]:
+    """The arrays of `assets/heads/NAME.npz`; a zip file has a checksum for each. Raises UserError if it is damaged."""
     path = FOLDER / f"{name}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); install the package again") from error
+            return {key: file[key] for key in file.files}
+    except Exception as error:  # numpy and zipfile raise any exception for damaged files
+        raise UserError(f"{path}: missing or damaged ({error}); install the package again") from error
+
+
+def load(name: str) -> MorphableHead:
+    """Loads `assets/heads/NAME.npz`. Raises UserError if it cannot be read."""
+    stored = read(name)
     layouts = [key.removeprefix("vertices_") for key in stored if key.startswith("vertices_")]
     return MorphableHead(
         template=stored["template"],

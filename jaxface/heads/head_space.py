@@ -6,8 +6,10 @@ to FLAME's, so that the bounding boxes of the official code (Giebenhain et al., 
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxface.heads import face_units
 from jaxface.heads.closed import ClosedHead, skin_vertices
 from jaxface.heads.morphable import MorphableHead
 
@@ -98,9 +100,8 @@ def expression(head: MorphableHead, seed: int, subject: int, number: int) -> np.
     weights /= max(1.0, weights.sum() / MAX_WEIGHT_SUM)
     jaw = names.index("jawOpen")
     weights[jaw] = max(weights[jaw], rng.random() * (rng.random() < 0.5))
-    if "mouthClose" in names:  # meaningful only with an open jaw; alone it makes the lips intersect
-        weights[names.index("mouthClose")] = min(weights[names.index("mouthClose")], weights[jaw])
-    return weights.astype(np.float32)
+    person = identity(head, seed, subject)
+    return np.asarray(face_units.compatible(jnp.asarray(weights, jnp.float32), head, person))
 
 
 def scans(closed: ClosedHead, seed: int, subject: int, numbers: Sequence[int]) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ with the seven landmarks in IMAGE.npy or IMAGE.txt, so that other methods can be
 """
 
 import functools
+import os
 import pathlib
 import re
 
@@ -85,7 +86,7 @@ def _head(request: Request, name: str) -> Head:
 
 
 def _image(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    return next((path for folder in IMAGES if (path := root / folder / name).is_file()), None)
+    return next((path for folder in IMAGES if os.path.isfile(path := root / folder / name)), None)
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:

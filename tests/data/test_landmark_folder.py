@@ -1,6 +1,7 @@
 """The user's own data: text and `.pts` files give the same records, with mean face and flip map; error messages."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ import pytest
 
 from jaxface import prepared_data
 from jaxface.data import faces, stream, symmetry
+from jaxface.data.builders import landmark_folder
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.layouts import LAYOUT_68, LAYOUT_98
@@ -274,3 +276,41 @@ def test_a_damaged_description_of_a_prepared_set_is_one_line(tmp_path, file, con
         stream.open_dataset("landmark_folder", tmp_path / "data")
         prepared_data.read_metadata("landmark_folder", tmp_path / "data")
     assert "\n" not in str(caught.value)
+
+
+def test_names_of_wflw_and_very_long_ones_are_short_lines(tmp_path):
+    root = tmp_path / "own"
+    write(root, "pictures only")
+    points = list_of(FACE)
+    (root / "list.txt").write_text("".join(f"{points} images/{number:02d}.png\n" for number in range(COUNT)))
+    with pytest.raises(UserError, match="the name of the image comes last; put it first"):
+        landmark_folder.read_splits(root)
+    (root / "list.txt").write_text(f"00.png {points}\n01.png {points}\n{'n' * 5000}.png {points}\n")
+    _, problems = landmark_folder.read_splits(root)
+    assert len(problems) == 1 and all(len(reason) < 300 for reason in problems.values())
+
+
+def test_names_that_differ_in_the_form_of_accents_are_not_confused(tmp_path):
+    root = tmp_path / "own"
+    write(root, "pictures only")
+    for name in ("jose\u0301.png", "jos\u00e9.png"):
+        (root / "images" / name).write_bytes((root / "images" / "00.png").read_bytes())
+    names = ("jos\u00e9", "05", "06")
+    (root / "list.txt").write_text("".join(f"images/{name}.png {list_of(FACE)}\n" for name in names))
+    splits, problems = landmark_folder.read_splits(root)
+    assert sorted(path.name for faces in splits.values() for _, path, _ in faces) == ["05.png", "06.png"]
+    assert len(problems) == 1 and "rename one" in problems["list.txt, line 1"]
+
+
+def test_a_file_name_that_is_not_unicode_costs_its_picture(tmp_path):
+    root = tmp_path / "own"
+    write(root, "pts")
+    for ending in (".png", ".pts"):
+        source = root / "images" / f"03{ending}"
+        try:
+            source.rename(os.fsdecode(os.fsencode(root / "images") + b"/caf\xe9" + ending.encode()))
+        except OSError:
+            pytest.skip("the file system takes only Unicode names")
+    info = prepare("landmark_folder", str(tmp_path / "data"), str(root))
+    assert list(info.metadata["failed"].values()) == ["its file name is not valid Unicode; rename the file"]
+    assert sum(split.num_examples for split in info.splits.values()) == COUNT - 1

@@ -129,7 +129,8 @@ def pair_record(
 class HeadSdf(tfds.core.GeneratorBasedBuilder):
     """`head_sdf/makehuman` and `head_sdf/ict`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    # 1.1.0: lids and lips of a scan do not cross, opposite face units exclude each other.
+    VERSION = tfds.core.Version("1.1.0")
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:

@@ -6,6 +6,7 @@ inferred from the original's loader, datasets/fa68pt3D.py. Faces with isValidati
 
 import functools
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -106,7 +107,7 @@ def _problem(item: Any) -> str:
 def _image_path(root: pathlib.Path, name: str) -> pathlib.Path:
     """The image of an item. Raises UserError if it is missing, or in several of FOLDERS."""
     clean = image_index.normalise(name)
-    paths = [root / folder / clean for folder in FOLDERS if (root / folder / clean).is_file()]
+    paths = [root / folder / clean for folder in FOLDERS if os.path.isfile(root / folder / clean)]
     if len(paths) != 1:
         raise UserError(f"{root}: image {name} is {'missing' if not paths else 'in several folders; keep one of them'}")
     return paths[0]

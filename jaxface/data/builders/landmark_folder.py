@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 
 from jaxface.data import annotations, faces, image_index, label_files, symmetry
 from jaxface.data.entries import Entry, leave_out
-from jaxface.errors import UserError
+from jaxface.errors import UserError, shortened
 
 # Any name.
 VARIANTS = None
@@ -157,7 +157,7 @@ def _find_images(
         try:
             path = _find_image(index, label)
         except UserError as error:
-            problems[label.where] = f"{label.image}: {error}" if label.image else str(error)
+            problems[label.where] = f"{shortened(label.image)}: {error}" if label.image else str(error)
             continue
         paths[label.where, id(label)] = path
         names[path].add(image_index.normalise(label.image))

@@ -151,7 +151,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     """`rendered_heads/…`, one configuration for each of `VARIANTS`."""
 
     # 2.0.0: the template is that of the head `makehuman`.
-    # 2.1.0: the places of some landmarks; closed lids meet, opposite face units exclude each other.
+    # 2.1.0: the places of some landmarks; lids and lips do not cross, opposite face units exclude each other.
     VERSION = tfds.core.Version("2.1.0")
     SEED = 20230618
 

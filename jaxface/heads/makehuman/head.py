@@ -18,8 +18,7 @@ BROW_REACH_MM = 5.0
 @functools.lru_cache
 def makehuman_head() -> MorphableHead:
     """The head: 6.0 k vertices, identity modes of unit variance, 52 face units; loaded once."""
-    with np.load(ASSET, allow_pickle=False) as file:
-        stored = {name: file[name] for name in file.files}
+    stored = head_file.read(NAME)
     middle, step = int(stored["middle"]), float(stored["step_mm"])
     template = _mirrored(stored["template"], middle, 1.0)
     regions = head_file.unpack_regions(stored, len(template))

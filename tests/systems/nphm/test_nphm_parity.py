@@ -87,7 +87,7 @@ def test_npm_losses():
 def test_five_steps_of_training():
     g, (model, params) = golden(), converted("id")
     config = dict(lr=5e-4, code_lr=1e-3, weight_decay=0.01, clip=0.1, schedule="constant", warmup=0)
-    optimizer = codebook.optimizer(ml_collections.ConfigDict(config), 5)
+    optimizer = codebook.optimizer(ml_collections.ConfigDict(config), 5, 3)
     params = {"identity": params, "codes": jnp.asarray(g["p1.steps.codes0"])}
     state = optimizer.init(params)
 
