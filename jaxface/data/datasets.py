@@ -2,10 +2,12 @@
 
 import fractions
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -18,6 +20,8 @@ from jaxface.errors import UserError
 LONGEST_PATTERN = 1000
 # (example, seed) -> arrays of fixed shapes.
 Process = Callable[[stream.Example, int], stream.Example]
+# (batches of single sources, in the order of the sources; all sources of the batch of all hosts) -> one batch.
+Collate = Callable[[Sequence[stream.Example], Sequence[int]], stream.Example]
 
 
 class Split(NamedTuple):
@@ -25,6 +29,14 @@ class Split(NamedTuple):
 
     builder: stream.Builder
     name: str
+
+
+class Source(NamedTuple):
+    """Training examples of one kind: a split, their `Process`, and further features as in `stream.train_stream`."""
+
+    split: Split
+    process: Process
+    overlay: stream.Builder | None = None
 
 
 def open_dataset(data: ml_collections.ConfigDict, dataset: str, size: int) -> stream.Builder:
@@ -58,8 +70,9 @@ def _build(dataset: str, data_dir: str, examples: int, size: int) -> None:
             prepare(dataset, data_dir, examples=examples, size=size)
 
 
-def concatenate(parts: Sequence[stream.Example]) -> stream.Example:
+def concatenate(parts: Sequence[stream.Example], present: Sequence[int] = ()) -> stream.Example:
     """One batch from several with the same keys and shapes."""
+    del present
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -76,13 +89,12 @@ def mixed_batches(
     step: int,
     processes: Sequence[Process],
     shares: Sequence[float] = (),
-    collate: Callable[[Sequence[stream.Example]], stream.Example] = concatenate,
+    collate: Collate = concatenate,
 ) -> Iterator[stream.Example]:
-    """This host's endless training batches, mixed from several splits.
+    """This host's part of endless training batches, mixed from several splits.
 
-    The splits of the examples follow `mixing_pattern`, so the number of each split's examples in a batch is a function
-    of the batch's number and equal on all hosts, and any batch size is possible. Within a batch the examples are
-    grouped by split.
+    The splits of the examples follow `mixing_pattern`: the batch of all hosts together is a function of (seed, step),
+    and any batch size is possible.
 
     Args:
         config: with `batch_size` (of all hosts together) and `seed`.
@@ -90,32 +102,85 @@ def mixed_batches(
         step: number of the first batch.
         processes: for each split (example, seed) -> arrays of fixed shapes, as in `stream.train_stream`.
         shares: for each split its share of the examples, in any unit; () for equal shares.
-        collate: joins batches of single splits, in the order of `splits`, to one.
+        collate: joins batches of single splits to one.
 
     Raises:
         UserError: no splits, or shares that are not one positive number for each split.
     """
-    local = parallel.local_batch_size(config.batch_size)
-    pattern = mixing_pattern(shares or (1,) * len(splits), len(splits))
-    constant = local % len(pattern) == 0
-    taken = _examples_before(pattern, step * local)
-    counts = _examples_before(pattern, (step + 1) * local) - taken
+    pattern, size = mixing_pattern(shares or (1,) * len(splits), len(splits)), config.batch_size
+    local = parallel.local_batch_size(size)
     # Streams of whole batches where every batch has the same composition, otherwise of single examples.
+    constant = local % len(pattern) == 0
+    groups = np.bincount(np.resize(pattern, local)).tolist() if constant else [1] * len(splits)
+    sources = [Source(split, process) for split, process in zip(splits, processes, strict=True)]
+    taken = _examples_before(pattern, step * size).tolist()
+
+    def plan(step: int) -> np.ndarray:
+        return pattern[(step * size + np.arange(size)) % len(pattern)]
+
+    return planned_batches(config, sources, step, plan, taken, groups, collate)
+
+
+def planned_batches(
+    config: ml_collections.ConfigDict,
+    sources: Sequence[Source],
+    step: int,
+    plan: Callable[[int], np.ndarray],
+    taken: Sequence[int],
+    groups: Sequence[int],
+    collate: Collate = concatenate,
+) -> Iterator[stream.Example]:
+    """This host's part of endless training batches whose composition follows a plan.
+
+    Args:
+        config: with `batch_size` (of all hosts together) and `seed`.
+        sources: sources to mix.
+        step: number of the first batch.
+        plan: step -> for each position (B,) of the batch of all hosts the number of its source. A host takes the
+            positions that follow each other at its place among the hosts.
+        taken: for each source its examples before `step`.
+        groups: for each source the examples that are made at once; they must divide its number in each part.
+        collate: joins batches of single sources to one.
+    """
+    local = parallel.local_batch_size(config.batch_size)
+    here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+
+    def mine(number: int) -> Iterator[np.ndarray]:
+        """For each step, which of the examples of a source this host takes."""
+        own = np.isin(np.arange(config.batch_size), np.arange(config.batch_size)[here])
+        for later in itertools.count(step):
+            yield own[plan(later) == number]
+
     streams = [
-        stream.train_stream(builder, split, *((count, seed, step) if constant else (1, seed, start)), process)
-        for seed, (builder, split), process, start, count in zip(
-            range(config.seed, config.seed + len(splits)), splits, processes, taken, counts, strict=True
+        stream.train_stream(
+            source.split.builder,
+            source.split.name,
+            group,
+            config.seed + number,
+            first,
+            source.process,
+            source.overlay,
+            functools.partial(mine, number) if jax.process_count() > 1 else None,
         )
+        for number, (source, first, group) in enumerate(zip(sources, taken, groups, strict=True))
     ]
-    while True:
-        counts = _examples_before(pattern, (step + 1) * local) - _examples_before(pattern, step * local)
+    for number in itertools.count(step):
+        whole = plan(number)
+        own = whole[here]
+        counts = np.bincount(own, minlength=len(sources))
         parts = [
-            next(one) if constant else concatenate([next(one) for _ in range(count)])
-            for one, count in zip(streams, counts, strict=True)
-            if count
+            concatenate([next(streams[source]) for _ in range(counts[source] // groups[source])])
+            for source in np.flatnonzero(counts)
         ]
-        yield collate(parts)
-        step += 1
+        yield _arranged(collate(parts, np.unique(whole).tolist()), own)
+
+
+def _arranged(batch: stream.Example, sources: np.ndarray) -> stream.Example:
+    """The batch, grouped by source, in the order of the `sources` (B,) of its positions."""
+    places = np.argsort(np.argsort(sources, kind="stable"))
+    if (np.diff(places) == 1).all():
+        return batch
+    return {name: array[places] for name, array in batch.items()}
 
 
 def mixing_pattern(shares: Sequence[float], count: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Prepared data sets as batches: TFDS records read, ordered and batched by tf.data, without iterator checkpoints.
 
-A training batch is a function of (seed, step). Epoch e of a host is the shuffle, seeded with seed + e, of the host's
-part of the split; the examples before `step` are skipped while still encoded; each example gets its own seed from
-(seed, host, position). A resumed run therefore sees the same batches. A different number of hosts changes the order.
+A training batch of all hosts together is a function of (seed, step), whatever their number. Epoch e is the shuffle of
+the split, seeded with seed + e; the examples before `step` are skipped while still encoded; each example gets its own
+seed from (seed, position). Every host reads all records, but decodes and processes only its own.
 """
 
 import pathlib
@@ -46,9 +46,10 @@ def train_stream(
     split: str,
     batch_size: int,
     seed: int,
-    step: int,
+    first: int,
     process: Callable[[Example, int], Example],
     overlay: Builder | None = None,
+    mine: Callable[[], Iterator[np.ndarray]] | None = None,
 ) -> Iterator[Example]:
     """Endless training batches of this host.
 
@@ -57,32 +58,34 @@ def train_stream(
         split: its split.
         batch_size: examples per batch on this host.
         seed: seed of order and augmentation.
-        step: number of the first batch.
+        first: position of the first example in the endless stream of all hosts.
         process: (decoded example, seed) -> arrays of fixed shapes, deterministically.
         overlay: a data set with further features of the same examples in the same order, which are added to the
             examples' features or replace them (pseudo-labels).
+        mine: () -> iterator of bool arrays (any length), whether this host takes the examples from `first` on; None:
+            it takes all.
 
     Raises:
-        UserError: unknown split, fewer examples than hosts, or an unreadable record, which is named.
+        UserError: unknown split, or an unreadable record, which is named.
     """
 
     def process_seeded(example: Example, position: int) -> Example:
         return process(example, _example_seed(seed, position))
 
     reader = _Reader(builder, split, process_seeded, overlay)
-    part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
-    count = builder.info.splits[part].num_examples
-    if count == 0:
-        raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts; use fewer")
-    records = reader.records(part)
+    count = builder.info.splits[split].num_examples
+    records = reader.records(split)
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         return records.shuffle(min(count, SHUFFLE_BUFFER), seed=seed + number, reshuffle_each_iteration=False)
 
-    first = step * batch_size
     rest_of_epoch = epoch(tf.constant(first // count, tf.int64)).skip(first % count)
     ordered = rest_of_epoch.concatenate(tf.data.Dataset.counter(first // count + 1).flat_map(epoch))
-    yield from reader.batches(ordered, first, batch_size)
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first), ordered))
+    if mine is not None:
+        flags = tf.data.Dataset.from_generator(mine, output_signature=tf.TensorSpec((None,), tf.bool)).unbatch()
+        numbered = tf.data.Dataset.zip((numbered, flags)).filter(lambda _, own: own).map(lambda record, _: record)
+    yield from reader.batches(numbered, batch_size)
 
 
 def eval_stream(
@@ -107,7 +110,8 @@ def eval_stream(
     missing = -(-max(counts) // batch_size)
     if counts[jax.process_index()]:  # TFDS refuses to read an empty part
         records = reader.records(parts[jax.process_index()])
-        for batch in reader.batches(records, 0, batch_size, drop_remainder=False):
+        numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), records))
+        for batch in reader.batches(numbered, batch_size, drop_remainder=False):
             missing -= 1
             yield _pad(batch, batch_size)
     empty = {name: np.zeros((0, *array.shape), array.dtype) for name, array in reader.probe.items()}
@@ -148,10 +152,8 @@ class _Reader:
             records = tf.data.Dataset.zip((records, overlay)).map(lambda record, features: {**record, **features})
         return records.enumerate()
 
-    def batches(
-        self, records: tf.data.Dataset, first: int, batch_size: int, drop_remainder: bool = True
-    ) -> Iterator[Example]:
-        """Processed examples in batches; `first` is the position of the first example in the host's stream."""
+    def batches(self, numbered: tf.data.Dataset, batch_size: int, drop_remainder: bool = True) -> Iterator[Example]:
+        """Processed examples in batches, from (position in the stream, element of `records`)."""
         names = sorted(self.probe)
 
         def call(index: np.ndarray, position: np.ndarray, *leaves: np.ndarray) -> list[np.ndarray]:
@@ -171,7 +173,6 @@ class _Reader:
                 array.set_shape(self.probe[name].shape)
             return dict(zip(names, arrays, strict=True))
 
-        numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first), records))
         processed = numbered.map(process_record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return self._guarded(processed.batch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE))
 
@@ -217,8 +218,9 @@ class _Reader:
 
 
 def _example_seed(seed: int, position: int) -> int:
-    """The seed of the example at `position` of this host's stream."""
-    return int(np.random.SeedSequence((seed, jax.process_index(), position)).generate_state(1, np.uint32)[0])
+    """The seed of the example at `position` of the stream of all hosts."""
+    # The zero keeps the seeds of earlier versions, where it was the number of the host.
+    return int(np.random.SeedSequence((seed, 0, position)).generate_state(1, np.uint32)[0])
 
 
 def _pad(batch: Example, batch_size: int) -> Example:

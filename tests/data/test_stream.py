@@ -3,11 +3,13 @@
 import io
 import pathlib
 
+import jax
+import ml_collections
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxface.data import stream
+from jaxface.data import datasets, stream
 from jaxface.errors import UserError
 
 COUNT = 11
@@ -46,7 +48,7 @@ def process(example, seed):
 
 
 def train(folder, step, seed=3):
-    return stream.train_stream(stream.open_dataset("squares", folder), "train", 4, seed, step, process)
+    return stream.train_stream(stream.open_dataset("squares", folder), "train", 4, seed, 4 * step, process)
 
 
 def test_batch_is_a_function_of_seed_and_step(folder):
@@ -79,15 +81,33 @@ def test_evaluation_sees_each_example_once_on_any_number_of_hosts(folder, monkey
     assert len(lengths) == 1
 
 
-def test_hosts_share_the_training_set(folder, monkeypatch):
-    monkeypatch.setattr(stream.jax, "process_count", lambda: 2)
-    numbers = []
-    for host in range(2):
-        monkeypatch.setattr(stream.jax, "process_index", lambda host=host: host)
-        batches = train(folder, 0)
-        numbers.append({number for _ in range(5) for number in next(batches)["number"]})
-    assert numbers[0].isdisjoint(numbers[1])
-    assert len(numbers[0]) == len(numbers[1]) == COUNT // 2
+def mixed(folder, monkeypatch, batch_size: int, hosts: int, step: int, count: int) -> dict[str, np.ndarray]:
+    """Batches (count,B,…) of all hosts together, mixed from two sources with shares 2 to 1."""
+    config = ml_collections.ConfigDict({"batch_size": batch_size, "seed": 3})
+    splits = [datasets.Split(stream.open_dataset("squares", folder), "train")] * 2
+    processes = [lambda example, seed, n=n: {**process(example, seed), "source": np.int64(n)} for n in range(2)]
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    found = []
+    for host in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        batches = datasets.mixed_batches(config, splits, step, processes, (2, 1))
+        found.append([next(batches) for _ in range(count)])
+    return {
+        name: np.stack([np.concatenate([part[name] for part in parts]) for parts in zip(*found, strict=True)])
+        for name in found[0][0]
+    }
+
+
+@pytest.mark.parametrize("batch_size", [12, 10])
+def test_the_batch_of_all_hosts_does_not_depend_on_their_number(folder, monkeypatch, batch_size):
+    """Both where each host has the same composition in every batch, and where it has not; also from a later step."""
+    one = mixed(folder, monkeypatch, batch_size, 1, 0, 6)
+    assert 2 * (one["source"] == 1).sum() == (one["source"] == 0).sum()
+    assert len(set(zip(one["source"].ravel(), one["seed"].ravel(), strict=True))) == 6 * batch_size
+    for step in (0, 4):
+        two = mixed(folder, monkeypatch, batch_size, 2, step, 6 - step)
+        for name, array in one.items():
+            np.testing.assert_array_equal(two[name], array[step:])
 
 
 def test_missing_set_and_split(folder):

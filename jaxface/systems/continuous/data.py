@@ -201,16 +201,18 @@ def detected_box(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, bool]:
     return detections[overlap.argmax()].astype(np.float64), True
 
 
-def collate(parts: Sequence[Example]) -> Example:
+def collate(parts: Sequence[Example], present: Sequence[int], widths: Sequence[int]) -> Example:
     """One batch from batches of single data sets. Different numbers of queries are padded, see `batch_width`.
 
     Padding has `asked` and `valid` False.
+
+    Args:
+        parts: batches of single data sets.
+        present: numbers of the data sets that the batch of all hosts has: it is equally wide on all of them.
+        widths: for each data set the queries of its examples.
     """
-    widths = {part["queries"].shape[1] for part in parts}
-    if len(widths) > 1:
-        width = query_table.batch_width(widths)
-        parts = [{**part, **{name: _padded(part[name], width) for name in PADDED}} for part in parts]
-    return datasets.concatenate(parts)
+    width = query_table.batch_width([widths[number] for number in present])
+    return datasets.concatenate([{**part, **{name: _padded(part[name], width) for name in PADDED}} for part in parts])
 
 
 def _padded(array: np.ndarray, width: int) -> np.ndarray:
@@ -221,10 +223,12 @@ def _padded(array: np.ndarray, width: int) -> np.ndarray:
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
     """Training batches from `step` on, mixed from `config.data.datasets` by `config.data.shares`."""
     size, names = config.model.image_size, config.data.datasets
-    splits, processes = [], []
+    splits, processes, widths = [], [], []
     for number, name in enumerate(names):
         split, queries = open_labelled(config, name, "train")
         splits.append(split)
+        dense = "dense" in split.builder.info.features
+        widths.append(len(queries.points) + (config.data.num_surface_samples if dense else 0))
         processes.append(
             functools.partial(
                 preprocess_train,
@@ -234,7 +238,8 @@ def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
                 dataset=number,
             )
         )
-    return datasets.mixed_batches(config, splits, step, processes, config.data.get("shares", ()), collate)
+    padded = functools.partial(collate, widths=widths)
+    return datasets.mixed_batches(config, splits, step, processes, config.data.get("shares", ()), padded)
 
 
 def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import ml_collections
 import numpy as np
 
-from jaxface import crops, hosts, parallel, prepared_data
+from jaxface import crops, hosts, prepared_data
 from jaxface.data import datasets, pseudo_labels, stream
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
@@ -52,40 +52,28 @@ def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     example, an index into `TASKS`.
     """
     process = functools.partial(data.preprocess_train, size=config.model.image_size, flip=data.flip_map(config))
-    unlabelled_task = TASKS.index(config.data.task)
+    unlabelled_task, standard = TASKS.index(config.data.task), TASKS.index("std")
 
     def process_tagged(example: Example, seed: int, task: int) -> Example:
-        return {**process(example, seed), "task": np.int32(task)}
+        tag = {} if unlabelled_task == standard else {"task": np.int32(task)}
+        return {**process(example, seed), **tag}
 
-    standard = TASKS.index("std")
-    labelled = [(data.open_labelled(config, name, "train").builder, None, standard) for name in config.data.datasets]
-    unlabelled = [(*open_unlabelled(config, name), unlabelled_task) for name in config.data.unlabelled]
-    sources = labelled + unlabelled
-    counts = [builder.info.splits["train"].num_examples for builder, _, _ in sources]
-    local = parallel.local_batch_size(config.batch_size)
-    taken = shares(counts, step * local)
-    streams = [
-        stream.train_stream(
-            builder,
-            "train",
-            1,
-            config.seed + number,
-            taken[number],
-            functools.partial(process_tagged, task=task),
-            overlay,
-        )
-        for number, (builder, overlay, task) in enumerate(sources)
+    def source(builder: stream.Builder, overlay: stream.Builder | None, task: int) -> datasets.Source:
+        return datasets.Source(datasets.Split(builder, "train"), functools.partial(process_tagged, task=task), overlay)
+
+    sources = [
+        source(data.open_labelled(config, name, "train").builder, None, standard) for name in config.data.datasets
     ]
-    while True:
-        due = shares(counts, (step + 1) * local)
-        examples = [
-            next(source) for source, start, end in zip(streams, taken, due, strict=True) for _ in range(end - start)
-        ]
-        # Devices take contiguous parts of a batch: the permutation gives each of them some of every source.
-        order = np.random.default_rng((config.seed, step)).permutation(local)
-        names = [name for name in examples[0] if unlabelled_task != standard or name != "task"]
-        yield {name: np.concatenate([examples[i][name] for i in order]) for name in names}
-        step, taken = step + 1, due
+    sources += [source(*open_unlabelled(config, name), unlabelled_task) for name in config.data.unlabelled]
+    counts = [one.split.builder.info.splits["train"].num_examples for one in sources]
+
+    def plan(step: int) -> np.ndarray:
+        """A permutation, as devices take contiguous parts of a batch: each gets some of every source."""
+        due, taken = (np.array(shares(counts, number * config.batch_size)) for number in (step + 1, step))
+        return np.random.default_rng((config.seed, step)).permutation(np.repeat(np.arange(len(counts)), due - taken))
+
+    taken = shares(counts, step * config.batch_size)
+    return datasets.planned_batches(config, sources, step, plan, taken, [1] * len(sources))
 
 
 def shares(counts: list[int], examples: int) -> list[int]:

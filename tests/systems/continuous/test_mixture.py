@@ -106,10 +106,13 @@ def test_batches_of_several_layouts_are_padded():
         {name: array[None] for name, array in data.preprocess_train(photo(name), 1, SIZE, 8, queries_of(name)).items()}
         for name in ("29", "98", "68")
     ]
-    batch = data.collate(parts)
+    widths = (29, 98, 68, 300)
+    batch = data.collate(parts, (0, 1, 2), widths)
     assert batch["queries"].shape == (3, 128, 3) and batch["asked"].sum(1).tolist() == [29, 98, 68]
     assert not batch["valid"][0, 29:].any() and (batch["valid"] <= batch["asked"]).all()
-    assert data.collate(parts[:1])["queries"].shape == (1, 29, 3)
+    assert data.collate(parts[:1], (0,), widths)["queries"].shape == (1, 29, 3)
+    # On several hosts the batch of all decides.
+    assert data.collate(parts[:1], (0, 3), widths)["queries"].shape == (1, 384, 3)
 
 
 @pytest.mark.parametrize("predictor", ["mlp", "soft_argmax", "transformer", "xca", "mhsa"])
