@@ -224,7 +224,12 @@ class Predictor:
         return [[face.in_full_image(one) for face in faces] for one, faces in zip(loaded, results, strict=True)]
 
     def fit(
-        self, scans: Sequence[np.ndarray | meshes.Mesh], *, units: str | None = None, align: str = "auto"
+        self,
+        scans: Sequence[np.ndarray | meshes.Mesh],
+        *,
+        units: str | None = None,
+        align: str = "auto",
+        sequence: bool = False,
     ) -> list[HeadFit]:
         """The head model fitted to scans of one person, each in its own expression.
 
@@ -232,6 +237,7 @@ class Predictor:
             scans: points (N,3) or meshes.
             units: "mm", "cm", "m", "in" or "nphm"; None derives the unit from the size of each scan.
             align: "auto", "none" if the scans are in the model's frame, or the path of a file with the alignment.
+            sequence: the scans are frames in time; each is fitted from the frame before.
 
         Returns:
             One fit for each scan.
@@ -243,7 +249,8 @@ class Predictor:
             raise UserError(f"{self.config.system}: this system takes photos, not scans; scans need nphm")
         if not len(scans):
             return []
-        return self.system.predict(self.params, self.model_state, list(scans), units=units, align=align)
+        options = {"units": units, "align": align, "sequence": sequence}
+        return self.system.predict(self.params, self.model_state, list(scans), **options)
 
     def head(self) -> HeadDecoder:
         """Meshes from codes: edits, random people, neutral heads. Raises UserError for a system of landmarks only."""

@@ -3,9 +3,10 @@
 Scans given together are one person in several expressions; in a folder of folders each subfolder is a person. Writes
 OUT/<stem>.ply in the frame and unit of each scan, a comparison image OUT/<stem>.png, codes.npz, and fit.json (units
 taken, errors in mm). A scan that cannot be read or fitted is named and left out; the exit status is then 1. Without
---workdir the pretrained model is used. With --register, a head template is registered to each scan instead, starting
-from 68 landmarks that are detected, or read from --landmarks; with --training_set the results are a data set for
-training: scans in, neural head model out (docs/systems/nphm.md).
+--workdir the pretrained model is used. With --sequence the scans of a person are frames in time, in the order of the
+numbers in their names, and each is fitted from the frame before. With --register, a head template is registered to each
+scan instead, starting from 68 landmarks that are detected, or read from --landmarks; with --training_set the results
+are a data set for training: scans in, neural head model out (docs/systems/nphm.md).
 
 Single-view observations of the NPHM data set can be given as obs.npy or full_obs.npy, or as a folder of SSS/E/obs.npy
 (S subject, E expression). A back view in the same folder (obs_back.npy) is added. For .npy files the defaults are
@@ -34,6 +35,9 @@ UNITS = flags.DEFINE_enum("units", None, list(meshes.MM_PER), "unit of the scans
 ALIGN = flags.DEFINE_string(
     "align", "auto", "auto (ICP), none (scans are in FLAME's frame), or a file with a 4x4 matrix or anchor positions"
 )
+SEQUENCE = flags.DEFINE_boolean(
+    "sequence", False, "the scans of a person are frames in time, each fitted from the frame before"
+)
 OUTPUT = flags.DEFINE_string("output", None, "folder of the results")
 REGISTER = flags.DEFINE_boolean("register", False, "register a head template to each scan instead")
 HEAD = flags.DEFINE_string("head", "makehuman", "with --register: the template, makehuman, ict or flame")
@@ -45,7 +49,7 @@ LANDMARKS = flags.DEFINE_string(
     "landmarks", None, "with --register: 68 points of a scan (.npy, .npz, text), or .json {file name: points}"
 )
 # Flags of one of the two jobs only.
-FIT_FLAGS, REGISTER_FLAGS = (WORKDIR, UNITS, ALIGN), (HEAD, HEAD_PATH, LANDMARKS, TRAINING_SET)
+FIT_FLAGS, REGISTER_FLAGS = (WORKDIR, UNITS, ALIGN, SEQUENCE), (HEAD, HEAD_PATH, LANDMARKS, TRAINING_SET)
 
 Paths = Mapping[str, pathlib.Path]
 
@@ -55,6 +59,8 @@ def main(argv: list[str]) -> int:
     del argv
     _check_flags()
     people, output = scan_files.find(app.required(SCAN)), pathlib.Path(app.required(OUTPUT))
+    if SEQUENCE.value:
+        people = {person: scan_files.in_time(files, SCAN.value) for person, files in people.items()}
     paths = scan_files.result_names(people)
     failed: dict[pathlib.Path, str] = {}
     if TRAINING_SET.value:
@@ -100,7 +106,7 @@ def _predictor() -> Predictor:
 def fit(
     predictor: Predictor, people: Mapping[str, list[pathlib.Path]], failed: dict[pathlib.Path, str]
 ) -> dict[pathlib.Path, HeadFit]:
-    """Aligns and fits the scans of each person.
+    """Fits the scans of each person, with --sequence as frames in time.
 
     Args:
         predictor: the model.
@@ -110,7 +116,7 @@ def fit(
     Returns:
         The fits by file.
     """
-    from jaxface.systems.nphm import predict
+    from jaxface.systems.nphm import scan_fit, sequence
     from jaxface.systems.nphm.fitting import scans
     from jaxface.systems.nphm.surface import head_model
 
@@ -119,26 +125,33 @@ def fit(
         print(failed[pathlib.Path(name)], file=sys.stderr)
 
     head = head_model.load(predictor.config, predictor.params)
-    aligned: list[list[predict.AlignedScan]] = []
+    settings = predictor.config.fit
+    scans_of: list[list] = []
     for paths in people.values():
         person = []
         for path in paths:
             try:
                 points = scans.scan_points(scan_files.read(path), str(path))
-                units, align = scan_files.frame(path, UNITS.value, ALIGN.value)
-                person.append(predict.align(head, points, str(path), units, align))
+                name, (units, align) = str(path), scan_files.frame(path, UNITS.value, ALIGN.value)
+                if SEQUENCE.value:
+                    person.append(sequence.Frame(name, points, units, align))
+                else:
+                    person.append(scan_fit.align(head, points, name, units, align))
             except UserError as error:
                 if str(error).startswith("--"):  # a flag is wrong, for every scan
                     raise
                 fail(str(path), error)
         if person:
-            aligned.append(person)
-    total = scan_files.count(sum(map(len, aligned)), "scan")
-    print(f"fitting {total} of {scan_files.count(len(aligned), 'person', 'people')}", file=sys.stderr)
-    fits = predict.fit_people(head, predictor.config.fit, aligned, fail)
+            scans_of.append(person)
+    total = scan_files.count(sum(map(len, scans_of)), "scan")
+    print(f"fitting {total} of {scan_files.count(len(scans_of), 'person', 'people')}", file=sys.stderr)
+    if SEQUENCE.value:
+        fits = [sequence.fit_sequence(head, settings, frames, fail) for frames in scans_of]
+    else:
+        fits = scan_fit.fit_people(head, settings, scans_of, fail)
     return {
         pathlib.Path(scan.name): result
-        for person, results in zip(aligned, fits, strict=True)
+        for person, results in zip(scans_of, fits, strict=True)
         for scan, result in zip(person, results, strict=True)
         if result is not None
     }

@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -172,6 +173,23 @@ def _landmarks(values: object, name: str) -> np.ndarray:
             f"--landmarks: {name} must hold {LANDMARKS} points x y z in iBUG's order; it has {points.shape}"
         )
     return points
+
+
+def in_time(paths: list[pathlib.Path], sources: list[str]) -> list[pathlib.Path]:
+    """The scans of a person in the order of time.
+
+    Files that the user listed one by one (`sources`) keep their order. Those of folders are ordered by their names, in
+    which numbers count as numbers: frame_2 comes before frame_10.
+    """
+    if {*map(str, paths)} <= {*map(str, map(pathlib.Path, sources))}:
+        return paths
+    return sorted(paths, key=_with_numbers)
+
+
+def _with_numbers(path: pathlib.Path) -> list[tuple[int, str]]:
+    """Sort key of a path: pairs (0, text) and (number, "")."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
 
 
 def result_names(people: dict[str, list[pathlib.Path]]) -> dict[str, pathlib.Path]:

@@ -33,6 +33,9 @@ DECAYS = {
     "max_distance": ((251, 0.05 / 0.1), (501, 0.0075 / 0.05)),
 }
 SCHEDULED_STEPS = 1000
+# The step at which a warm start enters the schedule. From here on `max_distance` is 12.5 mm, more than a face moves
+# between two frames of a sequence.
+WARM_START_STEP = 251
 SURFACE_WEIGHT = 2.0
 # Weight of the squared local codes of `Fitter.unobserved_members`, in addition to that of all local codes.
 UNOBSERVED_WEIGHT = 10.0
@@ -165,7 +168,14 @@ class Fitter:
         return (jax.tree.map(update, variables, directions, rates), moments), terms
 
     def fit(
-        self, params: Tree, points: jax.Array, counts: jax.Array, key: jax.Array, steps: int, points_per_scan: int
+        self,
+        params: Tree,
+        points: jax.Array,
+        counts: jax.Array,
+        key: jax.Array,
+        steps: int,
+        points_per_scan: int,
+        start: FitVariables | None = None,
     ) -> tuple[FitVariables, dict]:
         """Fits one person; poses are refined too.
 
@@ -176,20 +186,27 @@ class Fitter:
             key: random key.
             steps: number of steps; the schedule is stretched to them.
             points_per_scan: points sampled with replacement from every scan in each step.
+            start: warm start: expressions and poses begin here at WARM_START_STEP of the schedule, and the identity is
+                kept. None: everything begins at 0.
 
         Returns:
             (variables, terms of `loss` per step).
         """
         scans = len(points)
         scan_index, valid = jnp.arange(scans), jnp.ones((scans, points_per_scan), bool)
+        first = 0 if start is None else WARM_START_STEP
 
         def body(state: tuple, number: jax.Array) -> tuple[tuple, dict]:
             uniform = jax.random.uniform(jax.random.fold_in(key, number), (scans, points_per_scan))
             index = jnp.minimum((uniform * counts[:, None]).astype(jnp.int32), counts[:, None] - 1)
             batch = jnp.take_along_axis(points, index[..., None], 1)
-            return self.step(params, state, scan_index, batch, valid, schedule(number * SCHEDULED_STEPS / steps))
+            weights = schedule(first + number * (SCHEDULED_STEPS - first) / steps)
+            (variables, moments), terms = self.step(params, state, scan_index, batch, valid, weights)
+            if start is not None:
+                variables = variables._replace(identity=start.identity)
+            return (variables, moments), terms
 
-        variables = self.initial_variables(scans, poses=True)
+        variables = self.initial_variables(scans, poses=True) if start is None else start
         (variables, _), terms = lax.scan(body, (variables, ADAM.init(variables)), jnp.arange(steps))
         return variables, terms
 

@@ -31,6 +31,8 @@ MIN_POINTS, MAX_POINTS = 100, 20_000
 TRIMMED_SHARE = 0.8
 # ICP from every orientation uses few points and steps; the best result is refined with more.
 COARSE_POINTS, COARSE_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
+# `follow` ends when no point moves by this much, in model units.
+FOLLOW_TOLERANCE = 1e-4
 # The ICP error from the unrotated start is multiplied by this, so that another orientation must be clearly better.
 UPRIGHT_PREFERENCE = 0.75
 # Vertices of the head above this percentile of z are its face.
@@ -177,6 +179,33 @@ def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
     best = min(candidates, key=lambda candidate: candidate[0])[1]
     pose, _ = _trimmed_icp(tree, fine, best, FINE_STEPS)
     return Similarity(UNITS[unit], pose.rotation, pose.translation)
+
+
+def follow(points: np.ndarray, start: Similarity, head: Mesh) -> tuple[Similarity, float]:
+    """Rigid alignment of a scan to a head from a start that is nearly right, by robust point-to-plane ICP.
+
+    Args:
+        points: the scan (N,3).
+        start: similarity from the scan to the model; its scale is kept.
+        head: the head in model units.
+
+    Returns:
+        The similarity from the scan to the model, and the mean distance in model units of the TRIMMED_SHARE of points
+        that are closest to the head.
+    """
+    some = np.float64(points[np.random.default_rng(0).permutation(len(points))[:FINE_POINTS]])
+    tree = scipy.spatial.cKDTree(head.vertices)
+    normals = sampling.vertex_normals(head.vertices, head.triangles)
+
+    def match(pose: Similarity) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        moved = pose(some)
+        _, index = tree.query(moved)
+        return moved, np.asarray(tree.data)[index], normals[index]
+
+    update = functools.partial(icp.point_to_plane_update, scale=False)
+    pose = icp.icp(start, match, update, FINE_STEPS, FOLLOW_TOLERANCE)
+    distance, _ = tree.query(pose(some))
+    return pose, float(np.sort(distance)[: max(int(TRIMMED_SHARE * len(some)), 3)].mean())
 
 
 def _trimmed_icp(
