@@ -2,6 +2,7 @@
 
 import fractions
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -78,7 +79,7 @@ def mixed_batches(
     shares: Sequence[float] = (),
     collate: Callable[[Sequence[stream.Example]], stream.Example] = concatenate,
 ) -> Iterator[stream.Example]:
-    """This host's endless training batches, mixed from several splits.
+    """This host's endless training batches, mixed from several splits; in a worker process every n-th of them.
 
     The splits of the examples follow `mixing_pattern`, so the number of each split's examples in a batch is a function
     of the batch's number and equal on all hosts, and any batch size is possible. Within a batch the examples are
@@ -98,24 +99,30 @@ def mixed_batches(
     local = parallel.local_batch_size(config.batch_size)
     pattern = mixing_pattern(shares or (1,) * len(splits), len(splits))
     constant = local % len(pattern) == 0
-    taken = _examples_before(pattern, step * local)
-    counts = _examples_before(pattern, (step + 1) * local) - taken
-    # Streams of whole batches where every batch has the same composition, otherwise of single examples.
-    streams = [
-        stream.train_stream(builder, split, *((count, seed, step) if constant else (1, seed, start)), process)
-        for seed, (builder, split), process, start, count in zip(
-            range(config.seed, config.seed + len(splits)), splits, processes, taken, counts, strict=True
+    stride = parallel.input_share().stride
+
+    def counts(number: int) -> np.ndarray:
+        """Number of examples of each split in a batch."""
+        return _examples_before(pattern, (number + 1) * local) - _examples_before(pattern, number * local)
+
+    def stream_of(number: int) -> Iterator[stream.Example]:
+        """Whole batches of a split where every batch has the same composition, otherwise single examples."""
+        (builder, split), process, seed = splits[number], processes[number], config.seed + number
+        if constant:
+            return stream.train_stream(builder, split, counts(0)[number], seed, step, process)
+        first = int(_examples_before(pattern, step * local)[number])
+        return stream.train_stream(
+            builder, split, 1, seed, first, process, counts=lambda later: counts(step + later)[number]
         )
-    ]
-    while True:
-        counts = _examples_before(pattern, (step + 1) * local) - _examples_before(pattern, step * local)
+
+    streams = [stream_of(number) for number in range(len(splits))]
+    for batch in itertools.count(step, stride):
         parts = [
             next(one) if constant else concatenate([next(one) for _ in range(count)])
-            for one, count in zip(streams, counts, strict=True)
+            for one, count in zip(streams, counts(batch), strict=True)
             if count
         ]
         yield collate(parts)
-        step += 1
 
 
 def mixing_pattern(shares: Sequence[float], count: int) -> np.ndarray:

@@ -3,8 +3,10 @@
 A training batch is a function of (seed, step). Epoch e of a host is the shuffle, seeded with seed + e, of the host's
 part of the split; the examples before `step` are skipped while still encoded; each example gets its own seed from
 (seed, host, position). A resumed run therefore sees the same batches. A different number of hosts changes the order.
+A worker process (`jaxface.input_processes`) skips the batches of the other workers in the same way.
 """
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -14,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from jaxface import prepared_data
+from jaxface import parallel, prepared_data
 from jaxface.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -49,8 +51,9 @@ def train_stream(
     step: int,
     process: Callable[[Example, int], Example],
     overlay: Builder | None = None,
+    counts: Callable[[int], int] | None = None,
 ) -> Iterator[Example]:
-    """Endless training batches of this host.
+    """Endless training batches of this host; in a worker process only those that `parallel.input_share` says.
 
     Args:
         builder: the prepared data set.
@@ -61,6 +64,8 @@ def train_stream(
         process: (decoded example, seed) -> arrays of fixed shapes, deterministically.
         overlay: a data set with further features of the same examples in the same order, which are added to the
             examples' features or replace them (pseudo-labels).
+        counts: `(n) -> number of examples` that the run's batch number n, from its first one on, takes of the stream,
+            where that is not `batch_size`; a worker process skips those of other workers' batches.
 
     Raises:
         UserError: unknown split, fewer examples than hosts, or an unreadable record, which is named.
@@ -70,7 +75,8 @@ def train_stream(
         return process(example, _example_seed(seed, position))
 
     reader = _Reader(builder, split, process_seeded, overlay)
-    part = tfds.even_splits(split, n=jax.process_count(), drop_remainder=True)[jax.process_index()]
+    share = parallel.input_share()
+    part = tfds.even_splits(split, n=share.hosts, drop_remainder=True)[share.host]
     count = builder.info.splits[part].num_examples
     if count == 0:
         raise UserError(f"data set {builder.info.full_name}, split {split!r}: fewer examples than hosts; use fewer")
@@ -82,7 +88,22 @@ def train_stream(
     first = step * batch_size
     rest_of_epoch = epoch(tf.constant(first // count, tf.int64)).skip(first % count)
     ordered = rest_of_epoch.concatenate(tf.data.Dataset.counter(first // count + 1).flat_map(epoch))
-    yield from reader.batches(ordered, first, batch_size)
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first), ordered))
+    if share.stride > 1:
+        numbered = _every(numbered, share.stride, counts or (lambda number: batch_size))
+    yield from reader.batches(numbered, batch_size)
+
+
+def _every(records: tf.data.Dataset, stride: int, counts: Callable[[int], int]) -> tf.data.Dataset:
+    """The records of batches 0, `stride`, 2 `stride`, …, where batch n has `counts(n)` records."""
+
+    def taken() -> Iterator[np.ndarray]:
+        for number in itertools.count():
+            yield np.full(counts(number), number % stride == 0)
+
+    flags = tf.data.Dataset.from_generator(taken, output_signature=tf.TensorSpec(None, tf.bool)).unbatch()
+    chosen = tf.data.Dataset.zip((flags, records)).filter(lambda flag, record: flag)
+    return chosen.map(lambda flag, record: record)
 
 
 def eval_stream(
@@ -107,7 +128,8 @@ def eval_stream(
     missing = -(-max(counts) // batch_size)
     if counts[jax.process_index()]:  # TFDS refuses to read an empty part
         records = reader.records(parts[jax.process_index()])
-        for batch in reader.batches(records, 0, batch_size, drop_remainder=False):
+        numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(), records))
+        for batch in reader.batches(numbered, batch_size, drop_remainder=False):
             missing -= 1
             yield _pad(batch, batch_size)
     empty = {name: np.zeros((0, *array.shape), array.dtype) for name, array in reader.probe.items()}
@@ -148,10 +170,8 @@ class _Reader:
             records = tf.data.Dataset.zip((records, overlay)).map(lambda record, features: {**record, **features})
         return records.enumerate()
 
-    def batches(
-        self, records: tf.data.Dataset, first: int, batch_size: int, drop_remainder: bool = True
-    ) -> Iterator[Example]:
-        """Processed examples in batches; `first` is the position of the first example in the host's stream."""
+    def batches(self, numbered: tf.data.Dataset, batch_size: int, drop_remainder: bool = True) -> Iterator[Example]:
+        """Processed examples in batches, of (position in the host's stream, record of `records`)."""
         names = sorted(self.probe)
 
         def call(index: np.ndarray, position: np.ndarray, *leaves: np.ndarray) -> list[np.ndarray]:
@@ -171,7 +191,6 @@ class _Reader:
                 array.set_shape(self.probe[name].shape)
             return dict(zip(names, arrays, strict=True))
 
-        numbered = tf.data.Dataset.zip((tf.data.Dataset.counter(first), records))
         processed = numbered.map(process_record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return self._guarded(processed.batch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE))
 
@@ -218,7 +237,7 @@ class _Reader:
 
 def _example_seed(seed: int, position: int) -> int:
     """The seed of the example at `position` of this host's stream."""
-    return int(np.random.SeedSequence((seed, jax.process_index(), position)).generate_state(1, np.uint32)[0])
+    return int(np.random.SeedSequence((seed, parallel.input_share().host, position)).generate_state(1, np.uint32)[0])
 
 
 def _pad(batch: Example, batch_size: int) -> Example:

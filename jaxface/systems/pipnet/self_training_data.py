@@ -4,6 +4,7 @@ Like `data` this loads TensorFlow.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 
 import ml_collections
@@ -63,29 +64,34 @@ def mixed_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch
     sources = labelled + unlabelled
     counts = [builder.info.splits["train"].num_examples for builder, _, _ in sources]
     local = parallel.local_batch_size(config.batch_size)
-    taken = shares(counts, step * local)
-    streams = [
-        stream.train_stream(
+
+    def stream_of(number: int) -> Iterator[Batch]:
+        builder, overlay, task = sources[number]
+        tagged = functools.partial(process_tagged, task=task)
+        first = shares(counts, step * local)[number]
+        return stream.train_stream(
             builder,
             "train",
             1,
             config.seed + number,
-            taken[number],
-            functools.partial(process_tagged, task=task),
+            first,
+            tagged,
             overlay,
+            lambda later: due(step + later)[number],
         )
-        for number, (builder, overlay, task) in enumerate(sources)
-    ]
-    while True:
-        due = shares(counts, (step + 1) * local)
-        examples = [
-            next(source) for source, start, end in zip(streams, taken, due, strict=True) for _ in range(end - start)
-        ]
+
+    def due(batch: int) -> list[int]:
+        """Number of examples of each source in a batch."""
+        ends, starts = shares(counts, (batch + 1) * local), shares(counts, batch * local)
+        return [end - start for end, start in zip(ends, starts, strict=True)]
+
+    streams = [stream_of(number) for number in range(len(sources))]
+    for batch in itertools.count(step, parallel.input_share().stride):
+        examples = [next(source) for source, count in zip(streams, due(batch), strict=True) for _ in range(count)]
         # Devices take contiguous parts of a batch: the permutation gives each of them some of every source.
-        order = np.random.default_rng((config.seed, step)).permutation(local)
+        order = np.random.default_rng((config.seed, batch)).permutation(local)
         names = [name for name in examples[0] if unlabelled_task != standard or name != "task"]
         yield {name: np.concatenate([examples[i][name] for i in order]) for name in names}
-        step, taken = step + 1, due
 
 
 def shares(counts: list[int], examples: int) -> list[int]:
