@@ -24,7 +24,7 @@ _RENAMED_KEYS = {
     "random_identity.last_is_one": "random_identity.replicate_last_point_bug",
 }
 # Keys that earlier configurations lack, and the values that have the same effect.
-_ADDED_KEYS = {"model.dtype": "float32", "model.remat": False}
+_ADDED_KEYS = {"model.dtype": "float32", "model.remat": False, "input_processes": 1}
 # Earlier values of config keys (by today's name of the key).
 _RENAMED_VALUES = {
     "model.predictor": {"locate": "soft_argmax"},

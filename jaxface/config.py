@@ -33,6 +33,7 @@ def run_defaults(**values: Any) -> dict[str, Any]:
         ema: decay of the parameters' moving average (0: none).
         backend: pmap or shard_map.
         prefetch: batches prepared ahead.
+        input_processes: processes of each host that prepare batches.
         resume: a workdir whose training state the run continues from.
         init: a workdir whose parameters it starts from.
     """
@@ -50,6 +51,7 @@ def run_defaults(**values: Any) -> dict[str, Any]:
         "ema": 0.0,
         "backend": "pmap",
         "prefetch": 2,
+        "input_processes": 1,
         "resume": "",
         "init": "",
     }

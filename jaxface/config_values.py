@@ -115,6 +115,7 @@ _SHARED = {
     "ema": number(0.0, 0.999999),
     "backend": choice("pmap", "shard_map"),
     "prefetch": COUNT,
+    "input_processes": integer(1),
     "resume": PATH,
     "init": PATH,
     "model.dtype": DTYPE,

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,8 +212,33 @@ def to_global(tree: Tree) -> Tree:
     return jax.tree.map(convert, tree)
 
 
+class InputShare(NamedTuple):
+    """The training batches that a process prepares: of those of host number `host` of `hosts` every `stride`-th."""
+
+    host: int
+    hosts: int
+    stride: int = 1
+
+
+# Set in worker processes (`input_processes`) only, which must not ask JAX: they are not part of the run.
+_input_share: InputShare | None = None
+
+
+def input_share() -> InputShare:
+    """What this process prepares."""
+    return _input_share or InputShare(jax.process_index(), jax.process_count())
+
+
+def set_input_share(share: InputShare) -> None:
+    """Makes this process one that prepares `share` and does not train."""
+    global _input_share
+    _input_share = share
+
+
 def local_batch_size(batch_size: int) -> int:
     """This host's share of a global batch size. Raises UserError if the devices of all hosts do not divide it."""
+    if _input_share is not None:
+        return batch_size // _input_share.hosts
     if batch_size <= 0 or batch_size % jax.device_count():
         raise UserError(
             f"batch_size {batch_size} does not divide over the {jax.device_count()} devices "

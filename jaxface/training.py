@@ -18,7 +18,7 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, config_file, hosts, interrupts, parallel, pretrained, run_length
+from jaxface import checkpoint, config_file, hosts, input_processes, interrupts, parallel, pretrained, run_length
 from jaxface.checkpoint import Checkpoints
 from jaxface.errors import UserError, local_path
 from jaxface.lock import locked
@@ -164,8 +164,8 @@ def fit(
     Args:
         system: the system to train.
         config: reads system, seed, steps, batch_size (global, checked against the devices), accumulate (micro-batches
-            of each device's batch, default 1), log_every, save_every, keep, ema, backend, resume, init, prefetch and
-            best ("evaluator/metric" whose lowest value is kept; "": none).
+            of each device's batch, default 1), log_every, save_every, keep, ema, backend, resume, init, prefetch,
+            input_processes (default 1) and best ("evaluator/metric" whose lowest value is kept; "": none).
         workdir: folder of the run.
         profile: whether to trace a few steps into `workdir`/profile, for TensorBoard and Perfetto.
 
@@ -216,7 +216,8 @@ def _train(
     with (
         Checkpoints(workdir, config.keep) as checkpoints,
         MetricWriter(workdir, start) as metrics,
-        parallel.prefetch(system.train_data(start), config.prefetch, backend) as batches,
+        input_processes.train_data(system, config, start) as read,
+        parallel.prefetch(read, config.prefetch, backend) as batches,
         _profiled(compiled, workdir / "profile", profile) as compiled,
         _progress(start, config.steps) as bar,
         jax.transfer_guard("disallow"),

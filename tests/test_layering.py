@@ -34,6 +34,7 @@ LEVELS = {
         "heads",
         "hosts",
         "image_decoding",
+        "input_processes",
         "landmark_metrics",
         "lock",
         "mesh_files",

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 
@@ -32,6 +33,12 @@ def config(changes: dict | None = None) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(values)
     config.update_from_flattened_dict(changes or {})
     return config
+
+
+def signal_itself(number: int) -> None:
+    """Sends a signal to this process, after a line on stderr that says when."""
+    print(f"signal {number} at {time.time():.3f}", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), number)
 
 
 def examples(seed: int, first: int, count: int) -> dict[str, np.ndarray]:
@@ -69,7 +76,7 @@ def build(config: ml_collections.ConfigDict) -> System:
             if step == config.data.poison:
                 batch["x"][-1] = np.nan
             if step == config.data.signal_at:
-                os.kill(os.getpid(), config.data.signal)
+                signal_itself(config.data.signal)
             time.sleep(config.data.delay_s)
             first = jax.process_index() * share
             yield {name: array[first : first + share] for name, array in batch.items()}

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -130,7 +129,7 @@ def planned_batches(
     groups: Sequence[int],
     collate: Collate = concatenate,
 ) -> Iterator[stream.Example]:
-    """This host's part of endless training batches whose composition follows a plan.
+    """This host's part of endless training batches whose composition follows a plan; in a worker process every n-th.
 
     Args:
         config: with `batch_size` (of all hosts together) and `seed`.
@@ -142,14 +141,14 @@ def planned_batches(
         groups: for each source the examples that are made at once; they must divide its number in each part.
         collate: joins batches of single sources to one.
     """
-    local = parallel.local_batch_size(config.batch_size)
-    here = slice(jax.process_index() * local, (jax.process_index() + 1) * local)
+    local, share = parallel.local_batch_size(config.batch_size), parallel.input_share()
+    here = slice(share.host * local, (share.host + 1) * local)
 
     def mine(number: int) -> Iterator[np.ndarray]:
-        """For each step, which of the examples of a source this host takes."""
+        """For each step, which of the examples of a source this process prepares."""
         own = np.isin(np.arange(config.batch_size), np.arange(config.batch_size)[here])
         for later in itertools.count(step):
-            yield own[plan(later) == number]
+            yield own[plan(later) == number] & ((later - step) % share.stride == 0)
 
     streams = [
         stream.train_stream(
@@ -160,11 +159,11 @@ def planned_batches(
             first,
             source.process,
             source.overlay,
-            functools.partial(mine, number) if jax.process_count() > 1 else None,
+            functools.partial(mine, number) if share.hosts * share.stride > 1 else None,
         )
         for number, (source, first, group) in enumerate(zip(sources, taken, groups, strict=True))
     ]
-    for number in itertools.count(step):
+    for number in itertools.count(step, share.stride):
         whole = plan(number)
         own = whole[here]
         counts = np.bincount(own, minlength=len(sources))

@@ -8,7 +8,6 @@ with the exit status of a launcher.
 import dataclasses
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -59,7 +58,7 @@ def random_run(name: str, changes: dict) -> tuple[ml_collections.ConfigDict, Sys
         first = jax.process_index() * share
         while True:
             if step == at:
-                os.kill(os.getpid(), signal)
+                toy.signal_itself(signal)
                 time.sleep(1)
             batch = batches.batch(config, config.batch_size, step)
             yield {key: values[first : first + share] for key, values in batch.items()}
