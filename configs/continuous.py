@@ -54,10 +54,12 @@ def _base() -> dict:
         besides its landmarks; `regions`, those of the template that dense labels cover and that the model answers: with
         `endless` their points are rendered, half of them on the face; prepared data sets cover the face; `offsets`,
         whether each data set learns small offsets of its template points, which absorb the differences between
-        conventions; `endless`, whether the training step renders its images.
+        conventions; `deformer`, whether a network learns them for every point of the template (Infinite 3D Landmarks);
+        `endless`, whether the training step renders its images.
     layouts: for each data set its layout or the template points of its landmarks; filled in when a run starts.
     loss: `warmup`, the steps in which points and sigma are decoupled; `attention`, the weight of the heat-map loss;
-        `offsets`, that of the mean squared offset.
+        `offsets`, that of the mean squared offset or displacement by the deformer; `displacement`, that of the mean
+        squared displacement of canonical 3D points.
     """
     return {
         "system": "continuous",
@@ -70,10 +72,11 @@ def _base() -> dict:
             num_surface_samples=64,
             regions=("face",),
             offsets=False,
+            deformer=False,
             endless=False,
         ),
         "layouts": {},
-        "loss": {"warmup": 3000, "attention": 1.0, "offsets": 1e-2},
+        "loss": {"warmup": 3000, "attention": 1.0, "offsets": 1e-2, "displacement": 1e-3},
         "optim": optim_defaults(
             name="adamw", lr=1e-3, schedule="cosine", warmup=200, weight_decay=0.02, clip=1.0, betas=(0.9, 0.99)
         ),
@@ -104,6 +107,8 @@ def _shipped_model() -> dict:
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "sigma": "log",
+        "normaliser": False,
+        "output": "image",
         "sigma_scale": 1.0,
         "mirror": True,
         "template": "makehuman",

@@ -52,11 +52,14 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         values["model"].setdefault("batch_norm_group", int(values.get("mode") == "reference"))
     if values.get("system") == "continuous" and "data" in values:
         # Earlier models were trained on the landmarks and the face.
-        values["data"].setdefault("regions", ["face"])
+        values["data"] = {"regions": ["face"], "deformer": False} | values["data"]
+    if values.get("system") == "continuous" and "loss" in values:
+        values["loss"].setdefault("displacement", 0.0)
     if values.get("system") == "continuous" and "model" in values:
         # Converted checkpoints of the unofficial code, the only ones with variances, have a template of their own.
         unofficial = values["model"].get("sigma") == "variance"
         defaults = {"template": "other" if unofficial else "procedural", "mirror": True, "sigma_scale": 1.0}
+        defaults |= {"normaliser": False, "output": "image"}
         values["model"] = defaults | values["model"]
     return values
 

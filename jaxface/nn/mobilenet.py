@@ -140,13 +140,20 @@ class MobileNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
-    @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        return self.maps(image, train)[-1]
+
+    @nn.compact
+    def maps(self, image: jax.Array, train: bool = False) -> list[jax.Array]:
+        """Maps at strides 4, 8, 16 and 32, each the last one of its stride; the last map is that of `__call__`."""
         stem, blocks, last, activation = self.variant
         block = by_block(Block, self.remat)
         x = Conv(stem, 3, 2, use_bias=False, kernel_init=INIT, dtype=self.dtype, name="stem")(image)
         x = activation(BatchNorm(self.axis_name, name="stem_norm")(x, train))
+        maps: list[jax.Array] = []
         for number, spec in enumerate(blocks, start=1):
+            if spec.stride == 2:
+                maps.append(x)
             x = block(spec, self.axis_name, self.dtype, name=f"block{number}")(x, train)
         x = pointwise(x, last, "last", self.dtype)
-        return activation(BatchNorm(self.axis_name, name="last_norm")(x, train))
+        return [*maps[1:], activation(BatchNorm(self.axis_name, name="last_norm")(x, train))]

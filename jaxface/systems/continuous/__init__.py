@@ -25,9 +25,10 @@ from jaxface.systems.continuous import (
     rendering,
     torch_weights,
 )
+from jaxface.systems.continuous.deformer import DEFORMER
 from jaxface.systems.continuous.values import VALUES
 
-# Factor on the learning rate of the offsets.
+# Factor on the learning rate of the offsets and of the deformer.
 OFFSET_LEARNING_RATE = 0.1
 
 
@@ -48,22 +49,24 @@ def build(config: ml_collections.ConfigDict) -> System:
     net = model.model_from_config(config.model)
     size, num_surface_samples = config.model.image_size, config.data.num_surface_samples
     names = config.head.names if config.data.endless else ()
-    offsets = losses.OffsetTable(
-        tuple(query_table.offset_sets(config)), tuple(config.data.datasets), config.loss.get("offsets", 0.0)
-    )
+    sets, weight = tuple(query_table.offset_sets(config)), config.loss.get("offsets", 0.0)
+    deforming = query_table.deformer_of(config)
+    offsets = losses.OffsetTable(sets, tuple(config.data.datasets), weight, deforming)
 
     def init(key: jax.Array) -> tuple[Tree, Tree]:
         params, model_state = model.init(net, size, key)
-        return with_offsets(params, {}), model_state
+        return with_corrections(params, {}, key), model_state
 
-    def with_offsets(params: Tree, learned: Tree) -> Tree:
-        """The network's parameters and the offsets of the data sets, continued from `learned` ones."""
+    def with_corrections(params: Tree, learned: Tree, key: jax.Array) -> Tree:
+        """The network's parameters, and what moves the queries of data sets, continued from the `learned` offsets."""
         zeros = query_table.zero_offsets(config)
-        started = {key: learned.get(key, zero) for key, zero in zeros.items()}
-        return {**losses.network_params(params), **({query_table.OFFSETS: started} if started else {})}
+        started = {name: learned.get(name, zero) for name, zero in zeros.items()}
+        params = {**losses.network_params(params), **({query_table.OFFSETS: started} if started else {})}
+        return params if deforming is None else {**params, DEFORMER: deforming.init(key)}
 
     def warm_start(params: Tree, model_state: Tree) -> tuple[Tree, Tree]:
-        return with_offsets(params, params.get(query_table.OFFSETS, {})), model_state
+        key = jax.random.key(config.seed)
+        return with_corrections(params, params.get(query_table.OFFSETS, {}), key), model_state
 
     def train_data(step: int) -> Iterator[Batch]:
         if config.data.endless:
@@ -79,7 +82,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     def score(name: str, *arguments: Any) -> dict[str, jax.Array]:
         queries = query_table.query_set(config, name.removesuffix(query_table.DETECTOR))
-        return metrics.score(net, queries, config.model.sigma_scale, *arguments)
+        return metrics.score(net, queries, config.model.sigma_scale, deforming, *arguments)
 
     def constants() -> Tree:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
@@ -123,11 +126,13 @@ def _prediction(config: ml_collections.ConfigDict, net: model.Continuous) -> dic
 
 
 def _optim_config(config: ml_collections.ConfigDict, offsets: losses.OffsetTable) -> ml_collections.ConfigDict:
-    """`config.optim`, where learned offsets have a lower learning rate unless `multipliers` sets one."""
+    """`config.optim`, where offsets and deformer have a lower learning rate unless `multipliers` sets one."""
     settings = config.optim.copy_and_resolve_references()
-    if offsets.sets and query_table.OFFSETS not in settings.multipliers:
-        with settings.unlocked():
-            settings.multipliers[query_table.OFFSETS] = OFFSET_LEARNING_RATE
+    learned = {query_table.OFFSETS: bool(offsets.sets), DEFORMER: offsets.deformer is not None}
+    with settings.unlocked():
+        for name, present in learned.items():
+            if present and name not in settings.multipliers:
+                settings.multipliers[name] = OFFSET_LEARNING_RATE
     return settings
 
 

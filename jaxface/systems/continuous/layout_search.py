@@ -26,8 +26,8 @@ CANDIDATES = 600
 # Scale in crop units beyond which a label's error counts linearly: a few wrong labels do not move a point.
 HUBER = 0.02
 BATCH = 16
-# Labels are asymmetric if points without the constraint lower the error by more than this share. The share that N
-# images allow a point without any reason, as it has more freedom, is OVERFIT / N.
+# Labels are asymmetric if points without the constraint lower the error by more than this share, after the share
+# OVERFIT / N that a point gains from its greater freedom with N images.
 ASYMMETRY, OVERFIT = 0.03, 2.0
 
 
@@ -90,7 +90,7 @@ def find_points(
 
 
 def is_symmetric(symmetric_error: np.ndarray, free_error: np.ndarray, images: int) -> bool:
-    """Whether labels of N images are mirror-symmetric, from the errors (K,) of points with and without this."""
+    """Whether labels in N images are symmetric, from the errors (K,) of points with and without the constraint."""
     reduced = free_error.mean() * (1 + OVERFIT / images)
     return bool(reduced > (1 - ASYMMETRY) * symmetric_error.mean())
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxface.nn import soft_argmax
 from jaxface.system import Batch, Tree
 from jaxface.systems.continuous import query_table
-from jaxface.systems.continuous.model import MAP_STRIDE, Continuous, cell_centers
+from jaxface.systems.continuous.deformer import DEFORMER, Deformer
+from jaxface.systems.continuous.model import Continuous
+from jaxface.systems.continuous.predictors import MAP_STRIDE, cell_centers
 from jaxface.systems.continuous.query_table import QuerySet
 
 # Fixed sigma of the points' likelihood during the warm-up, in `crop_units`.
@@ -92,12 +94,14 @@ class OffsetTable:
     Attributes:
         sets: the data sets that have offsets.
         names: all data sets, in the order in which batches number them.
-        weight: weight of the mean squared offset in the loss.
+        weight: weight of the mean squared offset, and of the deformer's mean squared displacement, in the loss.
+        deformer: moves the queries of data sets as well.
     """
 
     sets: tuple[QuerySet, ...]
     names: tuple[str, ...]
     weight: float
+    deformer: Deformer | None = None
 
 
 def training_loss(
@@ -111,7 +115,8 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, dict[str, jax.Array]]]:
-    """`System.loss`: `detector_loss`, plus the weighted `attention_loss` if the predictor sows "log_attention".
+    """`System.loss`: `detector_loss`, plus the weighted `attention_loss` if the predictor sows "log_attention", and the
+    weighted mean squared displacement of canonical 3D points, which 2D labels do not determine.
 
     Queries whose label does not count are hidden from the others as if they were not asked: in a transformer, what is
     unlabelled in one data set must not change the answers for the rest.
@@ -138,6 +143,9 @@ def training_loss(
     if table.sets:
         offsets = query_table.offset_table(params, table.sets, table.names, queries.shape[1])
         queries = query_table.moved_queries(queries, offsets[batch["dataset"]], batch["mirrored"])
+    if table.deformer is not None:
+        displacements = table.deformer.displacements(params, queries, batch["dataset"])
+        queries += displacements
     (points, sigma), updated = net.apply(
         {"params": network_params(params), **model_state},
         batch["image"],
@@ -149,7 +157,11 @@ def training_loss(
     )
     loss, metrics = detector_loss(points, sigma, target, valid, step, settings.warmup)
     intermediates = updated.pop("intermediates", {})
-    if intermediates:
+    if "displacement" in intermediates:
+        (displacement,) = intermediates["displacement"]
+        metrics["displacement"] = masked_mean((displacement**2).mean(-1), valid)
+        loss += settings.displacement * metrics["displacement"]
+    if "predictor" in intermediates:
         (log_attention,) = intermediates["predictor"]["log_attention"]
         metrics["attention"] = attention_loss(log_attention, target, valid, batch["image"].shape[1:3])
         loss += settings.attention * metrics["attention"]
@@ -157,9 +169,12 @@ def training_loss(
         squared = [jnp.mean(offsets**2) for offsets in params[query_table.OFFSETS].values()]
         metrics["offsets"] = jnp.sqrt(jnp.mean(jnp.stack(squared)) + 1e-12)
         loss += table.weight * sum(squared)
+    if table.deformer is not None:
+        metrics["deformer"] = masked_mean((displacements**2).mean(-1), valid)
+        loss += table.weight * metrics["deformer"]
     return loss, (updated, metrics)
 
 
 def network_params(params: Tree) -> Tree:
-    """The parameters of the network, without the learned offsets of queries."""
-    return {name: value for name, value in params.items() if name != query_table.OFFSETS}
+    """The parameters of the network, without the learned offsets of queries and the deformer."""
+    return {name: value for name, value in params.items() if name not in (query_table.OFFSETS, DEFORMER)}

@@ -7,6 +7,7 @@ import numpy as np
 from jaxface import landmark_metrics
 from jaxface.system import Batch, Tree
 from jaxface.systems.continuous import crop_units, query_table
+from jaxface.systems.continuous.deformer import Deformer
 from jaxface.systems.continuous.losses import network_params
 from jaxface.systems.continuous.model import Continuous
 from jaxface.systems.continuous.query_table import QuerySet
@@ -19,6 +20,7 @@ def score(
     net: Continuous,
     queries: QuerySet,
     sigma_scale: float,
+    deformer: Deformer | None,
     params: Tree,
     model_state: Tree,
     batch: Batch,
@@ -26,11 +28,12 @@ def score(
 ) -> dict[str, jax.Array]:
     """`Evaluator.predict`: `errors` of the landmarks of a data set, and "picture" with true and predicted points.
 
-    Learned offsets of the data set move its queries: the answers follow its convention. error_over_sigma (B,) is the
-    mean error over the mean sigma that is reported, scaled by `sigma_scale` (`config.model`); NaN without labels.
+    Learned offsets of the data set and the deformer move its queries: the answers follow its convention.
+    error_over_sigma (B,) is the mean error over the mean sigma that is reported, scaled by `sigma_scale`
+    (`config.model`); NaN without labels.
     """
     del constants
-    moved = jnp.asarray(queries.points) + query_table.symmetric_offsets(params, queries)
+    moved = query_table.corrected_points(deformer, params, queries)
     asked = jnp.broadcast_to(moved, (len(batch["image"]), *moved.shape))
     points, sigma = net.apply({"params": network_params(params), **model_state}, batch["image"], asked)
     size = batch["image"].shape[1]

@@ -1,9 +1,9 @@
 """Continuous landmark detection with 3D queries (Chandran et al., CVPR 2023): 2D positions of any template points.
 
-A ConvNeXt encodes the image into features, an MLP encodes each query (a 3D point of the template) into a code, and a
-predictor regresses the query's position (`crop_units`) and its standard deviation from both. The paper leaves sizes
-open: docstrings mark what follows the unofficial PyTorch reimplementation florisdf/continuous_landmarks ("unofficial")
-and what deviates from both ("ours").
+A ConvNeXt or MobileNet encodes the image into features, an MLP encodes each query (a 3D point of the template) into a
+code, and a predictor regresses the query's position (`crop_units`) and its standard deviation from both. The paper
+leaves sizes open: docstrings mark what follows the unofficial PyTorch reimplementation florisdf/continuous_landmarks
+("unofficial") and what deviates from both ("ours").
 """
 
 import functools
@@ -17,155 +17,39 @@ import ml_collections
 from jaxface import crops
 from jaxface.errors import UserError
 from jaxface.heads import canonical
-from jaxface.nn import soft_argmax
-from jaxface.nn.convnext import SIZES, Block, ConvNeXt
+from jaxface.nn import mobilenet
+from jaxface.nn.convnext import SIZES, ConvNeXt
 from jaxface.nn.init import initialize
-from jaxface.nn.mlp import MLP, gelu
-from jaxface.nn.transformer import AttentionBlock, CrossCovarianceBlock
 from jaxface.parallel import AXIS
+from jaxface.systems.continuous import canonical_points, spatial_transformer
+from jaxface.systems.continuous.predictors import (
+    GridPool,
+    MapPool,
+    PointwisePredictor,
+    QueryEncoder,
+    SoftArgmaxPredictor,
+    TransformerPredictor,
+)
 from jaxface.systems.continuous.query_table import OTHER_TEMPLATE
 
-GRID_CHANNELS = 32
 LOG_SIGMA_RANGE = (-7.0, 3.0)
 # In `crop_units`: 0.11 px in a crop of 224 px. Without a floor the likelihood is unbounded.
 SIGMA_FLOOR = 1e-3
 TRANSFORMERS = ("transformer", "xca", "mhsa")
-# Stride of the finest map that `MapPool` keeps.
-MAP_STRIDE = 8
 
 
-class GridPool(nn.Module):
-    """Flattens the last map instead of averaging it: LayerNorm, 1x1 convolution, flatten, Dense, GELU. (B,width).
+class MobileEncoder(nn.Module):
+    """A MobileNet as encoder: image (B,H,W,3) to pooled features (B,C) and maps at strides 4, 8, 16 and 32."""
 
-    Ours, for small encoders: it keeps the position of features, and requires a fixed image size.
-    """
-
-    width: int
+    variant: mobilenet.Variant
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
-    def __call__(self, maps: list[jax.Array]) -> jax.Array:
-        x = nn.LayerNorm(epsilon=1e-6, name="norm")(maps[-1].astype(jnp.float32))
-        x = nn.Dense(GRID_CHANNELS, name="reduce")(x)
-        return gelu(nn.Dense(self.width, name="dense")(x.reshape(x.shape[0], -1)))
-
-
-class MapPool(nn.Module):
-    """Feature pyramid (B,H/8,W/8,width) of the encoder's maps from stride 8 on, without pooling (ours).
-
-    Coarse maps are upsampled and added to finer ones; one ConvNeXt block and a LayerNorm follow.
-    """
-
-    width: int
-
-    @nn.compact
-    def __call__(self, maps: list[jax.Array]) -> jax.Array:
-        fused = None
-        for index in range(len(maps) - 1, 0, -1):
-            x = nn.LayerNorm(epsilon=1e-6, name=f"norm{index}")(maps[index].astype(jnp.float32))
-            x = nn.Dense(self.width, name=f"reduce{index}")(x)
-            fused = x if fused is None else x + jax.image.resize(fused, x.shape, "linear")
-        return nn.LayerNorm(epsilon=1e-6, name="norm")(Block(layer_scale=1.0, name="block")(fused))
-
-
-class QueryEncoder(nn.Module):
-    """Encodes template positions (…,3) as codes (…,width) with an MLP of two layers, each followed by GELU.
-
-    The input is extended by `fourier_bands` octaves of sines and cosines (ours; the paper has none).
-    """
-
-    width: int
-    fourier_bands: int = 0
-
-    @nn.compact
-    def __call__(self, queries: jax.Array) -> jax.Array:
-        angles = queries[..., None] * (jnp.pi * 2.0 ** jnp.arange(self.fourier_bands))
-        fourier = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1).reshape(*queries.shape[:-1], -1)
-        return MLP((self.width, self.width), name="mlp")(jnp.concatenate([queries, fourier], -1))
-
-
-class ConditionedDense(nn.Module):
-    """Linear layer (B,N,width) on concatenated codes (B,N,Q) and image features (B,C).
-
-    Its matrix is split in two, so that the features are multiplied once per image instead of once per query.
-    """
-
-    width: int
-
-    @nn.compact
-    def __call__(self, code: jax.Array, features: jax.Array) -> jax.Array:
-        shared = nn.Dense(self.width, name="features")(features)
-        return nn.Dense(self.width, use_bias=False, name="code")(code) + shared[:, None]
-
-
-class PointwisePredictor(nn.Module):
-    """MLP of `layers` hidden layers with GELU and 3 outputs per query (paper). Queries do not influence each other."""
-
-    width: int
-    layers: int
-
-    @nn.compact
-    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
-        del valid, train
-        x = gelu(ConditionedDense(self.width, name="first")(code, features))
-        return MLP((self.width,) * (self.layers - 1), 3, name="mlp")(x)
-
-
-class SoftArgmaxPredictor(nn.Module):
-    """Soft-argmax over a feature map (B,h,w,C), refined by an MLP on the attended features (ours).
-
-    Regression from one feature vector has to learn the position of every template point. Here a query only has to
-    match the local appearance of its point, which takes far fewer examples. Queries do not influence each other. Sows
-    "log_attention" (B,N,h*w), which `losses.training_loss` supervises as a heat map.
-    """
-
-    width: int
-    layers: int
-
-    @nn.compact
-    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
-        del valid, train
-        batch, height, width, channels = features.shape
-        cells = features.reshape(batch, height * width, channels)
-        query = MLP((self.width,), channels, name="seek")(code)
-        logits = jnp.einsum("bnc,btc->bnt", query, cells) / channels**0.5
-        self.sow("intermediates", "log_attention", nn.log_softmax(logits))
-        attention = nn.softmax(logits)
-        position = soft_argmax.expectation(attention, cell_centers(height, width))
-        attended = jnp.concatenate([code, soft_argmax.expectation(attention, cells), position], -1)
-        out = MLP((self.width,) * self.layers, 3, name="mlp")(attended)
-        return out.at[..., :2].add(position)
-
-
-def cell_centers(height: int, width: int) -> jax.Array:
-    """Centres (height * width, 2) of a map's cells, row by row, as x, y in `crop_units`."""
-    return soft_argmax.cell_centers(height, width, extent=2.0) - 1
-
-
-class TransformerPredictor(nn.Module):
-    """Transformer over the queries of an image, so an output depends on the whole query set.
-
-    `kind`: "transformer" (unofficial; cross-covariance attention with batch norm), "xca" (the same without batch norm)
-    or "mhsa" (ours; pre-norm self-attention).
-    """
-
-    kind: str
-    width: int
-    layers: int
-    heads: int
-
-    @nn.compact
-    def __call__(self, code, features, valid=None, train: bool = False) -> jax.Array:
-        x = ConditionedDense(self.width, name="first")(code, features)
-        for index in range(self.layers):
-            x = self._block(f"block{index}")(x, valid, train)
-        if self.kind == "mhsa":
-            x = nn.LayerNorm(name="norm")(x)
-        return nn.Dense(3, name="last")(x)
-
-    def _block(self, name: str) -> nn.Module:
-        if self.kind == "mhsa":
-            return AttentionBlock(self.heads, name=name)
-        return CrossCovarianceBlock(self.heads, local=self.kind == "transformer", axis_name=AXIS, name=name)
+    def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, list[jax.Array]]:
+        net = mobilenet.MobileNet(self.variant, AXIS, self.dtype, self.remat, name="mobilenet")
+        maps = net.maps(image, train)
+        return maps[-1].astype(jnp.float32).mean((1, 2)), maps
 
 
 class Continuous(nn.Module):
@@ -183,10 +67,13 @@ class Continuous(nn.Module):
         pool: replaces the encoder's global average pooling; None keeps it (paper).
         anchors: template points to which the queries of a transformer attend at inference; () where queries are
             independent.
-        log_sigma: whether the third output is log sigma, clamped, with a floor (ours), or log variance (unofficial).
+        normaliser: finds the similarity with which the image is cropped again before it is encoded; None: none. Its
+            transform is the last numbers of the features.
+        camera: if the predictor gives displacements of the template, finds the camera that shows the moved points.
+        log_sigma: whether the last output is log sigma, clamped, with a floor (ours), or log variance (unofficial).
     """
 
-    encoder: ConvNeXt
+    encoder: ConvNeXt | MobileEncoder
     predictor: nn.Module
     query_encoder: QueryEncoder
     mean: tuple[float, ...]
@@ -194,10 +81,19 @@ class Continuous(nn.Module):
     pool: GridPool | MapPool | None = None
     log_sigma: bool = True
     anchors: tuple[tuple[float, float, float], ...] = ()
+    normaliser: spatial_transformer.Localiser | None = None
+    camera: canonical_points.CameraHead | None = None
 
     def encode(self, image: jax.Array, train: bool = False) -> jax.Array:
         """Features (B,C), or with `MapPool` (B,h,w,C), of images (B,H,W,3) RGB in [0,1], as fed to the predictor."""
         normalised = (image - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        if self.normaliser is None:
+            return self._features(normalised, train)
+        transform = self.normaliser(normalised)
+        features = self._features(spatial_transformer.normalise(normalised, transform), train)
+        return jnp.concatenate([features, transform], axis=-1)
+
+    def _features(self, normalised: jax.Array, train: bool) -> jax.Array:
         pooled, maps = self.encoder(normalised, train)
         return pooled if self.pool is None else self.pool(maps)
 
@@ -213,12 +109,34 @@ class Continuous(nn.Module):
         Returns:
             Points (B,N,2) in `crop_units`, and sigma (B,N), isotropic, in the same unit.
         """
+        transform = None
+        if self.normaliser is not None:
+            transform = features[..., -spatial_transformer.PARAMETERS :]
+            features = features[..., : -spatial_transformer.PARAMETERS]
         out = self.predictor(self.query_encoder(queries), features, valid, train)
         if self.log_sigma:
-            sigma = jnp.exp(jnp.clip(out[..., 2], *LOG_SIGMA_RANGE)) + SIGMA_FLOOR
+            sigma = jnp.exp(jnp.clip(out[..., -1], *LOG_SIGMA_RANGE)) + SIGMA_FLOOR
         else:
-            sigma = jnp.exp(0.5 * out[..., 2])
-        return out[..., :2], sigma
+            sigma = jnp.exp(0.5 * out[..., -1])
+        points = out[..., :-1]
+        if self.camera is not None:
+            displacement = canonical_points.DISPLACEMENT_SCALE * points
+            self.sow("intermediates", "displacement", displacement)
+            points = self.camera(features).project(queries + displacement)
+        if transform is not None:
+            points = spatial_transformer.to_crop(transform, points)
+            sigma = sigma * spatial_transformer.scale(transform)[:, None]
+        return points, sigma
+
+    def canonical(self, features, queries) -> tuple[jax.Array, canonical_points.HeadCamera]:
+        """Points (B,N,3) of the head in template units, and the camera of the (normalised) images.
+
+        For networks with a `camera`; arguments as in `query`.
+        """
+        if self.normaliser is not None:
+            features = features[..., : -spatial_transformer.PARAMETERS]
+        out = self.predictor(self.query_encoder(queries), features, None, False)
+        return queries + canonical_points.DISPLACEMENT_SCALE * out[..., :-1], self.camera(features)
 
     def answer(self, features, queries, asked=None) -> tuple[jax.Array, jax.Array]:
         """`query` for inference: the answer to a query does not depend on which others are asked with it.
@@ -244,13 +162,15 @@ POOLS = {"grid": GridPool, "map": MapPool}
 def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     """The network of `config.model`. Raises UserError for an unknown encoder and inconsistent widths. Keys:
 
-    encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), or "custom" (V1) with `depths`, `dims`.
+    encoder: "convnext_<size>" or "convnextv2_<size>" (`nn.convnext.SIZES`), "custom" (V1) with `depths`, `dims`, or
+        "mobilenet_v2" or "mobilenet_v3", to which the keys below that name ConvNeXt do not apply.
     image_size: side of the crop in pixels (not read here).
     dtype: "float32" or "bfloat16", of the encoder's computation only.
     remat: whether the activations of a block of the encoder are recomputed for its gradient.
-    layer_scale: initial layer scale of a V1 block (1e-6 as published; short training runs of shallow nets need 1).
-    final_norm: LayerNorm after the mean (unofficial: False); pools other than "mean" have their own.
-    drop_path: stochastic depth rate of the last block.
+    layer_scale: initial layer scale of a ConvNeXt V1 block (1e-6 as published; short training runs of shallow nets
+        need 1).
+    final_norm: LayerNorm after the mean of a ConvNeXt (unofficial: False); pools other than "mean" have their own.
+    drop_path: stochastic depth rate of the last block of a ConvNeXt.
     pool: "mean" (paper), "grid" (ours; needs a fixed image size) or "map" (ours; for predictor "soft_argmax").
     feature_width: width of the features; with pool "mean" it is the encoder's own (768 in the paper).
     query_width: width of the query encoder (64).
@@ -262,19 +182,24 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
     template: the head whose template the queries are points of, "makehuman" or, for models of version 0.1, "procedural"
         (`canonical.in_template`); "other" for weights that were trained on a template of their own (`other_template`).
     sigma: "log" (ours: log sigma, clamped, floor) or "variance" (unofficial: log variance).
+    normaliser: whether the image is cropped again by a learned similarity (`spatial_transformer`).
+    output: "image", or "canonical": 3D points of the head, pose and focal length (`canonical_points`). Both are parts
+        of Infinite 3D Landmarks and need a predictor other than "soft_argmax", which reads positions in the image.
     sigma_scale: factor on the sigma of predictions, not on that of `System.raw` (not read here). Training maximises the
         likelihood of rendered points; errors on photographs are larger. Multiply it by `error_over_sigma` of
         `launch.evaluate` on data like yours, so that the mean sigma is the mean error.
     mirror: whether predictions are averaged with those of a mirrored crop (not read here).
     """
     encoder = _encoder(config)
-    _check(config, encoder.dims[-1])
+    _check(config, encoder.variant.last if isinstance(encoder, MobileEncoder) else encoder.dims[-1])
+    in_3d = config.output == "canonical"
+    outputs = 4 if in_3d else 3
     if config.predictor == "mlp":
-        predictor = PointwisePredictor(config.width, config.layers)
+        predictor = PointwisePredictor(config.width, config.layers, outputs)
     elif config.predictor == "soft_argmax":
         predictor = SoftArgmaxPredictor(config.width, config.layers)
     else:
-        predictor = TransformerPredictor(config.predictor, config.width, config.layers, config.heads)
+        predictor = TransformerPredictor(config.predictor, config.width, config.layers, config.heads, outputs)
     return Continuous(
         encoder=encoder,
         predictor=predictor,
@@ -284,6 +209,8 @@ def model_from_config(config: ml_collections.ConfigDict) -> Continuous:
         pool=POOLS[config.pool](config.feature_width) if config.pool in POOLS else None,
         log_sigma=config.sigma == "log",
         anchors=_anchors(config),
+        normaliser=spatial_transformer.Localiser() if config.normaliser else None,
+        camera=canonical_points.CameraHead() if in_3d else None,
     )
 
 
@@ -295,7 +222,9 @@ def _anchors(config: ml_collections.ConfigDict) -> tuple[tuple[float, ...], ...]
     return tuple(map(tuple, points.astype(float).tolist()))
 
 
-def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
+def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt | MobileEncoder:
+    if config.encoder in mobilenet.SIZES:
+        return MobileEncoder(mobilenet.SIZES[config.encoder], jnp.dtype(config.dtype), config.remat)
     family, _, size = config.encoder.partition("_")
     if config.encoder == "custom":
         depths, dims = config.depths, config.dims
@@ -304,7 +233,8 @@ def _encoder(config: ml_collections.ConfigDict) -> ConvNeXt:
     else:
         sizes = ", ".join(SIZES)
         raise UserError(
-            f"config.model.encoder is {config.encoder!r}; use custom, or convnext_ or convnextv2_ followed by {sizes}"
+            f"config.model.encoder is {config.encoder!r}; use custom, {' or '.join(mobilenet.SIZES)}, or convnext_ or "
+            f"convnextv2_ followed by {sizes}"
         )
     return ConvNeXt(
         depths=tuple(depths),
@@ -328,6 +258,11 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
         raise UserError(
             f'config.model: pool is "{config.pool}" and predictor is "{config.predictor}"; "map" and "soft_argmax" '
             "require each other"
+        )
+    if config.predictor == "soft_argmax" and (config.normaliser or config.output != "image"):
+        raise UserError(
+            'config.model.predictor is "soft_argmax", which reads positions in the image; use "mlp" with normaliser or '
+            'with output "canonical"'
         )
     if config.predictor in TRANSFORMERS and config.width % config.heads:
         raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
@@ -353,6 +288,9 @@ def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]
 
     Raises:
         UserError: `image` is missing, or a shape does not fit.
+
+    With output "canonical" also `canonical` (B,N,3) template units, `rotation` (B,3,3), `translation` (B,3) and
+    `focal` (B,) of `canonical_points.HeadCamera`.
     """
     variables = {"params": params, **model_state}
     image = crops.image_input(arrays)
@@ -363,6 +301,9 @@ def raw(model: Continuous, params: Any, model_state: Any, arrays: dict[str, Any]
         if queries.ndim != 3 or queries.shape[::2] != (image.shape[0], 3):
             raise UserError(f"queries: the shape is {queries.shape}; it must be ({image.shape[0]},N,3)")
         outputs["points"], outputs["sigma"] = _apply(model, "query", variables, features, queries)
+        if model.camera is not None:
+            outputs["canonical"], camera = _apply(model, "canonical", variables, features, queries)
+            outputs |= {name: getattr(camera, name) for name in ("rotation", "translation", "focal")}
     return outputs
 
 

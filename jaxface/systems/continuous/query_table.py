@@ -7,7 +7,7 @@ the user's own folders are found with a trained network (`layout_search`). `conf
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUTS, MIRROR_X, Layout, mirror_symmetric
 from jaxface.system import Tree
+from jaxface.systems.continuous.deformer import DEFORMER, Deformer
 
 # Layouts of data sets whose metadata do not name it. Sets of 3D points, and rendered heads, which also have dense
 # points with queries of their own.
@@ -150,10 +151,15 @@ def offset_sets(config: ml_collections.ConfigDict) -> list[QuerySet]:
     """
     if not config.data.get("offsets", False):
         return []
-    names = list(dict.fromkeys(dataset_name(name) for name in config.data.datasets))
+    return [query_set(config, name) for name in learned_names(map(dataset_name, config.data.datasets))]
+
+
+def learned_names(names: Iterable[str]) -> list[str]:
+    """Those of the data sets "NAME[/variant]" whose points are moved to their own convention, without the reference."""
+    names = list(dict.fromkeys(names))
     learned = [name for name in names if name.partition("/")[0] not in EXACT]
     pinned = names[:1] if learned == names else []
-    return [query_set(config, name) for name in learned if name not in pinned]
+    return [name for name in learned if name not in pinned]
 
 
 def zero_offsets(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
@@ -185,21 +191,43 @@ def moved_queries(queries: jax.Array, offsets: jax.Array, mirrored: jax.Array) -
     return queries + offsets * sign
 
 
+def deformer_of(config: ml_collections.ConfigDict) -> Deformer | None:
+    """The deformer of a configuration; None if it has none, or if no data set would move."""
+    if not config.data.deformer:
+        return None
+    names = tuple(map(dataset_name, config.data.datasets))
+    moving = set(learned_names(names))
+    return Deformer(names, tuple(name in moving for name in names)) if moving else None
+
+
+def corrected_points(deformer: Deformer | None, params: Tree, one: QuerySet) -> jax.Array:
+    """Template points (K,3) of a data set in its own convention: moved by learned offsets and by the deformer."""
+    points = jnp.asarray(one.points) + symmetric_offsets(params, one)
+    if deformer is None or DEFORMER not in params:
+        return points
+    return points + deformer.of_dataset(params, one.dataset, one.points)
+
+
 def named_layouts(config: ml_collections.ConfigDict, params: Tree) -> dict[str, np.ndarray]:
     """Layouts that a model answers besides those of the package.
 
     Returns:
-        {data set: template points (K,3)}: the points of the user's own data sets, and those of data sets with learned
-        offsets, moved by them.
+        {data set: template points (K,3)}: the points of the user's own data sets, and those of data sets whose points
+        are moved to their own convention, by learned offsets or a deformer.
     """
     entries = config.get("layouts", {})
-    learned = params.get(OFFSETS, {})
-    names = dict.fromkeys(dataset_name(name) for name in (*config.data.datasets, *config.data.evaluate))
-    names |= dict.fromkeys(name for name in entries if "points" in entries[name] and name not in map(entry_key, names))
+    deformer = deformer_of(config) if DEFORMER in params else None
+    moved = set(params.get(OFFSETS, {}))
+    if deformer is not None:
+        pairs = zip(deformer.names, deformer.learned, strict=True)
+        moved |= {offset_key(name) for name, learned in pairs if learned}
+    names = dict.fromkeys(map(dataset_name, (*config.data.datasets, *config.data.evaluate)))
+    known = set(map(entry_key, names))
+    names |= dict.fromkeys(name for name in entries if "points" in entries[name] and name not in known)
     found = {}
     for name in names:
         entry = entries.get(entry_key(name), {})
-        if "points" in entry or (offset_key(name) in learned and "name" in entry):
+        if "points" in entry or (offset_key(name) in moved and "name" in entry):
             one = query_set(config, name)
-            found[name] = np.asarray(one.points + symmetric_offsets(params, one), np.float32)
+            found[name] = np.asarray(corrected_points(deformer, params, one), np.float32)
     return found

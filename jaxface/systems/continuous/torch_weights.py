@@ -104,11 +104,14 @@ def from_torch(model: Continuous, tensors: Tensors, params: Any, model_state: An
         The checkpoint's values.
 
     Raises:
-        UserError: entries are missing, left over or of another shape; the message names them all.
+        UserError: entries are missing, left over or of another shape; the message names them all. Or the encoder is not
+            a ConvNeXt.
     """
     tensors = unwrap(tensors, "model", "state_dict", "model_state_dict")
     if any(name.startswith(UNOFFICIAL_ENCODER) for name in tensors):
         return Converted(*_from_unofficial(model, tensors, params, model_state))
+    if not isinstance(model.encoder, ConvNeXt):
+        raise UserError("config.model.encoder: an ImageNet checkpoint can be read for a ConvNeXt only; choose one")
     scheme = _recognise(tensors)
     dropped = _unused_entries(scheme, model.encoder, tensors)
     kept = {name: value for name, value in tensors.items() if name not in dropped}

@@ -29,6 +29,8 @@ VALUES = {
     "model.mean": values.RGB,
     "model.std": values.RGB_SCALE,
     "model.sigma": values.choice("log", "variance"),
+    "model.normaliser": values.FLAG,
+    "model.output": values.choice("image", "canonical"),
     "model.sigma_scale": values.positive(),
     "model.mirror": values.FLAG,
     "model.template": values.choice(sources.EMBEDDED, sources.RETIRED, "other"),
@@ -38,9 +40,11 @@ VALUES = {
     "data.regions": values.sequence(values.choice(*REGIONS), least=1),
     "data.shares": values.sequence(values.positive()),
     "data.offsets": values.FLAG,
+    "data.deformer": values.FLAG,
     "data.endless": values.FLAG,
     "layouts": values.section(values.SECTION),  # what an entry holds is checked by `query_table`
     "loss.warmup": values.COUNT,
     "loss.attention": values.WEIGHT,
     "loss.offsets": values.WEIGHT,
+    "loss.displacement": values.WEIGHT,
 }

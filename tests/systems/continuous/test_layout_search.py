@@ -43,3 +43,11 @@ def test_points_are_found_from_24_images(flip):
     assert np.median(distance) < 0.5 and distance.max() < 6 and np.median(error) < 0.01
     if len(flip):
         np.testing.assert_allclose(found[flip] * [-1, 1, 1], found, atol=1e-6)
+
+
+def test_labels_are_asymmetric_only_if_freedom_lowers_the_error_by_more_than_noise():
+    symmetric = np.full(10, 0.024)
+    assert layout_search.is_symmetric(symmetric, 0.95 * symmetric, 24)
+    assert not layout_search.is_symmetric(symmetric, 0.85 * symmetric, 24)
+    assert layout_search.is_symmetric(symmetric, 0.85 * symmetric, 8)
+    assert not layout_search.is_symmetric(symmetric, 0.93 * symmetric, 96)

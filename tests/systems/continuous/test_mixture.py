@@ -10,14 +10,24 @@ import numpy as np
 import pytest
 
 from configs.continuous import get_config
-from jaxface import checkpoint, evaluation, metric_writer, training
+from jaxface import checkpoint, evaluation, metric_writer, pretrained, training
 from jaxface.data import datasets
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUTS
 from jaxface.systems import continuous
-from jaxface.systems.continuous import data, face_extent, losses, metrics, model, query_table
+from jaxface.systems.continuous import (
+    data,
+    deformer,
+    face_extent,
+    layout_search,
+    losses,
+    metrics,
+    model,
+    own_layouts,
+    query_table,
+)
 from jaxface.systems.continuous.query_table import QuerySet
 
 SIZE = 64
@@ -237,3 +247,35 @@ def test_norms_of_an_example():
     assert found["norm_box"] == pytest.approx(np.sqrt(np.ptp(points, axis=0).prod()) / 2, rel=1e-5)
     without = data.norms({"box": np.array([0, 0, 8, 2])}, points[:19], np.ones(19, bool), queries_of("19"), 1.0)
     assert np.isnan(without["norm_interocular"]) and without["norm_box"] == 4
+
+
+def test_the_deformer_moves_every_data_set_but_the_reference_and_follows_the_mirror():
+    config = get_config("smoke")
+    config.data.update(datasets=("rendered_heads/makehuman", "300w", "wflw"), deformer=True)
+    found = query_table.deformer_of(config)
+    assert found.learned == (False, True, True)
+    params = {deformer.DEFORMER: found.init(jax.random.key(0))}
+    queries, number = jnp.asarray(canonical.queries("68"))[None].repeat(3, 0), jnp.arange(3)
+    assert not np.abs(found.displacements(params, queries, number)).any()
+    params[deformer.DEFORMER]["last"]["kernel"] = 0.1 * jax.random.normal(jax.random.key(1), (64, 3))
+    moved = found.displacements(params, queries, number)
+    assert not np.abs(moved[0]).any() and np.abs(moved[1]).max() > 1e-3 and np.abs(moved[1] - moved[2]).max() > 1e-3
+    mirror = np.float32([-1, 1, 1])
+    np.testing.assert_allclose(found.displacements(params, queries * mirror, number), moved * mirror, atol=1e-6)
+    points = query_table.corrected_points(found, params, QuerySet("wflw", canonical.queries("68"), LAYOUTS["68"]))
+    np.testing.assert_allclose(points, queries[2] + moved[2], atol=1e-6)
+    config.data.datasets = ("rendered_heads/makehuman",)
+    assert query_table.deformer_of(config) is None
+
+
+def test_the_points_of_a_layout_are_found_with_the_pretrained_model(data_dir, monkeypatch):
+    """What `launch.layout` stores; symmetric labels keep their flip map."""
+    config = get_config("own")
+    config.data.dir = data_dir
+    monkeypatch.setattr(layout_search, "STEPS", 30)
+    monkeypatch.setattr(layout_search, "CANDIDATES", 200)
+    entry, errors = own_layouts.find(*pretrained.load(config.init), "lapa", config.data)
+    points = np.asarray(entry["points"])
+    assert errors.shape == (106,) and entry["flip"] == tuple(LAYOUTS["106"].flip)
+    np.testing.assert_allclose(points[LAYOUTS["106"].flip] * [-1, 1, 1], points, atol=1e-4)
+    assert np.median(np.linalg.norm(points - canonical.queries("106"), axis=1)) < 0.12

@@ -10,7 +10,7 @@ from configs import continuous as configs
 from jaxface.errors import UserError
 from jaxface.systems import continuous as continuous_system
 from jaxface.systems.continuous import model as continuous
-from jaxface.systems.continuous import other_template
+from jaxface.systems.continuous import other_template, torch_weights
 
 QUERIES = np.random.default_rng(0).normal(size=(2, 9, 3)).astype(np.float32)
 IMAGE = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
@@ -52,6 +52,19 @@ def test_answers_do_not_depend_on_how_queries_are_grouped(predictor):
     for whole, *parts in zip(together, *apart, strict=True):
         np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-4, atol=1e-5)
     assert bool(net.anchors) == (predictor != "mlp")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pool": "mean", "feature_width": 960}, {"pool": "map", "predictor": "soft_argmax"}]
+)
+def test_a_mobilenet_encodes_for_every_pool(changes):
+    net, params, model_state = build(encoder="mobilenet_v3", **changes)
+    assert set(params["encoder"]) == {"mobilenet"} and "batch_stats" in model_state
+    run = jax.jit(functools.partial(net.apply, method="encode"))
+    features = run({"params": params, **model_state}, np.zeros((2, 64, 64, 3), np.float32))
+    assert features.shape == ((2, 960) if changes["pool"] == "mean" else (2, 8, 8, 32))
+    with pytest.raises(UserError, match="for a ConvNeXt only; choose one"):
+        torch_weights.from_torch(net, {"features.0.0.weight": np.zeros(1)}, params, model_state)
 
 
 def test_a_model_of_another_template_refuses_our_layouts():

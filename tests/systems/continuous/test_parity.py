@@ -26,7 +26,11 @@ def build(**changes):
     config |= dict(
         fourier_bands=0, predictor="mlp", width=512, layers=4, heads=8, sigma="log", dtype="float32", layer_scale=1e-6
     )
-    return continuous.model_from_config(ml_collections.ConfigDict(config | IMAGENET | {"remat": False} | changes))
+    return continuous.model_from_config(
+        ml_collections.ConfigDict(
+            config | IMAGENET | {"remat": False, "normaliser": False, "output": "image"} | changes
+        )
+    )
 
 
 @functools.cache
