@@ -26,7 +26,7 @@ def config(changes: dict | None = None) -> ml_collections.ConfigDict:
     """The configuration of a run of 12 steps that saves at every third; `changes` by dotted name."""
     values = dict(
         system="toy", seed=0, steps=12, batch_size=8, log_every=4, save_every=3, keep=3, eval_every=6, ema=0.9,
-        backend="pmap", resume="", init="", prefetch=2, best="",
+        backend="pmap", resume="", init="", prefetch=2, input_processes=1, best="",
         optim={**OPTIM, "betas": (0.9, 0.99), "multipliers": {"offset": 0.5}},
         data={"width": FEATURES, "poison": -1, "delay_s": 0.0, "signal": 0, "signal_at": -1},
     )  # fmt: skip
