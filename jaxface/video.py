@@ -183,7 +183,7 @@ class ClipWriter:
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
         if not self._writer.isOpened():
             raise OSError(f"{path}: the video cannot be written")
-        self._path, self._rate, self._count = path, rate, 0
+        self._path, self._rate, self._count, self._written = path, rate, 0, 0
         self._last: np.ndarray | None = None
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
@@ -197,6 +197,7 @@ class ClipWriter:
         if self._last is not None:
             for _ in range(self._count, count):
                 self._writer.write(self._last)
+                self._written += 1
         self._count = max(self._count, count)
 
     def __enter__(self) -> "ClipWriter":
@@ -205,14 +206,14 @@ class ClipWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._fill(self._count + 1)
         self._writer.release()
-        if kind is None and self._count and not self._is_complete():
+        if kind is None and self._written and not self._is_complete():
             raise OSError(f"{self._path}: the video cannot be written completely; free some disk space")
 
     def _is_complete(self) -> bool:
         """Whether the file can be opened: its index comes last, and OpenCV reports no failed writing."""
         capture = cv2.VideoCapture(os.path.abspath(self._path))
         try:
-            return capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) >= self._count
+            return capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) >= self._written
         finally:
             capture.release()
 

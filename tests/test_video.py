@@ -94,6 +94,14 @@ def test_clips_come_back(tmp_path):
     assert np.abs(frames[1].mean((0, 1)) - [120, 20, 90]).max() < 6
 
 
+def test_a_clip_may_begin_after_time_zero(tmp_path):
+    """As frames of cameras and of cut files do."""
+    with video.ClipWriter(tmp_path / "a.mp4", 10.0, 64, 48) as writer:
+        for time in (0.5, 0.6, 0.8):
+            writer.write(np.full((48, 64, 3), 90, np.uint8), time)
+    assert len(list(video.open_clip(tmp_path / "a.mp4").frames())) == 4
+
+
 def test_times_of_a_clip_are_kept_and_a_damaged_frame_does_not_end_it(tmp_path):
     with video.ClipWriter(tmp_path / "a.mp4", 10.0, 64, 48) as writer:
         for time, level in ((0.0, 40), (0.1, 120), (0.5, 200)):
