@@ -88,7 +88,7 @@ def decode(image: Image.Image, step: int = 1) -> tuple[np.ndarray, int, int]:
 
 
 def _check_planes(image: Image.Image) -> None:
-    """Raises UserError for a TIFF file with a plane per channel and not 8 bits, whose bytes Pillow takes for pixels."""
+    """Raises UserError for a TIFF file with one plane per channel and more than 8 bits: Pillow misreads it."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES_TAG) == SEPARATE_PLANES and any(bits != 8 for bits in tags.get(BITS_TAG, (8,))):
         raise UserError("its channels are stored one after the other in more than 8 bits; save them interleaved")

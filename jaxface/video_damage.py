@@ -23,7 +23,7 @@ MESSAGE, FRAME = re.compile(rb"\[.* @ (0x)?[0-9a-fA-F]+\] "), b"@"
 LOG_SETTINGS = ("OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG", "OPENCV_LOG_LEVEL")
 # Reading errors in a row after which the child ends, as `video.MAX_DAMAGED`.
 MAX_FAILED = 50
-# Damaged places that are closer to each other than this are told as one, and how many are told.
+# Damaged places closer together than this are reported as one; the number of places that a message lists.
 SAME_PLACE_SECONDS, MAX_PLACES = 1.0, 5
 # The child may take this long in seconds, and as long as the inference, after it; how often it is looked at.
 PATIENCE_SECONDS, POLL_SECONDS = 60.0, 0.02

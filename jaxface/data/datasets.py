@@ -146,7 +146,8 @@ def planned_batches(
 
     def mine(number: int) -> Iterator[np.ndarray]:
         """For each step, which of the examples of a source this process prepares."""
-        own = np.isin(np.arange(config.batch_size), np.arange(config.batch_size)[here])
+        own = np.zeros(config.batch_size, bool)
+        own[here] = True
         for later in itertools.count(step):
             yield own[plan(later) == number] & ((later - step) % share.stride == 0)
 

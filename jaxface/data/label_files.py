@@ -145,7 +145,7 @@ def read_list(path: pathlib.Path) -> Labels:
 
 
 def _without_landmarks(name: str) -> str:
-    """The reason why a line that ends with `name` is no label. WFLW's lists have the name last."""
+    """Why a line is not a label: `name` has no landmarks after it, or comes after them as in WFLW's lists."""
     *others, _ = name.split() or [""]
     if len(others) > 1 and all(map(_is_number, others)):
         return "the name of the image comes last; put it first, and after it only the landmarks"

@@ -212,7 +212,8 @@ def collate(parts: Sequence[Example], present: Sequence[int], widths: Sequence[i
         widths: for each data set the queries of its examples.
     """
     width = query_table.batch_width([widths[number] for number in present])
-    return datasets.concatenate([{**part, **{name: _padded(part[name], width) for name in PADDED}} for part in parts])
+    padded = [{**part, **{name: _padded(part[name], width) for name in PADDED}} for part in parts]
+    return datasets.concatenate(padded)
 
 
 def _padded(array: np.ndarray, width: int) -> np.ndarray:

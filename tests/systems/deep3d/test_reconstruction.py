@@ -36,7 +36,7 @@ def face():
 
 @pytest.fixture(scope="module")
 def predictions():
-    """The network's outputs of the next call: for all crops, or for those that are bright and those that are dark."""
+    """The outputs of the network in the next call: one for all crops, or one for bright and one for dark crops."""
     return []
 
 
