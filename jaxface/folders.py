@@ -6,7 +6,6 @@ The only module that writes results of inference. A file that fails does not end
 import dataclasses
 import functools
 import io
-import json
 import os
 import pathlib
 import zipfile
@@ -17,7 +16,7 @@ from typing import Any
 import flax.errors
 import numpy as np
 
-from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline, video_damage
+from jaxface import clips, detection, head_clips, json_files, outputs, overlay, photo, pipeline, video_damage
 from jaxface.data import landmark_files
 from jaxface.errors import UserError, shortened
 from jaxface.results import FaceLandmarks
@@ -78,14 +77,7 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     Entries for files that are not in `folder` are ignored, so that several folders can share one file. Raises UserError
     if the file is missing or malformed, or if none of its entries is a file in `folder`.
     """
-    try:
-        entries = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
-    if not isinstance(entries, dict):
-        raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")
+    entries = json_files.read(path, f"check --boxes, write {EXAMPLE_BOXES}")
     boxes = {}
     for name, value in entries.items():
         try:
@@ -93,7 +85,8 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         except ValueError as error:
             message = f"{path}: the box of {name!r} is {value}; give four numbers x0, y0, x1, y1 with x0 < x1, y0 < y1"
             raise UserError(message) from error
-    in_folder = {name: box for name, box in boxes.items() if os.path.isfile(folder / name)}
+    files = {name: folder / name for name in boxes if os.path.isfile(folder / name)}
+    in_folder = {path.name: boxes[name] for name, path in files.items() if path.parent.resolve() == folder.resolve()}
     if boxes and not in_folder:
         example = shortened(next(iter(boxes)))
         raise UserError(f"{path}: none of its names is a file in {folder}, for example {example!r}; use file names")

@@ -183,12 +183,15 @@ class Predictor:
         photos = list(photos)
         pairs = zip(photos, _boxes_per_photo(photos, boxes), strict=True)
         results = []
-        for batch in pipeline.batches(pipeline.ahead(_load_or_warn, pairs, LOADED_AHEAD), PHOTO_BATCH):
+        for batch in pipeline.batches(pipeline.ahead(_loaded, pairs, LOADED_AHEAD), PHOTO_BATCH):
             decoded = [(future.result(), photo_boxes) for (_, photo_boxes), future in batch]
-            readable = [(one, photo_boxes) for one, photo_boxes in decoded if one is not None]
+            for one, _ in decoded:
+                if isinstance(one, UserError):
+                    warnings.warn(f"{one}; it has no faces in the result", stacklevel=2)
+            readable = [(one, photo_boxes) for one, photo_boxes in decoded if not isinstance(one, UserError)]
             loaded, located = [one for one, _ in readable], [photo_boxes for _, photo_boxes in readable]
             faces = iter(self._faces(loaded, located, options) if readable else [])
-            results += [[] if one is None else next(faces) for one, _ in decoded]
+            results += [[] if isinstance(one, UserError) else next(faces) for one, _ in decoded]
         return results
 
     def person(
@@ -351,13 +354,12 @@ def _is_list(photos: Any) -> bool:
     return isinstance(photos, (list, tuple)) or isinstance(photos, Iterator) and not hasattr(photos, "read")
 
 
-def _load_or_warn(pair: tuple[Source, Any]) -> photo.Photo | None:
-    """The photo of a pair of photo and boxes; None and a warning if it cannot be decoded."""
+def _loaded(pair: tuple[Source, Any]) -> photo.Photo | UserError:
+    """The photo of a pair of photo and boxes, or why it cannot be decoded."""
     try:
         return photo.load(pair[0])
     except UserError as error:
-        warnings.warn(f"{error}; it has no faces in the result", stacklevel=2)
-        return None
+        return error
 
 
 def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:
