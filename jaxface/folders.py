@@ -13,10 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.errors
 import numpy as np
 
-from jaxface import clips, detection, head_clips, json_files, outputs, overlay, photo, pipeline, video_damage
+from jaxface import (
+    array_files,
+    clips,
+    detection,
+    head_clips,
+    json_files,
+    outputs,
+    overlay,
+    photo,
+    pipeline,
+    video_damage,
+)
 from jaxface.data import landmark_files
 from jaxface.errors import UserError, shortened
 from jaxface.results import FaceLandmarks
@@ -401,21 +411,16 @@ def infer_arrays(
     or is a file that is not such an output.
     """
     outputs.check_file(target, _is_array_output, [source])
-    try:
-        with np.load(source, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror or 'not an .npz file'}); check --raw") from error
-    except Exception as error:  # numpy raises any exception for damaged and foreign files
-        raise UserError(f"{source}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
+    arrays = array_files.read_npz(source)
+    if not arrays:
+        raise UserError(f"{source}: it has no arrays of numbers; write it with numpy.savez")
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{source}: {name} has dtype {array.dtype}; it must be float32, images in [0,1]")
     try:
         arrays = raw({name: array.astype(np.float32) for name, array in arrays.items()})
-    except flax.errors.FlaxError as error:
-        reason, *_ = str(error).splitlines()
-        raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with zipfile.ZipFile(buffer, "a") as archive:

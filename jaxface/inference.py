@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
+import flax.errors
 import jax
 import ml_collections
 import numpy as np
@@ -19,6 +20,8 @@ from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
 from jaxface.system import ClipReconstruction, HeadDecoder, System, Tree, build
 
+# Of the reason why arrays do not fit a network.
+MAX_REASON_CHARS = 200
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
 # The types that `photo.load` accepts.
@@ -273,10 +276,17 @@ class Predictor:
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.
 
-        Matrix products are float32 on GPUs and TPUs too, instead of their faster formats of lower precision.
+        Matrix products are float32 on GPUs and TPUs too, instead of their faster formats of lower precision. Raises
+        UserError if the arrays do not fit the network.
         """
         with jax.default_matmul_precision("highest"):
-            return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
+            try:
+                return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
+            except UserError:
+                raise
+            except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
+                reason = str(error).strip().partition("\n")[0][:MAX_REASON_CHARS]
+                raise UserError(f"arrays: they do not fit the network ({reason}); see docs/outputs.md") from error
 
     @property
     def _takes_photos(self) -> bool:

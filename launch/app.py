@@ -138,7 +138,7 @@ def _status(main: Callable[[list[str]], int | None], argv: list[str]) -> int | N
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(f"{shortened(str(error.filename))}: {error.strerror}")
+        return fail(f"{shortened(str(error.filename))}: {error.strerror}; check the path and who may use it")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

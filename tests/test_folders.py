@@ -181,6 +181,15 @@ def test_other_arrays_are_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_arrays_that_do_not_fit_a_network_name_their_file(tmp_path):
+    def raw(arrays):
+        raise UserError("arrays: they do not fit the network")
+
+    np.savez(tmp_path / "in.npz", image=np.ones((2, 3)))
+    with pytest.raises(UserError, match="in.npz: arrays: they do not fit"):
+        folders.infer_arrays(raw, tmp_path / "in.npz", tmp_path / "out.npz")
+
+
 def test_five_points_next_to_a_photo_locate_its_face(source, tmp_path):
     """boxes.json comes first; a malformed file is the failure of its photo."""
     (source / "detections").mkdir()

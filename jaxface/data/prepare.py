@@ -131,7 +131,11 @@ def _check_manual_dir(manual_dir: str) -> None:
 
 
 def _check_variant(name: str, variant: str, variants: Sequence[str] | None) -> None:
-    if variants is None or variant in variants:
+    if variants is None and variant in ("", pathlib.PurePosixPath(variant).name) and variant != "..":
+        return
+    if variants is None:
+        raise UserError(f"data set {name}: {variant!r} is not a name; leave out '/' and '..'")
+    if variant in variants:
         return
     choices = ", ".join(f"{name}/{allowed}" if allowed else name for allowed in variants)
     raise UserError(f"data set {name} has no variant {variant!r}; use {choices}")

@@ -297,6 +297,14 @@ def test_a_prepared_set_without_all_of_its_files_is_one_line(tmp_path, file, con
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../../x", "..", "a/b", "/tmp/x"])
+def test_a_name_leads_nowhere_else(tmp_path, name):
+    write(tmp_path / "own", "text")
+    with pytest.raises(UserError, match="is not a name; leave out"):
+        prepare(f"landmark_folder/{name}", str(tmp_path / "data"), str(tmp_path / "own"))
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
 def test_names_of_wflw_and_very_long_ones_are_short_lines(tmp_path):
     root = tmp_path / "own"
     write(root, "pictures only")
