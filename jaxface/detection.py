@@ -44,8 +44,8 @@ LOOK_PX, LOOK_PER_HEIGHT = 128, 2.0
 SAME_FACE_IOU = 0.3
 MAX_LOOKS, SMALL_ROLL_RAD = 3, np.deg2rad(8)
 # A score from which a candidate that is nearly upright in its copy needs no second look, and from which the second look
-# needs no other orientations, which are these.
-CERTAIN_SCORE, CERTAIN_UPRIGHT_SCORE = 0.85, 0.9
+# needs no other orientations, which are these. Faces that are upside down are proposed as upright with up to 0.906.
+CERTAIN_SCORE = 0.91
 LOOK_TURNS_RAD = np.deg2rad([45, -45, 90, -90, 135, -135, 180])
 SMALLEST_BOX_PX, MAX_BOX_PER_IMAGE = 1.0, 100
 MAX_CANDIDATES = 200
@@ -200,7 +200,7 @@ class _Search:
         orientations are tried, since YuNet proposes faces of any roll as nearly upright.
         """
         best = self._converged(candidate)
-        if not len(best) or best.scores[0] < CERTAIN_UPRIGHT_SCORE:
+        if not len(best) or best.scores[0] < CERTAIN_SCORE:
             turned = joined([self._detect_in_crop(candidate.turned(turn_rad)) for turn_rad in LOOK_TURNS_RAD])
             if len(turned):
                 turned = self._converged(turned[[np.argmax(turned.scores)]])
