@@ -59,6 +59,8 @@ def test_no_face_no_box(shape):
         [60, 0, 90, 9],
         [[0, 40, 9, 50]],
         [0.2, 0.2, 0.9, 1.0],
+        [10, 10, 10.5, 30],
+        [-1e9, -1e9, 1e9, 1e9],
     ],
 )
 def test_bad_boxes_are_refused(boxes):
