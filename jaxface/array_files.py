@@ -71,7 +71,7 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray | None
 
 def _content(path: pathlib.Path) -> bytes:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; check the path")
     try:
         return path.read_bytes()
     except (OSError, MemoryError) as error:

@@ -7,6 +7,8 @@ declared here. What holds between several keys is checked where the keys are use
 import dataclasses
 import math
 import numbers
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ import ml_collections
 from jaxface.errors import REMOTE, UserError
 
 MAX_SHOWN_CHARS = 80
-LARGEST_INTEGER = 2**31 - 1
+LARGEST_INTEGER, LARGEST_FLOAT = 2**31 - 1, sys.float_info.max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def either(*rules: Rule) -> Rule:
 
 FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 SECTION = Rule(lambda value: isinstance(value, Mapping | ml_collections.ConfigDict), "a section of keys")
-TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value, "a text")
+TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value and _is_encodable(value), "a text")
 PATH = Rule(
     lambda value: TEXT.holds(value) and not REMOTE.match(value),
     "a path of this machine; mount a bucket to use a folder in it",
@@ -171,7 +173,16 @@ def rules(values: Mapping[str, Rule]) -> dict[str, Rule]:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not isinstance(value, bool) and -LARGEST_FLOAT <= value <= LARGEST_FLOAT
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a file may have the name: half of a surrogate pair cannot be written."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

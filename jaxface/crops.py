@@ -14,6 +14,7 @@ import numpy as np
 from jaxface import pipeline
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
+from jaxface.image_decoding import MAX_UNIT_FLOAT
 
 # Height of the hairline above the brow points, as a fraction of the distance from brows to chin. A face with 63 mm
 # between the pupils then measures 181 mm from hairline to chin, the human average.
@@ -162,8 +163,8 @@ def check_finite(*outputs: np.ndarray) -> None:
 def image_input(arrays: Mapping[str, Any], size: int | None = None) -> jax.Array:
     """The entry `image` (B,H,W,3) float32 of the input of `System.raw`.
 
-    `size`: the height and width that the network requires; None accepts any. Raises UserError if `image` is missing or
-    its shape does not fit.
+    `size`: the height and width that the network requires; None accepts any. Raises UserError if `image` is missing,
+    its shape does not fit, or its values are those of 8 bits.
     """
     if "image" not in arrays:
         raise UserError(f"arrays: there is no 'image', only {sorted(arrays)}; add it, (B,H,W,3) in [0,1]")
@@ -172,6 +173,9 @@ def image_input(arrays: Mapping[str, Any], size: int | None = None) -> jax.Array
     fits = image.ndim == 4 and image.shape[3] == 3 and size in (None, image.shape[1]) and size in (None, image.shape[2])
     if not fits or image.size == 0:
         raise UserError(f"image: the shape is {image.shape}; it must be (B,{','.join(map(str, required))})")
+    given = arrays["image"]
+    if isinstance(given, np.ndarray) and np.nan_to_num(given).max() > MAX_UNIT_FLOAT:
+        raise UserError(f"image: values up to {np.nan_to_num(given).max():g}; divide by 255, they must be in [0,1]")
     return image
 
 

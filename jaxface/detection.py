@@ -44,10 +44,10 @@ LOOK_PX, LOOK_PER_HEIGHT = 128, 2.0
 SAME_FACE_IOU = 0.3
 MAX_LOOKS, SMALL_ROLL_RAD = 3, np.deg2rad(8)
 # A score from which a candidate that is nearly upright in its copy needs no second look, and from which the second look
-# needs no other orientations, which are these.
-CERTAIN_SCORE, CERTAIN_UPRIGHT_SCORE = 0.85, 0.9
+# needs no other orientations, which are these. Faces that are upside down are proposed as upright with up to 0.906.
+CERTAIN_SCORE = 0.91
 LOOK_TURNS_RAD = np.deg2rad([45, -45, 90, -90, 135, -135, 180])
-SMALLEST_BOX_PX = 1.0
+SMALLEST_BOX_PX, MAX_BOX_PER_IMAGE = 1.0, 100
 MAX_CANDIDATES = 200
 # A detection that is larger than the image by this factor is not a face.
 MAX_FACE_PER_IMAGE = 3
@@ -200,7 +200,7 @@ class _Search:
         orientations are tried, since YuNet proposes faces of any roll as nearly upright.
         """
         best = self._converged(candidate)
-        if not len(best) or best.scores[0] < CERTAIN_UPRIGHT_SCORE:
+        if not len(best) or best.scores[0] < CERTAIN_SCORE:
             turned = joined([self._detect_in_crop(candidate.turned(turn_rad)) for turn_rad in LOOK_TURNS_RAD])
             if len(turned):
                 turned = self._converged(turned[[np.argmax(turned.scores)]])
@@ -342,15 +342,18 @@ def as_boxes(boxes: Any) -> np.ndarray:
 def check_boxes(boxes: Any, width: int, height: int) -> np.ndarray:
     """`as_boxes` that also raises UserError if a box does not fit an image of width x height pixels.
 
-    A box must touch the image, and be larger than one pixel: otherwise its unit is probably the side of the image.
+    A box must touch the image, and be larger than one pixel: otherwise its unit is probably the side of the image. Of a
+    face that is far larger than the image, nothing can be seen.
     """
     array = as_boxes(boxes)
     for x0, y0, x1, y1 in array.tolist():
         box = [x0, y0, x1, y1]
-        if max(x1 - x0, y1 - y0) <= SMALLEST_BOX_PX:
+        if min(x1 - x0, y1 - y0) <= SMALLEST_BOX_PX:
             raise UserError(f"boxes: {box} is not larger than a pixel; give pixels of the image, not fractions of it")
         if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
             raise UserError(f"boxes: {box} lies outside the image of {width} x {height} pixels; give pixels of it")
+        if max(x1 - x0, y1 - y0) > MAX_BOX_PER_IMAGE * max(width, height):
+            raise UserError(f"boxes: {box} is far larger than the {width} x {height} pixels of the image; correct it")
     return array
 
 

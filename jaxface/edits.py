@@ -73,7 +73,9 @@ def _split(source: str) -> tuple[str, str, int]:
     parts = [part for part in rest.split(":") if part]
     number = int(parts.pop()) if parts and parts[-1].isdigit() else 0
     if len(parts) > 1 or (rest and not rest.startswith(":")):
-        raise UserError(f"{source}: not FILE.npz, FILE.npz:PERSON, FILE.npz:NUMBER or FILE.npz:PERSON:NUMBER")
+        raise UserError(
+            f"{source}: malformed; give FILE.npz, FILE.npz:PERSON, FILE.npz:NUMBER or FILE.npz:PERSON:NUMBER"
+        )
     return path + ending, parts[0] if parts else "", number
 
 

@@ -6,7 +6,6 @@ The only module that writes results of inference. A file that fails does not end
 import dataclasses
 import functools
 import io
-import json
 import os
 import pathlib
 import zipfile
@@ -14,10 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.errors
 import numpy as np
 
-from jaxface import clips, detection, head_clips, outputs, overlay, photo, pipeline, video_damage
+from jaxface import (
+    array_files,
+    clips,
+    detection,
+    head_clips,
+    json_files,
+    outputs,
+    overlay,
+    photo,
+    pipeline,
+    video_damage,
+)
 from jaxface.data import landmark_files
 from jaxface.errors import UserError, shortened
 from jaxface.results import FaceLandmarks
@@ -78,14 +87,7 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
     Entries for files that are not in `folder` are ignored, so that several folders can share one file. Raises UserError
     if the file is missing or malformed, or if none of its entries is a file in `folder`.
     """
-    try:
-        entries = json.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check --boxes") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); write {EXAMPLE_BOXES}") from error
-    if not isinstance(entries, dict):
-        raise UserError(f"{path}: not a JSON object; write {EXAMPLE_BOXES}")
+    entries = json_files.read(path, f"check --boxes, write {EXAMPLE_BOXES}")
     boxes = {}
     for name, value in entries.items():
         try:
@@ -93,7 +95,8 @@ def read_boxes(path: str | os.PathLike, folder: Path) -> dict[str, np.ndarray]:
         except ValueError as error:
             message = f"{path}: the box of {name!r} is {value}; give four numbers x0, y0, x1, y1 with x0 < x1, y0 < y1"
             raise UserError(message) from error
-    in_folder = {name: box for name, box in boxes.items() if os.path.isfile(folder / name)}
+    files = {name: folder / name for name in boxes if os.path.isfile(folder / name)}
+    in_folder = {path.name: boxes[name] for name, path in files.items() if path.parent.resolve() == folder.resolve()}
     if boxes and not in_folder:
         example = shortened(next(iter(boxes)))
         raise UserError(f"{path}: none of its names is a file in {folder}, for example {example!r}; use file names")
@@ -408,21 +411,16 @@ def infer_arrays(
     or is a file that is not such an output.
     """
     outputs.check_file(target, _is_array_output, [source])
-    try:
-        with np.load(source, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in opened.files}
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror or 'not an .npz file'}); check --raw") from error
-    except Exception as error:  # numpy raises any exception for damaged and foreign files
-        raise UserError(f"{source}: not an .npz file of plain arrays ({error}); write it with numpy.savez") from error
+    arrays = array_files.read_npz(source)
+    if not arrays:
+        raise UserError(f"{source}: it has no arrays of numbers; write it with numpy.savez")
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{source}: {name} has dtype {array.dtype}; it must be float32, images in [0,1]")
     try:
         arrays = raw({name: array.astype(np.float32) for name, array in arrays.items()})
-    except flax.errors.FlaxError as error:
-        reason, *_ = str(error).splitlines()
-        raise UserError(f"{source}: the arrays do not fit the network ({reason}); see docs/outputs.md") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with zipfile.ZipFile(buffer, "a") as archive:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from jaxface import jpeg_damage
 from jaxface.errors import UserError
 
 # PIL needs about 2 GB to decode an image of this size; larger ones are refused.
@@ -24,6 +25,9 @@ MAX_PIXELS_PER_BYTE = 2_000
 SMALL_PIXELS = 16_000_000
 ORIENTATION_TAG, PHOTOMETRIC_TAG, SAMPLE_FORMAT_TAG = 0x0112, 262, 339
 BITS_TAG, PLANES_TAG, SEPARATE_PLANES = 258, 284, 2
+JPEG_FORMATS = ("JPEG", "MPO")
+# Files that are programs: Pillow has Ghostscript run them, whatever their names.
+PROGRAMS = ("EPS",)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Numbers of bits of cameras and scanners. Samples with fewer bits than their container are scaled by the smallest
 # number that holds them all.
@@ -66,7 +70,10 @@ def decode(image: Image.Image, step: int = 1) -> tuple[np.ndarray, int, int]:
     Raises:
         Exception: any that the decoder raises for a damaged file.
     """
+    if image.format in PROGRAMS:
+        raise UserError(f"an {image.format} file is a program, which is not executed; convert it to PNG")
     _check_planes(image)
+    _check_zeros(image)
     width, height = image.size
     if step > 1:
         image.draft(None, (width // step, height // step))  # the JPEG decoder then reduces the image itself
@@ -92,6 +99,19 @@ def _check_planes(image: Image.Image) -> None:
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES_TAG) == SEPARATE_PLANES and any(bits != 8 for bits in tags.get(BITS_TAG, (8,))):
         raise UserError("its channels are stored one after the other in more than 8 bits; save them interleaved")
+
+
+def _check_zeros(image: Image.Image) -> None:
+    """Raises UserError for a JPEG file of which a part is zeros: decoders conceal that. A loaded image has no file."""
+    stream = getattr(image, "fp", None)
+    if image.format not in JPEG_FORMATS or not isinstance(stream, io.IOBase) or stream.closed:
+        return
+    position = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(position)
+    if jpeg_damage.has_zeroed_stretch(data):
+        raise UserError("a part of its image data is zeros, it is damaged; copy it again")
 
 
 def is_dark_16_bit(raw_mode: str, pixels: np.ndarray) -> bool:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
+import flax.errors
 import jax
 import ml_collections
 import numpy as np
@@ -19,6 +20,8 @@ from jaxface.errors import UserError
 from jaxface.results import FaceLandmarks, HeadFit
 from jaxface.system import ClipReconstruction, HeadDecoder, System, Tree, build
 
+# Of the reason why arrays do not fit a network.
+MAX_REASON_CHARS = 200
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
 # The types that `photo.load` accepts.
@@ -183,12 +186,15 @@ class Predictor:
         photos = list(photos)
         pairs = zip(photos, _boxes_per_photo(photos, boxes), strict=True)
         results = []
-        for batch in pipeline.batches(pipeline.ahead(_load_or_warn, pairs, LOADED_AHEAD), PHOTO_BATCH):
+        for batch in pipeline.batches(pipeline.ahead(_loaded, pairs, LOADED_AHEAD), PHOTO_BATCH):
             decoded = [(future.result(), photo_boxes) for (_, photo_boxes), future in batch]
-            readable = [(one, photo_boxes) for one, photo_boxes in decoded if one is not None]
+            for one, _ in decoded:
+                if isinstance(one, UserError):
+                    warnings.warn(f"{one}; it has no faces in the result", stacklevel=2)
+            readable = [(one, photo_boxes) for one, photo_boxes in decoded if not isinstance(one, UserError)]
             loaded, located = [one for one, _ in readable], [photo_boxes for _, photo_boxes in readable]
             faces = iter(self._faces(loaded, located, options) if readable else [])
-            results += [[] if one is None else next(faces) for one, _ in decoded]
+            results += [[] if isinstance(one, UserError) else next(faces) for one, _ in decoded]
         return results
 
     def person(
@@ -270,10 +276,17 @@ class Predictor:
     def raw(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The network on prepared arrays, every output under its name; no cropping, contrast stretch or clipping.
 
-        Matrix products are float32 on GPUs and TPUs too, instead of their faster formats of lower precision.
+        Matrix products are float32 on GPUs and TPUs too, instead of their faster formats of lower precision. Raises
+        UserError if the arrays do not fit the network.
         """
         with jax.default_matmul_precision("highest"):
-            return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
+            try:
+                return jax.device_get(self.system.raw(self.params, self.model_state, arrays))
+            except UserError:
+                raise
+            except (flax.errors.FlaxError, TypeError, ValueError, ZeroDivisionError) as error:
+                reason = str(error).strip().partition("\n")[0][:MAX_REASON_CHARS]
+                raise UserError(f"arrays: they do not fit the network ({reason}); see docs/outputs.md") from error
 
     @property
     def _takes_photos(self) -> bool:
@@ -351,13 +364,12 @@ def _is_list(photos: Any) -> bool:
     return isinstance(photos, (list, tuple)) or isinstance(photos, Iterator) and not hasattr(photos, "read")
 
 
-def _load_or_warn(pair: tuple[Source, Any]) -> photo.Photo | None:
-    """The photo of a pair of photo and boxes; None and a warning if it cannot be decoded."""
+def _loaded(pair: tuple[Source, Any]) -> photo.Photo | UserError:
+    """The photo of a pair of photo and boxes, or why it cannot be decoded."""
     try:
         return photo.load(pair[0])
     except UserError as error:
-        warnings.warn(f"{error}; it has no faces in the result", stacklevel=2)
-        return None
+        return error
 
 
 def _boxes_per_photo(photos: Sequence[Any], boxes: Any) -> list[Any]:

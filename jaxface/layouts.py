@@ -9,6 +9,8 @@ A file has the keys
     five: for the image-left eye, image-right eye, nose tip, image-left and image-right mouth corner, the points whose
         mean it is;
     parts: the indices of each named part; R and L are the subject's right and left;
+    outline: true if annotators place the points of the part "jaw" on the visible outline of the face; left out if they
+        are projections of points of the head, or if there is no such part;
     points: how each point follows from the layouts 68 and 98, as weights {"98:33": 0.5, "98:41": 0.5}; "skin": 1 marks
         a point that is then moved to the closest point of the face's surface. Left out for 68 and 98 themselves, which
         every head model defines.
@@ -49,6 +51,7 @@ class Layout:
             has `template`.
         template: K points in units of 100 mm; () if they follow from the layouts 68 and 98.
         source: data set and publication.
+        follows_outline: whether the points of the part "jaw" lie on the visible outline of the face.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Layout:
     recipe: tuple[Mapping[str, float], ...] = ()
     template: tuple[tuple[float, float, float], ...] = ()
     source: str = ""
+    follows_outline: bool = False
 
     @property
     def count(self) -> int:
@@ -122,6 +126,7 @@ def load(name: str) -> Layout:
         recipe=tuple(values.get("points", ())),
         template=tuple(map(tuple, values.get("template", ()))),
         source=values["source"],
+        follows_outline=values.get("outline", False),
     )
 
 

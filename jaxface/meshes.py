@@ -86,9 +86,9 @@ def _select(mesh: Mesh, kept: np.ndarray) -> Mesh:
 def _read(path: pathlib.Path) -> Mesh:
     """The mesh in a file; its vertices may be NaN or infinite."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file; check the path")
     if path.suffix.lower() not in READABLE:
-        raise UserError(f"{path}: not a readable mesh file ({', '.join(READABLE)})")
+        raise UserError(f"{path}: not a readable mesh file; give one of {', '.join(READABLE)}")
     try:
         with np.errstate(all="ignore"):  # damaged numbers; the result is checked
             mesh = _decode(path)
@@ -112,6 +112,8 @@ def _decode(path: pathlib.Path) -> Mesh:
         return obj.read(data)
     if ending in (".glb", ".gltf"):
         return gltf.read(data, path.parent)
+    if ending == ".off":
+        _check_off(data)
     loaded = trimesh.load(path, process=False, force="mesh")
     colors = loaded.visual.vertex_colors if loaded.visual.kind == "vertex" else None
     normals = loaded._cache.cache.get("vertex_normals")  # those of the file; the public property would compute them
@@ -121,6 +123,17 @@ def _decode(path: pathlib.Path) -> Mesh:
         None if normals is None else unit_normals(normals),
         None if colors is None else unit_colors(np.asarray(colors)[:, :3]),
     )
+
+
+def _check_off(data: bytes) -> None:
+    """Raises ValueError if an OFF file has other numbers of vertices and faces than its header: trimesh ignores it."""
+    lines = [line.split(b"#")[0].split() for line in data.splitlines()]
+    lines = [words for words in lines if words]
+    if lines[0][0].upper().endswith(b"OFF"):
+        lines = lines[1:] if len(lines[0]) == 1 else [lines[0][1:], *lines[1:]]
+    vertices, faces = (int(word) for word in lines[0][:2])
+    if min(vertices, faces) < 0 or len(lines) - 1 != vertices + faces:
+        raise ValueError(f"it has {len(lines) - 1} lines for the {vertices} vertices and {faces} faces of its header")
 
 
 def encode(mesh: Mesh, ending: str, unit: str | None = None) -> bytes:

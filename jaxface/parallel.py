@@ -267,12 +267,15 @@ def initialize(
         jax.distributed.initialize()
     elif coordinator:
         if not 0 <= process_id < num_processes:
-            raise UserError("--coordinator HOST:PORT needs --num_processes N and --process_id I with 0 <= I < N")
+            raise UserError(
+                "--coordinator: the number of this process is missing or wrong; give --num_processes N and "
+                "--process_id 0 to N - 1"
+            )
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif num_processes > 1 or process_id > 0:
-        raise UserError("--num_processes and --process_id need --coordinator HOST:PORT")
+        raise UserError("--num_processes and --process_id: no address of process 0; give --coordinator HOST:PORT")
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        raise UserError("this is one of several SLURM tasks: pass --coordinator auto")
+        raise UserError("--coordinator: this is one of several SLURM tasks; pass --coordinator auto")
     else:
         address = f"127.0.0.1:{free_port()}"
         jax.distributed.initialize(

@@ -69,7 +69,7 @@ def load(source: Any, max_kept: int | None = MAX_KEPT_PIXELS) -> Photo:
     if isinstance(source, Photo):
         return source
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(pathlib.Path(source), max_kept)
+        return _from_path(os.fsdecode(source), max_kept)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _from_stream(io.BytesIO(source), "bytes", max_kept)
     if isinstance(source, Image.Image):
@@ -88,9 +88,12 @@ def load_rgba(path: str | os.PathLike) -> np.ndarray:
         return np.array(image.convert("RGBA"))
 
 
-def _from_path(path: pathlib.Path, max_kept: int | None) -> Photo:
-    if "://" in str(path) or str(path).startswith(("http:", "https:", "file:")):
-        raise UserError(f"{path}: an address is not a file; download it and give its path")
+def _from_path(source: str, max_kept: int | None) -> Photo:
+    if not source:
+        raise UserError("photo: the path is empty; give the path of a file")
+    if "://" in source or source.startswith(("http:", "https:", "file:")):
+        raise UserError(f"{shortened(source)}: an address is not a file; download it and give its path")
+    path = pathlib.Path(source)
     # Unlike pathlib, os.path takes a name that is too long or has a null character for that of no file.
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder is not a photo; give a list of its files, or --input of launch.infer")

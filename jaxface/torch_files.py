@@ -91,7 +91,9 @@ def _guarded(reader: Callable[[pathlib.Path], Any], path: pathlib.Path) -> Any:
         ) from None
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason}); download it again"
+        ) from error
 
 
 def _shown(name: str) -> str:
@@ -126,8 +128,8 @@ def _read_zip(path: pathlib.Path, data: bytes) -> Tensors:
         names = archive.namelist()
         program = next((name for name in names if name.endswith("/data.pkl")), None)
         if program is None:
-            inside = f"it contains {names[0][:80]!r}; unpack it" if names else "it is empty"
-            raise UserError(f"{path} is a zip file, but not a PyTorch checkpoint (no data.pkl in it): {inside}")
+            inside = f"it contains {names[0][:80]!r}; unpack it" if names else "it is empty; download it again"
+            raise UserError(f"{path} is a zip file, but not a PyTorch checkpoint (no data.pkl in it); {inside}")
         root = program.removesuffix("data.pkl")
         if f"{root}constants.pkl" in names:
             raise UserError(f"{path} is a TorchScript archive; save model.state_dict() of the original model instead")

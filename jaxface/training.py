@@ -278,7 +278,9 @@ def _check_best(system: System, config: ml_collections.ConfigDict) -> None:
     """Raises UserError if config.best, which may be left out, names no evaluator."""
     best = config.get("best", "")
     if best and best.rpartition("/")[0] not in system.evaluators:
-        raise UserError(f"config.best: {best!r} is not evaluator/metric with an evaluator of {list(system.evaluators)}")
+        raise UserError(
+            f"config.best: {best!r} names no metric; give EVALUATOR/METRIC, evaluators: {list(system.evaluators)}"
+        )
 
 
 def _check_batch(config: ml_collections.ConfigDict) -> None:

@@ -97,7 +97,9 @@ def open_clip(path: str | os.PathLike) -> Clip:
     try:
         readable, frame = capture.read()
         if not readable:
-            raise UserError(f"{path.name}: not a readable video file; it is empty, damaged or of an unsupported type")
+            raise UserError(
+                f"{path.name}: not a readable video file (empty, damaged or of an unsupported type); copy or convert it"
+            )
         height, width = _displayed_size(capture, frame)
         rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         duration = count / rate if rate > 0 and count > 0 else 0.0

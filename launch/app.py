@@ -84,7 +84,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         print(help_text(sys.modules[main.__module__].__doc__ or ""))
         sys.exit(0)
     sys.argv[1:] = resolve_config_paths(sys.argv[1:])
-    app.run(functools.partial(call, main), flags_parser=_parse)
+    app.run(functools.partial(_run_to_the_end, main), flags_parser=_parse)
+
+
+def _run_to_the_end(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
+    """As `call`; what Python and its libraries do until the process has ended is not interrupted by Ctrl-C."""
+    status = call(main, argv)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return status
 
 
 def call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
@@ -138,7 +145,7 @@ def _status(main: Callable[[list[str]], int | None], argv: list[str]) -> int | N
     except OSError as error:
         if error.filename is None:
             raise
-        return fail(f"{shortened(str(error.filename))}: {error.strerror}")
+        return fail(f"{shortened(str(error.filename))}: {error.strerror}; check the path and who may use it")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

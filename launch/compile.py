@@ -17,7 +17,7 @@ from . import aot, app
 
 CONFIG = app.define_config()
 TOPOLOGY = flags.DEFINE_string("topology", None, "generation and grid of the TPUs, for example v5e:4x4 or v5p:2x2x2")
-PER_CHIP = flags.DEFINE_integer("per_chip", None, "examples a chip (default: config.batch_size over the chips)")
+PER_CHIP = flags.DEFINE_integer("per_chip", None, "examples a chip (default: config.batch_size over the chips)", 1)
 
 
 def main(argv: list[str]) -> None:

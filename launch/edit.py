@@ -65,7 +65,9 @@ def main(argv: list[str]) -> None:
 def edited(head: HeadDecoder) -> dict[str, Codes]:
     """The codes that the flags describe, by name of their files."""
     if (CODES.value is None) == (RANDOM.value == 0):
-        raise UserError("--codes: give the codes of a head, or --random N for random people")
+        raise UserError(
+            "--codes, --random: exactly one of them is needed; give the codes of a head, or N for random people"
+        )
     if RANDOM.value:
         people = list(edits.random_people(head, RANDOM.value, SEED.value, DEVIATIONS.value))
     else:
@@ -75,7 +77,7 @@ def edited(head: HeadDecoder) -> dict[str, Codes]:
         names = [f"random_{number:03d}" for number in range(len(people))] if RANDOM.value else ["head"]
         return dict(zip(names, people, strict=True))
     if RANDOM.value or FRAMES.value < 2:
-        raise UserError("--to: interpolates from --codes with --frames of at least 2")
+        raise UserError("--to: interpolation needs a start and frames; give --codes and --frames of at least 2")
     between = edits.interpolate(people[0], edits.read(TO.value, head), FRAMES.value)
     return {f"frame_{number:04d}": codes for number, codes in enumerate(between)}
 
@@ -96,7 +98,7 @@ def _weights() -> dict[str, float]:
         try:
             weights[name] = float(value)
         except ValueError as error:
-            raise UserError(f"--set {text}: not NAME=WEIGHT with a number") from error
+            raise UserError(f"--set {text}: malformed; give NAME=WEIGHT with a number") from error
     return weights
 
 

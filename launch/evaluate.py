@@ -69,6 +69,7 @@ def run_protocol(name: str) -> None:
     if METRICAL.value and name != "now":
         raise UserError(f"--metrical: {name} has no metrical variant; leave it out")
     output = _output()
+    protocols.check_targets(name, output)
     predictions = pathlib.Path(PREDICTIONS.value) if PREDICTIONS.value else None
     predictor = None if predictions else _predictor(protocol)
     request = protocols.Request(manual_dir, output, predictor, predictions, METRICAL.value, UNIT_MM[UNITS.value])

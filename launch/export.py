@@ -13,19 +13,24 @@ import pathlib
 from absl import flags
 
 from jaxface import export, outputs
+from jaxface.errors import UserError
 
 from . import app, model
 
 OUTPUT = flags.DEFINE_string("output", None, "file to write; with the ending .onnx an ONNX file, else StableHLO")
 ONNX_ENDING = ".onnx"
+# Endings of formats that are not written.
+OTHER_ENDINGS = frozenset(".pt .pth .pkl .h5 .keras .pb .tflite .mlmodel .mlpackage .engine .safetensors .npz".split())
 
 
 def main(argv: list[str]) -> None:
     """Writes the model that the flags name and prints its inputs."""
     del argv
     output = app.required(OUTPUT)
-    predictor = model.predictor()
     path = pathlib.PurePath(output)
+    if path.suffix.lower() in OTHER_ENDINGS:
+        raise UserError(f"--output: {path.suffix} is another format; name the file .stablehlo or {ONNX_ENDING}")
+    predictor = model.predictor()
     graphs = {output: predictor.system}
     graphs |= {str(path.with_stem(f"{path.stem}_{name}")): part for name, part in predictor.system.parts().items()}
     for name, graph in graphs.items():

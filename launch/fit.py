@@ -66,11 +66,11 @@ def main(argv: list[str]) -> int:
     if TRAINING_SET.value:
         from . import fit_dataset
 
-        outputs.Writer(output, paths.values()).check(fit_dataset.targets(people, output))
+        _prepare_folder(output, paths, fit_dataset.targets(people, output))
         done = fit_dataset.run(people, HEAD.value, HEAD_PATH.value, output, LANDMARKS.value, UNITS.value, failed)
         print(scan_files.outcome(done, "registered", failed))
         return 1 if failed else 0
-    outputs.Writer(output, paths.values()).check(_targets(output, paths))
+    _prepare_folder(output, paths, _targets(output, paths))
     if REGISTER.value:
         from . import fit_register
 
@@ -86,6 +86,13 @@ def main(argv: list[str]) -> int:
             print(f"{name}: unit {unit}, mean error {errors_mm['mean']:.2f} mm, p90 {errors_mm['p90']:.2f} mm")
     print(scan_files.outcome(len(fits), "fitted", failed))
     return 1 if failed else 0
+
+
+def _prepare_folder(output: pathlib.Path, paths: Paths, targets: Iterable[pathlib.Path]) -> None:
+    """Creates the folder before the work. Raises UserError if it or one of the files `targets` cannot be written."""
+    writer = outputs.Writer(output, paths.values())
+    writer.check(targets)
+    writer.make_folder()
 
 
 def _check_flags() -> None:

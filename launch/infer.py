@@ -37,8 +37,10 @@ RAW = flags.DEFINE_string("raw", None, ".npz file of prepared arrays, instead of
 def main(argv: list[str]) -> int:
     """Runs the model on the files that the flags name; returns 1 if a file failed."""
     del argv
-    if [INPUT.value, RAW.value, CAMERA.value].count(None) != 2:
-        raise UserError("give --input FILE or FOLDER, --camera NUMBER, or --raw FILE.npz")
+    if [value in (None, "") for value in (INPUT.value, RAW.value, CAMERA.value)].count(False) != 1:
+        raise UserError(
+            "--input: missing, or not alone; give --input FILE or FOLDER, --camera NUMBER, or --raw FILE.npz"
+        )
     output = app.required(OUTPUT)
     if SET.value:
         log("warning: --set is deprecated; use --multiview")

@@ -92,7 +92,7 @@ def provenance_note(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         if run.keys() != RUN_KEYS:
             raise UserError(
-                f"results: run {run.get('purpose')!r} must have exactly the keys {', '.join(sorted(RUN_KEYS))}"
+                f"results: run {run.get('purpose')!r} has other keys; give exactly {', '.join(sorted(RUN_KEYS))}"
             )
         facts = [f"{key}: {run[key]}" for key in FACTS if run[key] is not None]
         lines += ["", f"    **{run['purpose']}.** {'; '.join(facts)}", ""]

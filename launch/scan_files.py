@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from jaxface import array_files, meshes, outputs
+from jaxface import array_files, json_files, meshes, outputs
 from jaxface.data import nphm_scans
 from jaxface.errors import UserError
 
@@ -146,19 +146,22 @@ def read_landmarks(path: str, scans: list[pathlib.Path]) -> dict[pathlib.Path, n
 
 def _json_landmarks(path: pathlib.Path, scans: list[pathlib.Path]) -> dict[pathlib.Path, np.ndarray]:
     try:
-        entries = json.loads(path.read_text("utf-8-sig"))
+        entries = json_files.read(path, f"give {{file name: {LANDMARKS} points}}")
         by_name = {name: [[np.nan] * 3 if p is None else p for p in points] for name, points in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except UserError as error:
+        raise UserError(f"--landmarks: {error}") from error
+    except TypeError as error:
         raise UserError(
             f"--landmarks: {path} cannot be read as {{file name: {LANDMARKS} points}} ({error}); check the file"
         ) from error
-    found = {}
+    found, counts = {}, collections.Counter(scan.name for scan in scans)
     for scan in scans:
-        keys = [
-            key for key in (str(scan), scan.as_posix(), f"{scan.parent.name}/{scan.name}", scan.name) if key in by_name
-        ]
+        in_folder = f"{scan.parent.name}/{scan.name}"
+        names = [str(scan), scan.as_posix(), in_folder] + [scan.name] * (counts[scan.name] == 1)
+        keys = [name for name in names if name in by_name]
         if not keys:
-            raise UserError(f"--landmarks: {path} has no entry {scan.name}; add one, or leave the scan out")
+            missing = in_folder if counts[scan.name] > 1 else scan.name
+            raise UserError(f"--landmarks: {path} has no entry {missing}; add one, or leave the scan out")
         found[scan] = _landmarks(by_name[keys[0]], f"{path}, {keys[0]}")
     return found
 

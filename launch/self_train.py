@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     del argv
     config, workdir = app.config(CONFIG), app.required(WORKDIR)
     if config.system != "pipnet":
-        raise UserError(f"--config: self-training needs the system pipnet, not {config.system}")
+        raise UserError(f"--config: the system {config.system} has no self-training; give a config of pipnet")
     app.join_cluster()
     # Logs the errors of each round when it ends.
     logging.getLogger(self_training.__name__).setLevel(logging.INFO)

@@ -16,8 +16,10 @@ from jaxface import config_file, meshes
 from . import app
 
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained nphm model (default: the pretrained one)")
-PORT = flags.DEFINE_integer("port", 8080, "port on this machine at which the page is served")
-RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side of the head")
+PORT = flags.DEFINE_integer(
+    "port", 8080, "port on this machine at which the page is served", lower_bound=1, upper_bound=65535
+)
+RESOLUTION = flags.DEFINE_integer("resolution", 96, "grid points along each side of the head", 8, 1024)
 
 # Number of principal directions with a slider, and the sliders' range in standard deviations.
 SLIDERS, SLIDER_RANGE = 6, 3.0

@@ -67,14 +67,16 @@ def test_values_of_no_sense_are_refused_by_name(name):
         ({"model.dtype": "float17"}, "config.model.dtype: 'float17' cannot be used; give one of float32, bfloat16"),
         ({"model.image_size": 0}, "config.model.image_size: 0 .* from 16 to 4096"),
         ({"model": 3}, "config.model: 3 is not a section of keys"),
+        ({"optim.lr": 10**400}, "config.optim.lr: 10{70,}… cannot be used; give a number above 0"),
+        ({"init": "\ud800"}, r"config.init: .* cannot be used; give a path"),
     ],
 )
 def test_messages(changes, message):
     values = importlib.import_module("configs.continuous").get_config("smoke").to_dict()
-    config = ml_collections.ConfigDict(values, type_safe=False)
     for key, value in changes.items():
         *sections, name = key.split(".")
-        (config[sections[0]] if sections else config)[name] = value
+        (values[sections[0]] if sections else values)[name] = value
+    config = ml_collections.ConfigDict(values, type_safe=False)
     for function in (system.resolve, system.build):
         with pytest.raises(UserError, match=message):
             function(config, "the test")

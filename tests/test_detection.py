@@ -22,6 +22,14 @@ def test_a_face_of_any_roll_is_found(degrees):
     assert 100 < faces.size[0, 1] < 150 and 80 < faces.size[0, 0] < 120
 
 
+@pytest.mark.parametrize("width", [48, 64])
+def test_a_face_of_few_pixels_that_is_upside_down_is_not_taken_for_an_upright_one(width):
+    astronaut = Image.fromarray(pytest.importorskip("skimage.data").astronaut()).crop((150, 30, 310, 210))
+    coarse = astronaut.resize((width, width * 9 // 8)).resize((320, 360)).rotate(180)
+    faces = detection.detect_faces(np.asarray(coarse))
+    assert len(faces) == 1 and abs(faces.angle_rad[0]) > np.deg2rad(150)
+
+
 def test_small_faces_scores_and_the_largest_faces():
     astronaut = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
     canvas = Image.new("RGB", (1000, 700), "gray")
@@ -51,6 +59,8 @@ def test_no_face_no_box(shape):
         [60, 0, 90, 9],
         [[0, 40, 9, 50]],
         [0.2, 0.2, 0.9, 1.0],
+        [10, 10, 10.5, 30],
+        [-1e9, -1e9, 1e9, 1e9],
     ],
 )
 def test_bad_boxes_are_refused(boxes):

@@ -137,6 +137,7 @@ def test_mistakes_that_end_the_run(source, tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["{", "[1]", '{"none.png": [1, 2, 3, 4]}', '{"a.png": [1, 2, 3]}', '{"a.png": [1, 2, NaN, 4]}']
+    + ['{"a.png": [1, 2, 30, 40], "a.png": [5, 6, 30, 40]}']
     + ['{"a.png": [9, 2, 3, 4]}', '{"a.png": "face"}', '{"a.png": [[1, 2, 3, 4], [1, 2, 3, 4]]}', '{"a.png": null}'],
 )
 def test_bad_boxes_are_one_line(source, text):
@@ -144,6 +145,23 @@ def test_bad_boxes_are_one_line(source, text):
     with pytest.raises(UserError, match="b.json") as caught:
         folders.read_boxes(source / "b.json", source)
     assert "\n" not in str(caught.value)
+
+
+def test_boxes_are_those_of_the_files_whatever_leads_to_them(source):
+    (source / "below").mkdir()
+    (source / "below" / "c.png").write_bytes((source / "a.png").read_bytes())
+    names = {"./a.png": [1, 2, 30, 40], str(source / "b.jpg"): [5, 6, 30, 40], "below/c.png": [7, 8, 30, 40]}
+    (source / "b.json").write_text(json.dumps(names))
+    found = {name: box.tolist() for name, box in folders.read_boxes(source / "b.json", source).items()}
+    assert found == {"a.png": [1, 2, 30, 40], "b.jpg": [5, 6, 30, 40]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_boxes_are_read_in_every_unicode_encoding(source, encoding):
+    (source / "b.json").write_bytes('{"a.png": [1, 2, 30, 40], "é": [1, 2, 3, 4]}'.encode(encoding))
+    assert {name: box.tolist() for name, box in folders.read_boxes(source / "b.json", source).items()} == {
+        "a.png": [1, 2, 30, 40]
+    }
 
 
 def test_arrays_go_through_as_they_are(tmp_path):
@@ -161,6 +179,15 @@ def test_other_arrays_are_one_line(tmp_path, content):
     with pytest.raises(UserError, match="in.npz") as caught:
         folders.infer_arrays(dict, tmp_path / "in.npz", tmp_path / "out.npz")
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_do_not_fit_a_network_name_their_file(tmp_path):
+    def raw(arrays):
+        raise UserError("arrays: they do not fit the network")
+
+    np.savez(tmp_path / "in.npz", image=np.ones((2, 3)))
+    with pytest.raises(UserError, match="in.npz: arrays: they do not fit"):
+        folders.infer_arrays(raw, tmp_path / "in.npz", tmp_path / "out.npz")
 
 
 def test_five_points_next_to_a_photo_locate_its_face(source, tmp_path):

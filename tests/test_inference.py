@@ -136,6 +136,14 @@ def test_raw_is_the_network_alone(predictor):
     arrays = {"image": np.zeros((2, 32, 32, 3), np.float32), "queries": np.zeros((2, 5, 3), np.float32)}
     outputs = predictor.raw(arrays)
     assert outputs["points"].shape == (2, 5, 2) and outputs["sigma"].shape == (2, 5)
+    for changes, message in (
+        ({"image": np.full((2, 32, 32, 3), 200, np.float32)}, "image: values up to 200; divide by 255"),
+        ({"image": np.zeros((2, 9, 9, 3), np.float32)}, "arrays: they do not fit the network .*; see docs"),
+        ({"queries": np.zeros((2, 5), np.float32)}, "queries: the shape is"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            predictor.raw({**arrays, **changes})
+        assert "\n" not in str(caught.value)
 
 
 def test_the_form_in_which_a_model_ships(predictor, image, tmp_path, monkeypatch):

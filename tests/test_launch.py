@@ -28,7 +28,7 @@ def get_config(variant="small"):
         (["--config=missing.py"], "--config: missing.py is not a readable configuration; give a file or one of "),
         (
             ["--config=X:small", "--workdir=W", "--num_processes=2"],
-            "--num_processes and --process_id need --coordinator",
+            "--num_processes and --process_id: no address of process 0; give --coordinator",
         ),
         (["--config=X:small", "--workdir=W"], "the configuration: unknown system 'nowhere'"),
     ],

@@ -35,6 +35,7 @@ LEVELS = {
         "hosts",
         "image_decoding",
         "input_processes",
+        "jpeg_damage",
         "landmark_metrics",
         "lock",
         "mesh_files",

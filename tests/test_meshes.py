@@ -63,6 +63,14 @@ def _obj(*lines):
         ("a.obj", _obj("# nothing"), "damaged|has no vertices"),
         ("a.obj", _obj("v 0 0 0", "v 1 0 0", "v 0 1 0", "f 1 2 9"), "damaged|out of range"),
         ("a.txt", b"0 0 0", "not a readable mesh"),
+        ("a.off", b"OFF\n-3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "damaged"),
+        ("a.off", b"OFF\n2 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "4 lines for the 2 vertices and 1 faces"),
+        (
+            "a.ply",
+            b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\n"
+            b"element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n",
+            "numbers more than the elements of its header",
+        ),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, name, data, message):
@@ -207,6 +215,9 @@ def test_glb_of_quantised_positions_below_a_mirrored_node(tmp_path):
     "extra, message",
     [
         ({"extensionsRequired": ["KHR_draco_mesh_compression"]}, "a.glb: .*KHR_draco.*; export it without compression"),
+        ({"extensionsRequired": ["EXT_mesh_gpu_instancing"]}, "EXT_mesh_gpu_instancing, which is not read; export"),
+        ({"asset": {"version": "1.0"}}, "it is glTF version 1.0; export it as glTF 2.0"),
+        ({"accessors": [{"componentType": 5126, "count": 300, "type": "VEC3"}]}, "its positions have no data"),
         ({"nodes": [{"children": [0], "mesh": 0}]}, "circle"),
         ({"nodes": [{"children": list(range(1, 400))}, *[{"mesh": 0}] * 400]}, "repeat a mesh too often"),
         ({"nodes": [{"name": "empty"}]}, "has no vertices"),

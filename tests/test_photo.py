@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from jaxface import image_decoding, photo
 from jaxface.errors import UserError
@@ -207,6 +207,13 @@ def test_names_that_no_file_can_have_are_one_short_line(name):
     assert len(str(caught.value)) < 250
 
 
+def test_an_empty_path_and_an_address_are_named_as_given():
+    with pytest.raises(UserError, match="photo: the path is empty; give"):
+        photo.load("")
+    with pytest.raises(UserError, match="https://example.org/a.jpg: an address is not a file; download it"):
+        photo.load("https://example.org/a.jpg")
+
+
 def test_channels_in_planes_are_read_with_8_bits_and_refused_with_more(tmp_path):
     """Pillow takes the bytes of 16-bit samples for pixels, OpenCV those of one channel for all."""
     planes = np.moveaxis(ramp(20, 24), 2, 0)
@@ -216,3 +223,47 @@ def test_channels_in_planes_are_read_with_8_bits_and_refused_with_more(tmp_path)
     np.testing.assert_array_equal(photo.load(tmp_path / "8.tif").pixels, ramp(20, 24))
     with pytest.raises(UserError, match="stored one after the other in more than 8 bits; save them interleaved"):
         photo.load(tmp_path / "16.tif")
+
+
+def test_files_that_are_programs_are_not_executed(tmp_path, monkeypatch):
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    (tmp_path / "a.jpg").write_bytes(program)
+    for source in (tmp_path / "a.jpg", program, Image.open(io.BytesIO(program))):
+        with pytest.raises(UserError, match="an EPS file is a program, which is not executed; convert it"):
+            photo.load(source)
+
+
+def jpeg(image: np.ndarray, mode: str = "RGB", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 4}])
+def test_a_jpeg_with_a_zeroed_part_is_refused(tmp_path, mode, options):
+    noise = np.random.default_rng(0).integers(0, 255, (200, 160, 3), np.uint8)
+    data = jpeg(noise, mode, quality=90, **options)
+    start = data.index(b"\xff\xda") + 20
+    for at in (start, (start + len(data)) // 2, len(data) - 130):
+        damaged = data[:at] + bytes(128) + data[at + 128 :]
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        for source in (tmp_path / "a.jpg", damaged, Image.open(io.BytesIO(damaged))):
+            with pytest.raises(UserError, match="a part of its image data is zeros, it is damaged; copy it again"):
+                photo.load(source)
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"quality": 10}])
+def test_plain_and_repetitive_jpegs_are_not_taken_for_damaged(options):
+    y, x = np.mgrid[:320, :640]
+    checkers = np.where((x + y) % 2, 255, 0)
+    for gray in (x * 0, x * 0 + 255, x // 8, 255 - x // 8, x * 255 // 639, checkers, np.where(x < 320, 255, checkers)):
+        for mode in ("RGB", "L"):
+            photo.load(jpeg(np.repeat(gray[..., None], 3, -1).astype(np.uint8), mode, **options))
+
+
+def test_zeros_outside_the_image_data_do_not_matter():
+    data = jpeg(ramp())
+    comment = b"\xff\xfe" + (502).to_bytes(2, "big") + bytes(500)
+    assert np.array_equal(photo.load(data[:2] + comment + data[2:] + bytes(500)).pixels, photo.load(data).pixels)

@@ -128,14 +128,14 @@ def read_mat(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
         UserError: the file is missing or damaged, or has no variable of a given name.
     """
     if not path.is_file():
-        raise UserError(f"{path}: missing")
+        raise UserError(f"{path}: missing; copy it from the data set's release")
     if h5py.is_hdf5(path):
         arrays = _read_hdf5(path, names)
     else:
         arrays = array_files.read_mat(path, names or None)
     absent = [name for name in names if name not in arrays]
     if absent:
-        raise UserError(f"{path}: has no variable {', '.join(absent)}")
+        raise UserError(f"{path}: has no variable {', '.join(absent)}; copy the file from the data set's release")
     return arrays
 
 
@@ -155,11 +155,11 @@ def read_text(path: pathlib.Path) -> str:
     Raises UserError if it is missing or not a text.
     """
     if not path.is_file():
-        raise UserError(f"{path}: missing")
+        raise UserError(f"{path}: missing; copy it from the data set's release")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from error
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
         with contextlib.suppress(UnicodeDecodeError):
@@ -173,4 +173,4 @@ def _numbers(path: pathlib.Path, text: str) -> np.ndarray:
     try:
         return np.array(text.split(), np.float64)
     except ValueError as error:
-        raise UserError(f"{path}: not only numbers ({error})") from error
+        raise UserError(f"{path}: not only numbers ({error}); copy it again") from error

@@ -64,7 +64,7 @@ def load(folder: pathlib.Path) -> Basis:
         ]
         return Basis(at_landmarks[0].reshape(LANDMARKS, 3), *at_landmarks[1:])
     except (ValueError, IndexError) as error:
-        raise UserError(f"{folder}: the files do not match each other ({error})") from error
+        raise UserError(f"{folder}: the files do not match each other ({error}); download all of them again") from error
 
 
 def _read_shape(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

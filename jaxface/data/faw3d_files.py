@@ -58,7 +58,7 @@ def read_points(path: pathlib.Path) -> np.ndarray:
     try:
         points = np.array([row for row in rows if len(row) == 3], np.float32)
     except ValueError as error:
-        raise UserError(f"{path}: not lines of x, y, z ({error})") from error
+        raise UserError(f"{path}: not lines of x, y, z ({error}); copy it again") from error
     if points.shape != (POINTS, 3):
         raise UserError(f"{path}: {len(points)} lines of x, y, z; expected {POINTS}")
     return points

@@ -117,7 +117,7 @@ def read_list(path: pathlib.Path) -> Labels:
     """
     lines = [(n, line) for n, line in enumerate(annotations.read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
-        raise UserError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty; copy it again")
     header = _header(lines[0][1])
     if header is not None:
         return _read_table(path, header, lines[1:])
@@ -242,7 +242,7 @@ def read_dlib(path: pathlib.Path) -> Labels | None:
         # The text is decoded: the encoding that the file declares no longer applies.
         tree = xml.etree.ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text, flags=re.DOTALL))
     except (xml.etree.ElementTree.ParseError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable XML file ({error})") from error
+        raise UserError(f"{path}: not a readable XML file ({error}); export it again") from error
     if tree.find(".//image/box") is None:
         return None
     result = Labels(DLIB)
@@ -271,7 +271,7 @@ def read_json(path: pathlib.Path) -> Labels | None:
     try:
         content = json.loads(annotations.read_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from error
+        raise UserError(f"{path}: not a readable JSON file ({error}); export it again") from error
     if not isinstance(content, dict):
         return None
     if isinstance(content.get("shapes"), list):

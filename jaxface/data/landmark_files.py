@@ -95,7 +95,7 @@ def _read_points(path: pathlib.Path, count: int) -> np.ndarray:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{path.name}: not a text file with a line x y per point ({error})") from error
+        raise UserError(f"{path.name}: not a text file with a line x y per point ({error}); write it again") from error
     if points.shape != (count, 2) or not np.isfinite(points).all():
         raise UserError(f"{path.name}: {len(points)} points; expected {count}")
     return points

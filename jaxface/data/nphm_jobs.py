@@ -79,12 +79,12 @@ def beam_pipeline(options: Sequence[str]) -> Any:
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise UserError("--beam_options needs Apache Beam: pip install 'jaxface[beam]'") from error
+        raise UserError("--beam_options: Apache Beam is not installed; pip install 'jaxface[beam]'") from error
     try:
         return apache_beam.Pipeline(options=PipelineOptions(list(options)))
     except (ImportError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"--beam_options: Apache Beam rejects {' '.join(options)}: {reason}") from error
+        raise UserError(f"--beam_options: Apache Beam rejects {' '.join(options)} ({reason}); correct them") from error
 
 
 def run_with_beam(jobs: Iterable[Job], pipeline: Any) -> None:

@@ -219,7 +219,9 @@ def surface(folder: pathlib.Path, mask: np.ndarray, face: int, rest: int, seed: 
 def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
     mesh = meshes.read(folder / "registration.ply")
     if len(mesh.vertices) != len(mask):
-        raise UserError(f"registration.ply: has {len(mesh.vertices)} vertices, but {FACE_MASK} is for {len(mask)}")
+        raise UserError(
+            f"registration.ply: has {len(mesh.vertices)} vertices, but {FACE_MASK} {len(mask)}; copy them again"
+        )
     return mesh
 
 
@@ -260,7 +262,7 @@ def read_observation(path: pathlib.Path) -> np.ndarray:
     points = points.reshape(-1, 3).astype(np.float32)
     finite = np.isfinite(points).all(1)
     if not finite.any():
-        raise UserError(f"{path}: none of its {len(points)} points is finite")
+        raise UserError(f"{path}: none of its {len(points)} points is finite; copy it again")
     return points[finite]
 
 

@@ -59,7 +59,8 @@ def prepare(
 
     Raises:
         UserError: unknown data set, variant or option; options for a data set that is prepared already, or that was
-            prepared from other files; `manual_dir` is missing or empty; or whatever the builder rejects.
+            prepared from other files, or whose description is damaged; `manual_dir` is missing or empty; or whatever
+            the builder rejects.
     """
     name, _, variant = dataset.partition("/")
     module = _module(name)
@@ -69,18 +70,21 @@ def prepare(
     unknown = set(options) - accepted
     if unknown:
         raise UserError(f"data set {name} has no option {', '.join(sorted(unknown))}; leave it out")
+    _check_description(dataset, data_dir)
     logging.set_verbosity(logging.ERROR)  # TFDS warns about every configuration that is not declared in advance
     arguments = {"variant": variant, **tools, **options}
     builder = module.make(data_dir, **{key: value for key, value in arguments.items() if key in accepted})
     if options and builder.is_prepared():
         raise UserError(f"{builder.data_path}: already prepared; remove it, or choose another --data_dir")
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and not manual_dir and not builder.is_prepared():
-        raise UserError(f"data set {dataset} needs --manual_dir with {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise UserError(f"data set {dataset} needs --manual_dir; give {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     source = provenance.fingerprint(manual_dir, data_dir) if manual_dir else None
     if builder.is_prepared():
         if source is not None:
             provenance.check(dataset, pathlib.Path(builder.data_path), source)
         return builder.info
+    if (folder := pathlib.Path(builder.data_path)).exists():  # TFDS would take it for a data set without examples
+        raise prepared_data.damaged(folder, f"{prepared_data.INFO_FILE} is missing")
     config = tfds.download.DownloadConfig(manual_dir=manual_dir or None, try_download_gcs=False)
     try:
         _build(builder, config)
@@ -102,6 +106,16 @@ def _build(builder: tfds.core.DatasetBuilder, config: tfds.download.DownloadConf
         builder.download_and_prepare(download_config=config)
 
 
+def _check_description(dataset: str, data_dir: str) -> None:
+    """Raises UserError if the data set is prepared, but TFDS's or the builder's description of it is damaged."""
+    if prepared_data.newest_version(dataset, data_dir) is None:
+        return
+    from jaxface.data import stream  # it limits OpenCV to one thread, which a builder may not be
+
+    stream.open_dataset(dataset, data_dir)
+    prepared_data.read_metadata(dataset, data_dir)
+
+
 def _module(name: str) -> types.ModuleType:
     module_names = modules()
     if name not in module_names:
@@ -117,7 +131,11 @@ def _check_manual_dir(manual_dir: str) -> None:
 
 
 def _check_variant(name: str, variant: str, variants: Sequence[str] | None) -> None:
-    if variants is None or variant in variants:
+    if variants is None and variant in ("", pathlib.PurePosixPath(variant).name) and variant != "..":
+        return
+    if variants is None:
+        raise UserError(f"data set {name}: {variant!r} is not a name; leave out '/' and '..'")
+    if variant in variants:
         return
     choices = ", ".join(f"{name}/{allowed}" if allowed else name for allowed in variants)
     raise UserError(f"data set {name} has no variant {variant!r}; use {choices}")

@@ -6,6 +6,7 @@ seed from (seed, position). Every host reads all records, but decodes and proces
 """
 
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -26,19 +27,38 @@ tf.config.set_visible_devices([], "GPU")
 cv2.setNumThreads(0)
 
 SHUFFLE_BUFFER = 10_000
+# What TensorFlow's messages say of its own operations.
+OPERATION = re.compile(r"\{\{.*?\}\}\s*|\s*\[Op:.*")
 READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
     """The newest version of the prepared data set "NAME[/variant]".
 
-    Raises UserError if it is not prepared, or its description is damaged.
+    Raises UserError if it is not prepared, its description is damaged, or record files are missing or too small.
     """
     folder = prepared_data.find(name, data_dir)
     try:
-        return tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS raises arbitrary exceptions for damaged files
         raise prepared_data.damaged(folder, f"{type(error).__name__}: {error}") from error
+    for split in builder.info.splits.values():
+        _check_size(folder, split)
+    return builder
+
+
+def _check_size(folder: pathlib.Path, split: tfds.core.SplitInfo) -> None:
+    """Raises UserError if the files of a split are smaller than its records: TensorFlow takes an empty file for none.
+
+    A file that only lost its end is found while it is read.
+    """
+    names = [path.name for path in split.filepaths]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise prepared_data.damaged(folder, f"{missing[0]} is missing")
+    size = sum((folder / name).stat().st_size for name in names)
+    if size < split.num_bytes:
+        raise prepared_data.damaged(folder, f"its split {split.name!r} has {size} of {int(split.num_bytes)} bytes")
 
 
 def train_stream(
@@ -183,7 +203,9 @@ class _Reader:
         except tf.errors.OpError as error:
             if self._failure is not None:
                 raise self._failure from None
-            raise self._unreadable(self._first_unreadable(), error.message.splitlines()[0]) from error
+            raise self._unreadable(
+                self._first_unreadable(), OPERATION.sub("", error.message.splitlines()[0])
+            ) from error
 
     def _first_unreadable(self) -> int:
         """Number of the split's first record that cannot be read."""

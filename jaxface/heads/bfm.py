@@ -28,6 +28,8 @@ INDICES = ("tri", "tri_mask2", "keypoints", "frontmask2_idx")
 # Micrometres to decimetres, the unit of the front face.
 PER_DM = 1e5
 MM_PER_DM = 100.0
+# What a file with other contents is to be replaced by.
+REMEDY = f"give {READY} of Deep3DFaceRecon_pytorch, or the folder of its source files"
 # Plausible extents of a face in dm.
 MIN_EXTENT_DM, MAX_EXTENT_DM = 0.5, 6.0
 
@@ -118,15 +120,15 @@ def read_front(path: str | os.PathLike) -> FrontFace:
 def _fields(path: pathlib.Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Numeric arrays of a MATLAB file. Raises UserError if the file or a field is missing."""
     if not path.is_file():
-        raise UserError(f"{path}: file is missing")
+        raise UserError(f"{path}: file is missing; check the path")
     found = array_files.read_mat(path, names)
     missing = [name for name in names if name not in found]
     if missing:
         held = ", ".join(array_files.mat_names(path))
-        raise UserError(f"{path}: {', '.join(missing)} missing; it contains {held or 'nothing'}")
+        raise UserError(f"{path}: {', '.join(missing)} missing, it contains {held or 'nothing'}; {REMEDY}")
     wrong = [name for name in names if not np.issubdtype(found[name].dtype, np.number)]
     if wrong:
-        raise UserError(f"{path}: {wrong[0]} is not numeric")
+        raise UserError(f"{path}: {wrong[0]} is not numeric; download it again")
     return {name: found[name] for name in names}
 
 
@@ -138,7 +140,9 @@ def _read_expressions(path: pathlib.Path, vertices: int) -> np.ndarray:
     count = int(np.frombuffer(data[:4], "<i4")[0]) if len(data) >= 4 else 0
     expected = 4 + 12 * vertices * (1 + count)
     if count < 1 or len(data) != expected:
-        raise UserError(f"{path}: {len(data)} bytes, but {count} components of {vertices} vertices need {expected}")
+        raise UserError(
+            f"{path}: {len(data)} bytes, but {count} components of {vertices} vertices need {expected}; copy it again"
+        )
     return np.frombuffer(data, "<f4", offset=4)[3 * vertices :].reshape(count, -1).T
 
 
@@ -146,14 +150,14 @@ def _numbers(path: pathlib.Path) -> np.ndarray:
     try:
         return np.loadtxt(path).reshape(-1)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or not a list of numbers ({error})") from error
+        raise UserError(f"{path}: missing or not a list of numbers ({error}); copy it again") from error
 
 
 def _rows(path: pathlib.Path, name: str, count: int) -> np.ndarray:
     """Zero-based index list of a file. Raises UserError if an index is not below `count`."""
     index = _fields(path, (name,))[name].reshape(-1).astype(np.int64) - 1
     if len(index) == 0 or index.min() < 0 or index.max() >= count:
-        raise UserError(f"{path}: {name} has indices out of range for {count} vertices")
+        raise UserError(f"{path}: {name} has indices out of range for {count} vertices; download it again")
     return index
 
 
@@ -163,13 +167,15 @@ def _build_front(folder: pathlib.Path) -> dict[str, np.ndarray]:
     model = _fields(folder / SHAPES, names)
     for basis, scale in (("shapePC", "shapeEV"), ("texPC", "texEV")):
         if model[basis].ndim != 2 or model[basis].shape[1] != model[scale].size:
-            raise UserError(f"{folder / SHAPES}: {basis} {model[basis].shape} does not fit {scale}")
+            raise UserError(f"{folder / SHAPES}: {basis} {model[basis].shape} does not fit {scale}; download it again")
     in_shapes = _rows(folder / EXPRESSION_ROWS, "trimIndex", len(model["shapeMU"]) // 3)
     front = _rows(folder / FRONT_ROWS, "idx", len(in_shapes))
     expressions = _read_expressions(folder / EXPRESSIONS, len(in_shapes))
     deviations = _numbers(folder / DEVIATIONS)
     if len(deviations) != expressions.shape[1]:
-        raise UserError(f"{folder / DEVIATIONS}: {len(deviations)} numbers for {expressions.shape[1]} expressions")
+        raise UserError(
+            f"{folder / DEVIATIONS}: {len(deviations)} numbers for {expressions.shape[1]} expressions; copy it again"
+        )
 
     def cut(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return values.reshape(-1, 3, values.shape[-1])[rows].reshape(3 * len(rows), -1)
@@ -192,7 +198,7 @@ def _validate(fields: dict[str, np.ndarray], path: pathlib.Path) -> FrontFace:
     """Validates the fields of the original file. Raises UserError naming the first inconsistent one."""
 
     def refuse(name: str, reason: str) -> None:
-        raise UserError(f"{path}: {name} {reason}")
+        raise UserError(f"{path}: {name} {reason}; {REMEDY}")
 
     vertices, rest = divmod(fields["meanshape"].size, 3)
     if rest or vertices == 0:

@@ -86,9 +86,13 @@ def load_h5(path: str | os.PathLike) -> MorphableHead:
     triangles = triangles.T if triangles.shape[0] == 3 else triangles
     for name, array in {"expression": expression, "color": albedo, "color mean": color}.items():
         if array.shape[-2:] != template.shape:
-            raise UserError(f"{path}: the shape has {len(template)} vertices, the {name} model {array.shape[-2]}")
+            raise UserError(
+                f"{path}: the shape has {len(template)} vertices, the {name} model {array.shape[-2]}; download it again"
+            )
     if triangles.shape[1:] != (3,) or not triangles.size or triangles.min() < 0 or triangles.max() >= len(template):
-        raise UserError(f"{path}: shape/representer/cells is not a triangle list of {len(template)} vertices")
+        raise UserError(
+            f"{path}: shape/representer/cells is not a triangle list of {len(template)} vertices; download it again"
+        )
     extent = float(np.ptp(template, axis=0).max())
     if not MIN_EXTENT_MM <= extent <= MAX_EXTENT_MM:
         raise UserError(f"{path}: the shape extends over {extent:.3g} mm, which is not a face; give the published file")
@@ -110,7 +114,9 @@ class _Reader:
         """Mean (V,3) and modes (K,V,3) per standard deviation of a part of the file."""
         mean, basis, variance = (self.array(file, f"{part}/model/{n}") for n in ("mean", "pcaBasis", "pcaVariance"))
         if basis.shape != (mean.size, variance.size) or mean.size % 3:
-            raise UserError(f"{self._path}: {part}/model has a basis {basis.shape} for a mean of {mean.size} numbers")
+            raise UserError(
+                f"{self._path}: {part}/model has a basis {basis.shape} for {mean.size} numbers; download it again"
+            )
         modes = basis * np.sqrt(np.maximum(variance.reshape(-1), 0))
         return mean.reshape(-1, 3), np.float32(modes.T).reshape(modes.shape[1], -1, 3)
 
@@ -119,7 +125,7 @@ class _Reader:
         stored = self._dataset(file, name)
         values = np.asarray(stored)
         if values.dtype.kind not in "iuf" or values.ndim == 0:
-            raise UserError(f"{self._path}: {name} is not an array of numbers")
+            raise UserError(f"{self._path}: {name} is not an array of numbers; download the model again")
         if not np.isfinite(values).all():
             raise UserError(f"{self._path}: {name} has values that are not finite; download the model again")
         return values
@@ -148,7 +154,9 @@ def _named_points(text: bytes | str, path: pathlib.Path) -> tuple[list[int], np.
         positions = np.array([named[name] for name in NAMED if name in named], np.float64)
         finite = np.isfinite(positions.reshape(len(numbers), 3)).all()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: metadata/landmarks/json is not a list of named landmarks") from error
+        raise UserError(
+            f"{path}: metadata/landmarks/json is not a list of named landmarks; download it again"
+        ) from error
     if not finite:
         raise UserError(f"{path}: metadata/landmarks/json has positions that are not finite; download the model again")
     if len(numbers) < MIN_NAMED:

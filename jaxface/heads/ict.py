@@ -89,7 +89,7 @@ def _read_npz(path: pathlib.Path) -> Arrays:
         names = tuple(str(name) for name in data["expression_names"])
         return data["neutral"], identity, expression, names, data["triangles"]
     except (LookupError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not an .npz of ICT-FaceKit's arrays ({error})") from error
+        raise UserError(f"{path}: not an .npz of ICT-FaceKit's arrays ({error}); make it again") from error
 
 
 def _read_obj(path: pathlib.Path) -> tuple[np.ndarray, list[list[int]]]:

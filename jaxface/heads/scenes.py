@@ -45,6 +45,8 @@ __all__ = [
 HAIR_WINDOWS = (8, 24)
 # Near plane of the rasteriser.
 NEAR_MM = 50.0
+# Random surface points of a region relative to those of others besides the face: ears are two, and differ most.
+SHARES = {"ears": 4.0}
 # Probabilities of glasses, and of a hat or hood, for a scene with accessories.
 GLASSES_SHARE, HAT_SHARE = 0.5, 0.16
 # Depth by which the skull may lie in front of hair that covers it, as the hair follows a smoother skull.
@@ -281,7 +283,7 @@ def _add_glasses(
 def region_triangles(head: MorphableHead, regions: Sequence[str] = ("face",)) -> RegionTriangles:
     """The triangles of regions of a head, for `surface_points`; call it once, on the host.
 
-    The face gets half of the points if there are other regions, and these get equal shares.
+    The face gets half of the points if there are other regions, and these share the rest by `SHARES`.
 
     Args:
         head: from `renderable`.
@@ -290,9 +292,10 @@ def region_triangles(head: MorphableHead, regions: Sequence[str] = ("face",)) ->
     triangles = np.asarray(head.triangles)
     parts = {name: triangles[np.asarray(head.regions[name])[triangles].all(-1)] for name in regions}
     parts = {name: part for name, part in parts.items() if len(part)}
-    shares = np.ones(len(parts))
+    shares = np.array([SHARES.get(name, 1.0) for name in parts])
     if "face" in parts and len(parts) > 1:
-        shares[list(parts).index("face")] = len(parts) - 1
+        face = list(parts).index("face")
+        shares[face] = np.delete(shares, face).sum()
     counts = np.array([len(part) for part in parts.values()], np.int32)
     return RegionTriangles(
         triangles=np.concatenate(list(parts.values())).astype(np.int32),

@@ -21,6 +21,9 @@ COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 # Primitive modes; points and lines have no triangles.
 TRIANGLES, STRIP, FAN, DEFAULT_MODE = 4, 5, 6, 4
+# Required extensions that do not change the geometry, by the start of their names, or that are read. Geometry in any
+# other one would be missing or misplaced.
+READ_EXTENSIONS = ("KHR_mesh_quantization", "KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "KHR_xmp")
 COMPRESSION = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
 GLB_MAGIC, JSON_CHUNK, BINARY_CHUNK = b"glTF", 0x4E4F534A, 0x004E4942
 # Vertices per byte of the file: more come only from scenes that repeat a mesh without end.
@@ -39,9 +42,7 @@ def read(data: bytes, folder: pathlib.Path) -> Mesh:
         ValueError, LookupError, TypeError, AttributeError: it is damaged.
     """
     document, binary = _document(data)
-    required = set(document.get("extensionsRequired", ())) & set(COMPRESSION)
-    if required:
-        raise UserError(f"its geometry is compressed with {required.pop()}; export it without compression")
+    _check_supported(document)
     buffers = [_buffer(entry, binary, folder) for entry in document.get("buffers", ())]
     reader = _Accessors(document, buffers)
     limit = MAX_VERTICES_PER_BYTE * (len(data) + sum(map(len, buffers)))
@@ -53,6 +54,18 @@ def read(data: bytes, folder: pathlib.Path) -> Mesh:
                 if sum(len(part.vertices) for part in parts) > limit:
                     raise ValueError("its nodes repeat a mesh too often")
     return _joined(parts)
+
+
+def _check_supported(document: dict) -> None:
+    """Raises UserError for another version of glTF, or a required extension that is not read."""
+    version = str(document.get("asset", {}).get("version", "2.0"))
+    if not version.startswith("2."):
+        raise UserError(f"it is glTF version {version[:20]}; export it as glTF 2.0")
+    for name in map(str, document.get("extensionsRequired", ())):
+        if name in COMPRESSION:
+            raise UserError(f"its geometry is compressed with {name}; export it without compression")
+        if not name.startswith(READ_EXTENSIONS):
+            raise UserError(f"it needs the extension {name[:60]}, which is not read; export it without")
 
 
 def _document(data: bytes) -> tuple[dict, bytes]:
@@ -102,6 +115,11 @@ class _Accessors:
     def __init__(self, document: dict, buffers: list[bytes]):
         self._document, self._buffers = document, buffers
         self._size = sum(map(len, buffers))
+
+    def has_data(self, index: int) -> bool:
+        """Whether the values of an accessor are in the file; otherwise all are zero."""
+        accessor = self._document["accessors"][_natural(index)]
+        return "bufferView" in accessor or "sparse" in accessor
 
     def numbers(self, index: int) -> np.ndarray:
         """Values (N,C) of an accessor: integers, or float64 where the type is normalised or floating."""
@@ -192,6 +210,8 @@ def _transform(node: dict) -> np.ndarray:
 def _part(reader: _Accessors, primitive: dict, transform: np.ndarray) -> Mesh:
     """One primitive in the scene's frame. A mirrored node turns its triangles, so that they keep their outside."""
     attributes, linear = primitive["attributes"], transform[:3, :3]
+    if not reader.has_data(attributes["POSITION"]):
+        raise UserError("its positions have no data, as in compressed files; export it without compression")
     positions = reader.numbers(attributes["POSITION"])
     if positions.shape[1] != 3:
         raise ValueError("its positions are not points")

@@ -37,6 +37,7 @@ def read(data: bytes) -> Mesh:
     for element in elements:
         wanted = {"vertex": None, "face": INDICES, "tristrips": INDICES}.get(element.name, ())
         found.setdefault(element.name, body.element(element, wanted))
+    body.check_end()
     vertex = found.get("vertex", {})
     if not all(axis in vertex for axis in "xyz"):
         return Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int32))
@@ -140,6 +141,12 @@ class _Body:
                     for row in rows
                 ]
         return found
+
+    def check_end(self) -> None:
+        """Raises ValueError if a text goes on after its last element: the counts of the header are wrong."""
+        rest = len(self._data) - self._position
+        if rest and not self._order:
+            raise ValueError(f"it has {rest} numbers more than the elements of its header")
 
     def _size(self, kind: str | None) -> int:
         """Places that a number takes: bytes, or one number of a text."""

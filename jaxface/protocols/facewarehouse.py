@@ -86,7 +86,7 @@ def read_mesh(path: pathlib.Path) -> np.ndarray:
     for unit_mm in (1.0, 10.0, 100.0, 1000.0):
         if HEAD_MM[0] <= unit_mm * extent < HEAD_MM[1]:
             return unit_mm * vertices
-    raise UserError(f"{path}: its extent {extent:.3g} is that of a head in no unit (mm, cm, dm, m)")
+    raise UserError(f"{path}: its extent {extent:.3g} is that of a head in no unit (mm, cm, dm, m); copy it again")
 
 
 def _pixels(path: pathlib.Path) -> np.ndarray:

@@ -95,7 +95,9 @@ def read_correspondences(path: pathlib.Path, vertices: np.ndarray) -> dict[str, 
         if name not in POINTS:
             continue
         if not number.strip().isdigit() or int(number) >= len(vertices):
-            raise UserError(f"{path}: {line!r} is not a name and one of the scan's {len(vertices)} vertices")
+            raise UserError(
+                f"{path}: {line!r} is not a name and one of the scan's {len(vertices)} vertices; correct it"
+            )
         points[name] = vertices[int(number)]
     if len(points) < 3:
         raise UserError(f"{path}: {len(points)} known points; give at least 3 of {', '.join(POINTS)}")

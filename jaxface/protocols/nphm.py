@@ -72,7 +72,9 @@ def score(
     folder = nphm_scans.scan_folder(root, subject, expression)
     scan, registered = meshes.read(folder / "scan.ply"), meshes.read(folder / "registration.ply")
     if len(registered.vertices) != len(mask):
-        raise UserError(f"{folder}: registration.ply has {len(registered.vertices)} vertices, face.npy {len(mask)}")
+        raise UserError(
+            f"{folder}: registration.ply has {len(registered.vertices)} vertices, face.npy {len(mask)}; copy them again"
+        )
     face = visible_surface.face_vertices(MM_PER_UNIT * registered.vertices, registered.triangles, mask)
     throat = MM_PER_UNIT * raised(nphm_scans.throat(folder).astype(np.float64), THROAT_MARGIN)
     scale = _true_mm_per_unit(folder) / MM_PER_UNIT

@@ -57,7 +57,7 @@ def reconstructions(predictor: Predictor, paths: Sequence[pathlib.Path]) -> list
     results = [predictor(photos[0])[:1]] if len(photos) == 1 else predictor.person(photos)
     faces = [face for per_photo in results for face in per_photo]
     if not faces:
-        raise UserError(f"{paths[0].name}: no face found")
+        raise UserError(f"{paths[0].name}: no face found; check the image")
     return faces
 
 

@@ -142,20 +142,25 @@ def errors_by_group(items: Sequence[Item]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in groups.items()}
 
 
+def check_targets(name: str, folder: pathlib.Path) -> outputs.Writer:
+    """The writer of the results, before the evaluation. Raises UserError if a file of another program is in the way."""
+    writer = outputs.Writer(folder)
+    writer.check(folder / f"{name}{ending}" for ending in ENDINGS)
+    return writer
+
+
 def write(outcome: Outcome, protocol: Protocol, name: str, folder: pathlib.Path) -> None:
     """Writes NAME.json, NAME.md (the table), NAME.csv (errors by example), NAME_ced.png and NAME_worst.png.
 
     Raises UserError if the disk is full or not writable, or a file of another program is in the way.
     """
-    writer = outputs.Writer(folder)
-    names = [f"{name}{ending}" for ending in ENDINGS]
-    writer.check(folder / file for file in names)
+    writer = check_targets(name, folder)
     entry = {
         "table": outcome.table,
         "examples": len(outcome.items),
         "skipped": dict(outcome.skipped),
         "published": protocol.published,
-        **outputs.listing(names),
+        **outputs.listing([f"{name}{ending}" for ending in ENDINGS]),
     }
     rows = io.StringIO()
     lines = csv.writer(rows)

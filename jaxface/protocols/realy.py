@@ -127,7 +127,9 @@ def read_templates(root: pathlib.Path) -> list[tuple[np.ndarray, np.ndarray, np.
             rows = np.array(json.loads(keypoints.read_text()), np.float64)
             corners = mesh.triangles[rows[:, 0].astype(int)]
         except (ValueError, IndexError) as error:
-            raise UserError(f"{keypoints}: not {COUNT} rows of triangle and weights ({error})") from error
+            raise UserError(
+                f"{keypoints}: not {COUNT} rows of triangle and weights ({error}); download it again"
+            ) from error
         if rows.shape != (COUNT, 3):
             raise UserError(
                 f"{keypoints}: array of shape {rows.shape}; expected {COUNT} rows of triangle and 2 weights"

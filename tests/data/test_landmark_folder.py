@@ -272,10 +272,37 @@ def test_a_damaged_description_of_a_prepared_set_is_one_line(tmp_path, file, con
     write(tmp_path / "own", "text")
     folder = pathlib.Path(prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own")).data_dir)
     (folder / file).write_bytes(content)
-    with pytest.raises(UserError, match="landmark_folder/1.0.0.*: damaged .*; remove .* and prepare") as caught:
+
+    def opened():
         stream.open_dataset("landmark_folder", tmp_path / "data")
         prepared_data.read_metadata("landmark_folder", tmp_path / "data")
+
+    for read in (opened, lambda: prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own"))):
+        with pytest.raises(UserError, match="landmark_folder/1.0.0.*: damaged .*; remove .* and prepare") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", "first half"])
+@pytest.mark.parametrize("file", ["dataset_info.json", "landmark_folder-train.tfrecord-00000-of-00001"])
+def test_a_prepared_set_without_all_of_its_files_is_one_line(tmp_path, file, content):
+    write(tmp_path / "own", "text")
+    folder = pathlib.Path(prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own")).data_dir)
+    whole = (folder / file).read_bytes()
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(whole[: len(whole) // 2] if content else b"")
+    with pytest.raises(UserError, match="landmark_folder/1.0.0.*: damaged .*; remove .* and prepare") as caught:
+        prepare("landmark_folder", str(tmp_path / "data"), str(tmp_path / "own"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "a/b", "/tmp/x"])
+def test_a_name_leads_nowhere_else(tmp_path, name):
+    write(tmp_path / "own", "text")
+    with pytest.raises(UserError, match="is not a name; leave out"):
+        prepare(f"landmark_folder/{name}", str(tmp_path / "data"), str(tmp_path / "own"))
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_names_of_wflw_and_very_long_ones_are_short_lines(tmp_path):

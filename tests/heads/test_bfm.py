@@ -80,7 +80,7 @@ def test_front_face_built_from_the_2009_files(parts):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"exBase": None}, "exBase missing; it contains"),
+        ({"exBase": None}, "exBase missing, it contains"),
         ({"idBase": np.zeros((1800, 79))}, r"idBase has shape \(1800, 79\); 600 vertices need \(1800, 80\)"),
         ({"keypoints": np.full((1, 68), 601.0)}, "keypoints must contain indices from 1 to 600"),
         ({"tri": np.zeros((5, 3))}, "tri must contain indices from 1 to 600"),

@@ -76,3 +76,10 @@ def test_installed_console_script_ignores_the_current_directory(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: --config.no_such_key: the configuration has no such key")
+
+
+def test_ctrl_c_after_the_work_changes_nothing():
+    code = "import atexit, os, signal\nfrom launch import app\n"
+    code += "atexit.register(os.kill, os.getpid(), signal.SIGINT)\napp.run(lambda argv: 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr, done.stderr

@@ -62,7 +62,7 @@ def make(data_dir: str, variant: str, detect: Detect, align: Align, size: int = 
         UserError: `size` is too small.
     """
     if size < MIN_SIZE:
-        raise UserError(f"--size {size}: face crops need at least {MIN_SIZE} px")
+        raise UserError(f"--size {size}: too small for crops of faces; give at least {MIN_SIZE} px")
     config = tfds.core.BuilderConfig(name=variant) if variant else None
     return FaceFolder(Settings(size, detect, align), data_dir=data_dir, config=config)
 

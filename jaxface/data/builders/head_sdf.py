@@ -74,7 +74,7 @@ def make(data_dir: str, variant: str, examples: int = 400, size: int = 8000) -> 
     """
     if examples < 1 or size < MIN_POINTS:
         raise UserError(
-            f"--examples {examples} --size {size}: at least 1 person and {MIN_POINTS} points per record are needed"
+            f"--examples {examples} --size {size}: too few; give at least 1 person and {MIN_POINTS} points per record"
         )
     config = HeadSdfConfig(name=variant or rendered_heads.EMBEDDED, people=examples, points=size)
     return HeadSdf(data_dir=data_dir, config=config)

@@ -46,7 +46,7 @@ def make(data_dir: str, size: int = 8000, beam_options: Sequence[str] = ()) -> t
         UserError: too few points, or options that Beam rejects.
     """
     if size < MIN_POINTS:
-        raise UserError(f"--size {size}: records need at least {MIN_POINTS} points")
+        raise UserError(f"--size {size}: too few points for a record; give at least {MIN_POINTS}")
     pipeline = beam_pipeline(beam_options) if beam_options else None
     return Nphm(points=size, pipeline=pipeline, data_dir=data_dir)
 

@@ -82,7 +82,7 @@ def make(data_dir: str, variant: str = "", examples: int = 20000, size: int = 25
 def make_config(variant: str, examples: int, size: int) -> RenderedHeadsConfig:
     """The configuration of a variant; arguments and errors as in `make`."""
     if examples < 1 or size < MIN_SIZE:
-        raise UserError(f"--examples {examples} --size {size}: at least 1 example and {MIN_SIZE} px are needed")
+        raise UserError(f"--examples {examples} --size {size}: too few; give at least 1 example and {MIN_SIZE} px")
     return RenderedHeadsConfig(name=variant or EMBEDDED, size=size, examples=examples)
 
 

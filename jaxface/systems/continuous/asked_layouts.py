@@ -13,6 +13,8 @@ from jaxface.errors import UserError
 from jaxface.heads import canonical
 from jaxface.layouts import LAYOUTS
 from jaxface.systems.continuous import template_surface
+from jaxface.systems.continuous.network import Answer
+from jaxface.systems.continuous.outline import SKIN, Outline, outline
 
 # Largest coordinate of the head in template units (100 mm) with a margin, and a distance from the head's origin within
 # which there is no skin: coordinates beyond mean that the caller used another unit.
@@ -29,11 +31,13 @@ class AskedLayout:
         name: of the layout; "custom" for an array, the stem of a file of points.
         queries: (N,3) float32 template points.
         edges: (E,2) pairs of points that the overlay joins; None for layouts that are not a mesh.
+        outline: lines of template points for the points on the visible outline; None for layouts without.
     """
 
     name: str
     queries: np.ndarray
     edges: np.ndarray | None = None
+    outline: Outline | None = None
 
 
 def parse(layout: Any, own: Mapping[str, np.ndarray], trained: tuple[str, ...]) -> list[AskedLayout]:
@@ -94,7 +98,7 @@ def _one(layout: Any, own: Mapping[str, np.ndarray], trained: tuple[str, ...]) -
         template_surface.check_points(queries, trained)
         return AskedLayout(CUSTOM, queries)
     if layout in LAYOUTS:
-        return AskedLayout(layout, queries)
+        return AskedLayout(layout, queries, outline=outline(layout) if set(SKIN) <= set(trained) else None)
     template_surface.check_region("layout", layout, trained)
     return AskedLayout(layout, queries, template_surface.edges(layout))
 
@@ -124,6 +128,26 @@ def _checked(points: Any, where: str) -> np.ndarray:
     if np.linalg.norm(queries, axis=1).max() < MIN_QUERY_RADIUS:
         raise UserError(f"{where}: all template points lie within {100 * MIN_QUERY_RADIUS:g} mm; use units of 100 mm")
     return queries
+
+
+def line_queries(asked: Sequence[AskedLayout]) -> list[np.ndarray]:
+    """The template points (J*M,3) of the lines of each layout that has an outline."""
+    return [one.outline.lines.reshape(-1, 3) for one in asked if one.outline is not None]
+
+
+def on_outlines(asked: Sequence[AskedLayout], answers: Sequence[Answer]) -> tuple[list[AskedLayout], list[Answer]]:
+    """The layouts and their answers for one face, with contour points on the visible outline.
+
+    Args:
+        asked: the layouts.
+        answers: to the queries of each, then to `line_queries`, then any others, which are returned as they are.
+    """
+    layouts, own, rest = list(asked), list(answers[: len(asked)]), list(answers[len(asked) :])
+    for number, one in enumerate(asked):
+        if one.outline is not None:
+            queries, own[number] = one.outline.moved(one.queries, own[number], rest.pop(0))
+            layouts[number] = dataclasses.replace(one, queries=queries)
+    return layouts, own + rest
 
 
 def parse_regions(flag: str, regions: str | Sequence[str], trained: tuple[str, ...]) -> tuple[str, ...]:

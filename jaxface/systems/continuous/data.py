@@ -38,12 +38,12 @@ def labelled_points(example: Example, queries: QuerySet) -> tuple[np.ndarray, np
     Sets of 3D points without landmarks of the layout give the x and y of their points.
     """
     count = len(queries.points)
-    points = example.get("landmarks")
-    if points is None or len(points) != count:
-        points = example.get("points_3d", np.full((count, 3), np.nan))[:, :2]
-    if len(points) != count:
+    given = [example[name][:, :2] for name in ("landmarks", "points_3d") if name in example]
+    points = next((one for one in given if len(one) == count), None)
+    if points is None:
         raise UserError(
-            f"data set {queries.dataset}: an example has {len(points)} landmarks, its layout {count}; prepare it again"
+            f"data set {queries.dataset}: an example has {len(given[0]) if given else 'no'} landmarks, its layout "
+            f"{count}; correct its layout in config.layouts, or prepare it again"
         )
     valid = np.isfinite(points).all(-1) & np.asarray(example.get("valid", True), bool)
     return np.where(valid[:, None], points, 0), valid

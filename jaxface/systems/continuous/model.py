@@ -265,7 +265,9 @@ def _check(config: ml_collections.ConfigDict, encoder_width: int) -> None:
             'with output "canonical"'
         )
     if config.predictor in TRANSFORMERS and config.width % config.heads:
-        raise UserError(f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}")
+        raise UserError(
+            f"config.model.width {config.width} is not a multiple of config.model.heads {config.heads}; change one"
+        )
 
 
 def init(model: Continuous, image_size: int, key: jax.Array) -> tuple[Any, Any]:

@@ -122,7 +122,7 @@ def predict_batch(
     is_given = np.array([boxes[owner] is not None for owner in owners])
     face_images = [images[owner] for owner in owners]
     squares = SquareCrops.around(detection.joined(per_image))
-    queries = [one.queries for one in asked]
+    queries = [*(one.queries for one in asked), *asked_layouts.line_queries(asked)]
     queries += [template_surface.surface(network.regions).queries] if wanted else []
     hiding = [template_surface.coarse_surface(network.regions).queries] if network.regions else []
     answers, extents = _locate(network, variables, face_images, squares, initial_boxes, is_given, queries, hiding)
@@ -131,7 +131,7 @@ def predict_batch(
     results: list[list[FaceLandmarks]] = [[] for _ in images]
     for index, owner in enumerate(owners):
         own = [(points[index], sigma[index] * network.sigma_scale) for points, sigma in answers]
-        fields = _fields(network, asked, wanted, own, images[owner])
+        fields = _fields(network, *asked_layouts.on_outlines(asked, own), wanted, images[owner])
         results[owner].append(
             FaceLandmarks(box=face_boxes[index], extent=extents[index], score=scores[index], **fields)
         )
@@ -141,8 +141,8 @@ def predict_batch(
 def _fields(
     network: Network,
     asked: Sequence[asked_layouts.AskedLayout],
-    wanted: applications.Applications,
     answers: Sequence[Answer],
+    wanted: applications.Applications,
     image: np.ndarray,
 ) -> dict[str, Any]:
     """The fields of `FaceLandmarks` that come from the network, for one face.

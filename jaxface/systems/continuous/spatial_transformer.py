@@ -30,7 +30,9 @@ class Localiser(nn.Module):
             x = nn.LayerNorm(epsilon=1e-6, name=f"norm{index}")(x)
         last = nn.Dense(PARAMETERS, kernel_init=nn.initializers.zeros, name="last")
         bounds = jnp.array([MAX_SHIFT, MAX_SHIFT, MAX_LOG_SCALE, MAX_TURN_RAD])
-        return bounds * jnp.tanh(last(x.reshape(len(x), -1)))
+        features = x.reshape(len(x), -1)
+        # Adam moves each of the many weights by the learning rate: a few steps would saturate the undivided sum.
+        return bounds * jnp.tanh(last(features) / features.shape[1] ** 0.5)
 
 
 def to_crop(transform: jax.Array, points: jax.Array) -> jax.Array:

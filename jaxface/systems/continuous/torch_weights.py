@@ -174,8 +174,8 @@ def _from_unofficial(model: Continuous, tensors: Tensors, params: Any, model_sta
     pointwise = isinstance(model.predictor, PointwisePredictor)
     if model.pool is not None or not (pointwise or model.predictor.kind == "transformer"):
         raise UserError(
-            "checkpoint: florisdf/continuous_landmarks needs config.model.pool mean and config.model.predictor mlp or "
-            "transformer"
+            "checkpoint: of florisdf/continuous_landmarks, for another model; set config.model.pool to mean and "
+            "config.model.predictor to mlp or transformer"
         )
     kept = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     sources = {

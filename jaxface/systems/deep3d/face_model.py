@@ -168,7 +168,9 @@ def _load(name: str, path: str, sizes: tuple[int, int, int], crop: str) -> FaceM
     for field, count in zip(KINDS, sizes, strict=True):
         modes = getattr(face, field)
         if len(modes) < count:
-            raise UserError(f"config.model.{field} is {count}, but head {name!r} has {len(modes)} such modes")
+            raise UserError(
+                f"config.model.{field} is {count}, but head {name!r} has {len(modes)} such modes; set at most that"
+            )
         face = face.replace(**{field: modes[:count]})
     return face
 

@@ -179,7 +179,7 @@ def _aligned_faces(
 ) -> list[AlignedFace]:
     """The detector's faces with their crops."""
     if layout not in (None, LAYOUT):
-        raise UserError(f"layout: deep3d has the layout {LAYOUT!r} only, not {layout!r}")
+        raise UserError(f"layout: deep3d has the layout {LAYOUT!r} only, not {layout!r}; leave it out")
     if detect is None:
         raise UserError("detect: deep3d needs a detector of 68 landmarks; pass detect=..., as Predictor does")
     aligned = []

@@ -37,7 +37,7 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
         UserError: entries are missing, left over or of another shape; the message names each of them.
     """
     if ARCFACE_ENTRY in tensors:
-        raise UserError("these are ArcFace weights, which need no conversion: name the file in config.loss.recognition")
+        raise UserError("these are ArcFace weights, which need no conversion; name the file in config.loss.recognition")
     network = {name: value for name, value in tensors.items() if not name.startswith(TRAINING_STATES)}
     network = torch_names.without_counters(unwrap(network, NETWORK, "state_dict", "model"))
     if torch_names.is_imagenet(network, [f"{LAYERS.format(0)}.weight"]):

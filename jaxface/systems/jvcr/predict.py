@@ -72,7 +72,7 @@ def predict(
         UserError: another layout, malformed boxes, or a network whose output is not finite.
     """
     if layout != "68":
-        raise UserError(f"layout: jvcr has the layout '68' only, not {layout!r}")
+        raise UserError(f"layout: jvcr has the layout '68' only, not {layout!r}; leave it out")
     detected = detection.check_or_detect(boxes, image, min_score, max_faces)
     if len(detected) == 0:
         return []

@@ -113,5 +113,7 @@ def _checked(arrays: Arrays, **widths: int) -> list[jax.Array]:
             raise UserError(f"{name}: shape {array.shape}; it must be {expected}")
         checked.append(array)
     if len({array.shape[0] for array in checked}) > 1:
-        raise UserError(f"{', '.join(widths)}: different batch sizes {[array.shape[0] for array in checked]}")
+        raise UserError(
+            f"{', '.join(widths)}: different batch sizes {[array.shape[0] for array in checked]}; give equal ones"
+        )
     return checked

@@ -88,7 +88,7 @@ def predict(
         UserError: another layout, malformed boxes, or a network whose output is not finite.
     """
     if layout not in (None, config.layout) and (config.layout, layout) != ("98", "68"):
-        raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}")
+        raise UserError(f"layout: the model has the layout {config.layout!r} only, not {layout!r}; leave it out")
     detected = detection.check_or_detect(boxes, image, min_score, max_faces)
     if len(detected) == 0:
         return []

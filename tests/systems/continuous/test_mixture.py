@@ -93,6 +93,11 @@ def test_labels_follow_the_crop_and_the_mirror_in_every_layout(layout):
         np.testing.assert_allclose(fitted, example["points"], atol=1e-4)
 
 
+def test_labels_of_another_length_than_the_layout_are_one_line():
+    with pytest.raises(UserError, match="an example has 68 landmarks, its layout 98; correct its layout"):
+        data.preprocess_train(photo("68"), 0, SIZE, 8, queries_of("98"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_layouts_frame_a_face_in_the_same_way(layout):
     points, everything = template_face(layout), np.ones(LAYOUTS[layout].count, bool)

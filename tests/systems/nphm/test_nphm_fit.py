@@ -88,8 +88,13 @@ def test_landmarks_of_scans_are_read(tmp_path):
     found = scan_files.read_landmarks(str(tmp_path / "l.json"), scans_)
     assert np.isnan(found[scans_[1]][0]).all() and (found[scans_[0]] == points).all()
     for name, message in (("l.npy", "is for one scan"), ("absent.json", "cannot be read")):
-        with pytest.raises(UserError, match=f"--landmarks: .*{name} .*{message}"):
+        with pytest.raises(UserError, match=f"--landmarks: .*{name}.*{message}"):
             scan_files.read_landmarks(str(tmp_path / name), scans_)
+    same = [tmp_path / "anna" / "a.ply", tmp_path / "bob" / "a.ply"]
+    with pytest.raises(UserError, match="has no entry anna/a.ply; add one"):
+        scan_files.read_landmarks(str(tmp_path / "l.json"), same)
+    (tmp_path / "l.json").write_text(json.dumps({f"{name}/a.ply": points.tolist() for name in ("anna", "bob")}))
+    assert scan_files.read_landmarks(str(tmp_path / "l.json"), same).keys() == set(same)
     np.save(tmp_path / "l.npy", points[:67])
     with pytest.raises(UserError, match=r"must hold 68 points .* it has \(67, 3\)"):
         scan_files.read_landmarks(str(tmp_path / "l.npy"), scans_[:1])

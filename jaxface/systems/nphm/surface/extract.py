@@ -66,7 +66,7 @@ def marching_cubes(values: np.ndarray, box: tuple = BOX) -> Mesh:
     try:
         from skimage import measure
     except ImportError as error:
-        raise UserError("mesh extraction needs scikit-image: pip install scikit-image") from error
+        raise UserError("mesh extraction: scikit-image is not installed; pip install scikit-image") from error
     if not values.min() < 0 < values.max():
         raise UserError("no surface passes through the box; use a trained model and a code close to its training codes")
     spacing = [float(side) for side in _spacing(values.shape[0], box)]

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from jaxface.geometry.surface import SurfaceQuery
+from jaxface.heads import canonical
+from jaxface.heads.makehuman.head import makehuman_head
+from jaxface.layouts import MIRROR_X
+from jaxface.systems.continuous import asked_layouts
+from jaxface.systems.continuous.outline import SKIN, outline
+
+TRAINED = ("ears", *SKIN)
+
+
+def project(points, yaw_deg):
+    """Orthographic image positions (…,2) px, y down, of template points (…,3) turned to the subject's left."""
+    angle = np.deg2rad(yaw_deg)
+    x = points[..., 0] * np.cos(angle) + points[..., 2] * np.sin(angle)
+    return 100 * np.stack([x, -points[..., 1]], axis=-1)
+
+
+def answers(layout, yaw_deg):
+    """What a perfect network answers, and the template points of the answers."""
+    (asked,) = asked_layouts.parse(layout, {}, TRAINED)
+    sets = [asked.queries, *asked_layouts.line_queries([asked])]
+    given = [(project(queries, yaw_deg), np.ones(len(queries))) for queries in sets]
+    (moved,), ((points, sigma),) = asked_layouts.on_outlines([asked], given)
+    np.testing.assert_allclose(sigma, 1, rtol=1e-6)
+    np.testing.assert_allclose(project(moved.queries, yaw_deg), points, atol=1e-3)
+    return asked, points
+
+
+def test_lines_run_on_the_skin_at_one_height_and_are_mirror_symmetric():
+    head, lines = makehuman_head(), outline("68").lines
+    skin = SurfaceQuery(canonical.canonical_vertices(head), head.opaque_triangles())
+    assert np.linalg.norm(skin.closest(lines.reshape(-1, 3))[0] - lines.reshape(-1, 3), axis=1).max() < 1e-4
+    assert np.ptp(lines[..., 1], axis=1).max() < 0.03 and (np.diff(lines[..., 2], axis=1) <= 1e-3).all()
+    np.testing.assert_array_equal(lines[::-1] * MIRROR_X.astype(np.float32), lines)
+
+
+@pytest.mark.parametrize("yaw_deg", [-45, -20, 0, 20, 45])
+@pytest.mark.parametrize("layout", ["68", "98", "106"])
+def test_contour_points_follow_the_outline_on_both_sides(layout, yaw_deg):
+    asked, points = answers(layout, yaw_deg)
+    contour = asked.outline.points
+    side = np.sign(asked.outline.lines[:, :1, 0])
+    outermost = (side * project(asked.outline.lines, yaw_deg)[..., 0]).max(axis=1)
+    np.testing.assert_allclose(side[:, 0] * points[contour, 0], outermost, atol=1.5)
+    kept = np.setdiff1d(np.arange(len(points)), contour)
+    np.testing.assert_array_equal(points[kept], project(asked.queries, yaw_deg)[kept])
+
+
+def test_the_near_side_moves_outwards_and_layouts_agree():
+    asked, points = answers("68", 45)
+    moved = points[:, 0] - project(asked.queries, 45)[:, 0]
+    assert moved[0:4].max() < -4 and 0 < moved[12:17].min() and moved[12:17].max() < 5
+    np.testing.assert_allclose(answers("98", 45)[1][:33:2][[0, 2, 4, 12, 16]], points[[0, 2, 4, 12, 16]], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("layout", "trained"),
+    [
+        ("70", TRAINED),
+        ("66", TRAINED),
+        ("lips", TRAINED),
+        (canonical.queries("68"), TRAINED),
+        ("68", ("face",)),
+        ("68", ()),
+    ],
+)
+def test_projections_points_of_the_caller_and_models_of_the_face_have_no_outline(layout, trained):
+    (asked,) = asked_layouts.parse(layout, {}, trained)
+    assert asked.outline is None and asked_layouts.line_queries([asked]) == []
