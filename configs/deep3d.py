@@ -9,6 +9,8 @@ Variants:
         the data set `face_folder`.
     sets: trains C-Net of the shipped model, which combines several images of a person, on top of a trained R-Net
         (`--config.init=work/deep3d`).
+    size: trains SizeNet, which predicts the true size of a head, on top of a trained R-Net and on images whose heads
+        are known in millimetres.
     smoke: runs in seconds and builds its own data.
 
 Keys beyond those of `jaxface.config`:
@@ -47,6 +49,7 @@ def _base() -> dict:
             "albedo": 0,
             "white_light": False,
             "confidence": False,
+            "metric_size": False,
             "batch_norm_group": 0,
             "dtype": "float32",
             "remat": False,
@@ -67,6 +70,7 @@ def _base() -> dict:
                 "reflectance": 5.0,
                 "heat_map": 0.0,
                 "points": 0.0,
+                "size": 1.0,
             },
             "coefficient_weights": {"identity": 1.0, "expression": 0.8, "albedo": 1.7e-2},
         },
@@ -113,6 +117,14 @@ def _sets(config: ml_collections.ConfigDict) -> None:
     config.update(steps=80, batch_size=4, save_every=40, eval_every=40)
 
 
+def _size(config: ml_collections.ConfigDict) -> None:
+    """SizeNet on R-Net of `rendered`; R-Net is fixed."""
+    _rendered(config)
+    config.model.metric_size = True
+    config.optim.update(lr=1e-3, warmup=20, weight_decay=0.1)
+    config.update(steps=600, batch_size=16, save_every=200, eval_every=200)
+
+
 def _smoke(config: ml_collections.ConfigDict) -> None:
     """`rendered` at 64 px with width 8, on 16 examples."""
     _rendered(config)
@@ -123,4 +135,4 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
     config.optim.warmup = 2
 
 
-VARIANTS = {"rendered": _rendered, "reference": _reference, "sets": _sets, "smoke": _smoke}
+VARIANTS = {"rendered": _rendered, "reference": _reference, "sets": _sets, "size": _size, "smoke": _smoke}

@@ -7,11 +7,15 @@ Variants:
     rendered: a small network for rendered heads and CPUs.
     reference: the official code with all its deviations from the paper, to load its weights and to train as published.
     clean: what the paper describes, on 300W-LP and AFLW2000-3D.
+    depth_1, depth_2, depth_4, depth_64: `rendered` with volumes of that depth in both stacks, for the paper's study of
+        the depth (its section 4).
     smoke: runs in seconds and builds its own data.
 
 Keys: `mode`, "reference" or "clean", see `jaxface.systems.jvcr.transforms`; `model`, see `model.model_from_config`;
 `loss`, see `losses.training_loss`; `data.augment`, see `data.preprocess_train`.
 """
+
+import functools
 
 import ml_collections
 
@@ -105,6 +109,13 @@ def _rendered(config: ml_collections.ConfigDict) -> None:
     config.update(steps=3000, batch_size=16, ema=0.998, save_every=500, eval_every=1500)
 
 
+def _depth(depth: int, config: ml_collections.ConfigDict) -> None:
+    """`rendered` for 1,000 steps with volumes of `depth` cells in both stacks."""
+    _rendered(config)
+    config.model.depths = (depth, depth)
+    config.update(steps=1000, eval_every=1000)
+
+
 def _smoke(config: ml_collections.ConfigDict) -> None:
     """The paper's architecture at 32 px with volumes of 8; both training phases."""
     _small(config)
@@ -114,4 +125,10 @@ def _smoke(config: ml_collections.ConfigDict) -> None:
     config.optim.boundaries, config.loss.pretrain = (5, 7), 4
 
 
-VARIANTS = {"rendered": _rendered, "reference": _reference, "clean": lambda config: None, "smoke": _smoke}
+VARIANTS = {
+    "rendered": _rendered,
+    "reference": _reference,
+    "clean": lambda config: None,
+    **{f"depth_{depth}": functools.partial(_depth, depth) for depth in (1, 2, 4, 64)},
+    "smoke": _smoke,
+}

@@ -50,6 +50,9 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
             section.setdefault(name, value)
     if values.get("system") in ("deep3d", "jvcr", "pipnet") and "model" in values:
         values["model"].setdefault("batch_norm_group", int(values.get("mode") == "reference"))
+    if values.get("system") == "deep3d":
+        values.get("model", {}).setdefault("metric_size", False)
+        values.get("loss", {}).get("weights", {}).setdefault("size", 1.0)
     if values.get("system") == "continuous" and "data" in values:
         # Earlier models were trained on the landmarks and the face.
         values["data"] = {"regions": ["face"], "deformer": False} | values["data"]

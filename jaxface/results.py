@@ -282,6 +282,8 @@ class FaceReconstruction(FaceLandmarks):
             ty), and `size`, `left` and `top` of the crop in the image resized by `scale`.
         mesh: the head in mm before posing, with the model's albedo as vertex colours.
         depth_step_mm: depth in mm of one step of the file `_depth.png`.
+        size: true size of the head relative to that of its coefficients, as the model predicts it; mesh, camera and
+            depth are in true millimetres then. None if the model does not predict it.
     """
 
     coefficients: Mapping[str, np.ndarray]
@@ -289,6 +291,7 @@ class FaceReconstruction(FaceLandmarks):
     crop: Mapping[str, Any]
     mesh: "Mesh"
     depth_step_mm: float
+    size: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As for landmarks, and coefficients, camera and crop in full precision."""
@@ -298,6 +301,7 @@ class FaceReconstruction(FaceLandmarks):
             "camera": self.camera.to_json(),
             "crop": dict(self.crop),
             "depth_step_mm": self.depth_step_mm,
+            **({} if self.size is None else {"size": self.size}),
         }
 
     def in_full_image(self, photo: "Photo") -> Self:

@@ -39,14 +39,14 @@ def identity_of(predictor: Predictor, paths: Sequence[pathlib.Path]) -> Head:
     faces = reconstructions(predictor, paths)
     head = predictor.head()
     mesh = head.mesh(faces[0].coefficients["identity"], np.zeros(head.expression_size, np.float32))
-    return _head(predictor, mesh)
+    return _head(predictor, mesh, faces[0].size)
 
 
 def posed_of(predictor: Predictor, path: pathlib.Path) -> Head:
     """The head of the largest face in a photo with its expression, in mm; errors as `identity_of`."""
     (face,) = reconstructions(predictor, [path])
     mesh = predictor.head().mesh(face.coefficients["identity"], face.coefficients["expression"])
-    return _head(predictor, mesh)
+    return _head(predictor, mesh, face.size)
 
 
 def reconstructions(predictor: Predictor, paths: Sequence[pathlib.Path]) -> list:
@@ -61,13 +61,16 @@ def reconstructions(predictor: Predictor, paths: Sequence[pathlib.Path]) -> list
     return faces
 
 
-def _head(predictor: Predictor, mesh: meshes.Mesh) -> Head:
+def _head(predictor: Predictor, mesh: meshes.Mesh, size: float | None) -> Head:
+    """The head of a mesh in the model's millimetres, in its true size if the model predicts it."""
     landmarks = predictor.head().landmarks
     if landmarks is None:
         raise UserError(
             f"{predictor.config.system}: its heads have no landmarks to start the alignment from; use deep3d"
         )
-    return Head(mesh.vertices.astype(np.float64), mesh.triangles, landmarks(mesh.vertices))
+    ratio = 1.0 if size is None else size
+    vertices = ratio * mesh.vertices.astype(np.float64)
+    return Head(vertices, mesh.triangles, ratio * landmarks(mesh.vertices))
 
 
 def from_folder(path: pathlib.Path) -> Head:

@@ -65,7 +65,7 @@ def benchmarks() -> Iterator[Benchmark]:
     """Forward at 1 and 8, training step at 8, decoding and rasterising at 5."""
     config = load_config("deep3d", "reference")
     net = model.model_from_config(config.model)
-    params, model_state = model.init(net, image_formation.REFERENCE_SIZE, False, jax.random.key(0))
+    params, model_state = model.init(net, image_formation.REFERENCE_SIZE, (), jax.random.key(0))
     random = np.random.default_rng(0)
     images = random.random((TRAIN_BATCH, image_formation.REFERENCE_SIZE, image_formation.REFERENCE_SIZE, 3), np.float32)
     landmarks = random.uniform(60, 160, (TRAIN_BATCH, 68, 2)).astype(np.float32)

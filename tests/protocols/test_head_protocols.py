@@ -58,6 +58,27 @@ def test_micc_error_by_hand():
     assert micc.error_mm(scan, points, moved) == pytest.approx(known, abs=1e-6)
 
 
+def test_facewarehouse_error_by_hand(tmp_path):
+    """A mesh in decimetres: pairs of vertices in front of and behind the front, and the start points on it."""
+    head, count = box_head(), facewarehouse.VERTICES - len(facewarehouse.START_VERTICES)
+    x, y = np.meshgrid(np.arange(-32.0, 33, 8), np.arange(-40.0, 33, 8))
+    foot = np.stack([x, y, np.full_like(x, 80)], -1).reshape(-1, 3)
+    height = np.resize([1.0, 2.0, 4.0], len(foot))[:, None] * [0, 0, 1]
+    pairs = np.concatenate([foot + height, foot - height])
+    # The rest of the vertices is farther than 95 mm from the nose tip; it gives the mesh the extent of a head.
+    away = np.resize([[-80, 120, 80.0], [-80, -120, 80]], (count - len(pairs), 3))
+    vertices = np.zeros((facewarehouse.VERTICES, 3))
+    starts = list(facewarehouse.START_VERTICES.values())
+    vertices[np.setdiff1d(np.arange(len(vertices)), starts)] = np.concatenate([pairs, away])
+    for name, number in facewarehouse.START_VERTICES.items():
+        vertices[number] = head.landmarks[list(micc.POINTS[name])].mean(0)
+    path = tmp_path / "pose_0.obj"
+    path.write_bytes(meshes.encode(Mesh(vertices / 100, np.array([[0, 1, 2]])), ".obj"))
+    known = np.sqrt((height[:, 2] ** 2).sum() * 2 / (len(pairs) + len(starts)))
+    moved = Head(MOVED.inverse(head.vertices), head.triangles, MOVED.inverse(head.landmarks))
+    assert facewarehouse.error_mm(facewarehouse.read_mesh(path), moved) == pytest.approx(known, abs=1e-6)
+
+
 def test_micc_of_the_model_s_own_head_is_zero(tmp_path, astronaut):
     head = predicted_heads.identity_of(predictor(), [astronaut])
     for number in (1, 2):
@@ -191,4 +212,52 @@ def test_the_error_of_a_shifted_region_is_its_closest_distance():
     triangles = np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
     region = Region(patch, triangles, patch[:3], np.zeros((0, 3)))
     plane = np.array([[-500, -500, 2], [500, -500, 2], [0, 900, 2.0]])
-    assert region_error.error(region, plane, np.array([[0, 1, 2]]), np.zeros((0, 3))) == pytest.approx(2, abs=1e-5)
+    assert region_error.error(region, plane, np.array([[0, 1, 2]]), np.zeros((0, 3))) == pytest.approx(2, abs=1e-6)
+
+
+def dense_deformation(region: Region, targets: np.ndarray) -> np.ndarray:
+    """Optimal-step ICP without landmarks by dense least squares and all distances (Amberg et al., §4.1 and 4.4)."""
+    vertices = region.vertices
+    edges = sorted({tuple(sorted(pair)) for a, b, c in region.triangles for pair in ((a, b), (b, c), (c, a))})
+    incidence = np.zeros((len(edges), len(vertices)))
+    for row, (first, second) in enumerate(edges):
+        incidence[row, [first, second]] = 1, -1
+    for alpha in 50.0 * np.exp(-0.5 * np.arange(3)):
+        previous = np.zeros((4 * len(vertices), 3))
+        for _ in range(11):
+            distances = np.linalg.norm(vertices[:, None] - targets, axis=-1)
+            nearest = distances.min(1)
+            kept = np.flatnonzero(nearest < max(2 * nearest.mean(), 1.0))
+            positions = np.zeros((len(kept), 4 * len(vertices)))
+            for row, vertex in enumerate(kept):
+                positions[row, 4 * vertex : 4 * vertex + 4] = [*vertices[vertex], 1]
+            system = np.concatenate([alpha * np.kron(incidence, np.eye(4)), positions])
+            right = np.concatenate([np.zeros((4 * len(edges), 3)), targets[distances.argmin(1)[kept]]])
+            transforms = np.linalg.lstsq(system, right, rcond=None)[0]
+            vertices = np.einsum(
+                "nk,nkc->nc", np.append(vertices, np.ones((len(vertices), 1)), 1), transforms.reshape(-1, 4, 3)
+            )
+            change, previous = np.linalg.norm(transforms - previous), transforms
+            if change <= 0.5 ** np.round(np.log(50.0 / alpha) / 0.5):
+                break
+    return vertices
+
+
+def test_the_error_of_a_region_by_a_second_implementation():
+    """A curved patch beside a bumpy sphere, with dense equations and trimesh's closest points of every triangle."""
+    x, y = np.meshgrid(np.arange(-20.0, 21, 10), np.arange(-20.0, 21, 10))
+    patch = np.stack([x, y, 84 - (x**2 + y**2) / 150], -1).reshape(-1, 3)
+    quads = [(5 * r + c, 5 * r + c + 1, 5 * r + c + 6, 5 * r + c + 5) for r in range(4) for c in range(4)]
+    triangles = np.array([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
+    region, head = Region(patch, triangles, patch[:3], np.zeros((0, 3))), bumpy(2)
+
+    def closest(points: np.ndarray) -> np.ndarray:
+        every = np.repeat(points, len(head.faces), axis=0)
+        found = trimesh.triangles.closest_point(np.tile(head.triangles, (len(points), 1, 1)), every)
+        found = found.reshape(len(points), -1, 3)
+        return found[np.arange(len(points)), np.linalg.norm(found - points[:, None], axis=-1).argmin(1)]
+
+    deformed = dense_deformation(region, closest(patch))
+    known = np.linalg.norm(closest(deformed) - patch, axis=1).mean()
+    vertices = np.asarray(head.vertices)
+    assert region_error.error(region, vertices, head.faces, np.zeros((0, 3))) == pytest.approx(known, abs=1e-6)

@@ -154,4 +154,12 @@ def test_cross_domain_table(tmp_path):
     state = [parallel.replicate(tree, "pmap") for tree in (predictor.params, predictor.model_state, built.constants())]
     again, _ = evaluation.compile_score(built.evaluators["wflw/68:test"], "pmap")(*state)
     assert outcome.table["wflw_68"] == again
+    # And by hand from the network's own output.
+    known = []
+    for batch in built.evaluators["wflw/68:test"].data():
+        points = predictor.raw({"image": batch["image"]})["landmarks"].astype(np.float64)
+        distance = np.linalg.norm(points - batch["landmarks"], axis=-1).mean(-1)
+        eyes = np.linalg.norm(batch["landmarks"][:, 36] - batch["landmarks"][:, 45], axis=-1)
+        known += [*(distance / eyes)[batch["mask"] > 0]]
+    np.testing.assert_allclose(outcome.curves["wflw_68"] / 100, known, rtol=1e-6, atol=1e-6)
     assert outcome.items[0].draw().shape[-1] == 3

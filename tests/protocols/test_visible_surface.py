@@ -68,6 +68,27 @@ def test_parallel_planes(height, f_scores):
     assert tuple(errors[f"f_score_{t}"] for t in (1, 5, 10, 20)) == pytest.approx(f_scores)
 
 
+def test_errors_by_all_distances():
+    """Random oriented points, by the distances of all pairs."""
+    rng = np.random.default_rng(0)
+    points, normals = 15 * rng.random((2, 300, 3)), rng.normal(0, 1, (2, 300, 3))
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    distance = np.linalg.norm(points[0][:, None] - points[1], axis=-1)
+    cosine = np.abs(normals[0] @ normals[1].T)
+    nearest = distance.min(1), distance.min(0)
+    one_way = cosine[np.arange(300), distance.argmin(1)].mean(), cosine[distance.argmin(0), np.arange(300)].mean()
+    known = {
+        "chamfer_l1": (nearest[0].mean() + nearest[1].mean()) / 2,
+        "chamfer_l2": ((nearest[0] ** 2).mean() + (nearest[1] ** 2).mean()) / 2,
+        "normals": sum(one_way) / 2,
+    }
+    for threshold in (1, 5, 10, 20):
+        precision, recall = ((one < threshold).mean() for one in nearest)
+        known[f"f_score_{threshold}"] = 2 * precision * recall / (precision + recall)
+    surfaces = [visible_surface.OrientedPoints(*one) for one in zip(points, normals, strict=True)]
+    assert visible_surface.compare(*surfaces) == pytest.approx(known, abs=1e-6)
+
+
 def test_missing_parts_count_in_one_direction():
     whole = plane(0.0)
     half = whole[whole.points[:, 0] <= 100]

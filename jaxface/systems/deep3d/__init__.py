@@ -7,7 +7,17 @@ import ml_collections
 
 from jaxface import config_values, optim, prepared_data, run_length
 from jaxface.system import Batch, Evaluator, System
-from jaxface.systems.deep3d import clip, decoder, face_model, metrics, model, objective, predict, torch_weights
+from jaxface.systems.deep3d import (
+    clip,
+    decoder,
+    face_model,
+    metrics,
+    model,
+    multiview,
+    objective,
+    predict,
+    torch_weights,
+)
 from jaxface.systems.deep3d.values import VALUES
 
 
@@ -24,12 +34,17 @@ def build(config: ml_collections.ConfigDict) -> System:
     """The system of `config` (configs/deep3d.py), resolved. Raises UserError if values do not fit together."""
     config = resolve(config)
     net, size, has_cnet = model.model_from_config(config.model), config.model.image_size, config.model.confidence
-    combine = functools.partial(model.combine, net) if has_cnet else None
+    parts, has_size = model.parts_from_config(config.model), config.model.metric_size
+    combines = has_cnet or net.regressor == "map_fit"
+    combine = functools.partial(multiview.combine, net, has_cnet) if combines else None
+    size_ratio = functools.partial(model.size_ratio, net) if has_size else None
     regress = functools.partial(model.regress, net)
     load_face = functools.partial(face_model.from_config, config)
     # Refinement leaves the lips alone; published networks have no refinement, and their output stays as it is.
     expression_modes = functools.partial(decoder.expression_modes, config, net.sizes.expression)
-    network = predict.build_network(regress, load_face, net.sizes, size, combine, closes_lips=net.refine > 0)
+    network = predict.build_network(
+        regress, load_face, net.sizes, size, combine, size_ratio, closes_lips=net.refine > 0
+    )
 
     def train_data(step: int) -> Iterator[Batch]:
         from jaxface.systems.deep3d import data
@@ -42,12 +57,12 @@ def build(config: ml_collections.ConfigDict) -> System:
 
             return data.eval_stream(config, name)
 
-        score = metrics.score(net, _shows_head(name, config.head.name), has_cnet)
+        score = metrics.score(net, _shows_head(name, config.head.name), has_cnet, has_size)
         return Evaluator(examples, score, metrics.summarise, config.eval_every)
 
     return System(
-        init=functools.partial(model.init, net, size, has_cnet, load_face=load_face),
-        warm_start=functools.partial(model.warm_start, net, size, has_cnet),
+        init=functools.partial(model.init, net, size, parts, load_face=load_face),
+        warm_start=functools.partial(model.warm_start, net, size, parts),
         constants=functools.partial(objective.constants, config),
         loss=functools.partial(objective.training_loss, net, config),
         optimizer=optim.optimizer(config.optim, config.steps, config.batch_size),

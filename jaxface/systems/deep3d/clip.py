@@ -77,6 +77,8 @@ def reconstruct_clip(
     for name in ("expression", "light"):
         groups[name] = kernel @ groups[name]
     motion = _motion(faces).smoothed(kernel)
+    sizes = [face.size for face in faces if face.size is not None]
+    size = float(np.exp(np.average(np.log(sizes), weights=trust))) if sizes else None
     crops = [_crop(face) for face in faces]
     vectors = [
         _vector(network, {name: values[index] for name, values in groups.items()}, motion, index, crop)
@@ -86,7 +88,7 @@ def reconstruct_clip(
     def frame(index: int, image: np.ndarray) -> FaceReconstruction:
         head = network.head()
         decoded = predict.reconstruct(head.face, network.sizes, vectors[index], crops[index])
-        result = reconstruction.to_result(decoded, faces[index], image, head.atlas)
+        result = reconstruction.to_result(decoded, faces[index], image, head.atlas, size)
         kept = {name: getattr(faces[index], name) for name in ("sigma", "track", "points_drawn")}
         return dataclasses.replace(result, **kept)
 
@@ -95,7 +97,8 @@ def reconstruct_clip(
         decoded = predict.reconstruct(head.face, network.sizes, vectors[reference], crops[reference])
         mesh = _textured(decoded, image, head.atlas())
         animated = _animated(head.face, mesh, head.atlas(), names(), groups["expression"], np.asarray(times))
-        return {ENDING: animated_gltf.encode(_placed(animated, motion, faces, image))}
+        placed = _placed(animated, motion, faces, image)
+        return {ENDING: animated_gltf.encode(placed if size is None else _scaled(placed, size))}
 
     reference = int(np.argmax(motion.rotation[:, 2, 2] * trust))
     return ClipReconstruction(frame, reference, files)
@@ -113,7 +116,8 @@ def _motion(faces: Sequence[FaceReconstruction]) -> _Motion:
     cameras = [face.camera for face in faces]
     focal = np.stack([camera.focal_px for camera in cameras])
     center = np.stack([camera.center_px for camera in cameras])
-    translation = np.stack([camera.translation_mm for camera in cameras])
+    # In the millimetres of the face model, without the predicted size.
+    translation = np.stack([face.camera.translation_mm / (face.size or 1.0) for face in faces])
     origin = focal * translation[:, :2] / translation[:, 2:] + center
     log_scale = np.log(focal.mean(1) / translation[:, 2])
     return _Motion(origin, log_scale, np.stack([np.asarray(camera.rotation, np.float64) for camera in cameras]))
@@ -188,6 +192,14 @@ def _placed(
         translations_mm=rays * depth[:, None] @ FLIP,
         focal_px=focal,
         size_px=(width, height),
+    )
+
+
+def _scaled(head: animated_gltf.AnimatedHead, size: float) -> animated_gltf.AnimatedHead:
+    """The head in its true size, as far away as it then is."""
+    mesh = dataclasses.replace(head.mesh, vertices=size * head.mesh.vertices)
+    return dataclasses.replace(
+        head, mesh=mesh, targets=size * head.targets, translations_mm=size * head.translations_mm
     )
 
 

@@ -5,7 +5,7 @@ their coefficients for evaluation only); and sets of either, whose images are st
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import ml_collections
@@ -14,7 +14,7 @@ import numpy as np
 from jaxface.data import datasets
 from jaxface.errors import UserError
 from jaxface.system import Batch
-from jaxface.systems.deep3d.networks import dense_points
+from jaxface.systems.deep3d.networks import dense_points, size_net
 from jaxface.systems.deep3d.preprocessing import augment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, aligned_face
 
@@ -75,6 +75,7 @@ def preprocess_train(
     with_skin: bool = True,
     points: dense_points.DensePoints | None = None,
     strength: float = 1.0,
+    with_size: bool = False,
 ) -> Example:
     """An augmented training example without any ground-truth coefficient.
 
@@ -85,10 +86,12 @@ def preprocess_train(
         with_skin: whether to compute the skin mask.
         points: dense points that are projected into rendered images; not used for sets.
         strength: strength of the augmentation relative to the published one.
+        with_size: whether to add `size_mm`; not for sets.
 
     Returns:
         float32 arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) in [0,1];
-        landmarks (68,2) and dense (K,2) in pixels of a 224 px crop, y up from its last row, whatever `size` is.
+        landmarks (68,2) and dense (K,2) in pixels of a 224 px crop, y up from its last row, whatever `size` is;
+        size_mm () of `size_mm`.
 
     Raises:
         UserError: the face cannot be aligned; see `alignment.align`.
@@ -97,26 +100,42 @@ def preprocess_train(
     faces = _aligned_faces(example, size, with_skin)
     if points is not None and not is_set:
         faces[0]["dense"] = points.in_crop(example, size)
-    return _to_arrays([_augment(face, rng, strength) for face in faces], is_set)
+    arrays = _to_arrays([_augment(face, rng, strength) for face in faces], is_set)
+    return {**arrays, "size_mm": size_mm(example)} if with_size and not is_set else arrays
 
 
-def preprocess_eval(example: Example, size: int) -> Example:
-    """An evaluation example: image and landmarks as in `preprocess_train` without augmentation, and GROUND_TRUTH."""
+def size_mm(example: Example) -> np.ndarray:
+    """The true centroid size () of a face in mm, NaN if the data set does not know it (`landmarks_mm`)."""
+    if "landmarks_mm" not in example:
+        return np.float32(np.nan)
+    return np.float32(size_net.centroid_size(np.asarray(example["landmarks_mm"])))
+
+
+def preprocess_eval(example: Example, size: int, with_size: bool = False) -> Example:
+    """An evaluation example: as in `preprocess_train` without augmentation and skin, and GROUND_TRUTH."""
     faces = _aligned_faces(example, size, with_skin=False)
     ground_truth = {key: np.asarray(example[key], np.float32) for key in GROUND_TRUTH if key in example}
-    return {**_to_arrays(faces, is_set=example["landmarks"].ndim == 3), **ground_truth}
+    is_set = example["landmarks"].ndim == 3
+    sizes = {"size_mm": size_mm(example)} if with_size and not is_set else {}
+    return {**_to_arrays(faces, is_set), **ground_truth, **sizes}
 
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
-    """Training batches from `step` on: an equal share of each of `config.data.datasets`."""
+    """Training batches from `step` on: an equal share of each of `config.data.datasets`.
+
+    Raises UserError if the model has a SizeNet and no data set has heads of known size.
+    """
     size = config.model.image_size
     splits = [_open_split(config, name, "train") for name in config.data.datasets]
+    if config.model.metric_size and not config.model.confidence:
+        require_known_sizes([split.builder.info.features for split in splits])
     process = functools.partial(
         preprocess_train,
         size=size,
         with_skin=config.loss.attention != "none",
         points=dense_points.from_config(config),
         strength=config.data.augment,
+        with_size=config.model.metric_size,
     )
     return datasets.train_batches(config, splits, step, process)
 
@@ -125,7 +144,17 @@ def eval_stream(config: ml_collections.ConfigDict, name: str) -> Iterator[Batch]
     """Batches of the data set "NAME[:SPLIT]", by default its test split, padded."""
     size = config.model.image_size
     split = _open_split(config, name, "test")
-    return datasets.eval_batches(config, split, functools.partial(preprocess_eval, size=size))
+    process = functools.partial(preprocess_eval, size=size, with_size=config.model.metric_size)
+    return datasets.eval_batches(config, split, process)
+
+
+def require_known_sizes(features: Sequence[Mapping[str, object]]) -> None:
+    """Raises UserError if none of the data sets, given by their features, knows `landmarks_mm`."""
+    if not any("landmarks_mm" in names for names in features):
+        raise UserError(
+            "config.data.datasets: no data set has heads known in millimetres, from which config.model.metric_size "
+            "could learn; add rendered_heads/makehuman_portraits"
+        )
 
 
 def _open_split(config: ml_collections.ConfigDict, name: str, default: str) -> datasets.Split:

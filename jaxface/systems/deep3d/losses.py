@@ -130,6 +130,13 @@ def perceptual_loss(features: jax.Array, target: jax.Array) -> jax.Array:
     return (1.0 - (features * target).sum(-1)).mean()
 
 
+def size_loss(log_ratio: jax.Array, target: jax.Array) -> jax.Array:
+    """Mean absolute error of log ratios of sizes (B,); targets (B,) that are NaN do not count."""
+    known = jnp.isfinite(target)
+    error = jnp.abs(log_ratio - jnp.where(known, target, 0.0))
+    return (known * error).sum() / jnp.maximum(known.sum(), 1)
+
+
 def weighted_sum(terms: Mapping[str, jax.Array], weights: Mapping[str, float]) -> jax.Array:
     """The total loss of unweighted `terms`; `weights` may hold further names."""
     return sum(weights[name] * value for name, value in terms.items())

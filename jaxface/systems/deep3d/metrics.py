@@ -4,7 +4,6 @@ Shape errors are mean distances over the face's vertices in millimetres. A photo
 so scale and translation are always aligned first; each error states whether the rotation is aligned too.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -14,36 +13,56 @@ import numpy as np
 from jaxface.geometry import alignment
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d.face_model import EXPRESSION_DEVIATION, MM_PER_DM, FaceModel
-from jaxface.systems.deep3d.model import RNet, regress_and_refine
-from jaxface.systems.deep3d.networks import confidence_net
+from jaxface.systems.deep3d.model import RNet, is_set, regress_and_refine
+from jaxface.systems.deep3d.multiview import combined_identity
+from jaxface.systems.deep3d.networks import size_net
 from jaxface.systems.deep3d.rendering import image_formation
+
+# Errors that are NaN for examples without a known size.
+SIZE_ERRORS = ("size", "size_of_model")
 
 Score = Callable[[Tree, Tree, Batch, Tree], dict[str, jax.Array]]
 
 
-def score(net: RNet, comparable: bool, sets: bool) -> Score:
+def score(net: RNet, comparable: bool, sets: bool, sizes: bool = False) -> Score:
     """`Evaluator.predict`.
 
     Args:
         net: the regressor.
         comparable: whether the images are renderings of the configured head, so that vertices correspond.
         sets: whether examples are sets of images of one person.
+        sizes: whether the model predicts sizes; they are scored on images whose true size is known.
     """
-    return functools.partial(_score_sets if sets else _score_images, net, comparable)
+
+    def predict(params: Tree, model_state: Tree, batch: Batch, constants: Tree) -> dict[str, jax.Array]:
+        if sets and is_set(batch["image"]):
+            return _score_sets(net, comparable, params, model_state, batch, constants)
+        return _score_images(net, comparable, sizes, params, model_state, batch, constants)
+
+    return predict
 
 
 def _score_images(
-    net: RNet, comparable: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
+    net: RNet, comparable: bool, sizes: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
-    """Errors of single images: landmarks (B,) px of the 224 px crop, `head_errors` if comparable, and "picture"."""
+    """Errors of single images: landmarks (B,) px of the 224 px crop, `head_errors` if comparable, and "picture".
+
+    With `sizes` also the absolute error of the log size in percent, predicted ("size") and if every head had the size
+    of its reconstruction ("size_of_model"); NaN where the size is not known.
+    """
     face = constants["face"]
-    vector, *_ = regress_and_refine(net, {"params": params, **model_state}, batch["image"], face)
-    coefficients = image_formation.split(vector, net.sizes)
+    regression = regress_and_refine(net, {"params": params, **model_state}, batch["image"], face)
+    coefficients = image_formation.split(regression.coefficients, net.sizes)
     decoded = image_formation.decode(face, coefficients)
     rendered = image_formation.render(face, decoded, batch["image"].shape[1])
     errors = {"landmarks": jnp.linalg.norm(decoded.landmarks - batch["landmarks"], axis=-1).mean(-1)}
     if comparable and _has_model_coefficients(face, batch):
         errors |= head_errors(face, coefficients, batch)
+    if sizes:
+        points = image_formation.canonical_landmarks(face, coefficients.identity, coefficients.expression)
+        target = size_net.target(points, batch["size_mm"])
+        predicted = size_net.apply(params, regression.pooled, coefficients.identity)
+        errors |= {"size": 100 * jnp.abs(predicted - target), "size_of_model": 100 * jnp.abs(target)}
     overlay = jnp.where(rendered.covered[..., None], jnp.clip(rendered.image, 0, 1), batch["image"])
     return {**errors, "picture": jnp.concatenate([batch["image"], overlay], axis=2)}
 
@@ -113,16 +132,17 @@ def distance_mm(points: jax.Array, truth: jax.Array, rotate: bool) -> jax.Array:
 def _score_sets(
     net: RNet, comparable: bool, params: Tree, model_state: Tree, batch: Batch, constants: Tree
 ) -> dict[str, jax.Array]:
-    """Identity errors (S,) mm of sets: of single images, their average, the C-Net's weighted mean and the mean head.
+    """Identity errors (S,) mm of sets: of single images, their average, `combined_identity` and the mean head.
 
     `confidence_spread` (S,) is the standard deviation of the C-Net's confidences over the images of a set.
     """
     face, image = constants["face"], batch["image"]
     sets, count = image.shape[:2]
     images = image.reshape(-1, *image.shape[2:])
-    vector, pooled, early = regress_and_refine(net, {"params": params, **model_state}, images, face)
-    identity = vector[:, : net.sizes.identity].reshape(sets, count, -1)
-    confidence = confidence_net.apply(params, net.sizes.identity, pooled, early).reshape(identity.shape)
+    variables = {"params": params, **model_state}
+    regression = regress_and_refine(net, variables, images, face)
+    identity = regression.coefficients[:, : net.sizes.identity].reshape(sets, count, -1)
+    combined, confidence = combined_identity(net, variables, regression, sets, True)
     spread = confidence.std(1).mean(-1)
     if not (comparable and _has_model_coefficients(face, batch)):
         return {"confidence_spread": spread}
@@ -135,15 +155,22 @@ def _score_sets(
     return {
         "identity_single": single,
         "identity_average": error(identity.mean(1)),
-        "identity_cnet": error(confidence_net.weighted_mean(identity, confidence)),
+        "identity_cnet": error(combined),
         "identity_of_mean": error(jnp.zeros_like(batch["identity"])),
         "confidence_spread": spread,
     }
 
 
 def summarise(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means over all examples, and the ratios of the camera-space vertex error to those of the mean head."""
-    result = {name: float(np.mean(values, dtype=np.float64)) for name, values in arrays.items()}
+    """Means over all examples, and the ratios of the camera-space vertex error to those of the mean head.
+
+    The errors of the size are means over the examples whose size is known.
+    """
+    result = {}
+    for name, values in arrays.items():
+        known = values[np.isfinite(values)] if name in SIZE_ERRORS else values
+        if len(known):
+            result[name] = float(np.mean(known, dtype=np.float64))
     for baseline in ("mean", "frontal"):
         if f"vertex_of_{baseline}" in result:
             result[f"vertex_to_{baseline}"] = result["vertex"] / result[f"vertex_of_{baseline}"]

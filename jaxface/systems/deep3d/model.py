@@ -9,8 +9,8 @@ Ours: the regressor "map_fit", which predicts landmarks and fits the face to the
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,12 +20,13 @@ import numpy as np
 
 from jaxface import crops
 from jaxface.errors import UserError
+from jaxface.geometry.map_estimate import Observation
 from jaxface.nn.batch_norm import statistics_axis
 from jaxface.nn.init import initialize
 from jaxface.nn.resnet import SIZES, ResNet
 from jaxface.parallel import AXIS
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.networks import confidence_net, map_fit, refine
+from jaxface.systems.deep3d.networks import confidence_net, map_fit, refine, size_net
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Sizes
 
@@ -118,6 +119,7 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
         white_light: one set of nine lighting coefficients, as in the paper (239 coefficients in total), instead of one
             per colour channel, as in both public codes (257).
         confidence: whether the model has a C-Net, which combines the identities of several images of a person.
+        metric_size: whether the model has a SizeNet, which predicts the true size of heads.
         batch_norm_group: number of devices over which batch statistics are averaged; 0: all.
         dtype: "float32" or "bfloat16", of the backbone's computation; all that follows is float32.
         remat: whether the activations of a block of the backbone are recomputed for its gradient.
@@ -139,51 +141,85 @@ def model_from_config(config: ml_collections.ConfigDict) -> RNet:
 def init(
     model: RNet,
     image_size: int,
-    confidence: bool,
+    parts: Sequence[str],
     key: jax.Array,
     load_face: Callable[[], FaceModel] | None = None,
 ) -> tuple[Any, Any]:
-    """Random initial variables of R-Net, and of a C-Net if the config asks for one.
+    """Random initial variables of R-Net, and of the parts that the config asks for.
 
     Args:
         model: the network.
         image_size: side S of the crop in pixels.
-        confidence: whether to add a C-Net.
+        parts: names of parts in addition to R-Net, see `parts_from_config`.
         key: random key.
         load_face: returns the face model; needed for the regressor "map_fit", whose landmarks it defines.
 
     Returns:
-        (params, model_state): the C-Net's parameters are under `confidence_net.NAME`; model_state holds the batch
+        (params, model_state): the parameters of a part are under its name; model_state holds the batch
         statistics and, for "map_fit", the mean and modes of its landmarks.
     """
     params, variables = initialize(model, key, jnp.zeros((1, image_size, image_size, 3)))
     if model.regressor == "map_fit":
         variables[map_fit.COLLECTION] = {map_fit.NAME: map_fit.points_model(load_face(), model.num_dense_points)}
-    return warm_start(model, image_size, confidence, params, variables, key)
+    return warm_start(model, image_size, parts, params, variables, key)
 
 
 def warm_start(
-    model: RNet, image_size: int, confidence: bool, params: Any, model_state: Any, key: jax.Array | None = None
+    model: RNet, image_size: int, parts: Sequence[str], params: Any, model_state: Any, key: jax.Array | None = None
 ) -> tuple[Any, Any]:
     """Adapts (params, model_state) of another run to this model.
 
-    If the config asks for a C-Net (`confidence`) and `params` has none, it is randomly initialised from `key`, or from
-    seed 0 if `key` is None. Everything else is returned unchanged.
+    Parts that `params` lacks are randomly initialised from `key`, or from seed 0 if `key` is None. Everything else is
+    returned unchanged.
     """
-    if not confidence or confidence_net.NAME in params:
+    missing = [name for name in parts if name not in params]
+    if not missing:
         return params, model_state
     image = jnp.zeros((1, image_size, image_size, 3))
     abstract_regress = functools.partial(model.apply, method="regress")
     _, *features = jax.eval_shape(abstract_regress, {"params": params, **model_state}, image)
-    empty = [jnp.zeros(feature.shape) for feature in features]
-    init_cnet = jax.jit(confidence_net.CNet(model.sizes.identity).init)
-    variables = init_cnet(jax.random.key(0) if key is None else key, *empty)
-    return {**params, confidence_net.NAME: variables["params"]}, model_state
+    pooled, early = (jnp.zeros(feature.shape) for feature in features)
+    identity = jnp.zeros((1, model.sizes.identity))
+    modules = {
+        confidence_net.NAME: (confidence_net.CNet(model.sizes.identity), pooled, early),
+        size_net.NAME: (size_net.SizeNet(), pooled, identity),
+    }
+    key = jax.random.key(0) if key is None else key
+    added = {}
+    for name in missing:
+        module, *inputs = modules[name]
+        added[name] = jax.jit(module.init)(key, *inputs)["params"]
+    return {**params, **added}, model_state
 
 
-def regress_and_refine(
-    model: RNet, variables: Any, image: jax.Array, face: FaceModel | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def is_set(image: jax.Array) -> bool:
+    """Whether a batch of images is one of sets (B,N,S,S,3), not of single images (B,S,S,3)."""
+    return image.ndim == 5
+
+
+def parts_from_config(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The names of the parts that `config.model` adds to R-Net: the keys of their parameters."""
+    flags = {confidence_net.NAME: config.confidence, size_net.NAME: config.metric_size}
+    return tuple(name for name, is_used in flags.items() if is_used)
+
+
+class Regression(NamedTuple):
+    """The output of `regress_and_refine` for B images.
+
+    Attributes:
+        coefficients: (B,sizes.total).
+        pooled: (B,C) the pooled feature.
+        early: (B,h,w,C1) the first stage's map.
+        observation: what the regressor "map_fit" fitted the face to; None with another regressor.
+    """
+
+    coefficients: jax.Array
+    pooled: jax.Array
+    early: jax.Array
+    observation: Observation | None
+
+
+def regress_and_refine(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None) -> Regression:
     """`RNet.regress` with the running statistics, then photometric refinement if `model.refine` is positive.
 
     Args:
@@ -191,24 +227,22 @@ def regress_and_refine(
         variables: its params and model_state in one dict.
         image: (B,S,S,3), RGB in [0,1].
         face: the face model, used by the refinement only.
-
-    Returns:
-        As `RNet.regress`: coefficients (B,sizes.total), pooled feature (B,C), the first stage's map.
     """
-    if not model.refine:
-        return model.apply(variables, image, method="regress")
     outputs, sown = model.apply(variables, image, method="regress", mutable=["intermediates"])
+    if model.regressor != "map_fit":
+        return Regression(*outputs, None)
     coefficients, *features = outputs
     (observation,) = sown["intermediates"][map_fit.NAME]["observation"]
-    points = variables[map_fit.COLLECTION][map_fit.NAME]
-    refined = refine.refine(face, model.sizes, points, image, coefficients, observation, model.refine)
-    return refined, *features
+    if model.refine:
+        points = variables[map_fit.COLLECTION][map_fit.NAME]
+        coefficients = refine.refine(face, model.sizes, points, image, coefficients, observation, model.refine)
+    return Regression(coefficients, *features, observation)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def regress(model: RNet, variables: Any, image: jax.Array, face: FaceModel | None = None) -> jax.Array:
     """The coefficients (B,sizes.total) of `regress_and_refine`, compiled."""
-    return regress_and_refine(model, variables, image, face)[0]
+    return regress_and_refine(model, variables, image, face).coefficients
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -217,26 +251,18 @@ def decode(face: FaceModel, sizes: Sizes, coefficients: jax.Array) -> image_form
     return image_formation.decode(face, image_formation.split(coefficients, sizes))
 
 
-def combine(model: RNet, variables: Any, image: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """Confidence-weighted identity of one person from several images (Deng et al., §5).
+@functools.partial(jax.jit, static_argnums=0)
+def size_ratio(model: RNet, variables: Any, image: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Ratios (B,) of the true size of heads to their reconstructed size.
 
     Args:
         model: the network.
-        variables: its params, which include a C-Net's, and model_state in one dict.
-        image: (N,S,S,3), RGB in [0,1].
-        coefficients: (N,sizes.total), predicted for each image.
-
-    Returns:
-        Identity coefficients (I,).
+        variables: its params, which include a SizeNet's, and model_state in one dict.
+        image: (B,S,S,3), RGB in [0,1].
+        coefficients: (B,sizes.total), predicted for each image.
     """
-    return np.asarray(_combine(model, variables, image, coefficients[:, : model.sizes.identity]))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _combine(model: RNet, variables: Any, image: jax.Array, identity: jax.Array) -> jax.Array:
-    _, pooled, early = model.apply(variables, image, method="regress")
-    confidence = confidence_net.apply(variables["params"], model.sizes.identity, pooled, early)
-    return confidence_net.weighted_mean(identity[None], confidence[None])[0]
+    _, pooled, _ = model.apply(variables, image, method="regress")
+    return jnp.exp(size_net.apply(variables["params"], pooled, coefficients[:, : model.sizes.identity]))
 
 
 def raw(

@@ -12,8 +12,9 @@ import ml_collections
 from jaxface.system import Batch, Tree
 from jaxface.systems.deep3d import face_model, losses
 from jaxface.systems.deep3d.face_model import FaceModel
-from jaxface.systems.deep3d.model import RNet, regress_and_refine
-from jaxface.systems.deep3d.networks import confidence_net, map_fit, recognition
+from jaxface.systems.deep3d.model import RNet, is_set, regress_and_refine
+from jaxface.systems.deep3d.multiview import combined_identity
+from jaxface.systems.deep3d.networks import map_fit, recognition, size_net
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import Coefficients, Rendered
@@ -47,7 +48,9 @@ def training_loss(
     step: jax.Array,
     constants: Tree,
 ) -> tuple[jax.Array, tuple[Tree, Terms]]:
-    """`System.loss`: the hybrid loss of R-Net, or of the C-Net if the config has one.
+    """`System.loss`: the hybrid loss of R-Net, or of the C-Net or the loss of SizeNet if the config has one of them.
+
+    With a C-Net or SizeNet, R-Net is fixed. A model with both trains the C-Net on sets and SizeNet on single images.
 
     Args:
         net: the network.
@@ -56,7 +59,8 @@ def training_loss(
         model_state: batch statistics and the constants of `map_fit`.
         batch: `image` (B,S,S,3) in [0,1]; `landmarks` (B,68,2) in pixels of the 224 px crop, y up; `skin` (B,S,S) in
             [0,1] unless `config.loss.attention` is "none"; `dense` (B,K,2) as `landmarks`, NaN where unknown, if the
-            network has dense points. For a C-Net each array has an axis of N images of a person after the batch axis.
+            network has dense points; `size_mm` (B,), see `size_net.target`, if the network has a SizeNet. For a C-Net
+            each array has an axis of N images of a person after the batch axis.
         key: not used.
         step: not used.
         constants: of `constants`.
@@ -65,6 +69,9 @@ def training_loss(
         The loss (), and (new model_state, unweighted terms).
     """
     del key, step
+    if config.model.metric_size and not is_set(batch["image"]):
+        terms = _size_terms(net, params, model_state, batch, constants["face"])
+        return losses.weighted_sum(terms, config.loss.weights), (model_state, terms)
     if config.model.confidence:
         coefficients = _multiview_coefficients(net, params, model_state, batch["image"], constants["face"])
         batch = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
@@ -99,18 +106,26 @@ def _map_fit_terms(net: RNet, sown: Tree, batch: Batch) -> Terms:
 def _multiview_coefficients(
     net: RNet, params: Tree, model_state: Tree, image: jax.Array, face: FaceModel
 ) -> Coefficients:
-    """Coefficients of all images (B,N,S,S,3), each with the confidence-weighted identity of its person.
+    """Coefficients of all images (B,N,S,S,3), each with the combined identity of its person.
 
     R-Net is fixed and uses its running statistics: gradients reach the C-Net only. Returns a batch of B * N.
     """
     persons, count = image.shape[:2]
     fixed = jax.lax.stop_gradient({"params": params, **model_state})
-    vector, pooled, early = regress_and_refine(net, fixed, image.reshape(-1, *image.shape[2:]), face)
-    confidence = confidence_net.apply(params, net.sizes.identity, pooled, early)
-    coefficients = image_formation.split(vector, net.sizes)
-    by_person = (persons, count, -1)
-    identity = confidence_net.weighted_mean(coefficients.identity.reshape(by_person), confidence.reshape(by_person))
+    regression = regress_and_refine(net, fixed, image.reshape(-1, *image.shape[2:]), face)
+    identity, _ = combined_identity(net, {"params": params, **model_state}, regression, persons, True)
+    coefficients = image_formation.split(regression.coefficients, net.sizes)
     return coefficients.replace(identity=jnp.repeat(identity, count, axis=0))
+
+
+def _size_terms(net: RNet, params: Tree, model_state: Tree, batch: Batch, face: FaceModel) -> Terms:
+    """The loss of SizeNet; R-Net is fixed and uses its running statistics."""
+    fixed = jax.lax.stop_gradient({"params": params, **model_state})
+    regression = regress_and_refine(net, fixed, batch["image"], face)
+    coefficients = image_formation.split(regression.coefficients, net.sizes)
+    log_ratio = size_net.apply(params, regression.pooled, coefficients.identity)
+    landmarks = image_formation.canonical_landmarks(face, coefficients.identity, coefficients.expression)
+    return {"size": losses.size_loss(log_ratio, size_net.target(landmarks, batch["size_mm"]))}
 
 
 def hybrid_terms(

@@ -27,6 +27,7 @@ from jaxface.systems.deep3d.rendering.image_formation import Sizes
 Detect = Callable[..., list[FaceLandmarks]]
 Regress = Callable[[Any, np.ndarray, FaceModel], jax.Array]
 Combine = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
+SizeRatio = Callable[[Any, np.ndarray, np.ndarray], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Network:
     sizes: Sizes
     image_size: int
     combine: Combine | None = None
+    size_ratio: SizeRatio | None = None
     closes_lips: bool = False
 
 
@@ -64,6 +66,7 @@ def build_network(
     sizes: Sizes,
     image_size: int,
     combine: Combine | None = None,
+    size_ratio: SizeRatio | None = None,
     closes_lips: bool = False,
 ) -> Network:
     """The model in the form that `predict` and `predict_multiview` take.
@@ -75,6 +78,8 @@ def build_network(
         image_size: S px.
         combine: `(variables, images (N,S,S,3), coefficients (N,sizes.total)) -> identity (I,)` of the person that all N
             images show; None takes the mean.
+        size_ratio: `(variables, images (B,S,S,3), coefficients (B,sizes.total)) -> (B,)`, true size of each head
+            relative to that of the reconstruction; None if the model does not predict it.
         closes_lips: whether the expression is adjusted so that the lips of closed mouths touch; see `mouth`.
     """
 
@@ -83,7 +88,7 @@ def build_network(
         face = load_face()
         return Head(jax.device_put(face), functools.cache(functools.partial(texture.unwrap, face)))
 
-    return Network(regress, head, sizes, image_size, combine, closes_lips)
+    return Network(regress, head, sizes, image_size, combine, size_ratio, closes_lips)
 
 
 def predict(
@@ -125,8 +130,10 @@ def predict(
     faces = _aligned_faces(network, image, boxes, layout, detect and functools.partial(detect, **options), five)
     if not faces:
         return []
-    vectors = _regress(network, {"params": params, **model_state}, _cut(faces))
-    return _results(network, vectors, faces, points_drawn=layout is not None)
+    variables, cut = {"params": params, **model_state}, _cut(faces)
+    vectors = _regress(network, variables, cut)
+    sizes = _sizes(network, variables, cut, vectors)
+    return _results(network, vectors, faces, sizes, points_drawn=layout is not None)
 
 
 def predict_multiview(
@@ -141,8 +148,8 @@ def predict_multiview(
 ) -> list[list[FaceReconstruction]]:
     """As `predict`, for several images of one person, reconstructed with one identity.
 
-    The identity is the output of `network.combine`, or the mean over the images. Returns for each image a list with one
-    face, the largest or the one in its box; the list is empty if no face was detected.
+    The identity is the output of `network.combine`, or the mean over the images; the size is their geometric mean.
+    Returns for each image a list with one face, the largest or the one in its box, empty if no face was detected.
     """
     boxes = [None] * len(images) if boxes is None else boxes
     five = [None] * len(images) if five is None else five
@@ -155,12 +162,15 @@ def predict_multiview(
         return [[] for _ in images]
     cut, variables = _cut(faces), {"params": params, **model_state}
     vectors = _regress(network, variables, cut)
+    sizes = _sizes(network, variables, cut, vectors)
+    if sizes[0] is not None:
+        sizes = [float(np.exp(np.mean(np.log(sizes))))] * len(faces)
     identities = vectors[:, : network.sizes.identity]
     combined = identities.mean(0) if network.combine is None else network.combine(variables, cut, vectors)
     vectors = np.concatenate(
         [np.broadcast_to(combined, identities.shape), vectors[:, network.sizes.identity :]], axis=1
     )
-    remaining = iter(_results(network, vectors, faces, points_drawn=layout is not None))
+    remaining = iter(_results(network, vectors, faces, sizes, points_drawn=layout is not None))
     return [[next(remaining)] if per_image else [] for per_image in largest]
 
 
@@ -204,15 +214,28 @@ def _regress(network: Network, variables: Any, images: np.ndarray) -> np.ndarray
     return vectors
 
 
+def _sizes(network: Network, variables: Any, images: np.ndarray, vectors: np.ndarray) -> list[float | None]:
+    """`network.size_ratio` of images (B,S,S,3) with coefficients (B,n), or None for each."""
+    size_ratio = network.size_ratio
+    if size_ratio is None:
+        return [None] * len(images)
+    ratios = crops.run_in_batches(lambda batch: size_ratio(variables, *batch), (images, vectors))
+    return ratios.tolist()
+
+
 def _results(
-    network: Network, vectors: np.ndarray, faces: Sequence[AlignedFace], points_drawn: bool
+    network: Network,
+    vectors: np.ndarray,
+    faces: Sequence[AlignedFace],
+    sizes: Sequence[float | None],
+    points_drawn: bool,
 ) -> list[FaceReconstruction]:
     head, results = network.head(), []
-    for vector, face in zip(vectors, faces, strict=True):
+    for vector, face, size in zip(vectors, faces, sizes, strict=True):
         if network.closes_lips:
             vector = _with_closed_lips(network, vector, face)
         decoded = reconstruct(head.face, network.sizes, vector, face.crop)
-        result = reconstruction.to_result(decoded, face.landmarks, face.image, head.atlas)
+        result = reconstruction.to_result(decoded, face.landmarks, face.image, head.atlas, size)
         results.append(dataclasses.replace(result, points_drawn=points_drawn))
     return results
 

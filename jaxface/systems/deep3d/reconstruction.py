@@ -69,7 +69,11 @@ class Reconstruction:
 
 
 def to_result(
-    head: Reconstruction, face: FaceLandmarks, image: np.ndarray, atlas: Callable[[], texture.Atlas]
+    head: Reconstruction,
+    face: FaceLandmarks,
+    image: np.ndarray,
+    atlas: Callable[[], texture.Atlas],
+    size: float | None = None,
 ) -> FaceReconstruction:
     """The public result of a decoded face.
 
@@ -84,7 +88,10 @@ def to_result(
         face: the detected face from which its crop was made.
         image: (H,W,3) uint8 RGB.
         atlas: returns the texture atlas of the head; called when a texture is needed.
+        size: true size of the head relative to that of the reconstruction, None if it is not known: meshes, camera and
+            depth are then in the millimetres of the face model.
     """
+    mm_per_dm = MM_PER_DM * (1.0 if size is None else size)
     height, width = image.shape[:2]
     camera = render_overlay.image_camera(head.crop)
     surface = head.vertices, head.colors, head.normals, head.triangles, head.shown
@@ -95,9 +102,9 @@ def to_result(
         return texture.bake(atlas(), view, image, head.vertices, head.colors, head.normals)
 
     encoders = {
-        ".glb": lambda: meshes.encode(_textured_mesh(head, texels(), atlas()), ".glb", "mm"),
-        ".obj": lambda: meshes.encode(_colored_mesh(head, head.shape, atlas()), ".obj", "mm"),
-        "_neutral.obj": lambda: meshes.encode(_colored_mesh(head, head.neutral, atlas()), ".obj", "mm"),
+        ".glb": lambda: meshes.encode(_textured_mesh(head, mm_per_dm, texels(), atlas()), ".glb", "mm"),
+        ".obj": lambda: meshes.encode(_colored_mesh(head, mm_per_dm * head.shape, atlas()), ".obj", "mm"),
+        "_neutral.obj": lambda: meshes.encode(_colored_mesh(head, mm_per_dm * head.neutral, atlas()), ".obj", "mm"),
         "_texture.png": lambda: _png(texels()),
         "_render.png": lambda: _png(render_overlay.clean_render(view, width, height)),
         ".npz": lambda: _npz(_original_arrays(head)),
@@ -114,10 +121,11 @@ def to_result(
         points=points,
         sigma=np.hypot(np.linalg.norm(points - face.points, axis=1), face.sigma),
         coefficients=head.coefficients,
-        camera=Camera(camera.focal_px, camera.center_px, head.rotation, _translation_mm(head)),
+        camera=Camera(camera.focal_px, camera.center_px, head.rotation, _translation_mm(head, mm_per_dm)),
         crop=_crop_entry(head.crop),
-        mesh=_colored_mesh(head, head.shape),
-        depth_step_mm=DEPTH_STEP_MM,
+        mesh=_colored_mesh(head, mm_per_dm * head.shape),
+        depth_step_mm=DEPTH_STEP_MM * mm_per_dm / MM_PER_DM,
+        size=size,
         layer=render_overlay.overlay_layer(view),
         files=LazyFiles(encoders),
     )
@@ -128,24 +136,24 @@ def _crop_entry(crop: Crop) -> dict[str, Any]:
     return {"trans_params": crop.parameters.tolist(), "size": crop.size, "left": left, "top": top}
 
 
-def _translation_mm(head: Reconstruction) -> np.ndarray:
+def _translation_mm(head: Reconstruction, mm_per_dm: float) -> np.ndarray:
     x, y, z = np.asarray(head.coefficients["translation"], np.float64)
-    return MM_PER_DM * np.array([x, -y, CAMERA_DM - z])
+    return mm_per_dm * np.array([x, -y, CAMERA_DM - z])
 
 
 def _colored_mesh(head: Reconstruction, shape: np.ndarray, atlas: texture.Atlas | None = None) -> meshes.Mesh:
-    """A shape (V,3) dm of the head in mm with the albedo as vertex colours, and the UV of an atlas."""
+    """A shape (V,3) mm of the head with the albedo as vertex colours, and the UV of an atlas."""
     mesh = meshes.Mesh(
-        (MM_PER_DM * shape).astype(np.float32),
+        shape.astype(np.float32),
         head.triangles,
         colors=np.clip(head.albedo, 0, 1).astype(np.float32),
     )
     return mesh if atlas is None else dataclasses.replace(mesh, uv=atlas.uv, uv_triangles=atlas.triangles)
 
 
-def _textured_mesh(head: Reconstruction, texels: np.ndarray, atlas: texture.Atlas) -> meshes.Mesh:
+def _textured_mesh(head: Reconstruction, mm_per_dm: float, texels: np.ndarray, atlas: texture.Atlas) -> meshes.Mesh:
     """The head in mm, before posing, with its texture."""
-    shape = (MM_PER_DM * head.shape[atlas.vertex]).astype(np.float32)
+    shape = (mm_per_dm * head.shape[atlas.vertex]).astype(np.float32)
     normals = (head.normals @ head.rotation)[atlas.vertex].astype(np.float32)
     return meshes.Mesh(shape, atlas.triangles, normals=normals, uv=atlas.uv, texture=texels)
 

@@ -8,7 +8,7 @@ from jaxface import torch_names
 from jaxface.errors import UserError
 from jaxface.system import Converted
 from jaxface.systems.deep3d.model import RNet, output_sizes
-from jaxface.systems.deep3d.networks import confidence_net
+from jaxface.systems.deep3d.networks import confidence_net, size_net
 from jaxface.torch_weights import Tensors, linear, rename, unwrap
 
 # An entry that only an ArcFace checkpoint has.
@@ -30,7 +30,7 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
         model: the network.
         backbone: "resnet18" or "resnet50", the size of `model.backbone`.
         tensors: the checkpoint's arrays by name.
-        params: parameters of the expected shapes. A C-Net's are kept, because no C-Net weights were published.
+        params: parameters of the expected shapes. Those of a C-Net and a SizeNet are kept: none were published.
         model_state: batch statistics of the expected shapes.
 
     Raises:
@@ -45,7 +45,8 @@ def from_torch(model: RNet, backbone: str, tensors: Tensors, params: Any, model_
     sources = torch_names.resnet(backbone, "backbone/", "backbone.")
     for index, name in enumerate(output_sizes(model.sizes)):
         sources |= torch_names.layer(name, LAYERS.format(index), linear, bias=True)
-    expected = {name: value for name, value in params.items() if name != confidence_net.NAME}
+    ours = (confidence_net.NAME, size_net.NAME)
+    expected = {name: value for name, value in params.items() if name not in ours}
     converted = rename(_split_last_layer(network, model), sources, {"params": expected, **model_state})
     return Converted({**params, **converted.pop("params")}, converted)
 

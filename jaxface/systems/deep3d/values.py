@@ -19,6 +19,7 @@ VALUES = {
     "model.albedo": values.integer(0, 10_000),
     "model.white_light": values.FLAG,
     "model.confidence": values.FLAG,
+    "model.metric_size": values.FLAG,
     "head.name": values.choice(*sources.NAMES, sources.RETIRED),
     "head.path": values.PATH,
     "head.crop": values.choice(*CROPS),

@@ -66,7 +66,12 @@ def test_smoothing_leaves_less_noise_and_follows_the_motion(network, faces):  # 
         assert np.abs(after.points - before.points).max() < 8
 
 
-def test_the_animated_head_appears_as_in_the_frames(network, faces):  # noqa: F811
+@pytest.mark.parametrize("sizes", [[None], [1.3, 1.4]], ids=["model", "predicted"])
+def test_the_animated_head_appears_as_in_the_frames(network, faces, sizes):  # noqa: F811
+    for index, one in enumerate(faces):
+        size = sizes[index % len(sizes)]
+        scaled = dataclasses.replace(one.camera, translation_mm=(size or 1) * one.camera.translation_mm)
+        faces[index] = dataclasses.replace(one, size=size, camera=scaled)
     reconstruction = clip.reconstruct_clip(network, lambda: NAMES, {}, {}, faces, TIMES, smooth=False)
     data = reconstruction.files(GRAY)[".glb"]
     trimesh.load(io.BytesIO(data), file_type="glb")
@@ -95,6 +100,10 @@ def test_the_animated_head_appears_as_in_the_frames(network, faces):  # noqa: F8
         result = reconstruction.frame(index, GRAY)
         expected, _ = projected(result, obj_vertices(result)[network.head().atlas().vertex])
         assert np.abs(seen - expected).max() < 4 and np.abs(seen - expected).mean() < 1
+        if sizes[0] is not None:
+            assert 1.3 < result.size < 1.4
+            own = (faces[index].size, faces[index].camera.translation_mm[2])
+            assert result.camera.translation_mm[2] / result.size == pytest.approx(own[1] / own[0], rel=1e-4)
 
 
 def test_a_video_gives_one_animated_head_and_lines_with_one_identity(network, faces, tmp_path):  # noqa: F811

@@ -3,15 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs.deep3d import get_config
 from jaxface import checkpoint, metric_writer, parallel, training
 from jaxface.errors import UserError
 from jaxface.systems import deep3d
-from jaxface.systems.deep3d import face_model
+from jaxface.systems.deep3d import data, face_model, losses
 from jaxface.systems.deep3d import metrics as head_metrics
-from jaxface.systems.deep3d.networks import confidence_net
+from jaxface.systems.deep3d.networks import confidence_net, size_net
 from tests import basel
 
 
@@ -76,7 +77,7 @@ def test_heads_and_configurations_that_do_not_fit():
         deep3d.build(config)
 
 
-def test_multiview_starts_from_the_plain_average_and_trains_the_confidence_net_only(prepared, trained):
+def test_multiview_trains_the_confidence_net_only(prepared, trained):
     state, workdir = trained
     config = prepared.copy_and_resolve_references()
     config.model.confidence, config.init = True, str(workdir)
@@ -96,8 +97,50 @@ def test_multiview_starts_from_the_plain_average_and_trains_the_confidence_net_o
     gradients = jax.jit(jax.grad(loss))(params)
     for name, part in gradients.items():
         assert any(leaf.any() for leaf in jax.tree.leaves(part)) == (name == confidence_net.NAME), name
-    identity, confidence = random.random((2, 3, 5)), np.full((2, 3, 5), 0.3)
-    np.testing.assert_allclose(confidence_net.weighted_mean(identity, confidence), identity.mean(1), rtol=1e-6)
+
+
+def test_size_net_learns_the_size_of_rendered_heads_and_nothing_else(prepared):
+    config = prepared.copy_and_resolve_references()
+    config.model.metric_size, config.model.refine = True, 0
+    system = deep3d.build(config)
+    params, model_state = system.init(jax.random.key(0))
+    without = {name: part for name, part in params.items() if name != size_net.NAME}
+    assert system.warm_start(without, model_state)[0].keys() == params.keys()
+    batch = next(system.train_data(0))
+    assert np.isfinite(batch["size_mm"]).all() and 20 < batch["size_mm"].mean() < 50
+    constants = jax.device_put(system.constants())
+
+    def loss(params, size_mm):
+        return system.loss(params, model_state, {**batch, "size_mm": size_mm}, jax.random.key(0), 0, constants)[0]
+
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    value, gradients = value_and_grad(params, batch["size_mm"])
+    for name, part in gradients.items():
+        assert any(leaf.any() for leaf in jax.tree.leaves(part)) == (name == size_net.NAME), name
+    # Heads twice as large: the log ratio, which is 0 before training, is off by more. An unknown size does not count.
+    sizes = np.where(np.arange(len(batch["size_mm"])) == 0, np.nan, 2 * batch["size_mm"])
+    larger, gradients = value_and_grad(params, np.float32(sizes))
+    assert np.isfinite(larger) and larger > value
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    optimizer, state = optax.adam(3e-3), optax.adam(3e-3).init(params)
+    for _ in range(20):
+        last, gradients = value_and_grad(params, 1.2 * batch["size_mm"])
+        updates, state = optimizer.update(gradients, state)
+        params = optax.apply_updates(params, updates)
+    assert last < 0.5 * (value + np.log(1.2))
+
+
+def test_sizes_without_jaw_and_pose():
+    points = np.random.default_rng(0).random((3, 68, 3)).astype(np.float32)
+    size = size_net.centroid_size(points)
+    by_hand = [np.sqrt(((p[17:] - p[17:].mean(0)) ** 2).sum(1).mean()) for p in points]
+    np.testing.assert_allclose(size, by_hand, rtol=1e-6)
+    np.testing.assert_allclose(size_net.target(points / 100, 1.3 * size), np.full(3, np.log(1.3)), atol=1e-5)
+    assert np.isnan(size_net.target(points, np.full(3, np.nan))).all()
+    data.require_known_sizes([{"landmarks": 0}, {"landmarks_mm": 0}])
+    with pytest.raises(UserError, match="no data set has heads known in millimetres"):
+        data.require_known_sizes([{"landmarks": 0}])
+    assert losses.size_loss(np.float32([0.1, 0.5]), np.float32([0.3, np.nan])) == pytest.approx(0.2)
 
 
 def test_shape_errors_are_invariant_to_scale_and_translation():

@@ -88,7 +88,7 @@ def test_an_untrained_network_predicts_the_mean_face():
     config = get_config("smoke").model
     config.update(regressor="linear", num_dense_points=0, refine=0)
     net = model.model_from_config(config)
-    params, model_state = model.init(net, config.image_size, False, jax.random.key(0))
+    params, model_state = model.init(net, config.image_size, (), jax.random.key(0))
     out = model.raw(net, lambda: None, params, model_state, {"image": weights.image("untrained", (1, 64, 64, 3))})
     assert not out["coefficients"].any()
 

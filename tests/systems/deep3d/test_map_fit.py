@@ -7,9 +7,10 @@ import pytest
 
 from configs.deep3d import get_config
 from jaxface.errors import UserError
+from jaxface.geometry import map_estimate
 from jaxface.systems import deep3d
 from jaxface.systems.deep3d import face_model, losses, objective
-from jaxface.systems.deep3d.networks import map_fit
+from jaxface.systems.deep3d.networks import confidence_net, map_fit
 from jaxface.systems.deep3d.rendering import image_formation
 
 SIZES = image_formation.Sizes(64, 40, 10)
@@ -55,6 +56,44 @@ def test_estimate_explains_the_landmarks_of_a_rotated_face(face):
     assert jnp.linalg.norm(unrotated - points, axis=-1).mean() > 5
     assert jnp.linalg.norm(projected - points, axis=-1).mean() < 1.5
     np.testing.assert_allclose(angles[:, 1], truth.angles[:, 1], atol=0.1)
+
+
+def test_information_is_that_of_the_marginal_posterior_of_the_identity(face):
+    truth = _coefficients(2, 0.5)
+    points, layer = image_formation.project_landmarks(face, truth), map_fit.MAPFitLayer(SIZES)
+    # The landmarks of the second image are less certain.
+    covariance = jnp.array([4.0, 100.0])[:, None, None, None] * jnp.eye(2) * jnp.ones((2, 68, 1, 1))
+    variables = layer.init(jax.random.key(0), jnp.zeros((2, 110)), points, covariance)
+    variables = {**variables, map_fit.COLLECTION: map_fit.points_model(face, 0)}
+    sown = layer.apply(variables, jnp.zeros((2, 110)), points, covariance, mutable=["intermediates"])[1]
+    (observation,) = sown["intermediates"]["observation"]
+    vector = jnp.concatenate([getattr(truth, name).reshape(2, -1) for name in SIZES.groups], -1)
+    information = map_fit.identity_information(variables[map_fit.COLLECTION], SIZES, observation, vector)
+    unknowns = np.concatenate([getattr(truth, name) for name in map_fit.UNKNOWNS], -1)
+    for row in range(2):
+        one = jax.tree.map(lambda array, row=row: array[row], observation)
+        model = map_fit.project, variables[map_fit.COLLECTION]["mean"], variables[map_fit.COLLECTION]["modes"]
+        matrix = np.float64(map_estimate.normal_equations(*model, one, unknowns[row])[0])
+        marginal = np.linalg.inv(np.linalg.inv(matrix)[:64, :64])
+        np.testing.assert_allclose(information[row], marginal, rtol=2e-3, atol=2e-3 * np.abs(marginal).max())
+    assert np.trace(information[1]) < 0.9 * np.trace(information[0])
+
+
+def test_identities_are_combined_by_information_and_confidence():
+    random = np.random.default_rng(0)
+    identity, confidence = random.normal(size=(2, 3, 5)), random.uniform(0.1, 1, (2, 3, 5))
+    published = (identity * confidence).sum(1) / confidence.sum(1)
+    unit = np.broadcast_to(np.eye(5), (2, 3, 5, 5))
+    np.testing.assert_allclose(confidence_net.weighted_mean(identity, confidence), published, rtol=1e-5)
+    np.testing.assert_allclose(confidence_net.weighted_mean(identity, confidence, unit), published, rtol=1e-4)
+    factor = random.normal(size=(2, 3, 5, 5))
+    information = factor @ factor.swapaxes(-1, -2) + np.eye(5)
+    for person in range(2):
+        scale = np.sqrt(confidence[person])
+        scaled = scale[:, :, None] * information[person] * scale[:, None]
+        right = np.einsum("nij,nj->i", scaled, identity[person])
+        found = confidence_net.weighted_mean(identity, confidence, information)[person]
+        np.testing.assert_allclose(found, np.linalg.solve(scaled.sum(0), right), rtol=1e-4, atol=1e-5)
 
 
 def test_landmarks_with_large_variance_have_less_influence(face):

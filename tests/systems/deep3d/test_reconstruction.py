@@ -1,5 +1,6 @@
 """Results of reconstructed faces: their files agree with each other and with the image, in profile and cut off too."""
 
+import dataclasses
 import io
 
 import cv2
@@ -242,6 +243,37 @@ def test_several_images_of_a_person_share_one_identity(face, network, prediction
     coefficients = [faces[0].coefficients for faces in per_image if faces]
     assert [groups["identity"].tolist() for groups in coefficients] == [[2.0] * 8] * 2
     assert [groups["expression"][0] for groups in coefficients] == [1.0, 2.0]
+
+
+def test_a_predicted_size_scales_everything_in_millimetres(face, network, predictions):
+    index, weights = face.landmarks
+    points = (np.asarray(face.mean)[index] * weights[..., None]).sum(1)[:, :2] * [80, -80] + [150, 110]
+    box = np.concatenate([points.min(0), points.max(0)])
+    detected = FaceLandmarks(box=box, extent=box, layout="68", points=points, sigma=np.ones(68))
+    # Heads whose expression is 1 are 1.21 times as large as their reconstructions, others 1.1 times.
+    start = SIZES.identity
+    sized = dataclasses.replace(
+        network, size_ratio=lambda variables, images, vectors: np.where(vectors[:, start] == 1, 1.21, 1.1)
+    )
+    predictions[:] = [vector(identity=0.5, angles=[0.1, 0.2, 0])]
+    options = {"detect": lambda image, boxes: [detected]}
+    (plain,), (result,) = (predict.predict(one, {}, {}, GRAY, **options) for one in (network, sized))
+    assert plain.size is None and "size" not in plain.to_json() and result.to_json()["size"] == result.size == 1.1
+    np.testing.assert_allclose(result.mesh.vertices, 1.1 * plain.mesh.vertices, rtol=1e-6)
+    for ending in (".obj", "_neutral.obj"):
+        scaled = 1.1 * vertices_of(plain.files[ending])
+        np.testing.assert_allclose(vertices_of(result.files[ending]), scaled, atol=2e-3)
+    glb = [trimesh.load(io.BytesIO(one.files[".glb"]), file_type="glb", process=False) for one in (plain, result)]
+    np.testing.assert_allclose(glb[1].extents, 1.1 * glb[0].extents, rtol=1e-5)
+    seen, depth = projected(plain, obj_vertices(plain))
+    seen_sized, depth_sized = projected(result, obj_vertices(result))
+    np.testing.assert_allclose(seen_sized, seen, atol=1e-3)
+    np.testing.assert_allclose(depth_sized, 1.1 * depth, rtol=1e-4)
+    np.testing.assert_array_equal(decoded(result, "_depth.png"), decoded(plain, "_depth.png"))
+    assert result.depth_step_mm == pytest.approx(1.1 * plain.depth_step_mm)
+    predictions[:] = [vector(), vector(expression=1.0)]
+    per_image = predict.predict_multiview(sized, {}, {}, [GRAY, GRAY // 3], **options)
+    assert [faces[0].size for faces in per_image] == pytest.approx(2 * [np.sqrt(1.1 * 1.21)])
 
 
 def test_invalid_requests_raise(reconstruct):

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxface.geometry import map_estimate
+
 # Key of the C-Net's parameters in R-Net's params.
 NAME = "confidence"
 WIDTHS = (64, 96, 128)
@@ -45,6 +47,20 @@ def apply(params: Any, identity: int, pooled: jax.Array, early: jax.Array) -> ja
     return CNet(identity).apply({"params": params[NAME]}, pooled, early)
 
 
-def weighted_mean(identity: jax.Array, confidence: jax.Array) -> jax.Array:
-    """Identities (B,I) of B persons: the mean of identity (B,N,I) of N images, weighted by confidence (B,N,I)."""
-    return (identity * confidence).sum(1) / confidence.sum(1)
+def weighted_mean(identity: jax.Array, confidence: jax.Array, information: jax.Array | None = None) -> jax.Array:
+    """The identities (B,I) of B persons from N images of each.
+
+    Args:
+        identity: (B,N,I) of the single images.
+        confidence: (B,N,I), the weights of the published mean.
+        information: (B,N,I,I), the inverse covariances L of the identities if they are known (ours). The result is
+            then the mean of Gaussians whose inverse covariances are D L D, with D² = diag(confidence). Without it,
+            L is the identity matrix, and the result the published mean.
+    """
+    if information is None:
+        return (identity * confidence).sum(1) / confidence.sum(1)
+    scale = jnp.sqrt(confidence / confidence.mean((1, 2), keepdims=True))
+    information = scale[..., :, None] * information * scale[..., None, :]
+    with jax.default_matmul_precision("highest"):
+        weighted = jnp.einsum("bnij,bnj->bi", information, identity)
+        return jax.vmap(map_estimate.solve)(information.sum(1), weighted)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxface.geometry import map_estimate
 from jaxface.geometry.map_estimate import Observation, map_shape_and_pose
 from jaxface.nn import soft_argmax
 from jaxface.nn.batch_norm import BatchNorm, StatisticsAxis
@@ -21,6 +22,8 @@ from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.rendering import image_formation
 from jaxface.systems.deep3d.rendering.image_formation import CENTER_PX, Sizes
 
+# The coefficients that are fitted, in their order.
+UNKNOWNS = ("identity", "expression", "angles", "translation")
 # Names of `MAPFitLayer` and `SoftArgmaxHead` in R-Net, and of the variable collection with the face points. These, and
 # the parameter names below, are those of the shipped weights.
 NAME, SOFT_ARGMAX, COLLECTION = "fit", "reader", "face"
@@ -153,6 +156,33 @@ def project(pose: jax.Array, point: jax.Array) -> jax.Array:
 def apply_pose(pose: jax.Array, point: jax.Array) -> jax.Array:
     """A face point (3,) dm, rotated and translated by a pose (6,)."""
     return image_formation.rotation(pose[None, :3])[0] @ point + pose[3:]
+
+
+def identity_information(
+    points: dict[str, jax.Array], sizes: Sizes, observation: Observation, vector: jax.Array
+) -> jax.Array:
+    """Information matrices (B,I,I) of the identity: inverse covariances of its posterior in each image.
+
+    Expression and pose are marginalised (Schur complement of the Gauss-Newton matrix at the estimate).
+
+    Args:
+        points: `points_model`.
+        sizes: number of coefficients of each kind.
+        observation: landmarks and prior of B faces, as `MAPFitLayer` sows them.
+        vector: (B,sizes.total) the estimate.
+    """
+    parts = sizes.split(vector)
+    unknowns = jnp.concatenate([parts[name] for name in UNKNOWNS], -1)
+
+    def information(one: Observation, estimate: jax.Array) -> jax.Array:
+        matrix, _ = map_estimate.normal_equations(project, points["mean"], points["modes"], one, estimate)
+        count = sizes.identity
+        across, others = matrix[count:, :count], matrix[count:, count:]
+        solved = jax.vmap(map_estimate.solve, (None, 1), 1)(others, across)
+        return matrix[:count, :count] - across.T @ solved
+
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(information)(observation, unknowns)
 
 
 def points_model(face: FaceModel, count: int) -> dict[str, jax.Array]:

@@ -134,6 +134,14 @@ def canonical_shape(face: FaceModel, identity: jax.Array, expression: jax.Array)
     return _linear_model(face.mean, (identity, face.identity), (expression, face.expression))
 
 
+def canonical_landmarks(face: FaceModel, identity: jax.Array, expression: jax.Array) -> jax.Array:
+    """The 68 landmarks (B,68,3) dm of `canonical_shape`, without computing the other vertices."""
+    mean, identity_modes, expression_modes = (
+        at_landmarks(face, part) for part in (face.mean, face.identity, face.expression)
+    )
+    return _linear_model(mean, (identity, identity_modes), (expression, expression_modes))
+
+
 def rotation(angles: jax.Array) -> jax.Array:
     """Rotation matrices (B,3,3) = Rz Ry Rx of angles (B,3) rad; they act on column vectors."""
     (cx, cy, cz), (sx, sy, sz) = jnp.cos(angles).T, jnp.sin(angles).T
@@ -185,8 +193,7 @@ def decode(face: FaceModel, coefficients: Coefficients) -> Decoded:
 
 def project_landmarks(face: FaceModel, coefficients: Coefficients) -> jax.Array:
     """The landmarks (B,68,2) of `decode`, without computing the other vertices."""
-    mean, identity, expression = (at_landmarks(face, part) for part in (face.mean, face.identity, face.expression))
-    shape = _linear_model(mean, (coefficients.identity, identity), (coefficients.expression, expression))
+    shape = canonical_landmarks(face, coefficients.identity, coefficients.expression)
     posed = rotate(shape, rotation(coefficients.angles)) + coefficients.translation[:, None]
     return project(to_camera(posed))
 
