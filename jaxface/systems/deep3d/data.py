@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxface.data import datasets
 from jaxface.errors import UserError
-from jaxface.system import Batch
+from jaxface.system import Batch, unit_images
 from jaxface.systems.deep3d.networks import dense_points
 from jaxface.systems.deep3d.preprocessing import augment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, aligned_face
@@ -62,9 +62,9 @@ def _augment(face: Example, rng: np.random.Generator, strength: float) -> Exampl
 
 
 def _to_arrays(faces: list[Example], is_set: bool) -> Example:
-    """Float32 arrays of the faces, images in [0,1]; with a leading axis of images if `is_set`."""
-    stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) for key in faces[0]}
-    stacked = {key: value if key in POINTS else value / 255 for key, value in stacked.items()}
+    """The arrays of the faces, points as float32; with a leading axis of images if `is_set`."""
+    stacked = {key: np.stack([face[key] for face in faces]) for key in faces[0]}
+    stacked = {key: value.astype(np.float32) if key in POINTS else value for key, value in stacked.items()}
     return stacked if is_set else {key: value[0] for key, value in stacked.items()}
 
 
@@ -87,8 +87,8 @@ def preprocess_train(
         strength: strength of the augmentation relative to the published one.
 
     Returns:
-        float32 arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) in [0,1];
-        landmarks (68,2) and dense (K,2) in pixels of a 224 px crop, y up from its last row, whatever `size` is.
+        arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) uint8; landmarks
+        (68,2) and dense (K,2) float32 in pixels of a 224 px crop, y up from its last row, whatever `size` is.
 
     Raises:
         UserError: the face cannot be aligned; see `alignment.align`.
@@ -101,10 +101,10 @@ def preprocess_train(
 
 
 def preprocess_eval(example: Example, size: int) -> Example:
-    """An evaluation example: image and landmarks as in `preprocess_train` without augmentation, and GROUND_TRUTH."""
+    """An evaluation example: landmarks as in `preprocess_train`, the image in [0,1], both float32, and GROUND_TRUTH."""
     faces = _aligned_faces(example, size, with_skin=False)
     ground_truth = {key: np.asarray(example[key], np.float32) for key in GROUND_TRUTH if key in example}
-    return {**_to_arrays(faces, is_set=example["landmarks"].ndim == 3), **ground_truth}
+    return {**unit_images(_to_arrays(faces, is_set=example["landmarks"].ndim == 3)), **ground_truth}
 
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:
