@@ -169,6 +169,11 @@ def _unchanged(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
     return batch
 
 
+def unit_images(batch: Batch) -> Batch:
+    """The batch with its images, which are its uint8 arrays, as float32 in [0,1]; on the device this moves less."""
+    return {name: array.astype(np.float32) / 255 if array.dtype == np.uint8 else array for name, array in batch.items()}
+
+
 def _identity(params: Tree, model_state: Tree) -> tuple[Tree, Tree]:
     return params, model_state
 
@@ -183,6 +188,7 @@ class System:
             `loss` and every metric are scalars.
         optimizer: one optax transformation.
         train_data: `(step) -> iterator`, endless, of host-local numpy batches, starting with the batch of `step`.
+            Images are uint8, which the step turns into float32 in [0,1] (`unit_images`).
         evaluators: evaluators by name.
         predict: `(params, model_state, image, **options) -> results` for one image, set of points or scan.
         predict_batch: `(params, model_state, images, boxes, **options) -> results of each`, as `predict` for several

@@ -24,7 +24,7 @@ from jaxface.errors import UserError, local_path
 from jaxface.lock import locked
 from jaxface.metric_writer import MetricWriter
 from jaxface.reporting import Reporter
-from jaxface.system import Batch, System, TrainState, Tree
+from jaxface.system import Batch, System, TrainState, Tree, unit_images
 
 # Steps that a profile skips, because they compile and fill caches, and steps that it records.
 WARMUP_STEPS, PROFILED_STEPS = 3, 5
@@ -52,7 +52,7 @@ def make_step(system: System, seed: int, ema: float, accumulate: int = 1) -> Ste
     def step(state: TrainState, batch: Batch, constants: Tree) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), lax.axis_index(parallel.AXIS))
         preprocess_key, loss_key = jax.random.split(key)
-        batch = system.preprocess_on_device(batch, preprocess_key, constants)
+        batch = system.preprocess_on_device(unit_images(batch), preprocess_key, constants)
 
         def gradient(model_state: Tree, batch: Batch, key: jax.Array) -> tuple:
             def loss_of(params: Tree) -> tuple[jax.Array, tuple[Tree, dict]]:

@@ -34,7 +34,7 @@ def batch(config: ml_collections.ConfigDict, count: int, seed: int = 0) -> dict[
 
 
 def _image(config, count, rng):
-    return rng.random((count, config.model.image_size, config.model.image_size, 3))
+    return rng.integers(0, 256, (count, config.model.image_size, config.model.image_size, 3), np.uint8)
 
 
 def _continuous(config, count, rng):

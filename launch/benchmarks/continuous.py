@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxface import folders
+from jaxface import folders, input_processes
 from jaxface.heads import scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import MorphableHead
 from jaxface.inference import ACCURATE, FAST, Predictor
 from jaxface.nn.convnext import SIZES
-from jaxface.system import build
+from jaxface.system import Batch, build
 
 from .benchmark import Benchmark, Run, load_config, training_run
 
@@ -29,6 +29,8 @@ NUM_QUERIES = 68
 RENDER_BATCH, RENDER_SIZE = 8, 256
 # Batches that are read in a run of the input pipeline, and size of its data set.
 PIPELINE_BATCHES, PIPELINE_EXAMPLES = 32, 64
+# Worker processes of the input pipeline that are compared.
+INPUT_PROCESSES = (1, 2)
 # Side of the images of the input pipeline, in pixels.
 IMAGE_SIZE = 96
 TRAIN_BATCH = 8
@@ -116,9 +118,10 @@ def _render() -> Benchmark:
 
 
 def _input_pipeline() -> Iterator[Benchmark]:
-    """Batches of rendered heads, read and augmented, each run from a stream of its own.
+    """Batches of rendered heads, read and augmented: each run from a stream of its own; then by worker processes.
 
-    A stream that runs on would be measured at its buffer, which fills between the runs.
+    A stream that runs on would be measured at its buffer, which fills between the runs; worker processes start once,
+    and a run of theirs takes many times longer than the pause before it.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = load_config("continuous", "rendered")
@@ -129,12 +132,22 @@ def _input_pipeline() -> Iterator[Benchmark]:
             system = build(config, "the configuration")
             next(system.train_data(0))
 
+        examples = PIPELINE_BATCHES * config.batch_size
+
         def run() -> None:
             with contextlib.closing(system.train_data(0)) as stream:
-                for _ in range(PIPELINE_BATCHES):
-                    next(stream)
+                _take(stream)
 
-        yield Benchmark("continuous", "input_pipeline", PIPELINE_BATCHES * config.batch_size, run)
+        yield Benchmark("continuous", "input_pipeline", examples, run)
+        for count in INPUT_PROCESSES:
+            config.input_processes = count
+            with input_processes.train_data(system, config, 0) as stream:
+                yield Benchmark("continuous", f"input_processes_{count}", examples, functools.partial(_take, stream))
+
+
+def _take(stream: Iterator[Batch]) -> None:
+    for _ in range(PIPELINE_BATCHES):
+        next(stream)
 
 
 def _baselines(image: np.ndarray, queries: np.ndarray, points: np.ndarray | None) -> dict[str, Run]:

@@ -13,6 +13,7 @@ from jaxface.data import bfm_landmarks, stream
 from jaxface.data.prepare import prepare
 from jaxface.errors import UserError
 from jaxface.heads import canonical
+from jaxface.system import unit_images
 from jaxface.systems.deep3d import data as deep3d_data
 from jaxface.systems.jvcr import data, transforms
 
@@ -185,7 +186,7 @@ def test_crops_for_training_carry_their_points(mode):
     settings.color = 0.0
     for seed in range(6):
         made = data.preprocess_train(example, seed, mode, 128, 71, settings)
-        plane, image = made["coordinates"][:68, :2], made["image"]
+        plane, image = made["coordinates"][:68, :2], unit_images(made)["image"]
         inside = ((plane > 0) & (plane < 127)).all(-1)
         column, row = np.rint(plane[inside]).astype(int).T
         colors = image[row, column, :2]

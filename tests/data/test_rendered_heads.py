@@ -72,7 +72,7 @@ def test_training_crops_keep_points_on_their_pixels(examples):
     inside = (example["landmarks"] > 1).all(-1) & (example["landmarks"] < SIZE - 2).all(-1)
     inside &= (np.abs(made["points"][:68]) < 0.95).all(-1)
     at = np.round((made["points"][:68][inside] + 1) * 64 - 0.5).astype(int)
-    found = made["image"][at[:, 1], at[:, 0], :2] * 255 / 4
+    found = made["image"][at[:, 1], at[:, 0], :2] / 4
     np.testing.assert_allclose(found, example["landmarks"][inside], atol=1.0)
     signs = {float(np.sign(one["queries"][0, 0] * queries("68")[0, 0])) for one in mirrored}
     assert signs == {1.0, -1.0} and made["valid"].mean() > 0.9

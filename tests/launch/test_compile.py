@@ -60,7 +60,7 @@ def test_what_is_missing_is_one_line_and_status_2():
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("name", ["pipnet", "deep3d", "jvcr"])
 def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group):
-    """Before XLA combines any. One more for all small arrays, and one for each large gradient."""
+    """Before compilers combine any: beyond them there is one for all small arrays, and one for each large gradient."""
     config = system.with_stand_ins(smoke(name), "the test")
     config.model.batch_norm_group = group
     built = system.build(config, "the test")
@@ -68,9 +68,13 @@ def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group)
     constants = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), built.constants())
     mapped = parallel.compile_step(training.make_step(built, 0, config.ema), "shard_map", jax.devices()[:2])
     text = mapped.lower(state, system.batch_shapes(config, 4), constants).as_text()
-    layers = len(jax.tree.leaves(state.model_state["batch_stats"])) // 2
     large = sum(leaf.size > parallel.SMALL for leaf in jax.tree.leaves((state.params, state.model_state)))
-    assert text.count("stablehlo.all_reduce") <= (0 if group == 1 else 2 * layers) + 1 + large
+    assert text.count("stablehlo.all_reduce") <= (0 if group == 1 else statistics_all_reduces(state)) + 1 + large
+
+
+def statistics_all_reduces(state):
+    """One for every batch normalisation forwards, and one backwards."""
+    return len(jax.tree.leaves(state.model_state["batch_stats"]))
 
 
 @functools.cache
@@ -93,6 +97,24 @@ def test_every_system_compiles_for_tpus_within_bounds(name):
     assert found["all_reduces"] <= all_reduces
     assert found["roofline_ms"]["memory"] == pytest.approx(found["bytes"] / 819e6, abs=1e-3)
     assert math.isclose(sum(found["dtypes"].values()), 1, abs_tol=1e-3)
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (extra tpu)")
+@pytest.mark.parametrize("name", ["pipnet", "deep3d", "jvcr"])
+def test_own_batch_statistics_leave_at_most_ten_all_reduces(name):
+    chip, devices = topology()
+    config = smoke(name)
+    config.model.batch_norm_group = 1
+    assert aot.measure(config, devices, chip, 8)["all_reduces"] <= 10
+
+
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (extra tpu)")
+def test_a_chip_reduces_the_same_bytes_among_4_and_256():
+    topology()
+    config = smoke("nphm_expression")
+    few, many = (aot.measure(config, *reversed(aot.chips(name)), 8) for name in ("v5e:2x2", "v5e:16x16"))
+    for key in ("all_reduces", "all_reduce_bytes"):
+        assert few[key] == many[key] > 0
 
 
 @pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu (extra tpu)")

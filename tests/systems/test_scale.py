@@ -75,11 +75,11 @@ def test_recomputed_activations_change_nothing(name):
 
 @pytest.mark.parametrize("name", some("nphm_identity", of=("continuous", "nphm_identity")))
 def test_micro_batches_give_the_update_of_the_batch(name):
-    """Where the loss is a mean over examples and nothing in it is random."""
+    """4 times 8 as 32 examples, where the loss is a mean over examples and nothing in it is random."""
     whole, parts = constant_rate(name), constant_rate(name)
     parts.accumulate = 4
     (expected, losses), (found, losses_found) = (
-        train(config, 2, devices=jax.devices()[:1]) for config in (whole, parts)
+        train(config, 2, 32, devices=jax.devices()[:1]) for config in (whole, parts)
     )
     np.testing.assert_allclose(losses_found, losses, rtol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found.params, expected.params)

@@ -82,7 +82,7 @@ def preprocess_train(
         dataset: number of the data set.
 
     Returns:
-        image (size,size,3) float32 in [0,1]; queries (Q,3), the K landmarks and S surface points; points (Q,2) in
+        image (size,size,3) uint8; queries (Q,3), the K landmarks and S surface points; points (Q,2) in
         `crop_units`; valid (Q,) bool, whether the point is labelled and in or near the crop; asked (Q,) bool, True;
         dataset () int32; mirrored () bool.
     """
@@ -107,7 +107,7 @@ def preprocess_train(
     image = augment.color(np.ascontiguousarray(image), rng)
     image = augment.cutout(augment.degrade(image, rng), rng)
     return {
-        "image": image.astype(np.float32) / 255,
+        "image": image,
         "queries": asked.astype(np.float32),
         "points": np.where(labelled[:, None], points, np.float32(0)),
         "valid": labelled & (np.abs(points) < crop_units.MAX_COORDINATE).all(-1),

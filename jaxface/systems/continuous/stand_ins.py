@@ -43,7 +43,7 @@ def batch(config: ml_collections.ConfigDict, count: int) -> Batch:
         query_table.batch_width([_queries(config, n) for n in config.data.datasets]),
     )
     return {
-        "image": array(size, size, 3),
+        "image": array(size, size, 3, dtype=jnp.uint8),
         "queries": array(queries, 3),
         "points": array(queries, 2),
         "valid": array(queries, dtype=jnp.bool_),

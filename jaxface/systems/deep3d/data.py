@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxface.data import datasets
 from jaxface.errors import UserError
-from jaxface.system import Batch
+from jaxface.system import Batch, unit_images
 from jaxface.systems.deep3d.networks import dense_points, size_net
 from jaxface.systems.deep3d.preprocessing import augment
 from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE, aligned_face
@@ -62,9 +62,9 @@ def _augment(face: Example, rng: np.random.Generator, strength: float) -> Exampl
 
 
 def _to_arrays(faces: list[Example], is_set: bool) -> Example:
-    """Float32 arrays of the faces, images in [0,1]; with a leading axis of images if `is_set`."""
-    stacked = {key: np.stack([face[key] for face in faces]).astype(np.float32) for key in faces[0]}
-    stacked = {key: value if key in POINTS else value / 255 for key, value in stacked.items()}
+    """The arrays of the faces, points as float32; with a leading axis of images if `is_set`."""
+    stacked = {key: np.stack([face[key] for face in faces]) for key in faces[0]}
+    stacked = {key: value.astype(np.float32) if key in POINTS else value for key, value in stacked.items()}
     return stacked if is_set else {key: value[0] for key, value in stacked.items()}
 
 
@@ -89,9 +89,9 @@ def preprocess_train(
         with_size: whether to add `size_mm`; not for sets.
 
     Returns:
-        float32 arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) in [0,1];
-        landmarks (68,2) and dense (K,2) in pixels of a 224 px crop, y up from its last row, whatever `size` is;
-        size_mm () of `size_mm`.
+        arrays, for a set of N images with a leading axis N: image (size,size,3) and skin (size,size) uint8; landmarks
+        (68,2) and dense (K,2) float32 in pixels of a 224 px crop, y up from its last row, whatever `size` is; with
+        `with_size` size_mm (), see `size_mm`.
 
     Raises:
         UserError: the face cannot be aligned; see `alignment.align`.
@@ -112,12 +112,15 @@ def size_mm(example: Example) -> np.ndarray:
 
 
 def preprocess_eval(example: Example, size: int, with_size: bool = False) -> Example:
-    """An evaluation example: as in `preprocess_train` without augmentation and skin, and GROUND_TRUTH."""
+    """An evaluation example: as in `preprocess_train` without augmentation and skin, the image as float32 in [0,1].
+
+    With GROUND_TRUTH.
+    """
     faces = _aligned_faces(example, size, with_skin=False)
     ground_truth = {key: np.asarray(example[key], np.float32) for key in GROUND_TRUTH if key in example}
     is_set = example["landmarks"].ndim == 3
     sizes = {"size_mm": size_mm(example)} if with_size and not is_set else {}
-    return {**_to_arrays(faces, is_set), **ground_truth, **sizes}
+    return {**unit_images(_to_arrays(faces, is_set)), **ground_truth, **sizes}
 
 
 def train_stream(config: ml_collections.ConfigDict, step: int) -> Iterator[Batch]:

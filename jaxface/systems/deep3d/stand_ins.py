@@ -9,6 +9,7 @@ from jaxface.system import Batch
 
 # Images of a person in a set, as `rendered_sets` has them.
 PER_SET = 5
+IMAGES = ("image", "skin")
 
 
 def config(given: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -26,6 +27,9 @@ def batch(config: ml_collections.ConfigDict, count: int) -> Batch:
     shapes = {"image": (size, size, 3), "landmarks": (68, 2)}
     if config.model.num_dense_points and not config.model.confidence:
         shapes["dense"] = (config.model.num_dense_points, 2)
+    if config.model.metric_size and not config.model.confidence:
+        shapes["size_mm"] = ()
     if config.loss.attention != "none":
         shapes["skin"] = (size, size)
-    return {name: jax.ShapeDtypeStruct((*leading, *shape), jnp.float32) for name, shape in shapes.items()}
+    types = {name: jnp.uint8 if name in IMAGES else jnp.float32 for name in shapes}
+    return {name: jax.ShapeDtypeStruct((*leading, *shape), types[name]) for name, shape in shapes.items()}

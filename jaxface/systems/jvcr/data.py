@@ -129,13 +129,14 @@ def preprocess_train(
             `augment.color` and `augment.degrade`.
 
     Returns:
-        image (size,size,3) float32 in [0,1]; coordinates (N,3) px of the crop, z away from the viewer; valid (N,) bool,
-        points that are annotated; in_volume (N,) bool, points that are rendered into the volume: the original leaves
+        image (size,size,3) uint8; coordinates (N,3) px of the crop, z away from the viewer; valid (N,) bool, points
+        that are annotated; in_volume (N,) bool, points that are rendered into the volume: the original leaves
         out those whose x in the image is not positive.
     """
     rng = np.random.default_rng(seed)
     augment_image = _augment_reference if mode == "reference" else _augment_clean
-    return _arrays(*augment_image(annotated_image(example), rng, size, settings), points)
+    image, *labels = augment_image(annotated_image(example), rng, size, settings)
+    return _arrays(np.rint(255 * image).astype(np.uint8), *labels, points)
 
 
 def _arrays(
@@ -143,7 +144,7 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of an example from coordinates (68,3), valid (68,) and in_volume (71,)."""
     return {
-        "image": image.astype(np.float32),
+        "image": image,
         "coordinates": transforms.with_centers(coordinates)[:points].astype(np.float32),
         "valid": with_center_flags(valid)[:points],
         "in_volume": in_volume[:points],
@@ -204,8 +205,8 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
         points: number N of points, 68 or 71.
 
     Returns:
-        the arrays of `preprocess_train`; points (68,3) px of the image with z towards the viewer; center (2,) and side
-        () px of the crop.
+        the arrays of `preprocess_train`, with the image as float32 in [0,1]; points (68,3) px of the image with z
+        towards the viewer; center (2,) and side () px of the crop.
     """
     annotated = annotated_image(example)
     if mode == "reference":
@@ -217,7 +218,7 @@ def preprocess_eval(example: dict, mode: str, size: int, points: int) -> dict[st
         crop = crops.cut(annotated.image, center, side, 0.0, size) / 255.0
         coordinates = transforms.encode(annotated.points, center, side, size)
     return {
-        **_arrays(crop, coordinates, annotated.valid, with_center_flags(annotated.valid), points),
+        **_arrays(crop.astype(np.float32), coordinates, annotated.valid, with_center_flags(annotated.valid), points),
         "points": transforms.flip_depth(annotated.points).astype(np.float32),
         "center": np.float32(center),
         "side": np.float32(side),

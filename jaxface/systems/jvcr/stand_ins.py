@@ -16,7 +16,7 @@ def batch(config: ml_collections.ConfigDict, count: int) -> Batch:
     """Shapes of a training batch of `count` examples, as of `data.train_stream`."""
     size, points = config.model.image_size, config.model.points
     return {
-        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32),
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
         "coordinates": jax.ShapeDtypeStruct((count, points, 3), jnp.float32),
         "valid": jax.ShapeDtypeStruct((count, points), jnp.bool_),
         "in_volume": jax.ShapeDtypeStruct((count, points), jnp.bool_),

@@ -31,7 +31,7 @@ def preprocess_train(example: Example, seed: int, size: int, flip: np.ndarray) -
         flip: (L,) flip map.
 
     Returns:
-        image (size,size,3) float32 in [0,1] and points (L,2) in crop units, NaN for missing points.
+        image (size,size,3) uint8 and points (L,2) in crop units, NaN for missing points.
     """
     rng = np.random.default_rng(seed)
     if "crop" in example:
@@ -39,7 +39,7 @@ def preprocess_train(example: Example, seed: int, size: int, flip: np.ndarray) -
         image, points = augmentation.augment(crop, example["crop_landmarks"], flip, rng)
     else:
         image, points = _augment_rendered(example, size, flip, rng)
-    return {"image": image.astype(np.float32) / 255, "points": points.astype(np.float32)}
+    return {"image": image, "points": points.astype(np.float32)}
 
 
 def preprocess_eval(example: Example, size: int, eye_corners: tuple[int, ...]) -> Example:

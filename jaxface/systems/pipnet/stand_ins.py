@@ -29,7 +29,7 @@ def batch(config: ml_collections.ConfigDict, count: int) -> Batch:
     """Shapes of a training batch of `count` examples, as of `data.train_stream` and `self_training_data`."""
     size = config.model.image_size
     shapes = {
-        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32),
+        "image": jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8),
         "points": jax.ShapeDtypeStruct((count, config.model.landmarks, 2), jnp.float32),
     }
     if config.data.pseudo_labels and config.data.task != "std":

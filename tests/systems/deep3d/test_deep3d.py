@@ -9,6 +9,7 @@ import pytest
 from configs.deep3d import get_config
 from jaxface import checkpoint, metric_writer, parallel, training
 from jaxface.errors import UserError
+from jaxface.system import unit_images
 from jaxface.systems import deep3d
 from jaxface.systems.deep3d import data, face_model, losses
 from jaxface.systems.deep3d import metrics as head_metrics
@@ -106,7 +107,7 @@ def test_size_net_learns_the_size_of_rendered_heads_and_nothing_else(prepared):
     params, model_state = system.init(jax.random.key(0))
     without = {name: part for name, part in params.items() if name != size_net.NAME}
     assert system.warm_start(without, model_state)[0].keys() == params.keys()
-    batch = next(system.train_data(0))
+    batch = unit_images(next(system.train_data(0)))
     assert np.isfinite(batch["size_mm"]).all() and 20 < batch["size_mm"].mean() < 50
     constants = jax.device_put(system.constants())
 

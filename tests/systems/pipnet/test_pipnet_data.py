@@ -84,7 +84,7 @@ def test_mirroring_renames_points():
         again = data.preprocess_train(stored(), seed, SIZE, FLIP)
         np.testing.assert_array_equal(example["image"], again["image"])
         left, right = example["points"][:2, 0]
-        assert left < right and example["points"].dtype == example["image"].dtype == np.float32
+        assert left < right and example["points"].dtype == np.float32 and example["image"].dtype == np.uint8
         mirrored += np.allclose(example["points"], POINTS[FLIP] * [-1, 1] + [1, 0])
     assert mirrored > 2
 
