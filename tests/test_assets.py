@@ -15,7 +15,7 @@ from jaxface.inference import ASSETS, Predictor
 from jaxface.layouts import LAYOUT_68
 from jaxface.systems.nphm.surface import head_model
 
-MODELS = ("continuous", "deep3d", "nphm", "pipnet")
+MODELS = ("continuous", "deep3d", "nphm", "pipnet", "jvcr")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -91,11 +91,11 @@ def test_neural_head_has_the_size_of_a_head():
     assert len(mesh.triangles) > 2000
 
 
-@pytest.mark.parametrize("name, largest", [("deep3d", 14), ("pipnet", 8)])
+@pytest.mark.parametrize("name, largest", [("deep3d", 14), ("pipnet", 8), ("jvcr", 9)])
 def test_points_on_a_photograph_lie_on_it(name, largest):
     """The portrait's eyes, nose and mouth, read off an enlargement as in the detector's own test."""
     data = pytest.importorskip("skimage.data")
     (face,) = Predictor.pretrained(name)(data.astronaut())
     by_hand = np.array([[202, 101], [246, 103], [222, 124], [204, 141], [245, 140]])
     assert np.linalg.norm(LAYOUT_68.five_points(face.points) - by_hand, axis=1).max() < largest
-    assert any(file.endswith(".glb") for file in face.files) == (name == "deep3d")
+    assert any(file.endswith(".glb") for file in face.files) == (name != "pipnet")

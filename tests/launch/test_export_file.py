@@ -50,7 +50,7 @@ def test_the_file_runs_without_the_package(detector_workdir, tmp_path):
     [
         (["--system", "jvcr"], "--output: missing; see --help"),
         (["--workdir", "W", "--output", "x.pt"], "--output: .pt is another format; name the file .stablehlo or .onnx"),
-        (["--system", "jvcr", "--output", "x"], "jvcr: there is no pretrained model"),
+        (["--system", "nothing", "--output", "x"], "nothing: there is no pretrained model"),
         (["--workdir", "W", "--output", "missing/x"], "missing/x: cannot be written (No such file or directory)"),
     ],
 )
