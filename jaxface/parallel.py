@@ -268,7 +268,7 @@ def initialize(
     elif coordinator:
         if not 0 <= process_id < num_processes:
             raise UserError(
-                "--coordinator: the number of this process is missing or wrong; give --num_processes N and "
+                "--coordinator HOST:PORT: the number of this process is missing or wrong; give --num_processes N and "
                 "--process_id 0 to N - 1"
             )
         jax.distributed.initialize(coordinator, num_processes, process_id)

@@ -20,7 +20,7 @@ from . import app, model
 OUTPUT = flags.DEFINE_string("output", None, "file to write; with the ending .onnx an ONNX file, else StableHLO")
 ONNX_ENDING = ".onnx"
 # Endings of formats that are not written.
-OTHER_ENDINGS = frozenset(".pt .pth .pkl .h5 .keras .pb .tflite .mlmodel .mlpackage .engine .safetensors .npz".split())
+OTHER_ENDINGS = frozenset(".pt .pth .pkl .h5 .keras .pb .tflite .mlmodel .mlpackage .engine .safetensors".split())
 
 
 def main(argv: list[str]) -> None:

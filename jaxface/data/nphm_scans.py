@@ -220,7 +220,7 @@ def _registered(folder: pathlib.Path, mask: np.ndarray) -> Mesh:
     mesh = meshes.read(folder / "registration.ply")
     if len(mesh.vertices) != len(mask):
         raise UserError(
-            f"registration.ply: has {len(mesh.vertices)} vertices, but {FACE_MASK} {len(mask)}; copy them again"
+            f"registration.ply: has {len(mesh.vertices)} vertices, but {FACE_MASK} is for {len(mask)}; copy them again"
         )
     return mesh
 

@@ -21,7 +21,7 @@ def close(actual, golden, tolerance=1e-4):
 
 
 def zeros(net, size=224):
-    shapes = jax.eval_shape(functools.partial(model.init, net, size, False), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(model.init, net, size, ()), jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
