@@ -165,6 +165,7 @@ def _mixed(config: ml_collections.ConfigDict) -> None:
 
 def _own(config: ml_collections.ConfigDict) -> None:
     _quick(config)
+    config.optim.lr = 1e-4
     config.data.update(datasets=("landmark_folder",), evaluate=("landmark_folder",))
 
 
