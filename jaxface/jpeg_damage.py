@@ -1,11 +1,11 @@
 """Zeroed stretches in the image data of JPEG files, which decoders conceal.
 
-JPEG data carry no checksum: a decoder takes damaged bits for codes and goes on. The most common damage is a stretch of
-zeros, a block of a disk or a piece of a download that was never written. Zero bits are a valid code, the first one of
+JPEG data carry no checksum: a decoder takes damaged bits for codes and goes on. A common damage is a stretch of zeros,
+a block of a disk or a piece of a download that was never written. Zero bits are a valid code, the first one of
 every Huffman table (ITU-T T.81, annex C). Where this code is a coefficient, a long stretch of zeros means blocks of
 which all coefficients have the same value, and no image has these. Where it ends the block, the zeros can be a plain
-area, and nothing is reported. Other damage cannot be told from image content without decoding: libjpeg's warnings,
-which tell of some of it, are available neither in Pillow nor in OpenCV.
+area of the image and are not reported. Other damage looks like image data until it is decoded, and neither Pillow nor
+OpenCV passes on the warnings that libjpeg then gives for some of it.
 """
 
 import re

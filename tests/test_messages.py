@@ -7,8 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(path for folder in ("jaxface", "launch") for path in (ROOT / folder).rglob("*.py"))
-# Errors of one face, which are listed beside its name, or of a whole data set, to which `data.prepare` adds the files
-# that it expects.
+# Files with incomplete messages: `data.prepare` lists the error of one face with its name, and adds the expected files
+# to the error of a whole data set.
 COMPLETED = ("builders/", "data/faces.py", "data/points3d.py", "data/image_index.py")
 
 

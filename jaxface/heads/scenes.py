@@ -45,7 +45,8 @@ __all__ = [
 HAIR_WINDOWS = (8, 24)
 # Near plane of the rasteriser.
 NEAR_MM = 50.0
-# Random surface points of a region relative to those of others besides the face: ears are two, and differ most.
+# Random surface points of a region relative to those of others besides the face: a region with both ears is the least
+# accurate of those that photos usually show.
 SHARES = {"ears": 4.0}
 # Probabilities of glasses, and of a hat or hood, for a scene with accessories.
 GLASSES_SHARE, HAT_SHARE = 0.5, 0.16

@@ -29,7 +29,7 @@ NUM_QUERIES = 68
 RENDER_BATCH, RENDER_SIZE = 8, 256
 # Batches that are read in a run of the input pipeline, and size of its data set.
 PIPELINE_BATCHES, PIPELINE_EXAMPLES = 32, 64
-# Worker processes of the input pipeline that are compared.
+# Values of `config.input_processes` that are compared; with 1 this process prepares the batches, without a worker.
 INPUT_PROCESSES = (1, 2)
 # Side of the images of the input pipeline, in pixels.
 IMAGE_SIZE = 96
@@ -118,10 +118,10 @@ def _render() -> Benchmark:
 
 
 def _input_pipeline() -> Iterator[Benchmark]:
-    """Batches of rendered heads, read and augmented: each run from a stream of its own; then by worker processes.
+    """Batches of rendered heads, read and augmented: each run from a stream of its own, then from streams that run on.
 
-    A stream that runs on would be measured at its buffer, which fills between the runs; worker processes start once,
-    and a run of theirs takes many times longer than the pause before it.
+    A run from a stream of its own pays for its start. A stream that runs on has filled its buffer before a run, so that
+    its rows are only comparable with each other: they show what `config.input_processes` gains.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = load_config("continuous", "rendered")

@@ -60,7 +60,7 @@ def test_what_is_missing_is_one_line_and_status_2():
 @pytest.mark.parametrize("group", [0, 1])
 @pytest.mark.parametrize("name", ["pipnet", "deep3d", "jvcr"])
 def test_batch_statistics_need_one_all_reduce_a_layer_and_direction(name, group):
-    """Before compilers combine any: beyond them there is one for all small arrays, and one for each large gradient."""
+    """Counted before a compiler combines any. All small arrays share one more, and each large gradient has its own."""
     config = system.with_stand_ins(smoke(name), "the test")
     config.model.batch_norm_group = group
     built = system.build(config, "the test")

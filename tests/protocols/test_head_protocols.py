@@ -244,7 +244,7 @@ def dense_deformation(region: Region, targets: np.ndarray) -> np.ndarray:
 
 
 def test_the_error_of_a_region_by_a_second_implementation():
-    """A curved patch beside a bumpy sphere, with dense equations and trimesh's closest points of every triangle."""
+    """A curved patch is deformed onto a bumpy sphere, as by dense equations with trimesh's closest points."""
     x, y = np.meshgrid(np.arange(-20.0, 21, 10), np.arange(-20.0, 21, 10))
     patch = np.stack([x, y, 84 - (x**2 + y**2) / 150], -1).reshape(-1, 3)
     quads = [(5 * r + c, 5 * r + c + 1, 5 * r + c + 6, 5 * r + c + 5) for r in range(4) for c in range(4)]

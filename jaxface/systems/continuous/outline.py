@@ -1,9 +1,9 @@
 """Contour points on the visible outline of the face, as annotators place them.
 
-A template point is fixed; the outline of a turned face is made of other points, farther back on its near side. Each
-contour point beside the cheeks is therefore answered by a line of template points, at its height from the cheek back to
-the ear, of which the outermost in the image counts: landmark marching, Zhu et al., "High-Fidelity Pose and Expression
-Normalization for Face Recognition in the Wild", CVPR 2015.
+A template point is fixed on the head, but on the near side of a turned face the outline lies farther back. Each contour
+point of the cheeks therefore has a line of template points at its height, from the cheek back to the ear, and is placed
+at the outermost of their answers: landmark marching, Zhu et al., "High-Fidelity Pose and Expression Normalization for
+Face Recognition in the Wild", CVPR 2015.
 """
 
 import dataclasses

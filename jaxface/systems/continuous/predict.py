@@ -150,9 +150,9 @@ def _fields(
     Args:
         network: the network.
         asked: the layouts.
-        wanted: the applications.
         answers: points (N,2) and sigma (N,) px of the layouts, of the surface if there are applications, and of the
             coarse surface if the regions of the network are known.
+        wanted: the applications.
         image: (H,W,3) in which the face is.
     """
     layouts = {one.name: LayoutPoints(*answers[number], edges=one.edges) for number, one in enumerate(asked)}

@@ -1,3 +1,6 @@
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -6,7 +9,7 @@ from jaxface.heads import canonical
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import MIRROR_X
 from jaxface.systems.continuous import asked_layouts
-from jaxface.systems.continuous.outline import SKIN, outline
+from jaxface.systems.continuous.outline import LOWER, SKIN, outline
 
 TRAINED = ("ears", *SKIN)
 
@@ -35,6 +38,18 @@ def test_lines_run_on_the_skin_at_one_height_and_are_mirror_symmetric():
     assert np.linalg.norm(skin.closest(lines.reshape(-1, 3))[0] - lines.reshape(-1, 3), axis=1).max() < 1e-4
     assert np.ptp(lines[..., 1], axis=1).max() < 0.03 and (np.diff(lines[..., 2], axis=1) <= 1e-3).all()
     np.testing.assert_array_equal(lines[::-1] * MIRROR_X.astype(np.float32), lines)
+
+
+def test_lines_have_the_heights_of_the_published_mean_face_of_300w():
+    """The mean face, fitted to the frontal head by its nose, eyes and mouth; both sides averaged."""
+    published = pathlib.Path(__file__).parents[2] / "golden" / "pipnet_meanfaces.json"
+    mean = np.reshape(json.loads(published.read_text())["data_300W"], (-1, 2))[:, 1]
+    head = makehuman_head()
+    height = np.asarray(head.landmark_points(np.asarray(head.template), "68"))[:, 1] / canonical.MM_PER_UNIT
+    design = np.stack([mean, np.ones(68)], axis=1)
+    lower = height - design @ np.linalg.lstsq(design[27:], height[27:], rcond=None)[0]
+    for index, expected in LOWER.items():
+        assert (lower[index] + lower[16 - index]) / 2 == pytest.approx(expected, abs=0.003)
 
 
 @pytest.mark.parametrize("yaw_deg", [-45, -20, 0, 20, 45])

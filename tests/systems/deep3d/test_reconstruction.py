@@ -37,7 +37,7 @@ def face():
 
 @pytest.fixture(scope="module")
 def predictions():
-    """The outputs of the network in the next call: one for all crops, or one for bright and one for dark crops."""
+    """What the stand-in network returns next: one output for all crops, or one for bright and one for dark crops."""
     return []
 
 
