@@ -75,6 +75,20 @@ def test_inward_normals_are_turned(template, scanned):
     assert found.error_mm == pytest.approx(expected.error_mm, rel=1e-6)
 
 
+def test_the_error_is_the_distance_to_the_surface():
+    """A coarse plane, far from the origin, whose vertices are 10 mm apart and 1 mm from the head's points."""
+    x, y = np.meshgrid(np.arange(6.0), np.arange(6.0), indexing="ij")
+    vertices = np.stack([x, y, 0 * x], -1).reshape(-1, 3) + [5e5, -2e5, 0]
+    corner = np.arange(36).reshape(6, 6)
+    a, b, c, d = (square.ravel() for square in (corner[:-1, :-1], corner[1:, :-1], corner[1:, 1:], corner[:-1, 1:]))
+    triangles = np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]).astype(np.int32)
+    pose = Similarity(0.1, np.eye(3), np.float64([5e5, -2e5, 0]))
+    points = np.random.default_rng(0).uniform(5, 45, (200, 3)) * [1, 1, 0] + [0, 0, 1]
+    mesh, cloud = (register._Target(Mesh(vertices, faces), 0.1) for faces in (triangles, triangles[:0]))
+    assert mesh.median_distance(pose, points) == pytest.approx(1.0, abs=1e-6)
+    assert cloud.median_distance(pose, points) > 3
+
+
 @pytest.fixture(scope="module")
 def flame_file(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("flame") / "generic_model.npz"

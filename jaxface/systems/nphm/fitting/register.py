@@ -15,6 +15,7 @@ from jaxface.errors import UserError
 from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.geometry.arap import Arap
+from jaxface.geometry.surface import closest_on_triangles
 from jaxface.heads.closed import ClosedHead
 from jaxface.meshes import Mesh
 
@@ -49,7 +50,8 @@ class Registration:
         identity: (I,) coefficients.
         expression: (E,) coefficients.
         similarity: from head mm to the scan.
-        error_mm: median distance from the head's face to the scan, before and after refinement.
+        error_mm: median distance from the head's face to the scan's surface (to the points of a point cloud), before
+            and after refinement.
     """
 
     mesh: Mesh
@@ -109,6 +111,7 @@ class _Target:
             # About the first vertex, because area vectors far from the origin cancel.
             self.normals = sampling.vertex_normals((self.points - self.points[0]) / scale, scan.triangles)
         self.tree = scipy.spatial.cKDTree(self.points)
+        self._triangles = scan.triangles
 
     def orient(self, similarity: Similarity, vertices: np.ndarray, normals: np.ndarray, gate_mm: float) -> None:
         """Turns the scan's normals if most of them point into the head: scans may have their winding inwards.
@@ -151,8 +154,26 @@ class _Target:
         return rows, similarity.inverse(self.points[nearest[rows]]), target_normals[rows]
 
     def median_distance(self, similarity: Similarity, vertices: np.ndarray) -> float:
-        """Median distance in mm from head points (N,3) mm to the scan's points."""
-        return float(np.median(self.tree.query(similarity(vertices), workers=-1)[0]) / similarity.scale)
+        """Median distance in mm from head points (N,3) mm to the scan's surface, or to the points of a point cloud.
+
+        Of the surface, the triangles at the nearest vertex count: a mesh's vertices can be farther apart than the head
+        is from it.
+        """
+        points = similarity(vertices)
+        distance, nearest = self.tree.query(points, workers=-1)
+        if len(self._triangles):
+            corners = self._triangles.ravel()
+            counts = np.bincount(corners, minlength=len(self.points))
+            by_vertex, first = np.argsort(corners, kind="stable") // 3, np.cumsum(counts) - counts
+            rows = np.repeat(np.arange(len(points)), counts[nearest])
+            offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts[nearest]) - counts[nearest], counts[nearest])
+            triangles = self._triangles[by_vertex[first[nearest[rows]] + offsets]]
+            # About the first vertex, because products of far coordinates cancel.
+            origin = self.points[0]
+            shifted = points[rows] - origin
+            closest = closest_on_triangles(shifted, self.points[triangles] - origin)
+            np.minimum.at(distance, rows, np.linalg.norm(closest - shifted, axis=1))
+        return float(np.median(distance) / similarity.scale)
 
 
 class _CoefficientFit:
