@@ -6,8 +6,9 @@ python -m launch.train --config configs/continuous.py:rendered --workdir work/co
 Variants:
     rendered: prepared images of two head models; first stage of the shipped model.
     endless: renders every batch inside the training step, an equal share from each head of `config.head.names`, some
-        with beards, hair in front of the face and glasses; last stage of the shipped model. It names no test sets: set
-        `config.data.evaluate`, for example to '("rendered_heads/makehuman",)', to evaluate the run.
+        with beards, hair in front of the face, glasses, hats, masks, hands, microphones and headphones; last stage of
+        the shipped model. It names no test sets: set `config.data.evaluate`, for example to
+        '("rendered_heads/makehuman",)', to evaluate the run.
     mixed: the paper's size at 224 px on annotated photos of several layouts and rendered heads, mixed by
         `config.data.shares`; evaluated with the annotated and with the detector's boxes.
     own: fine-tunes the shipped model on a folder of your own annotated photos (`landmark_folder`), in a few minutes on
@@ -46,8 +47,9 @@ def _base() -> dict:
     """The keys of every variant, besides those of `jaxface.config`.
 
     model: see `jaxface.systems.continuous.model.model_from_config`.
-    head: with data.endless, `names` of the head models to render (`jaxface.heads.sources`) and `path`, the folder of
-        their files ("" if the package contains them).
+    head: with data.endless, `names` of the head models to render (`jaxface.heads.sources`), `path`, the folder of their
+        files ("" if the package contains them), and `backgrounds`, a folder of photos without faces of which parts are
+        backgrounds ("" for none).
     data: `datasets` to train on; `shares`, one number for each, how often their examples are taken (() for equal
         shares); `evaluate`, the test sets "NAME[:SPLIT][@detector]", with "@detector" in the boxes of the face detector
         instead of the annotated ones; `num_surface_samples`, the random surface points of an example with dense labels
@@ -64,7 +66,7 @@ def _base() -> dict:
     return {
         "system": "continuous",
         "model": _shipped_model(),
-        "head": {"names": ("makehuman",), "path": ""},
+        "head": {"names": ("makehuman",), "path": "", "backgrounds": ""},
         "data": data_defaults(
             datasets=("rendered_heads/makehuman",),
             evaluate=("rendered_heads/makehuman",),

@@ -15,6 +15,8 @@ AMPLITUDES = (0.22, 0.10, 0.05)
 # Maximum numbers of shapes behind and in front of the head, and of parallel lines behind it.
 SHAPES, OCCLUDERS = 6, 2
 PLAIN_SHARE = 0.25
+# Share of images whose background is a photo, where there are any; how much more than the image a photo may show.
+PHOTO_SHARE, LARGEST_ZOOM = 0.7, 2.5
 # Shares of shapes: long bars, tilted ones, and those that are drawn.
 BAR_SHARE, TILTED_SHARE, PRESENT_SHARE = 0.3, 0.4, 0.7
 
@@ -94,6 +96,17 @@ def background(key: jax.Array, size: int) -> jax.Array:
     soft = 1.0 + 0.12 * size * jax.random.uniform(k[3]) ** 2
     full = _add_shapes(k[4], wall, octaves, SHAPES, 0.45, soft)
     return jnp.clip(jnp.where(jax.random.bernoulli(k[5], PLAIN_SHARE), wall, full), 0.0, 1.0)
+
+
+def from_photos(key: jax.Array, photos: jax.Array, size: int) -> jax.Array:
+    """Background (S,S,3): a random part of one of `photos` (N,P,P,3) uint8, mirrored at random."""
+    k = jax.random.split(key, 4)
+    photo = photos[jax.random.randint(k[0], (), 0, len(photos))].astype(jnp.float32) / 255
+    photo = jnp.where(jax.random.bernoulli(k[1]), photo[:, ::-1], photo)
+    scale = size / len(photo) * LARGEST_ZOOM ** jax.random.uniform(k[2])
+    hidden = scale * len(photo) - size
+    shift = -hidden * jax.random.uniform(k[3], (2,))
+    return jax.image.scale_and_translate(photo, (size, size, 3), (0, 1), jnp.stack([scale, scale]), shift, "linear")
 
 
 def shoulders(key: jax.Array, image: jax.Array, head_px: jax.Array, scale_px: jax.Array) -> jax.Array:

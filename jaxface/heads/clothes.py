@@ -1,4 +1,7 @@
-"""Clothes painted on shoulders and neck, below a random collar line; functions of the template position per pixel."""
+"""Clothes painted on shoulders and neck, below a random collar line, and masks over mouth and nose.
+
+Functions of the template position per pixel.
+"""
 
 from typing import NamedTuple
 
@@ -17,6 +20,12 @@ class Dress(NamedTuple):
     cover: jax.Array
     albedo: jax.Array
     bump: jax.Array
+
+    def under(self, other: "Dress") -> "Dress":
+        """Both, with `other` on top."""
+        share = other.cover[..., None]
+        albedo = self.albedo + share * (other.albedo - self.albedo)
+        return Dress(jnp.maximum(self.cover, other.cover), albedo, self.bump + share * (other.bump - self.bump))
 
 
 def color(key: jax.Array) -> jax.Array:
@@ -56,3 +65,32 @@ def dress(head: MorphableHead, key: jax.Array, p: jax.Array) -> Dress:
     seam = jnp.exp(-(((below - band) / 1.5) ** 2)) + jnp.exp(-((lapel / 2.0) ** 2)) * (opened > 0)
     cloth = cloth * (1.0 - 0.35 * seam + 0.06 * wrinkles[..., 0])[..., None]
     return Dress(cover, jnp.clip(cloth, 0.02, 1.0), 0.35 * wrinkles[..., 2:])
+
+
+def face_mask(head: MorphableHead, key: jax.Array, p: jax.Array) -> Dress:
+    """A random mask over nose, mouth and chin at template positions p (S,S,3) mm, with bands to the ears."""
+    keys = jax.random.split(key, 2)
+    random = jax.random.uniform(keys[0], (8,))
+    landmarks = head.landmark_points(jnp.asarray(head.template), "68")
+    x, y, z = abs(p[..., 0]), p[..., 1], p[..., 2]
+    # The upper edge falls from the bridge of the nose to the cheeks, the lower one rises from below the chin.
+    bridge = landmarks[28, 1] + (landmarks[30, 1] - landmarks[28, 1]) * random[0]
+    side = landmarks[14, 0] * (0.75 + 0.25 * random[1])
+    cheek = (landmarks[14, 1] + landmarks[30, 1]) / 2
+    upper = bridge + (cheek - bridge) * jnp.minimum(x / side, 1.0) ** 0.7
+    lower = landmarks[8, 1] - 14.0 + (landmarks[4, 1] - landmarks[8, 1]) * jnp.clip(x / side - 0.25, 0.0, 1.0)
+    inside = jnp.minimum(jnp.minimum(upper - y, y - lower), side - x)
+    # The bands run from its corners to the ears.
+    ear = landmarks[16]
+    behind = jnp.clip((x - side) / jnp.maximum(ear[0] + 4.0 - side, 1.0), 0.0, 1.0)
+    corner_y = jnp.stack([cheek, landmarks[4, 1]])
+    bands = corner_y + behind[..., None] * (ear[1] + jnp.array([-2.0, -38.0]) - corner_y)
+    band = jnp.where(x > side, 1.5 - abs(y[..., None] - bands).min(-1), inside)
+    front = z > landmarks[16, 2] - 12.0
+    cover = jnp.clip(0.5 + jnp.maximum(inside, band), 0.0, 1.0) * front
+    surgical, dark = jnp.array([0.62, 0.80, 0.88]), jnp.array([0.06, 0.06, 0.07])
+    plain = jnp.where(random[2] < 0.5, surgical, jnp.where(random[2] < 0.75, dark, color(keys[1])))
+    pleats = (random[2] < 0.5) * jnp.sin(y / (2.5 + 2.0 * random[3]))
+    wrinkles = noise.sample(p[..., 0] / 12.0, y / 12.0, random[4:6])
+    albedo = plain * (1.0 + 0.05 * pleats + 0.04 * wrinkles[..., 0])[..., None]
+    return Dress(cover, jnp.clip(albedo, 0.02, 1.0), 0.2 * wrinkles[..., 2:])

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
-from jaxface.heads import accessories, background, clothes, hair, photography, shading, skin
+from jaxface.heads import accessories, background, clothes, hair, objects, photography, shading, skin
 from jaxface.heads.capture import (
     PORTRAIT,
     UNCONSTRAINED,
@@ -48,8 +48,10 @@ NEAR_MM = 50.0
 # Random surface points of a region relative to those of others besides the face: a region with both ears is the least
 # accurate of those that photos usually show.
 SHARES = {"ears": 4.0}
-# Probabilities of glasses, and of a hat or hood, for a scene with accessories.
-GLASSES_SHARE, HAT_SHARE = 0.5, 0.16
+# Probabilities of glasses, of a hat or hood, and of a hand, microphone or headphones, for a scene with accessories.
+GLASSES_SHARE, HAT_SHARE, OBJECT_SHARE = 0.5, 0.16, 0.2
+# Probability of a mask over mouth and nose, for a scene with accessories.
+MASK_SHARE = 0.08
 # Depth by which the skull may lie in front of hair that covers it, as the hair follows a smoother skull.
 SKULL_TOLERANCE_MM = 14.0
 
@@ -126,7 +128,9 @@ def project_vertices(head: MorphableHead, scene: Scene) -> tuple[jax.Array, jax.
     return vertices, camera.project(points, scene.focal_px, scene.center_px)
 
 
-def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None = None) -> Rendering:
+def render(
+    head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None = None, photos: jax.Array | None = None
+) -> Rendering:
     """Renders `scene` into an S x S image, S = `size`.
 
     Args:
@@ -135,6 +139,7 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
         size: side of the image or crop.
         crop: optional affine map (2,3) from image to crop pixels; only the crop is rendered, and `points_px` and
             `depth` are those of the crop.
+        photos: optional photos (N,P,P,3) uint8, of which parts are backgrounds (`background.from_photos`).
     """
     vertices, points_px = project_vertices(head, scene)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
@@ -155,17 +160,30 @@ def render(head: MorphableHead, scene: Scene, size: int, crop: jax.Array | None 
     keys = jax.random.split(scene.key, 6)
     parts = skin.Parts(*jnp.moveaxis(pixels[..., 3:8], -1, 0))
     hair_layer = _hair(head, scene, vertices, view, parts, crop)
-    radiance = _radiance(head, scene, pixels, parts, hair_layer, view, crop)
-    image = background.background(keys[0], size)
+    held = _objects(head, scene, vertices, view)
+    radiance = _radiance(head, scene, pixels, parts, hair_layer, held, view, crop)
+    image = _background(keys[0], size, photos)
     if "shoulders" not in head.regions:
         middle = head.landmark_points(points_px, "68").mean(0)
         scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
         image = background.shoulders(keys[1], image, middle, scale_px)
     covered = jnp.maximum((visibility.triangle_id >= 0).astype(jnp.float32), hair_layer.opacity)
+    covered = jnp.maximum(covered, held.opacity)
     image = image + covered[..., None] * (_develop(radiance, covered, scene) - image)
-    image = _add_glasses(head, scene, image, vertices, view)
+    in_front = view.replace(depth=jnp.where(held.opacity > 0.5, held.depth, depth))
+    image = _add_glasses(head, scene, image, vertices, in_front)
     image = photography.expose(keys[2], background.occlude(keys[3], image, scene.occluded))
     return Rendering(image, depth, points, points_px)
+
+
+def _background(key: jax.Array, size: int, photos: jax.Array | None) -> jax.Array:
+    """Background (S,S,3), of photos (N,P,P,3) or drawn."""
+    if photos is None:
+        return background.background(key, size)
+    is_photo = jax.random.bernoulli(jax.random.fold_in(key, 1), background.PHOTO_SHARE)
+    return lax.cond(
+        is_photo, lambda: background.from_photos(key, photos, size), lambda: background.background(key, size)
+    )
 
 
 def _radiance(
@@ -174,21 +192,26 @@ def _radiance(
     pixels: jax.Array,
     parts: skin.Parts,
     hair_layer: _Layer,
+    held: objects.Cast,
     view: accessories.View,
     crop: jax.Array | None,
 ) -> jax.Array:
-    """Linear radiance (S,S,3) of head and hair.
+    """Linear radiance (S,S,3) of head, hair and objects.
 
     `pixels` (S,S,12) are the interpolated template positions, parts, normals and depth.
     """
     p = pixels[..., :3]
     surface = skin.surface(head, scene, p, parts)
+    worn = jax.random.bernoulli(jax.random.fold_in(scene.key, 5), scene.accessories * MASK_SHARE)
     cloth = clothes.dress(head, jax.random.fold_in(scene.key, 2), p)
+    mask = clothes.face_mask(head, jax.random.fold_in(scene.key, 6), p)
+    cloth = cloth.under(mask._replace(cover=worn * mask.cover))
     albedo = surface.albedo + cloth.cover[..., None] * (cloth.albedo - surface.albedo)
     bump = surface.bump + cloth.cover[..., None] * (cloth.bump - surface.bump)
     normals = _bumped(shading.normalize(pixels[..., 8:11]), bump, p, scene.rotation)
     is_hair = hair_layer.opacity > 0.5
     depth = jnp.where(is_hair, hair_layer.depth, view.depth)
+    depth = jnp.where(held.opacity > 0.5, held.depth, depth)
     lit = shading.cast_shadow(scene, view, depth, crop)
     ambient = shading.ambient_occlusion(depth)
     # Light hardly reaches the oral cavity, and the upper lid shades the eye.
@@ -197,7 +220,10 @@ def _radiance(
     radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, ambient)
     down = scene.rotation @ jnp.array([0.0, -1.0, 0.15])
     of_hair = shading.shade_hair(hair_layer.albedo, hair_layer.normals, down, hair_layer.strands, scene, lit)
-    return radiance + hair_layer.opacity[..., None] * (of_hair - radiance)
+    radiance = radiance + hair_layer.opacity[..., None] * (of_hair - radiance)
+    dry = jnp.zeros_like(lit)
+    of_objects = shading.shade(held.albedo**2, held.normals, dry, scene, lit, jnp.ones_like(lit))
+    return radiance + held.opacity[..., None] * (of_objects - radiance)
 
 
 def _bumped(normals: jax.Array, bump: jax.Array, p: jax.Array, rotation: jax.Array) -> jax.Array:
@@ -253,6 +279,18 @@ def _hair(
 
     has_hair = wears_hat | ~skin.is_cropped(scene)
     return lax.cond(has_hair, volume, lambda _: nothing, None)
+
+
+def _objects(head: MorphableHead, scene: Scene, vertices: jax.Array, view: accessories.View) -> objects.Cast:
+    """A hand, microphone or headphones in front of the head, if the scene has one; `vertices` (V,3) as in `_hair`."""
+    present_key, key = jax.random.split(jax.random.fold_in(scene.key, 4))
+    present = jax.random.bernoulli(present_key, scene.accessories * OBJECT_SHARE)
+
+    def draw() -> objects.Cast:
+        landmarks = head.landmark_points(vertices, "68")
+        return objects.cast(objects.sample(key, scene, landmarks, hair.fit_skull(head, vertices)), view)
+
+    return lax.cond(present, draw, lambda: objects.nothing(len(view.depth)))
 
 
 def _develop(radiance: jax.Array, covered: jax.Array, scene: Scene) -> jax.Array:

@@ -1,14 +1,16 @@
 """Rendered scenes: determinism, depth and projected points, gaze, surface sampling, capture conditions."""
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.continuous import get_config
+from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.geometry.surface import fit_sphere
-from jaxface.heads import canonical, scenes
+from jaxface.heads import background, canonical, scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import rotate_eyes
 from jaxface.systems.continuous import rendering
@@ -87,6 +89,31 @@ def test_a_rendered_example_shows_its_points(head):
     assert example["image"].shape == (64, 64, 3) and example["queries"].shape == (84, 3)
     np.testing.assert_allclose(example["queries"][:68], canonical.queries("68"), atol=1e-5)
     assert example["valid"].mean() > 0.9 and np.abs(example["points"][:68]).mean() < 0.8
+
+
+def test_backgrounds_are_parts_of_the_photos_of_a_folder(tmp_path):
+    stripes = np.zeros((40, 60, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for name, image in (("b.png", np.full((300, 500, 3), (255, 0, 0), np.uint8)), ("a.jpg", stripes)):
+        assert cv2.imwrite(str(tmp_path / name), image)
+    (tmp_path / "notes.txt").write_text("no photo")
+    photos = rendering.background_photos(str(tmp_path))
+    assert photos.shape == (2, 256, 256, 3) and photos.dtype == np.uint8
+    np.testing.assert_array_equal(photos[1], np.broadcast_to(np.uint8([0, 0, 255]), (256, 256, 3)))
+    ramp = jnp.asarray(np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 1, 256, 3)))
+    drawn = jax.jit(jax.vmap(lambda key: background.from_photos(key, ramp, 32)))(
+        jax.random.split(jax.random.key(0), 16)
+    )
+    rows = 255 * np.asarray(drawn)[:, :, 0, 0]
+    assert (np.diff(rows, axis=1) > 2.5).all() and rows.min() >= 0 and rows.max() <= 255
+    assert np.ptp(rows[:, 0]) > 30 and 90 < np.ptp(rows, axis=1).min() < 150
+
+
+@pytest.mark.parametrize("folder", ["absent", "empty"])
+def test_a_folder_without_photos_is_one_line(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"config.head.backgrounds: \S+ (is not a folder|has no photos); give"):
+        rendering.background_photos(str(tmp_path / folder))
 
 
 def test_a_rendered_example_labels_every_region_and_the_joints():

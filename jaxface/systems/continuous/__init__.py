@@ -86,7 +86,9 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     def constants() -> Tree:
         heads = {name: sources.load_head(name, config.head.path) for name in names}
-        return {name: rendering.rendering_head(head, config.data.regions) for name, head in heads.items()}
+        folder = config.head.backgrounds
+        photos = {"photos": rendering.background_photos(folder)} if names and folder else {}
+        return {name: rendering.rendering_head(head, config.data.regions) | photos for name, head in heads.items()}
 
     def render(batch: Batch, key: jax.Array, constants: Tree) -> Batch:
         return rendering.render_batch(batch, key, constants, size, num_surface_samples)

@@ -1,12 +1,16 @@
 """Training batches rendered inside the training step: unlimited data without a data set and without TensorFlow."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxface import photo
+from jaxface.errors import UserError
 from jaxface.geometry import camera, crop_jitter
 from jaxface.heads import canonical, scenes
 from jaxface.heads.morphable import MorphableHead
@@ -15,6 +19,31 @@ from jaxface.systems.continuous import crop_units
 # Side in pixels of the image in which a scene is composed; only its crop is rendered.
 SCENE_SIZE = 256
 GREY_PROBABILITY = 1 / 6
+# Photos for backgrounds that are kept at most, and their side in pixels.
+MOST_PHOTOS, PHOTO_SIZE = 256, 256
+
+
+def background_photos(folder: str) -> np.ndarray:
+    """The photos (N,PHOTO_SIZE,PHOTO_SIZE,3) uint8 of a folder, the middle square of each, at most MOST_PHOTOS.
+
+    Of more, every n-th in the order of their names is used. Raises UserError if there is none or one cannot be read.
+    """
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+        raise UserError(f"config.head.backgrounds: {folder} is not a folder; give one with photos, or leave it empty")
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in photo.IMAGE_SUFFIXES)
+    if not files:
+        raise UserError(f"config.head.backgrounds: {folder} has no photos; give a folder of JPEG or PNG files")
+    chosen = np.unique(np.linspace(0, len(files) - 1, MOST_PHOTOS).round().astype(int))
+    return np.stack([_square(photo.load(files[index]).pixels) for index in chosen])
+
+
+def _square(pixels: np.ndarray) -> np.ndarray:
+    """The middle square of an image (H,W,3), with PHOTO_SIZE pixels per side."""
+    side = min(pixels.shape[:2])
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    square = pixels[top : top + side, left : left + side]
+    return cv2.resize(square, (PHOTO_SIZE, PHOTO_SIZE), interpolation=cv2.INTER_AREA)
 
 
 def rendering_head(head: MorphableHead, regions: Sequence[str] = ("face",)) -> dict:
@@ -47,7 +76,7 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
     """One training example, rendered directly in the pixels of its jittered crop.
 
     Args:
-        constants: `rendering_head` of a head.
+        constants: `rendering_head` of a head, and optionally photos (N,P,P,3) uint8 for its backgrounds.
         key: random key of scene, crop, surface points and grey conversion.
         size: side of the crop in pixels.
         num_surface_samples: number K of random surface points.
@@ -61,7 +90,7 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
     scene = scenes.sample_scene(head, scene_key, SCENE_SIZE, scenes.WITH_ACCESSORIES)
     box = scenes.face_box(head, scenes.project_vertices(head, scene)[1])
     crop = crop_jitter.sample_matrix(crop_key, box, size)
-    rendering = scenes.render(head, scene, size, crop)
+    rendering = scenes.render(head, scene, size, crop, constants.get("photos"))
     grey = rendering.image.mean(-1, keepdims=True)
     index, weights = scenes.surface_points(constants["regions"], points_key, num_surface_samples)
     landmark_index, landmark_weights = head.landmarks["68"]
@@ -93,7 +122,7 @@ def render_batch(
     Args:
         batch: `index` (B,).
         key: random key of the batch.
-        constants: {name: `rendering_head`}; every head gets an equal share of the images.
+        constants: {name: as of `render_example`}; every head gets an equal share of the images.
         size: side of the crops in pixels.
         num_surface_samples: number K of random surface points per image.
 

@@ -36,6 +36,7 @@ VALUES = {
     "model.template": values.choice(sources.EMBEDDED, sources.RETIRED, "other"),
     "head.names": values.sequence(values.choice(*HEADS), least=1),
     "head.path": values.PATH,
+    "head.backgrounds": values.PATH,
     "data.num_surface_samples": values.COUNT,
     "data.regions": values.sequence(values.choice(*REGIONS), least=1),
     "data.shares": values.sequence(values.positive()),
