@@ -32,6 +32,15 @@ HAIR_COLORS = np.array(
     + [[0.50, 0.49, 0.48], [0.85, 0.84, 0.82]]
 )
 HAIR_FREQUENCIES = np.array([0.26, 0.26, 0.18, 0.12, 0.04, 0.09, 0.05])
+# Movements that people show on photographs far more often than independent face units would: the share of people, and
+# the weights of the face units of a full movement. The first unit is always there, of the others a random part.
+MOVEMENTS = {
+    "smile": (0.4, {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.4, "mouthUpperUp": 0.5, "mouthDimple": 0.5,
+                    "mouthStretch": 0.4}),
+    "raised brows": (0.25, {"browInnerUp": 1.0, "browOuterUp": 1.0}),
+    "lowered brows": (0.25, {"browDown": 1.0}),
+    "lids at rest": (1.0, {"eyeBlink": 0.5}),
+}  # fmt: skip
 # Colours of ambient light: daylight in the shade, neutral, incandescent.
 AMBIENT_COLORS = np.array([[0.86, 0.97, 1.14], [1.0, 1.0, 1.0], [1.18, 0.98, 0.74]])
 
@@ -102,8 +111,26 @@ class Scene:
     key: jax.Array
 
 
+def _movement(key: jax.Array, names: tuple[str, ...], share: float, units: dict[str, float]) -> jax.Array:
+    """Weights (E,) of one of MOVEMENTS, with random strength and nearly equal sides; zero unless one of `share`."""
+    k = jax.random.split(key, 4)
+    strength = jax.random.bernoulli(k[0], share) * jax.random.uniform(k[1], minval=0.2)
+    parts = jnp.array(list(units.values())) * jax.random.uniform(k[2], (len(units),)).at[0].set(1.0)
+    sides = 1.0 - 0.25 * jax.random.uniform(k[3], (2,))
+    weights = jnp.zeros(len(names))
+    for index, name in enumerate(names):
+        unit, _, side = name.partition("_")
+        if unit in units:
+            part = list(units).index(unit)
+            weights = weights.at[index].set(strength * parts[part] * sides[int(side == "R")])
+    return weights
+
+
 def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array) -> jax.Array:
-    """Random expression weights (E,): sparse, mostly symmetric, with a sum of at most 3 before the jaw is opened."""
+    """Random expression weights (E,): independent face units, sparse and mostly symmetric, and MOVEMENTS.
+
+    The sum of the independent units is at most 3 before the jaw is opened; those of the mouth are weak in a smile.
+    """
     names = head.expression_names
     index = {name: i for i, name in enumerate(names)}
     # Of a left and a right expression the first of the two, for every other expression itself.
@@ -112,8 +139,12 @@ def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array) -> jax
     weights = jax.random.bernoulli(k[0], 0.12, (len(names),)) * jax.random.uniform(k[1], (len(names),))
     weights = jnp.where(jax.random.bernoulli(k[2], 0.7), weights[symmetric], weights)
     weights /= jnp.maximum(1.0, weights.sum() / 3.0)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(MOVEMENTS))
+    common = jnp.stack([_movement(k, names, *one) for k, one in zip(keys, MOVEMENTS.values(), strict=True)]).max(0)
+    of_mouth = np.array([name.startswith("mouth") for name in names])
+    weights = jnp.maximum(weights * (1.0 - of_mouth * common[of_mouth].max()), common)
     jaw = names.index("jawOpen")
-    opening = jax.random.bernoulli(k[3], 0.35) * jax.random.uniform(k[4])
+    opening = jax.random.bernoulli(k[3], 0.3) * jax.random.uniform(k[4]) ** 1.5
     weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
     return face_units.compatible(weights, head, identity)
 
@@ -202,7 +233,7 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: Captur
     """Random person, expression, gaze, pose, focal length, light and skin tone, framed for an S = `size` image."""
     k = jax.random.split(key, 10)
     middle = head.landmark_points(head.template, "68").mean(0)
-    strength = jax.random.uniform(k[0], minval=0.5, maxval=1.15)
+    strength = jax.random.uniform(k[0], minval=0.5, maxval=1.4)
     identity = strength * jax.random.normal(k[1], (len(head.identity_names),))
     albedo = jax.random.normal(k[3], (len(head.albedo_names),))
     if capture.accessories and "beard" in head.albedo_names:

@@ -36,6 +36,8 @@ MIDDLE = {
     "forehead": "0 52", "crown": "180 75",
 }  # fmt: skip
 ANCHORS = tuple(f"{name}_{side}" for name in PAIRS for side in "RL") + tuple(MIDDLE)
+# Mask (39,) of the anchors on the face and the ears.
+ON_FACE = np.array([not name.startswith(("crown", "occiput", "neck")) for name in ANCHORS])
 
 
 def to_units(points_mm: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
-from jax import lax
 
 from jaxface.geometry import camera
 from jaxface.heads import clothes, hair
@@ -146,29 +145,58 @@ def headphones(key: jax.Array, landmarks: jax.Array, skull: hair.Skull) -> Capsu
 
 
 def cast(capsules: Capsules, view: View) -> Cast:
-    """What the rays of the pixels hit first. Edges are one pixel wide."""
-    length = jnp.linalg.norm(view.rays, axis=-1)
-    directions = view.rays / length[..., None]
+    """What the rays of the pixels hit first. Edges are one pixel wide.
+
+    Vectors have their components in front, (3,S,S): TPUs pad the last axis to 128.
+    """
+    rays = jnp.moveaxis(view.rays, -1, 0)
+    length = jnp.sqrt((rays**2).sum(0))
+    directions = rays / length
     ends = camera.to_camera(capsules.ends, view.rotation, view.translation)
-    pixel = view.pixel_mm()
 
-    def nearer(found: Cast, capsule: Capsules) -> tuple[Cast, None]:
-        start, along = capsule.ends[0], capsule.ends[1] - capsule.ends[0]
-        # The point of the axis that is nearest to the ray.
-        slope, ahead = directions @ along, directions @ start
-        share = (slope * ahead - along @ start) / jnp.maximum(along @ along - slope**2, 1e-6)
-        axis = start + jnp.clip(share, 0.0, 1.0)[..., None] * along
-        middle = (directions * axis).sum(-1)
-        gap = jnp.linalg.norm(middle[..., None] * directions - axis, axis=-1)
-        hit = middle - jnp.sqrt(jnp.maximum(capsule.radius**2 - gap**2, 0.0))
-        normals = hit[..., None] * directions - axis
-        normals = normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
-        opacity = jnp.clip((capsule.radius - gap) / pixel + 0.5, 0.0, 1.0) * (capsule.radius > 0) * (hit > 0)
-        depth = hit / length
-        first = (opacity > 0) & ((found.depth == 0) | (depth < found.depth))
-        new = Cast(opacity, depth, jnp.broadcast_to(capsule.albedo, normals.shape), normals)
-        return jax.tree.map(lambda a, b: jnp.where(first if a.ndim == 2 else first[..., None], a, b), new, found), None
+    def opacity_and_depth(ends: jax.Array, radius: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hit, _, gap = _nearest(directions, *ends[..., None, None], radius)
+        opacity = jnp.clip((radius - gap) / view.pixel_mm() + 0.5, 0.0, 1.0) * (radius > 0) * (hit > 0)
+        return opacity, jnp.where(opacity > 0, hit / length, jnp.inf)
 
-    found, _ = lax.scan(nearer, nothing(len(length)), capsules.replace(ends=ends))
-    opacity = found.opacity * view.in_front(jnp.where(found.depth > 0, found.depth, jnp.inf))
-    return found.replace(opacity=opacity, normals=found.normals * jnp.array(camera.HEAD_TO_CAMERA))
+    opacities, depths = jax.vmap(opacity_and_depth)(ends, capsules.radius)
+    first = (depths.argmin(0) == jnp.arange(CAPSULES)[:, None, None]).astype(jnp.float32)
+    values = jnp.concatenate([ends.reshape(-1, 6), capsules.radius[:, None], capsules.albedo], axis=1)
+    start, end, radius, albedo = jnp.split(
+        jnp.einsum("nyx,nk->kyx", first, values, precision="highest"), np.cumsum([3, 3, 1]), axis=0
+    )
+    hit, axis, _ = _nearest(directions, start, end, radius[0])
+    normals = hit * directions - axis
+    normals = normals / jnp.maximum(jnp.sqrt((normals**2).sum(0)), 1e-6) * _column(camera.HEAD_TO_CAMERA)
+    depth = depths.min(0)
+    opacity = (first * opacities).sum(0) * view.in_front(depth)
+    depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
+    return Cast(opacity, depth, jnp.moveaxis(albedo, 0, -1), jnp.moveaxis(normals, 0, -1))
+
+
+def _nearest(
+    directions: jax.Array, start: jax.Array, end: jax.Array, radius: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Where rays from the camera meet a capsule.
+
+    Args:
+        directions: (3,S,S) unit vectors.
+        start, end: (3,S,S) or (3,1,1) mm, the ends of the capsule's axis.
+        radius: (S,S) or () mm.
+
+    Returns:
+        The distance (S,S) mm to the surface in front, the point (3,S,S) mm of the axis that is nearest to the ray, and
+        its distance (S,S) mm from the ray.
+    """
+    along = end - start
+    slope, ahead = (directions * along).sum(0), (directions * start).sum(0)
+    share = (slope * ahead - (along * start).sum(0)) / jnp.maximum((along**2).sum(0) - slope**2, 1e-6)
+    axis = start + jnp.clip(share, 0.0, 1.0) * along
+    middle = (directions * axis).sum(0)
+    gap = jnp.sqrt(((middle * directions - axis) ** 2).sum(0) + 1e-12)
+    return middle - jnp.sqrt(jnp.maximum(radius**2 - gap**2, 0.0)), axis, gap
+
+
+def _column(vector: tuple[float, float, float]) -> jax.Array:
+    """A vector as (3,1,1)."""
+    return jnp.array(vector)[:, None, None]

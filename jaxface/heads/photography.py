@@ -9,6 +9,8 @@ import numpy as np
 
 BLUR_TAPS = 9
 MOTION_TAPS = 7
+# Longest shift of an image that moves, to each side.
+REACH_PX = 6
 MOTION_SHARE, JPEG_SHARE, SHADOW_SHARE = 0.12, 0.5, 0.2
 BLOCK = 8
 # Quantisation steps of luma and chroma at quality 50 are about these at the lowest frequency, and grow by this slope.
@@ -35,14 +37,22 @@ def blur(image: jax.Array, sigma_px: jax.Array) -> jax.Array:
 
 def motion_blur(image: jax.Array, path_px: jax.Array) -> jax.Array:
     """Mean of (S,S,3) along the straight path (2,) px, x before y, rounded to pixels."""
-    size, reach = len(image), 6
-    padded = jnp.pad(image, [(reach, reach), (reach, reach), (0, 0)], mode="edge")
+    size = len(image)
+    padded = jnp.pad(image, [(REACH_PX, REACH_PX), (REACH_PX, REACH_PX), (0, 0)], mode="edge")
+    along = path_px * np.linspace(-0.5, 0.5, MOTION_TAPS, dtype=np.float32)[:, None]
+    offsets = jnp.clip(jnp.round(along), -REACH_PX, REACH_PX).astype(jnp.int32) + REACH_PX
 
-    def shifted(fraction: jax.Array) -> jax.Array:
-        offset = jnp.clip(jnp.round(path_px * fraction), -reach, reach).astype(jnp.int32) + reach
-        return jax.lax.dynamic_slice(padded, (offset[1], offset[0], 0), (size, size, 3))
+    def slices(padded: jax.Array, offsets: jax.Array) -> jax.Array:
+        return sum(jax.lax.dynamic_slice(padded, (y, x, 0), (size, size, 3)) for x, y in offsets)
 
-    return sum(shifted(jnp.float32(f)) for f in np.linspace(-0.5, 0.5, MOTION_TAPS)) / MOTION_TAPS
+    def products(padded: jax.Array, offsets: jax.Array) -> jax.Array:
+        wanted = jnp.arange(size) + offsets[..., None]
+        columns, rows = jnp.moveaxis((wanted[..., None] == jnp.arange(len(padded))).astype(jnp.float32), 1, 0)
+        return jnp.einsum("tyi,ijc,txj->yxc", rows, padded, columns, precision="highest")
+
+    # A batch of slices at different places is a loop over the images on TPUs.
+    total = jax.lax.platform_dependent(padded, offsets, cpu=slices, default=products)
+    return total / MOTION_TAPS
 
 
 def _cosines() -> np.ndarray:

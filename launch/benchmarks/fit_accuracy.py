@@ -1,9 +1,9 @@
 """Accuracy of `launch.fit` on unseen ICT-FaceKit heads, in mm: python -m launch.benchmarks.fit_accuracy --ict DIR
 
-Generates people that no training split contains, samples surface points of a neutral head and an expression of each,
-fits every person by `launch.fit` and measures point-to-triangle distances on the face in both directions. The baseline
-is the mean head, aligned to each true scan by the least-squares similarity of corresponding vertices. Prints a JSON
-line per kind of scan.
+Generates people that no training split contains, samples points evenly over the surface of a neutral head and of an
+expression of each, fits every person by `launch.fit` and measures point-to-triangle distances on the face in both
+directions. The baseline is the mean head, aligned to each true scan by the least-squares similarity of corresponding
+vertices. Prints a JSON line per kind of scan.
 """
 
 import json
@@ -28,12 +28,10 @@ from .. import app
 ICT = flags.DEFINE_string("ict", None, "ICT-FaceKit: its FaceXModel folder, or an .npz file of its arrays")
 WORKDIR = flags.DEFINE_string("workdir", None, "workdir of an nphm run (default: the pretrained model)")
 PEOPLE = flags.DEFINE_integer("people", 4, "number of people")
-POINTS = flags.DEFINE_integer("points", 2500, "points of a scan")
+POINTS = flags.DEFINE_integer("points", 2500, "points of a scan, over the whole head")
 SEED = flags.DEFINE_integer("seed", 1, "seed of people and points; 20230618 is that of the training data")
 
 SCANS = ("neutral", "expression")
-# Share of a scan's points on the face, as in the training data.
-FACE_SHARE = 0.75
 # Surface points at which distances are measured.
 MEASURED = 20_000
 # Longer edges are split before distances are measured: closest-point queries are fast if all triangles are small.
@@ -73,9 +71,8 @@ def write_clouds(folder: pathlib.Path, closed: ClosedHead, scans: dict[str, np.n
     folder.mkdir(parents=True)
     for name, vertices in scans.items():
         rng = np.random.default_rng((SEED.value, POINTS.value))
-        face = surface_points(vertices, closed.triangles[closed.face], round(FACE_SHARE * POINTS.value), rng)
-        rest = surface_points(vertices, closed.triangles[~closed.face], POINTS.value - len(face), rng)
-        cloud = meshes.Mesh(np.concatenate([face, rest]).astype(np.float32), np.zeros((0, 3), np.int32))
+        points = surface_points(vertices, closed.triangles, POINTS.value, rng)
+        cloud = meshes.Mesh(points.astype(np.float32), np.zeros((0, 3), np.int32))
         (folder / f"{name}.ply").write_bytes(meshes.encode(cloud, ".ply"))
 
 

@@ -152,7 +152,8 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
 
     # 2.0.0: the template is that of the head `makehuman`.
     # 2.1.0: the places of some landmarks; lids and lips do not cross, opposite face units exclude each other.
-    VERSION = tfds.core.Version("2.1.0")
+    # 2.2.0: more varied people, smiles, moved brows, lids at rest; masks, hands, microphones, headphones.
+    VERSION = tfds.core.Version("2.2.0")
     SEED = 20230618
 
     @property

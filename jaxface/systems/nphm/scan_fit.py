@@ -77,8 +77,8 @@ def fit_people(
 
     Args:
         head: the trained head.
-        config: `config.fit`: `steps`, `points` (per step, of all scans of a person), `resolution` of the meshes and
-            `method` of the backward deformation.
+        config: `config.fit`: `steps`, `points` (per step, of all scans of a person), `face_share` (see
+            `scans.with_face_share`), `resolution` of the meshes and `method` of the backward deformation.
         people: for each person their scans.
         on_failure: called with the name of a scan of which no point reaches the model, and the error; its fit is None.
             Without it the error is raised.
@@ -91,7 +91,8 @@ def fit_people(
     for scan_count in sorted({len(person) for person in people}):
         batch = [index for index, person in enumerate(people) if len(person) == scan_count]
         clouds = [[np.float32(scan.similarity(scan.points)) for scan in people[index]] for index in batch]
-        variables = _fit_batch(fitter, head.params, clouds, config)
+        weighted = [[scans.with_face_share(c, head.mean_anchors, config.face_share) for c in one] for one in clouds]
+        variables = _fit_batch(fitter, head.params, weighted, config)
         for row, index in enumerate(batch):
             fitted = jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), variables)
             fits[index] = _head_fits(head, fitter, fitted, clouds[row], people[index], config.resolution, on_failure)

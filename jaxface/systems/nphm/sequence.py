@@ -122,7 +122,7 @@ class _Follower:
         self._fitter = scan_fit.make_fitter(head, config)
         self._neutral = head.neutral_mesh(identity, config.resolution)
         self._steps = max(1, round(WARM_SHARE * config.steps))
-        self._points_per_scan = max(config.points // KEY_FRAMES, 1)
+        self._points_per_scan, self._face_share = max(config.points // KEY_FRAMES, 1), config.face_share
 
     def fit(self, previous: HeadFit, frame: Frame) -> HeadFit:
         """The fit of `frame`.
@@ -132,8 +132,12 @@ class _Follower:
         similarity = self._align(previous, frame)
         cloud = np.float32(similarity(frame.points))
         start = inversion.FitVariables(self._identity, previous.expression[None], np.zeros((1, 6), np.float32))
+        weighted = scans.with_face_share(cloud, self._head.mean_anchors, self._face_share)
         # Clouds of one size: the optimisation is compiled once.
-        padded, count = np.resize(cloud, (1, scans.MAX_POINTS, 3)), np.array([len(cloud)], np.int32)
+        padded, count = (
+            np.resize(weighted, (1, scans.MOST_REPEATS * scans.MAX_POINTS, 3)),
+            np.array([len(weighted)], np.int32),
+        )
         counts = self._steps, self._points_per_scan
         with jax.default_matmul_precision("highest"):
             variables = jax.device_get(_optimise(self._fitter, *counts, self._head.params, padded, count, start))

@@ -35,6 +35,7 @@ VALUES = {
     "validation.code": values.WEIGHT,
     "fit.steps": values.COUNT,
     "fit.points": values.SIZE,
+    "fit.face_share": values.number(0.0, 0.99),
     "fit.resolution": values.integer(8, 4096),
     "fit.method": values.choice("broyden", "newton"),
 }

@@ -14,6 +14,7 @@ from jaxface.errors import UserError
 from jaxface.geometry import sampling
 from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
+from jaxface.heads.closed import close
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.systems.nphm.fitting import scans
 from launch import scan_files
@@ -232,3 +233,28 @@ def test_launch_fit_writes_its_files(phase, head, tmp_path):
     mesh = meshes.read(tmp_path / "out" / "anna" / "one.ply")
     assert len(mesh.triangles) and 100 < np.ptp(mesh.vertices, axis=0).max() < 400
     assert (tmp_path / "out" / "anna" / "obs.png").stat().st_size > 500
+
+
+def test_points_of_the_face_are_repeated_up_to_their_share():
+    head = makehuman_head()
+    closed = close(head)
+    anchors = head_space.anchors(head, 0, [0])[0]
+    vertices = head_space.to_units(closed.surface(np.asarray(head.template)))
+    rng = np.random.default_rng(0)
+    rest = sampling.sample(vertices, closed.triangles[~closed.face], 900, rng).on(
+        vertices, closed.triangles[~closed.face]
+    )
+    face = sampling.sample(vertices, closed.triangles[closed.face], 300, rng).on(
+        vertices, closed.triangles[closed.face]
+    )
+    cloud = np.concatenate([face, rest])
+    assert scans.with_face_share(cloud, anchors, 0.0) is cloud
+    weighted = scans.with_face_share(cloud, anchors, 0.75)
+    assert {tuple(point) for point in weighted} == {tuple(point) for point in cloud}
+    repeated = (weighted[:, None] == face[None]).all(-1).any(1)
+    assert 0.4 < repeated.mean() <= 0.75  # 0.25 before; the nearest anchor tells the face only roughly
+    most = scans.with_face_share(cloud, anchors, 0.99)
+    assert len(most) <= scans.MOST_REPEATS * len(cloud)
+    assert scans.with_face_share(face, anchors, 0.75).shape == face.shape
+    with pytest.raises(UserError, match="config.fit.face_share: unknown for a model with 5 anchors; set it to 0"):
+        scans.with_face_share(cloud, anchors[:5], 0.75)

@@ -15,7 +15,7 @@ from jaxface import array_files, meshes
 from jaxface.errors import UserError
 from jaxface.geometry import icp, sampling
 from jaxface.geometry.alignment import Similarity
-from jaxface.heads.head_space import MM_PER_UNIT
+from jaxface.heads.head_space import ANCHORS, MM_PER_UNIT, ON_FACE
 from jaxface.meshes import Mesh
 
 # Model units per unit of a scan.
@@ -27,10 +27,12 @@ POSSIBLE_MM, LIKELY_MM, DOUBTFUL_MM, STATED_FACTOR = (75.0, 700.0), (150.0, 600.
 # Units in order of preference, where the extent is likely in several of them.
 PREFERENCE = ("mm", "cm", "m", "nphm", "in")
 MIN_POINTS, MAX_POINTS = 100, 20_000
+# Largest number of times that a point of the face takes part in a fit.
+MOST_REPEATS = 8
 # Trimmed ICP: share of correspondences that are kept, closest first; the model has neither hair nor shoulders.
 TRIMMED_SHARE = 0.8
-# ICP from every orientation uses few points and steps; the best result is refined with more.
-COARSE_POINTS, COARSE_STEPS, FINE_POINTS, FINE_STEPS = 200, 12, 2000, 40
+# ICP from every orientation uses few points and steps; the REFINED best results are continued with more.
+COARSE_POINTS, COARSE_STEPS, FINE_POINTS, FINE_STEPS, REFINED = 200, 12, 2000, 40, 4
 # `follow` ends when no point moves by this much, in model units.
 FOLLOW_TOLERANCE = 1e-4
 # The ICP error from the unrotated start is multiplied by this, so that another orientation must be clearly better.
@@ -65,6 +67,30 @@ def scan_points(mesh: Mesh, name: str, seed: int = 0) -> np.ndarray:
     if np.ptp(points, axis=0).max() <= 0:
         raise UserError(f"{name}: all points are at the same position; use a scan of a head")
     return points
+
+
+def with_face_share(points: np.ndarray, mean_anchors: np.ndarray, share: float) -> np.ndarray:
+    """A scan in the model's frame of which the points of the face and the ears are at least a share, by repetition.
+
+    A whole head is mostly neck and scalp, so a fit to points that are even over the scan would neglect the face.
+
+    Args:
+        points: (N,3).
+        mean_anchors: the model's mean anchors (39,3), those of `head_space.ANCHORS`; a point is of the face if its
+            nearest anchor is.
+        share: wanted share in [0,1); a point is repeated at most MOST_REPEATS times.
+
+    Raises:
+        UserError: the model has other anchors.
+    """
+    if not share:
+        return points
+    if len(mean_anchors) != len(ANCHORS):
+        raise UserError(f"config.fit.face_share: unknown for a model with {len(mean_anchors)} anchors; set it to 0")
+    on_face = ON_FACE[scipy.spatial.cKDTree(mean_anchors).query(points)[1]]
+    count, others = int(on_face.sum()), int((~on_face).sum())
+    wanted = round(min(others * share / (1 - share), MOST_REPEATS * count))
+    return points if wanted <= count else np.concatenate([np.resize(points[on_face], (wanted, 3)), points[~on_face]])
 
 
 def infer_unit(points: np.ndarray, name: str, stated: str | None = None) -> str:
@@ -175,9 +201,12 @@ def align(points: np.ndarray, unit: str, head: np.ndarray) -> Similarity:
         start = Similarity(1.0, rotation, target - rotation @ center)
         pose, error = _trimmed_icp(tree, coarse, start, COARSE_STEPS)
         upright = np.allclose(rotation, np.eye(3))
-        candidates.append((error * (UPRIGHT_PREFERENCE if upright else 1.0), pose))
-    best = min(candidates, key=lambda candidate: candidate[0])[1]
-    pose, _ = _trimmed_icp(tree, fine, best, FINE_STEPS)
+        candidates.append((error, UPRIGHT_PREFERENCE if upright else 1.0, pose))
+    refined = []
+    for _, preference, pose in sorted(candidates, key=lambda one: one[0] * one[1])[:REFINED]:
+        pose, error = _trimmed_icp(tree, fine, pose, FINE_STEPS)
+        refined.append((error * preference, pose))
+    pose = min(refined, key=lambda one: one[0])[1]
     return Similarity(UNITS[unit], pose.rotation, pose.translation)
 
 
