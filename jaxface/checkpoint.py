@@ -23,8 +23,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from jaxface import checksums, compat, config_file, parallel
-from jaxface.errors import UserError, disk_errors, local_path
+from jaxface import checksums, compat, config_file, parallel, storage
+from jaxface.errors import UserError, disk_errors, is_remote
 from jaxface.system import TrainState
 
 Tree = Any
@@ -34,6 +34,8 @@ PARTS = ("step", "params", "model_state", "opt_state", "ema")
 BEST = "best"
 MAX_STEPS = 1000  # Size of the array in which the first host sends the saved steps to the others.
 MAX_REASON_CHARS = 200
+# Orbax writes it last, into a checkpoint in a bucket.
+REMOTE_COMMIT_FILE = "commit_success.txt"
 MAX_STEP = np.iinfo(np.int32).max
 # Orbax takes the path of a checkpoint for a glob pattern, and does not find its own files if it has one of these.
 GLOB_CHARACTERS = re.compile(r"[][*?\\]")
@@ -56,7 +58,7 @@ class Checkpoints:
         self._saving: Any = None
         self._failure: Exception | None = None
         with disk_errors(self._folder), contextlib.ExitStack() as stack:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            storage.make_folder(self._folder)
             self._checkpointer = ocp.training.Checkpointer(
                 stack.enter_context(_without_glob_characters(self._folder)),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), lowest]),
@@ -177,7 +179,11 @@ def load_params(workdir: Path) -> tuple[Tree, Tree]:
 def steps(workdir: Path) -> list[int]:
     """The saved steps, newest first; the same on all hosts."""
     folder = _folder(workdir)
-    saved = sorted((int(path.name) for path in folder.glob("*") if _is_step(path.name)), reverse=True)[:MAX_STEPS]
+    found = [path for path in folder.glob("*") if _is_step(path.name)]
+    if is_remote(folder):
+        # Elsewhere an unfinished checkpoint has another name.
+        found = [path for path in found if (path / REMOTE_COMMIT_FILE).exists()]
+    saved = sorted((int(path.name) for path in found), reverse=True)[:MAX_STEPS]
     if jax.process_count() == 1:
         return saved
     padded = np.full(MAX_STEPS, -1, np.int32)
@@ -211,7 +217,7 @@ def _intact_first(workdir: Path, saved: Iterable[int]) -> Iterator[int]:
 @contextlib.contextmanager
 def _without_glob_characters(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """The absolute path of `folder`, or a symbolic link to it if the path has `GLOB_CHARACTERS`."""
-    folder = folder.absolute()
+    folder = folder if is_remote(folder) else folder.absolute()
     if not GLOB_CHARACTERS.search(str(folder)):
         yield folder
         return
@@ -222,7 +228,7 @@ def _without_glob_characters(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _folder(workdir: Path) -> pathlib.Path:
-    return local_path(workdir) / "checkpoints"
+    return storage.path(workdir) / "checkpoints"
 
 
 def _items(state: TrainState) -> dict[str, Tree]:
@@ -307,7 +313,7 @@ def _set_aside(workdir: Path, damaged: Iterable[int]) -> None:
             while target.exists():
                 count += 1
                 target = target.with_name(f"{step}.damaged{count}")
-            (_folder(workdir) / str(step)).rename(target)
+            storage.rename(_folder(workdir) / str(step), target)
     if damaged:
         parallel.all_hosts(True)
 

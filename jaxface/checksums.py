@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 
+from jaxface import storage
 from jaxface.errors import UserError
 
 NAME = "checksums.json"
@@ -19,11 +20,9 @@ Path = str | os.PathLike
 
 def write(folder: Path) -> None:
     """Writes `folder`/checksums.json, atomically, for all files below `folder`."""
-    folder = pathlib.Path(folder)
+    folder = storage.path(folder)
     sums = {name: _sha256(folder / name) for name in _files(folder)}
-    partial = folder / f"{NAME}.partial"
-    partial.write_text(json.dumps(sums, separators=(",", ":")))
-    partial.replace(folder / NAME)
+    storage.write_text(folder / NAME, json.dumps(sums, separators=(",", ":")))
 
 
 def read(path: Path) -> bytes:
@@ -52,7 +51,7 @@ def listed(folder: Path) -> dict[str, str]:
 
 def exists(folder: Path) -> bool:
     """Whether `folder` has a list of checksums; folders of earlier versions have none."""
-    return (pathlib.Path(folder) / NAME).is_file()
+    return (storage.path(folder) / NAME).is_file()
 
 
 def problem(folder: Path, only: str = "") -> str | None:
@@ -64,7 +63,7 @@ def problem(folder: Path, only: str = "") -> str | None:
         folder: folder of `write`.
         only: check this file only.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.path(folder)
     if not exists(folder):
         return None
     try:
@@ -83,8 +82,7 @@ def problem(folder: Path, only: str = "") -> str | None:
 
 
 def _files(folder: pathlib.Path) -> list[str]:
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return sorted(name for name in names if name not in (NAME, f"{NAME}.partial"))
+    return [name for name in storage.files(folder) if name not in (NAME, f"{NAME}.partial")]
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxface import compat, json_files
-from jaxface.errors import UserError, disk_errors, local_path
+from jaxface import compat, json_files, storage
+from jaxface.errors import UserError, disk_errors, is_remote
 
 NAME = "config.json"
 MAX_SHOWN_CHARS = 80
@@ -26,7 +26,7 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
     Raises UserError if the folder is not a workdir or the file is damaged.
     """
-    path = local_path(workdir) / NAME
+    path = storage.path(workdir) / NAME
     try:
         exists = path.parent.is_dir()
     except (OSError, ValueError) as error:
@@ -49,13 +49,11 @@ def write(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None
     """Writes the resolved configuration to `workdir`/config.json atomically, on the first host only."""
     if jax.process_index() != 0:
         return
-    folder = local_path(workdir)
+    folder = storage.path(workdir)
     values = {name: _to_workdir(folder, value) for name, value in json.loads(config.to_json()).items()}
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{NAME}.partial"
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        partial.replace(folder / NAME)
+        storage.write_text(folder / NAME, json.dumps(values, indent=2) + "\n")
 
 
 def check_system(workdir: str | os.PathLike, system: str) -> None:
@@ -74,9 +72,10 @@ def _from_workdir(folder: pathlib.Path, value: Any) -> Any:
 
 def _to_workdir(folder: pathlib.Path, value: Any) -> Any:
     """The path of a dependency relative to `folder`, with forward slashes; any other value unchanged."""
-    prefixes = tuple(f"{folder / name}{os.sep}" for name in _DEPENDENCY_FOLDERS)
+    separator = "/" if is_remote(folder) else os.sep
+    prefixes = tuple(f"{folder / name}{separator}" for name in _DEPENDENCY_FOLDERS)
     inside = isinstance(value, str) and value.startswith(prefixes)
-    return pathlib.Path(value).relative_to(folder).as_posix() if inside else value
+    return value[len(f"{folder}{separator}") :].replace(os.sep, "/") if inside else value
 
 
 def _with_tuples(value: Any) -> Any:

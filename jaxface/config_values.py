@@ -14,7 +14,8 @@ from typing import Any
 
 import ml_collections
 
-from jaxface.errors import REMOTE, UserError
+from jaxface import storage
+from jaxface.errors import UserError, is_remote
 
 MAX_SHOWN_CHARS = 80
 LARGEST_INTEGER, LARGEST_FLOAT = 2**31 - 1, sys.float_info.max
@@ -86,8 +87,12 @@ FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
 SECTION = Rule(lambda value: isinstance(value, Mapping | ml_collections.ConfigDict), "a section of keys")
 TEXT = Rule(lambda value: isinstance(value, str) and "\0" not in value and _is_encodable(value), "a text")
 PATH = Rule(
-    lambda value: TEXT.holds(value) and not REMOTE.match(value),
+    lambda value: TEXT.holds(value) and not is_remote(value),
     "a path of this machine; mount a bucket to use a folder in it",
+)
+FOLDER = Rule(
+    lambda value: TEXT.holds(value) and (not is_remote(value) or value.lower().startswith(storage.SCHEME)),
+    "a path of this machine or gs://BUCKET/FOLDER",
 )
 NAME = Rule(lambda value: isinstance(value, str) and bool(value.strip("\0 ")), "a name")
 NAMES = sequence(NAME)
@@ -118,8 +123,8 @@ _SHARED = {
     "backend": choice("pmap", "shard_map"),
     "prefetch": COUNT,
     "input_processes": integer(1),
-    "resume": PATH,
-    "init": PATH,
+    "resume": FOLDER,
+    "init": FOLDER,
     "model.dtype": DTYPE,
     "model.remat": FLAG,
     "optim.name": choice("adamw", "adam", "rmsprop", "sgd", "lamb", "lars"),
@@ -137,7 +142,7 @@ _SHARED = {
     "optim.multipliers": section(WEIGHT),
     "optim.boundaries": sequence(COUNT),
     "optim.factor": either(positive(), sequence(positive(), least=1)),
-    "data.dir": Rule(lambda value: PATH.holds(value) and NAME.holds(value), PATH.expected),
+    "data.dir": Rule(lambda value: FOLDER.holds(value) and NAME.holds(value), FOLDER.expected),
     "data.build_examples": COUNT,
     "data.datasets": NAMES,
     "data.evaluate": NAMES,

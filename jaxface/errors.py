@@ -16,13 +16,18 @@ class UserError(ValueError):
     """Bad input, with a message that says what is wrong and what to do about it."""
 
 
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether `path` has a scheme, as in "gs://bucket/run"."""
+    return REMOTE.match(os.fspath(path)) is not None
+
+
 def local_path(path: str | os.PathLike, name: str = "") -> pathlib.Path:
     """`path` as a path of this machine.
 
     Raises UserError for a remote one, "gs://bucket/run", which pathlib takes for a folder "gs:". `name` is the flag
     that the path was given for, for the message.
     """
-    if REMOTE.match(os.fspath(path)):
+    if is_remote(path):
         where = f"{name} " if name else ""
         if os.fspath(path).lower().startswith(("http", "file:")):
             raise UserError(f"{where}{path}: an address is not a file; download it and give its path")
@@ -38,17 +43,26 @@ def shortened(name: str) -> str:
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike) -> Iterator[None]:
-    """Turns the error of a full, read-only or forbidden disk inside the body into a UserError about `path`."""
+    """Turns the error of a full, read-only or forbidden disk inside the body into a UserError about `path`.
+
+    For a remote path, whose libraries have errors of their own, any other error than a UserError.
+    """
     try:
         yield
     except Exception as error:
-        reason = _disk_reason(error)
+        remote = is_remote(path) and not isinstance(error, UserError)
+        reason = _first_line(error) if remote else _disk_reason(error)
         if reason is None:
             raise
+        remedy = "check the bucket and the access to it" if remote else "make room"
         raise UserError(
             f"cannot write to {path}: {reason}; what was saved before is intact; "
-            "make room and run the same command again"
+            f"{remedy} and run the same command again"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_NAME_CHARS]
 
 
 def _disk_reason(error: BaseException | None) -> str | None:

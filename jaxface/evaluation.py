@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, config_file, error_plots, parallel
+from jaxface import checkpoint, config_file, error_plots, parallel, storage
 from jaxface.errors import UserError, disk_errors
 from jaxface.system import Evaluator, System, Tree
 
@@ -138,10 +138,11 @@ def evaluate(
         ranking = Ranking(evaluator.ranked) if pictures else None
         results[name] = compile_score(evaluator, config.backend, ranking)(*model)[0]
         if ranking is not None and jax.process_index() == 0:
-            write_pictures(ranking, pathlib.Path(workdir) / PICTURES, name)
+            with storage.staged(storage.path(workdir) / PICTURES) as folder:
+                write_pictures(ranking, folder, name)
     if jax.process_index() == 0:
         with disk_errors(workdir):
-            (pathlib.Path(workdir) / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n")
+            (storage.path(workdir) / RESULTS_FILE).write_text(json.dumps(results, indent=2) + "\n")
     return results
 
 

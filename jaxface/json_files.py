@@ -2,9 +2,9 @@
 
 import json
 import os
-import pathlib
 from typing import Any
 
+from jaxface import storage
 from jaxface.errors import UserError, shortened
 
 
@@ -30,7 +30,7 @@ def read(path: str | os.PathLike, remedy: str, kind: type = dict) -> Any:
         return entries
 
     try:
-        content = json.loads(pathlib.Path(path).read_bytes(), object_pairs_hook=mapping)
+        content = json.loads(storage.path(path).read_bytes(), object_pairs_hook=mapping)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (ValueError, RecursionError, MemoryError) as error:

@@ -12,8 +12,8 @@ from typing import IO
 
 import jax
 
-from jaxface import parallel
-from jaxface.errors import UserError, disk_errors, local_path
+from jaxface import parallel, storage
+from jaxface.errors import UserError, disk_errors, is_remote
 
 NAME = ".lock"
 LOG = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 def locked(folder: str | os.PathLike, purpose: str, all_hosts: bool = False) -> Iterator[None]:
     """Holds `folder`, which is created, in this context; process 0 holds it for all hosts.
 
-    The operating system releases the lock when the process ends, however it ends.
+    The operating system releases the lock when the process ends, however it ends. A bucket has no locks: a warning says
+    so, and nothing is held.
 
     Args:
         folder: folder that is written to.
@@ -38,7 +39,12 @@ def locked(folder: str | os.PathLike, purpose: str, all_hosts: bool = False) -> 
     Raises:
         UserError: another process holds the folder.
     """
-    path = local_path(folder).resolve()
+    if is_remote(storage.path(folder)):
+        if jax.process_index() == 0:
+            LOG.warning("%s: a bucket has no locks; start only one run in this folder", folder)
+        yield
+        return
+    path = pathlib.Path(folder).resolve()
     with _guard:
         _held[path] = _held.get(path, 0) + 1
         first = _held[path] == 1

@@ -4,7 +4,8 @@ import json
 import pathlib
 import re
 
-from jaxface.errors import UserError
+from jaxface import storage
+from jaxface.errors import UserError, is_remote
 
 METADATA_FILE = "metadata.json"
 INFO_FILE = "dataset_info.json"
@@ -28,8 +29,9 @@ def names() -> list[str]:
 
 def newest_version(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path | None:
     """The folder of the newest prepared version of "NAME[/variant]"; None if it is not prepared."""
+    root = storage.path(data_dir)
     try:
-        folders = [path.parent for path in (pathlib.Path(data_dir) / dataset).glob(f"*/{INFO_FILE}")]
+        folders = [path.parent for path in (root / dataset).glob(f"*/{INFO_FILE}")]
     except (OSError, ValueError):  # A name that no file can have.
         return None
     versions = [folder for folder in folders if re.fullmatch(r"\d+(\.\d+)*", folder.name)]
@@ -49,6 +51,10 @@ def find(dataset: str, data_dir: str | pathlib.Path) -> pathlib.Path:
     """As `newest_version`. Raises UserError, with the command that prepares the data set, if there is none."""
     check_known(dataset, data_dir)
     folder = newest_version(dataset, data_dir)
+    if folder is None and is_remote(data_dir):
+        raise UserError(
+            f"data set {dataset} is not in {data_dir}; prepare it in a folder of this machine and copy that there"
+        )
     if folder is None:
         raise UserError(
             f"data set {dataset} is not in {data_dir}; "

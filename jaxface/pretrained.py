@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jaxface import checkpoint, checksums, compat, config_file, system
+from jaxface import checkpoint, checksums, compat, config_file, storage, system
 from jaxface.errors import UserError
 from jaxface.system import TrainState, Tree
 
@@ -52,7 +52,7 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
     Raises:
         UserError: a file cannot be read, or differs from its checksum.
     """
-    path = pathlib.Path(folder) / PARAMS_FILE
+    path = storage.path(folder) / PARAMS_FILE
     problem = checksums.problem(folder)
     if problem:
         raise UserError(
@@ -62,7 +62,7 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
     if not checksums.exists(folder):
         LOG.warning("%s: not verified, it has no %s", folder, checksums.NAME)
     try:
-        arrays = safetensors.numpy.load_file(path)
+        arrays = safetensors.numpy.load(path.read_bytes())
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error}); install the package or copy the model again") from error
     params, model_state = {}, {}
@@ -76,7 +76,7 @@ def load_asset(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tr
 
 def load(folder: str | os.PathLike) -> tuple[ml_collections.ConfigDict, Tree, Tree]:
     """config, params and model_state of a workdir or of a folder that `save_asset` wrote."""
-    if (pathlib.Path(folder) / PARAMS_FILE).is_file():
+    if (storage.path(folder) / PARAMS_FILE).is_file():
         return load_asset(folder)
     return config_file.load(folder), *checkpoint.load_params(folder)
 
@@ -92,7 +92,7 @@ def copy_dependencies(workdir: str | os.PathLike, config: ml_collections.ConfigD
     """
     config = config.copy_and_resolve_references()
     for key in system.dependencies(config):
-        copy = _dependency_folder(pathlib.Path(workdir), key)
+        copy = _dependency_folder(storage.path(workdir), key)
         if not checkpoint.steps(copy):
             source, params, model_state = load(config[key])
             config_file.write(copy, source)

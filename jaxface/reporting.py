@@ -1,6 +1,7 @@
 """What a training run does besides updates: logging, evaluation and saving, and when each is due."""
 
 import dataclasses
+import io
 import pathlib
 
 import jax
@@ -78,6 +79,7 @@ class Reporter:
             self._bar.set_postfix(loss=f"{means['loss']:.4g}")
             self._metrics.write(done, {**means, **scores})
         if due.saving or self._best in scores:
+            self._metrics.flush()
             self._checkpoints.save(state, scores.get(self._best))
 
     def _evaluate(self, done: int, names: tuple[str, ...], state: TrainState, constants: Tree) -> dict[str, float]:
@@ -107,8 +109,10 @@ class Reporter:
     def _stop(self, step: int, values: dict[str, np.ndarray]) -> None:
         host = jax.process_index()
         path = self._workdir / (f"nonfinite_{step}_host{host}.npz" if host else f"nonfinite_{step}.npz")
+        content = io.BytesIO()
+        np.savez(content, **next(self._system.train_data(step)))
         with disk_errors(self._workdir):
-            np.savez(path, **next(self._system.train_data(step)))
+            path.write_bytes(content.getvalue())
         raise UserError(
             f"not finite at step {step} (loss {values['loss']:g}, gradient norm {values['grad_norm']:g}); its batch "
             f"is in {path}, nothing was saved after it; check the batch, or lower config.optim.lr"

@@ -18,9 +18,19 @@ import optax
 from jax import lax
 from tqdm import tqdm
 
-from jaxface import checkpoint, config_file, hosts, input_processes, interrupts, parallel, pretrained, run_length
+from jaxface import (
+    checkpoint,
+    config_file,
+    hosts,
+    input_processes,
+    interrupts,
+    parallel,
+    pretrained,
+    run_length,
+    storage,
+)
 from jaxface.checkpoint import Checkpoints
-from jaxface.errors import UserError, local_path
+from jaxface.errors import UserError
 from jaxface.lock import locked
 from jaxface.metric_writer import MetricWriter
 from jaxface.reporting import Reporter
@@ -177,7 +187,7 @@ def fit(
             that is not finite; nothing is saved after such a step.
         KeyboardInterrupt: after Ctrl-C.
     """
-    workdir = local_path(workdir)
+    workdir = storage.path(workdir)
     _check_best(system, config)
     _check_batch(config)
     run_length.check(config)
@@ -262,7 +272,8 @@ def _profiled(step: Callable, folder: pathlib.Path, enabled: bool) -> Iterator[C
         def traced(*arguments: Any) -> tuple[TrainState, dict]:
             call = next(calls)
             if call == WARMUP_STEPS:
-                recording = jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options)
+                local = trace.enter_context(storage.staged(folder))
+                recording = jax.profiler.trace(local, create_perfetto_trace=True, profiler_options=options)
                 trace.enter_context(recording)
             with jax.profiler.StepTraceAnnotation("train", step_num=call):
                 outputs = step(*arguments)

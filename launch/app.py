@@ -21,6 +21,8 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# With it epath would reach buckets through TensorFlow, wherever that is installed, instead of gcsfs.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 import jax
 import jaxlib
@@ -30,7 +32,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from jaxface import compat, hosts, interrupts, parallel
+from jaxface import compat, hosts, interrupts, parallel, storage
 from jaxface.errors import UserError, local_path, shortened
 
 from . import INTERRUPTED, STOPPED, compilation_cache, stop_at_once
@@ -66,6 +68,8 @@ EXTRAS = {
 FLAGS = flags.FLAGS
 HELP = ("-h", "-help", "--help")
 HELP_WIDTH = 110
+# Flags that name a workdir, which may lie in a bucket.
+WORKDIR_FLAGS = ("workdir", "round0", "identity")
 TERMINATED = 143  # exit status after SIGTERM
 
 
@@ -156,11 +160,12 @@ def _status(main: Callable[[list[str]], int | None], argv: list[str]) -> int | N
 
 
 def _check_paths() -> None:
-    """Raises UserError for a flag with a remote path: nothing that the jobs read or write is at an address."""
+    """Raises UserError for a flag with a remote path that the jobs cannot read or write."""
     for name, value in FLAGS.flag_values_dict().items():
+        check = storage.path if name in WORKDIR_FLAGS else local_path
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, str):
-                local_path(path, f"--{name}")
+                check(path, f"--{name}")
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

@@ -17,7 +17,7 @@ import jax
 from absl import flags
 
 from jaxface import config_file, evaluation, parallel, system
-from jaxface.errors import UserError
+from jaxface.errors import UserError, is_remote
 from jaxface.inference import Predictor
 from jaxface.protocols import protocol as protocols
 from jaxface.protocols import registry
@@ -86,6 +86,8 @@ def _output() -> pathlib.Path:
         return pathlib.Path(OUTPUT.value)
     if WORKDIR.value is None:
         raise UserError("--output: missing; give a folder for the results")
+    if is_remote(WORKDIR.value):
+        raise UserError("--output: missing; --workdir is in a bucket, give a folder of this machine for the results")
     return pathlib.Path(WORKDIR.value) / "protocols"
 
 

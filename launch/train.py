@@ -4,12 +4,10 @@ Running the same command again resumes from the newest checkpoint; SIGTERM saves
 runs the same command with --coordinator (see launch/cluster).
 """
 
-import pathlib
-
 import ml_collections
 from absl import flags
 
-from jaxface import config_file, parallel, pretrained, run_length, system, training
+from jaxface import config_file, parallel, pretrained, run_length, storage, system, training
 
 from . import app
 
@@ -43,7 +41,7 @@ def continued(config: ml_collections.ConfigDict, workdir: str) -> ml_collections
     Layouts were found when the run began, or by launch.layout.
     """
     config = config.copy_and_resolve_references()
-    if not (pathlib.Path(workdir) / config_file.NAME).is_file():
+    if not (storage.path(workdir) / config_file.NAME).is_file():
         return config
     stored = config_file.load(workdir)
     if "layouts" in config:

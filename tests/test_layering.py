@@ -21,6 +21,7 @@ LEVELS = {
         "json_files",
         "layouts",
         "nn",
+        "storage",
         "system",
     ),
     1: (

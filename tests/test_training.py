@@ -74,8 +74,8 @@ def test_a_second_process_in_a_workdir_is_refused(tmp_path):
 
 def test_a_remote_workdir_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="gs://bucket/run: a remote path, which jaxface cannot read or write; mount"):
-        fit("gs://bucket/run")
+    with pytest.raises(UserError, match="s3://bucket/run: a remote path, which jaxface cannot read or write; mount"):
+        fit("s3://bucket/run")
     with pytest.raises(UserError, match="a remote path"):
         config_file.load("s3://bucket/run")
     assert not list(tmp_path.iterdir())

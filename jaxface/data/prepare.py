@@ -19,7 +19,7 @@ from absl import logging
 
 from jaxface import lock, prepared_data
 from jaxface.data import builders, provenance
-from jaxface.errors import UserError, disk_errors
+from jaxface.errors import UserError, disk_errors, local_path
 
 
 def modules() -> dict[str, str]:
@@ -62,6 +62,7 @@ def prepare(
             prepared from other files, or whose description is damaged; `manual_dir` is missing or empty; or whatever
             the builder rejects.
     """
+    local_path(data_dir, "config.data.dir")
     name, _, variant = dataset.partition("/")
     module = _module(name)
     _check_manual_dir(manual_dir)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from jaxface import prepared_data
+from jaxface import prepared_data, storage
 from jaxface.errors import UserError
 
 Example = dict[str, np.ndarray]
@@ -33,11 +33,11 @@ READ_IN_ORDER = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path) -> Builder:
-    """The newest version of the prepared data set "NAME[/variant]".
+    """The newest version of the prepared data set "NAME[/variant]"; one in a bucket is first copied to this machine.
 
     Raises UserError if it is not prepared, its description is damaged, or record files are missing or too small.
     """
-    folder = prepared_data.find(name, data_dir)
+    folder = storage.local_copy(prepared_data.find(name, data_dir))
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:  # TFDS raises arbitrary exceptions for damaged files

@@ -20,7 +20,7 @@ _NETWORK = {
 }
 VALUES = {
     "phase": values.choice("identity", "expression"),
-    "identity": values.PATH,
+    "identity": values.FOLDER,
     **{f"model.{name}": rule for name, rule in _NETWORK.items()},
     **{f"random_identity.{name}": rule for name, rule in _NETWORK.items()},
     "data.dataset": values.NAME,

@@ -17,8 +17,8 @@ import ml_collections
 import numpy as np
 from jax import lax
 
-from jaxface import checkpoint, config_file, json_files, parallel, run_length
-from jaxface.errors import UserError, disk_errors
+from jaxface import checkpoint, config_file, json_files, parallel, run_length, storage
+from jaxface.errors import UserError, disk_errors, local_path
 from jaxface.system import Batch, System, Tree
 from jaxface.systems import pipnet
 from jaxface.systems.pipnet import decoding, losses, model
@@ -64,13 +64,13 @@ def run(
         UserError: `rounds` is malformed or differs from the earlier run in this workdir, or no unlabelled data sets are
             configured.
     """
-    config, workdir = run_length.resolve(config), pathlib.Path(workdir)
+    config, workdir = run_length.resolve(config), local_path(workdir, "--workdir")
     _check(config, rounds)
     results = _finished_rounds(workdir, rounds)
     for number in range(len(results), len(rounds)):
-        previous = pathlib.Path(results[-1]["workdir"]) if results else None
+        previous = storage.path(results[-1]["workdir"]) if results else None
         if number == 0 and first:
-            folder, round_config = pathlib.Path(first), _pretrained_config(config, first)
+            folder, round_config = storage.path(first), _pretrained_config(config, first)
         else:
             folder = workdir / f"round_{number}"
             round_config = _round_config(config, folder, rounds[number], previous)
@@ -235,6 +235,4 @@ def _write(workdir: pathlib.Path, results: Sequence[Result]) -> None:
     if jax.process_index() == 0:
         with disk_errors(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            partial = workdir / f"{RESULTS_FILE}.partial"
-            partial.write_text(json.dumps(results, indent=2) + "\n")
-            partial.replace(workdir / RESULTS_FILE)
+            storage.write_text(workdir / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
