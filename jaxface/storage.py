@@ -1,4 +1,4 @@
-"""Folders of a Google Cloud Storage bucket, `gs://BUCKET/FOLDER`, beside those of this machine (extra `gcs`).
+"""Folders of this machine and of Google Cloud Storage buckets, `gs://BUCKET/FOLDER` (extra `gcs`).
 
 Work directories and prepared data sets may lie in a bucket. It is reached through etils' epath and gcsfs, and by Orbax.
 An object is written as a whole: nothing is appended to it, and a reader never sees half of it. There are no locks.
@@ -28,8 +28,12 @@ def path(folder: str | os.PathLike, name: str = "") -> pathlib.Path:
     Only what epath offers may be used: no `resolve`, `rglob` or `open(errors=...)`, and no function of another library
     that opens a file by its name.
 
-    Raises UserError for another kind of remote path, without the extra `gcs`, and for a bucket that cannot be reached.
-    `name` is the flag that the path was given for, for the message.
+    Args:
+        folder: the path.
+        name: the flag that it was given for, for messages.
+
+    Raises:
+        UserError: another kind of remote path, a missing extra `gcs`, or a bucket that cannot be reached.
     """
     text = os.fspath(folder)
     if not text.lower().startswith(SCHEME):

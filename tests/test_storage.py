@@ -27,7 +27,7 @@ def fit(workdir, changes=None):
 
 
 def test_a_run_in_a_bucket_stops_resumes_and_is_read(objects, tmp_path, monkeypatch, caplog):
-    """The same numbers as in a local workdir, the same files, and nothing beside them on this machine."""
+    """Numbers and files equal those of a local workdir, and nothing else is written on this machine."""
     caplog.set_level("INFO", "jaxface")
     monkeypatch.chdir(tmp_path)
     expected = fit(tmp_path / "local")

@@ -86,7 +86,15 @@ def _add_shapes(key: jax.Array, image: jax.Array, octaves: jax.Array, count: int
     return jax.lax.scan(add, image, jax.random.split(key, count))[0]
 
 
-def background(key: jax.Array, size: int) -> jax.Array:
+def background(key: jax.Array, size: int, photos: jax.Array | None = None) -> jax.Array:
+    """Background (S,S,3): a share of PHOTO_SHARE from `photos` (N,P,P,3) uint8, if there are any, the others drawn."""
+    if photos is None:
+        return _drawn(key, size)
+    is_photo = jax.random.bernoulli(jax.random.fold_in(key, 1), PHOTO_SHARE)
+    return jax.lax.cond(is_photo, lambda: from_photos(key, photos, size), lambda: _drawn(key, size))
+
+
+def _drawn(key: jax.Array, size: int) -> jax.Array:
     """Background (S,S,3), more or less out of focus: a wall with uneven light, things, edges; a share is plain."""
     k = jax.random.split(key, 8)
     octaves = _octaves(k[0], size)

@@ -162,7 +162,7 @@ def render(
     hair_layer = _hair(head, scene, vertices, view, parts, crop)
     held = _objects(head, scene, vertices, view)
     radiance = _radiance(head, scene, pixels, parts, hair_layer, held, view, crop)
-    image = _background(keys[0], size, photos)
+    image = background.background(keys[0], size, photos)
     if "shoulders" not in head.regions:
         middle = head.landmark_points(points_px, "68").mean(0)
         scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
@@ -174,16 +174,6 @@ def render(
     image = _add_glasses(head, scene, image, vertices, in_front)
     image = photography.expose(keys[2], background.occlude(keys[3], image, scene.occluded))
     return Rendering(image, depth, points, points_px)
-
-
-def _background(key: jax.Array, size: int, photos: jax.Array | None) -> jax.Array:
-    """Background (S,S,3), of photos (N,P,P,3) or drawn."""
-    if photos is None:
-        return background.background(key, size)
-    is_photo = jax.random.bernoulli(jax.random.fold_in(key, 1), background.PHOTO_SHARE)
-    return lax.cond(
-        is_photo, lambda: background.from_photos(key, photos, size), lambda: background.background(key, size)
-    )
 
 
 def _radiance(
