@@ -45,6 +45,25 @@ def test_strided_output_subsamples_the_dense_one(shape, size):
         np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=2e-4)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_bias_is_added_and_has_a_gradient(stride):
+    image, kernel, cotangent = sample((2, 9, 8, 3), 3)
+    bias, cotangent = jnp.array([0.5, -1.0, 2.0]), cotangent[:, ::stride, ::stride]
+
+    def value_and_gradients(form):
+        value, gradients = jax.vjp(lambda image, kernel, bias: form(image, kernel, stride, bias), image, kernel, bias)
+        return value, gradients(cotangent)
+
+    (actual, fast_gradients), (expected, gradients) = map(
+        value_and_gradients, (depthwise.depthwise, depthwise._grouped)
+    )
+    without = depthwise._grouped(image, kernel, stride)
+    np.testing.assert_allclose(expected, without + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    for fast, slow in zip(fast_gradients, gradients, strict=True):
+        np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-4)
+
+
 def test_kernel_gradient_of_other_platforms():
     image, kernel, cotangent = sample((2, 9, 8, 3), 7)
     expected = jax.vjp(depthwise._grouped, image, kernel)[1](cotangent)[1]
