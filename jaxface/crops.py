@@ -134,7 +134,7 @@ class Precompiled:
 
     def __call__(self, variables: Any, *arrays: Any) -> Any:
         """The outputs for arrays whose batch is one of BATCH_SIZES."""
-        key = tuple((array.shape[1:], str(array.dtype)) for array in arrays)
+        key = tuple((array.shape[1:], array.dtype) for array in arrays)
         with self._lock:
             if key not in self._compiled:
                 batches = [[np.zeros((size, *a.shape[1:]), a.dtype) for a in arrays] for size in self._sizes]

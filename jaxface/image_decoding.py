@@ -88,7 +88,7 @@ def decode(image: Image.Image, step: int = 1) -> tuple[np.ndarray, int, int]:
     if flat.has_transparency_data:
         flat = flat.convert("RGBA")
         flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat)
-    pixels = upright(np.asarray(flat.convert("RGB")), orientation)
+    pixels = upright(np.asarray(flat if flat.mode == "RGB" else flat.convert("RGB")), orientation)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     return np.ascontiguousarray(pixels), width, height

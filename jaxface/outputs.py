@@ -134,10 +134,19 @@ class Writer:
         self._claimed: set[Path] = set()
         self._lock = threading.Lock()
         self._inputs = {real(path) for path in inputs}
+        self._real_folder = real(self.folder)
+
+    def _real(self, path: Path) -> Path:
+        """As `real`, which looks at every part of a path: those of the folder are known."""
+        if path.parent != self.folder or os.path.islink(path):
+            return real(path)
+        return self._real_folder / path.name
 
     def may_write(self, path: Path) -> bool:
         """Whether the file does not exist or is an output of jaxface, and is not an input."""
-        resolved = real(path)
+        return self._may_write(path, self._real(path))
+
+    def _may_write(self, path: Path, resolved: Path) -> bool:
         if resolved in self._inputs:
             return False
         return resolved in self.earlier or not os.path.lexists(path) or _is_marked(path)
@@ -145,9 +154,10 @@ class Writer:
     def check(self, paths: Iterable[Path]) -> None:
         """Raises UserError if one of the files must not be written."""
         for path in paths:
-            if real(path) in self._inputs:
+            resolved = self._real(path)
+            if resolved in self._inputs:
                 raise UserError(f"{path.name} would overwrite an input; choose another --output")
-            if not self.may_write(path):
+            if not self._may_write(path, resolved):
                 raise UserError(
                     f"{path.name} would overwrite a file that is not a result of jaxface; move it, or "
                     "choose another --output"
@@ -160,7 +170,7 @@ class Writer:
         """
         paths = list(paths)
         self.check(paths)
-        resolved = {real(path) for path in paths}
+        resolved = {self._real(path) for path in paths}
         with self._lock:
             if taken := resolved & self._claimed:
                 name = min(taken).name
@@ -197,7 +207,7 @@ class Writer:
         """Moves a completely written file to its place. Raises UserError if that must not be overwritten."""
         self.check([path])
         partial.replace(path)
-        self.earlier.add(real(path))
+        self.earlier.add(self._real(path))
 
 
 def write_file(path: str | os.PathLike, data: bytes, inputs: Iterable[str | os.PathLike] = ()) -> None:

@@ -73,7 +73,7 @@ def _reduced(full_px: Any, step: int) -> np.ndarray:
 
 def encode_png(image: np.ndarray) -> bytes:
     """The PNG file of an image (H,W,3) RGB or (H,W), uint8."""
-    _, encoded = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
     return encoded.tobytes()
 
 
@@ -104,11 +104,12 @@ def _draw_points(canvas: np.ndarray, box: np.ndarray, points: np.ndarray, sigma:
     for first, last, closed in CONTOURS.get(layout, ()):
         _draw_line(canvas, points[first : last + 1], bool(closed), LINE_COLOR, thickness)
     radius = _radius(side, len(points))
-    for point, point_sigma in zip(points, sigma, strict=True):
-        color = _color(point_sigma / side)
-        _draw_circle(canvas, point, radius, color, cv2.FILLED)
-        if point_sigma > radius and layout in CONTOURS:
-            _draw_circle(canvas, point, point_sigma, color, thickness)
+    centers, radii, dot = _fixed_point(points).tolist(), _fixed_point(sigma).tolist(), int(_fixed_point(radius))
+    is_shown = (sigma > radius).tolist() if layout in CONTOURS else [False] * len(points)
+    for center, sigma_radius, color, shown in zip(centers, radii, _colors(sigma / side), is_shown, strict=True):
+        _draw_circle(canvas, center, dot, color, cv2.FILLED)
+        if shown:
+            _draw_circle(canvas, center, sigma_radius, color, thickness)
 
 
 def _draw_mesh(
@@ -120,8 +121,9 @@ def _draw_mesh(
     ends = _fixed_point(points[edges[visible[edges].all(axis=1)]])
     cv2.polylines(lines, list(ends), False, LINE_COLOR, 1, cv2.LINE_AA, SUBPIXEL_BITS)
     canvas[:] = cv2.addWeighted(lines, MESH_ALPHA, canvas, 1 - MESH_ALPHA, 0)
-    for point, point_sigma in zip(points[visible], sigma[visible], strict=True):
-        _draw_circle(canvas, point, _radius(side, len(points)), _color(point_sigma / side), cv2.FILLED)
+    centers, dot = _fixed_point(points[visible]).tolist(), int(_fixed_point(_radius(side, len(points))))
+    for center, color in zip(centers, _colors(sigma[visible] / side), strict=True):
+        _draw_circle(canvas, center, dot, color, cv2.FILLED)
 
 
 def _radius(side: float, count: int) -> float:
@@ -129,9 +131,10 @@ def _radius(side: float, count: int) -> float:
     return side * min(0.01, CROWDED / math.sqrt(max(count, 1)))
 
 
-def _color(relative_sigma: float) -> tuple[int, ...]:
-    blend = min(1.0, relative_sigma / UNCERTAIN_SIGMA)
-    return tuple(int(value) for value in CERTAIN_COLOR * (1 - blend) + UNCERTAIN_COLOR * blend)
+def _colors(relative_sigma: np.ndarray) -> list[list[int]]:
+    """The colours of points with sigmas (N,) relative to the face's size."""
+    blend = np.minimum(1.0, relative_sigma / UNCERTAIN_SIGMA)[:, None]
+    return (CERTAIN_COLOR * (1 - blend) + UNCERTAIN_COLOR * blend).astype(int).tolist()
 
 
 def _fixed_point(values: Any) -> np.ndarray:
@@ -143,6 +146,6 @@ def _draw_line(canvas: np.ndarray, points: Any, closed: bool, color: tuple[int, 
     cv2.polylines(canvas, [_fixed_point(np.array(points))], closed, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _draw_circle(canvas: np.ndarray, point: np.ndarray, radius: float, color: tuple[int, ...], thickness: int) -> None:
-    center = _fixed_point(point).tolist()
-    cv2.circle(canvas, center, int(_fixed_point(radius)), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+def _draw_circle(canvas: np.ndarray, center: list[int], radius: int, color: list[int], thickness: int) -> None:
+    """A circle with centre and radius in fixed-point pixels."""
+    cv2.circle(canvas, center, radius, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)

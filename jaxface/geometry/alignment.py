@@ -93,9 +93,11 @@ def crop_matrix(center: Array, side: Array, size: int, angle_rad: Array = 0.0) -
     xp = namespace(center, side, angle_rad)
     center, scale, angle = xp.asarray(center), size / xp.asarray(side), xp.asarray(angle_rad)
     cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
-    linear = xp.stack([xp.stack([cos, sin], -1), xp.stack([-sin, cos], -1)], -2)
+    linear = xp.stack([cos, sin, -sin, cos], -1).reshape(*cos.shape, 2, 2)
     offset = (size - 1) / 2 - product(linear, center[..., None])
-    return xp.concatenate([xp.broadcast_to(linear, (*offset.shape[:-2], 2, 2)), offset], -1)
+    if linear.ndim < offset.ndim:
+        linear = xp.broadcast_to(linear, (*offset.shape[:-2], 2, 2))
+    return xp.concatenate([linear, offset], -1)
 
 
 def apply_affine(matrix: Array, points: Array) -> Array:

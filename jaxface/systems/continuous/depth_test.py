@@ -36,7 +36,12 @@ def toward_viewer(queries: np.ndarray, points: np.ndarray, sigma: np.ndarray) ->
 
 
 def nearest_triangles(
-    points: np.ndarray, depth: np.ndarray, triangles: np.ndarray, height: int, width: int
+    points: np.ndarray,
+    depth: np.ndarray,
+    triangles: np.ndarray,
+    height: int,
+    width: int,
+    read: np.ndarray | None = None,
 ) -> np.ndarray:
     """The nearest front-facing triangle (height,width) int32 of each pixel, EMPTY where there is none.
 
@@ -47,18 +52,32 @@ def nearest_triangles(
         depth: (S,) towards the viewer.
         triangles: (T,3), counter-clockwise from outside.
         height, width: px.
+        read: (P,2) columns and rows of the pixels that are read; the others are undefined. None: all are.
     """
     image = np.full((height, width), EMPTY, np.int32)
     corners = points[triangles]
     (ux, uy), (vx, vy) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
     low, high = corners.min(axis=1), corners.max(axis=1)
     inside = (high > -1).all(axis=1) & (low < [width, height]).all(axis=1)
+    if read is not None:
+        inside &= _may_cover(low, high, read, height, width)
     drawn = np.flatnonzero((ux * vy - uy * vx < 0) & inside)
     order = drawn[np.argsort(depth[triangles[drawn]].sum(axis=1), kind="stable")]
     fixed_point = np.rint(np.clip(corners[order], -1e5, 1e5) * 2**SUBPIXEL_BITS).astype(np.int32)
     for number, corner in zip(order.tolist(), fixed_point, strict=True):
         cv2.fillConvexPoly(image, corner, number, shift=SUBPIXEL_BITS)
     return image
+
+
+def _may_cover(low: np.ndarray, high: np.ndarray, read: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Whether bounding boxes (T,2), (T,2) px, with a margin of a pixel, have some of the pixels `read` (P,2) inside."""
+    is_read = np.zeros((height, width), np.uint8)
+    is_read[read[:, 1], read[:, 0]] = 1
+    count = cv2.integral(is_read)  # (height+1,width+1): of the pixels above and to the left
+    (left, top), (right, bottom) = (
+        np.clip(one, 0, [width, height]).astype(int).T for one in (np.floor(low) - 1, np.ceil(high) + 2)
+    )
+    return count[bottom, right] - count[top, right] - count[bottom, left] + count[top, left] > 0
 
 
 def barycentric(positions: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -84,16 +103,18 @@ def surface_depth(
 
     Contour points lie between surface and background, so of the four pixels around a position the farthest counts.
     """
-    size = np.array(image.shape[::-1])
-    first = np.floor(positions).astype(int)
-    farthest = np.full(len(positions), np.inf)
-    for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        column, row = np.clip(first + corner, 0, size - 1).T
-        number = image[row, column]
-        index = triangles[np.maximum(number, 0)]
-        found = (barycentric(positions, points[index]) * depth[index]).sum(axis=1)
-        farthest = np.minimum(farthest, np.where(number == EMPTY, -np.inf, found))
-    return farthest
+    column, row = _around(positions, image.shape).reshape(-1, 2).T
+    number = image[row, column]
+    index = triangles[np.maximum(number, 0)]
+    repeated = np.repeat(positions, 4, axis=0)
+    found = (barycentric(repeated, points[index]) * depth[index]).sum(axis=1)
+    return np.where(number == EMPTY, -np.inf, found).reshape(-1, 4).min(axis=1)
+
+
+def _around(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Columns and rows (N,4,2) of the pixels around positions (N,2) px in an image (height,width)."""
+    corners = np.floor(positions).astype(int)[:, None] + [(0, 0), (1, 0), (0, 1), (1, 1)]
+    return np.clip(corners, 0, np.array(shape[::-1]) - 1)
 
 
 def visible(
@@ -119,7 +140,8 @@ def visible(
     scale = (CANVAS_PX - 3) / max(float((high - low).max()), 1e-6)
     on_canvas, positions = ((one - low) * scale + 1 for one in (surface_points, points))
     depth = surface.closed @ toward
-    drawn = nearest_triangles(on_canvas, depth, surface.triangles, CANVAS_PX, CANVAS_PX)
+    read = _around(positions, (CANVAS_PX, CANVAS_PX)).reshape(-1, 2)
+    drawn = nearest_triangles(on_canvas, depth, surface.triangles, CANVAS_PX, CANVAS_PX, read)
     covered = surface_depth(positions, drawn, on_canvas, depth, surface.triangles)
     outside = ((positions < 0) | (positions > CANVAS_PX - 1)).any(axis=1)
     unoccluded = outside | (with_closed_mouth(queries) @ toward >= covered - TOLERANCE)
