@@ -15,7 +15,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from jaxface import checksums, crops
+from jaxface import checksums, crops, search_copies
 from jaxface.errors import UserError
 from jaxface.geometry import alignment
 
@@ -31,9 +31,6 @@ SEARCH_SIDES = (160, 320, 640, 1280)
 ROTATED_SEARCH_SIDES = (320, 640)
 # A candidate that is smaller than this in its copy, px, calls for a finer copy.
 SMALL_FACE_PX = 32
-# Copies of smaller images are enlarged by at most this factor: YuNet does not find faces that fill its input. Copies
-# with a longer side than ENLARGED_SIDE are enlarged by less than 2.
-MAX_ENLARGEMENT, ENLARGED_SIDE = 4, 320
 # Rotations of the image that are searched if the upright image shows no face.
 ROTATIONS_DEG = (90, 180, 270, 45, -45)
 # A candidate with a larger roll calls for a search of the image rotated by it.
@@ -80,8 +77,8 @@ class Faces:
 
     def __getitem__(self, index: Any) -> Self:
         """The faces of an index array."""
-        values = {name: None if value is None else value[index] for name, value in vars(self).items()}
-        return dataclasses.replace(self, **values)
+        scores = None if self.scores is None else self.scores[index]
+        return type(self)(self.center[index], self.size[index], self.angle_rad[index], scores)
 
     def known_scores(self) -> list[float | None]:
         """The scores as Python numbers; None for each face without one."""
@@ -147,6 +144,7 @@ class _Search:
     def __init__(self, image: np.ndarray, min_score: float):
         self.faces = NO_FACES
         self._image = image
+        self._levels = [image]
         self._min_score = min_score
         self._candidate_score = min(min_score, CANDIDATE_SCORE)
 
@@ -158,7 +156,7 @@ class _Search:
 
     def upright(self) -> None:
         """Searches copies of the image from coarse to fine, until one shows faces and none of them is small."""
-        for side in _fitting(SEARCH_SIDES, self._image):
+        for side in search_copies.fitting_sides(SEARCH_SIDES, self._image):
             smallest = self._search(side, 0.0)
             if len(self.accepted) and smallest >= SMALL_FACE_PX:
                 break
@@ -168,9 +166,9 @@ class _Search:
         rolled = self.faces[np.abs(self.faces.angle_rad) > LARGE_ROLL_RAD]
         if len(rolled):
             best = np.argmax(rolled.scores)
-            for side in _fitting(ROTATED_SEARCH_SIDES, self._image):
+            for side in search_copies.fitting_sides(ROTATED_SEARCH_SIDES, self._image):
                 self._search(side, rolled.angle_rad[best])
-        for side in _fitting(ROTATED_SEARCH_SIDES, self._image):
+        for side in search_copies.fitting_sides(ROTATED_SEARCH_SIDES, self._image):
             for degrees in ROTATIONS_DEG:
                 if len(self.accepted):
                     return
@@ -181,17 +179,21 @@ class _Search:
 
         Returns the height of the smallest candidate in the copy, px; infinity if there is none.
         """
-        copy, to_image = _copy(self._image, side, angle_rad)
+        copy, to_image = search_copies.resized(self._levels, side, angle_rad)
         candidates = _candidates(copy, self._candidate_score)
         smallest = candidates.size[:, 1].min(initial=np.inf)
         certain = (candidates.scores >= CERTAIN_SCORE) & (np.abs(candidates.angle_rad) < LARGE_ROLL_RAD)
         candidates = candidates.moved(to_image)
-        self.faces = _without_duplicates(joined([self.faces, candidates[certain]]))
+        self._add([candidates[certain]])
         uncertain = candidates[~certain]
         uncertain = uncertain[~_overlaps(uncertain, self.accepted).any(axis=1)]
-        looked = [self._look(uncertain[[index]]) for index in range(len(uncertain))]
-        self.faces = _without_duplicates(joined([self.faces, *looked]))
+        self._add([self._look(uncertain[[index]]) for index in range(len(uncertain))])
         return smallest
+
+    def _add(self, found: Sequence[Faces]) -> None:
+        """Adds faces; of those that overlap, the one with the highest score stays."""
+        if any(map(len, found)):
+            self.faces = _without_duplicates(joined([self.faces, *found]))
 
     def _look(self, candidate: Faces) -> Faces:
         """The candidate as it is detected in a crop in which it is upright; empty if it is not a face.
@@ -232,35 +234,13 @@ class _Search:
         return _inside(best.moved(to_image), self._image)
 
 
-def _fitting(sides: Sequence[int], image: np.ndarray) -> list[int]:
-    """The long sides of copies, of `sides`, in which an image is searched."""
-    long_side = max(image.shape[:2])
-    fitting = [side for side in sides if side <= ENLARGED_SIDE or side < 2 * long_side]
-    return list(dict.fromkeys(min(side, MAX_ENLARGEMENT * long_side) for side in fitting))
-
-
-def _copy(image: np.ndarray, side: int, angle_rad: float) -> tuple[np.ndarray, np.ndarray]:
-    """The whole image resized to a long side and rotated, and the affine map (2,3) from the copy to the image."""
-    scale = side / max(image.shape[:2])
-    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
-    copy = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    to_copy = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
-    if angle_rad:
-        rotation = cv2.getRotationMatrix2D(((size[0] - 1) / 2, (size[1] - 1) / 2), float(np.rad2deg(angle_rad)), 1)
-        bounds = np.ceil(np.abs(rotation[:, :2]) @ size - 1e-6).astype(int)
-        rotation[:, 2] += (bounds - size) / 2
-        copy = cv2.warpAffine(copy, rotation, bounds.tolist(), borderMode=cv2.BORDER_REPLICATE)
-        to_copy = rotation @ np.vstack([to_copy, [0, 0, 1]])
-    return copy, alignment.invert_affine(to_copy)
-
-
 def _candidates(image: np.ndarray, min_score: float) -> Faces:
     """What YuNet detects in an image (H,W,3) uint8 RGB."""
     rows = _detector(image.shape[1], image.shape[0], min_score).detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
     # In images that are narrower than its cells YuNet detects faces of any size, up to infinity.
-    rows = rows[(rows[:, 2:4] < MAX_FACE_PER_IMAGE * max(image.shape)).all(axis=1)]
-    rows = rows[(rows[:, 2:4] > 0).all(axis=1) & np.isfinite(rows).all(axis=1)]
+    is_possible = (rows[:, 2:4] > 0) & (rows[:, 2:4] < MAX_FACE_PER_IMAGE * max(image.shape))
+    rows = rows[is_possible.all(axis=1) & np.isfinite(rows).all(axis=1)]
     # Columns: corner x, y; width, height; x, y of right eye, left eye, nose tip, right and left mouth corner; score.
     # YuNet measures from the edge of the first pixel.
     size, points = rows[:, 2:4], rows[:, 4:14].reshape(-1, 5, 2)
@@ -283,15 +263,21 @@ def _roll(points: np.ndarray) -> np.ndarray:
 
 
 def _detector(width: int, height: int, min_score: float) -> cv2.FaceDetectorYN:
-    """The detector of the calling thread: a FaceDetectorYN stores its input and is not thread-safe."""
-    if not hasattr(_thread, "detector"):
+    """A detector of the calling thread: a FaceDetectorYN stores its input and is not thread-safe.
+
+    Looks and searches have one each: setting up the network for another input size takes half as long as a look.
+    """
+    name = "look" if (width, height) == (LOOK_PX, LOOK_PX) else "search"
+    detector = getattr(_thread, name, None)
+    if detector is None:
         network, config = np.frombuffer(checksums.read(MODEL_FILE), np.uint8), np.zeros(0, np.uint8)
-        _thread.detector = cv2.FaceDetectorYN.create("onnx", network, config, (width, height))
-        _thread.detector.setNMSThreshold(SAME_FACE_IOU)
-        _thread.detector.setTopK(MAX_CANDIDATES)
-    _thread.detector.setInputSize((width, height))
-    _thread.detector.setScoreThreshold(min_score)
-    return _thread.detector
+        detector = cv2.FaceDetectorYN.create("onnx", network, config, (width, height))
+        detector.setNMSThreshold(SAME_FACE_IOU)
+        detector.setTopK(MAX_CANDIDATES)
+        setattr(_thread, name, detector)
+    detector.setInputSize((width, height))
+    detector.setScoreThreshold(min_score)
+    return detector
 
 
 def joined(faces: Sequence[Faces]) -> Faces:
@@ -303,6 +289,8 @@ def joined(faces: Sequence[Faces]) -> Faces:
 
 def _without_duplicates(faces: Faces) -> Faces:
     """Non-maximum suppression: drops faces that overlap one with a higher score."""
+    if len(faces) < 2:
+        return faces
     faces = faces[np.argsort(-faces.scores, kind="stable")]
     overlaps, kept = _overlaps(faces, faces), []
     for index in range(len(faces)):
@@ -313,6 +301,8 @@ def _without_duplicates(faces: Faces) -> Faces:
 
 def _overlaps(faces: Faces, others: Faces) -> np.ndarray:
     """Whether boxes have an intersection over union of at least SAME_FACE_IOU, (F,G) bool."""
+    if not len(faces) or not len(others):
+        return np.zeros((len(faces), len(others)), bool)
     a, b = faces.boxes[:, None], others.boxes[None]
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     intersection = sides.prod(-1)

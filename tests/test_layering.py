@@ -55,6 +55,7 @@ LEVELS = {
         "pretrained",
         "results",
         "run_length",
+        "search_copies",
         "smoothing",
         "torch_files",
         "torch_names",
