@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from jaxface.deferred import deferred_field, stored
+
 if TYPE_CHECKING:
     from jaxface.geometry.alignment import Similarity
     from jaxface.meshes import Mesh
@@ -50,13 +52,13 @@ class LayoutPoints:
     Attributes:
         points: (N,2) px.
         sigma: (N,) px.
-        visible: (N,) bool, None if it was not estimated.
+        visible: (N,) bool, None if it was not estimated; may be computed when it is read.
         edges: (E,2) pairs of points that the overlay joins, None for layouts that are not a mesh.
     """
 
     points: np.ndarray
     sigma: np.ndarray
-    visible: np.ndarray | None = None
+    visible: np.ndarray | None = deferred_field()
     edges: np.ndarray | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +69,8 @@ class LayoutPoints:
     def in_full_image(self, photo: "Photo") -> Self:
         """The points in pixels of the full image of `photo`, given in those of `photo.pixels`."""
         sigma = np.asarray(self.sigma) * photo.step
-        return dataclasses.replace(self, points=photo.to_full(self.points), sigma=sigma)
+        visible = stored(self, "visible")
+        return dataclasses.replace(self, points=photo.to_full(self.points), sigma=sigma, visible=visible)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -81,7 +84,7 @@ class FaceLandmarks:
         points: (N,2) px.
         sigma: (N,) px, the uncertainty of each point; each system documents its own definition.
         score: of the face detector, in [0,1]; None if the caller gave the box.
-        visible: (N,) in [0,1] or bool, None if the system does not estimate it.
+        visible: (N,) in [0,1] or bool, None if the system does not estimate it; may be computed when it is read.
         points_3d: (N,3) px: `points` and the depth towards the viewer, None if the system does not estimate it.
         scores: (N,) raw network scores (pipnet), otherwise None.
         confidence: (N,) in [0,1] (pipnet with `config.model.confidence`), otherwise None.
@@ -106,7 +109,7 @@ class FaceLandmarks:
     points: np.ndarray
     sigma: np.ndarray
     score: float | None = None
-    visible: np.ndarray | None = None
+    visible: np.ndarray | None = deferred_field()
     points_3d: np.ndarray | None = None
     scores: np.ndarray | None = None
     confidence: np.ndarray | None = None
@@ -152,6 +155,7 @@ class FaceLandmarks:
             extent=photo.to_full(self.extent),
             points=photo.to_full(self.points),
             sigma=np.asarray(self.sigma) * photo.step,
+            visible=stored(self, "visible"),
             points_3d=points_3d,
             layouts={name: one.in_full_image(photo) for name, one in self.layouts.items()},
             head=None if self.head is None else self.head.in_full_image(photo),

@@ -15,6 +15,7 @@ LEVELS = {
         "checksums",
         "config",
         "config_values",
+        "deferred",
         "errors",
         "geometry",
         "interrupts",

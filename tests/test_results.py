@@ -1,15 +1,20 @@
+import concurrent.futures
+import copy
 import dataclasses
+import gc
 import io
 import json
 import pickle
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxface import photo
+from jaxface.deferred import Deferred
 from jaxface.geometry.alignment import Similarity
 from jaxface.meshes import Mesh
 from jaxface.results import Camera, FaceLandmarks, FaceReconstruction, HeadFit, LazyFiles
@@ -116,3 +121,45 @@ def test_the_package_is_imported_lazily():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_deferred_field_is_computed_once_when_it_is_read_and_stored_by_copies():
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return np.array([True, False])
+
+    face = landmarks(visible=Deferred(compute))
+    kept = photo.Photo(np.zeros((4, 4, 3), np.uint8), 8, 8, step=2)
+    moved = face.in_full_image(kept)
+    assert not calls and landmarks().visible is None
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        values = list(pool.map(lambda _: moved.visible, range(8)))
+    assert len(calls) == 1 and all(value is face.visible for value in values)
+    for other in (pickle.loads(pickle.dumps(face)), copy.deepcopy(face), dataclasses.replace(face, track=1)):
+        assert isinstance(vars(other)["visible"], np.ndarray) and other.visible.tolist() == [True, False]
+    assert face.to_json()["visible"] == [True, False] and dataclasses.asdict(face)["visible"] is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        face.visible = None
+
+
+def test_a_deferred_value_that_fails_is_tried_again_and_releases_what_it_needs():
+    class Source:
+        failures = 1
+
+        def __call__(self):
+            if self.failures:
+                self.failures = 0
+                raise ValueError("not yet")
+            return 3
+
+    source = Source()
+    alive = weakref.ref(source)
+    value = Deferred(source)
+    del source
+    with pytest.raises(ValueError, match="not yet"):
+        value()
+    assert alive() is not None and value() == 3
+    gc.collect()
+    assert alive() is None and value() == 3

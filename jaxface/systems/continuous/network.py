@@ -1,6 +1,7 @@
 """The compiled network applied to square crops of faces: several sets of queries from one encoding."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -85,41 +86,63 @@ class SquareCrops:
         return np.stack(pixels).astype(np.float32) / 255
 
 
-def locate(
-    network: Network,
-    variables: Any,
-    images: Sequence[np.ndarray],
-    squares: SquareCrops,
-    query_sets: Sequence[np.ndarray],
-    mirror: bool = False,
-) -> list[Answer]:
-    """The answers to each set of queries (N,3) in pixels of the images, one crop an image.
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Crops of F faces that the network has encoded: queries are answered from `features`, without the images.
 
-    With `mirror` the network sees mirrored crops. Their queries have x negated, as have its answers.
-    """
-    crop, side = squares.cut(images, network.image_size), np.float32([-1, 1, 1] if mirror else [1, 1, 1])
-    asked = [canonical.in_template(queries, network.template) * side for queries in query_sets]
-    matrices = alignment.crop_matrix(squares.center, squares.side, network.image_size, squares.angle_rad)
-    to_image = alignment.invert_affine(matrices)
-    answers = []
-    for points, sigma in run_network(network, variables, crop[:, :, ::-1] if mirror else crop, asked):
-        crops.check_finite(points, sigma)
-        crop_px = crop_units.to_pixels(points * side[:2], network.image_size)
-        answers.append((alignment.apply_affine(to_image, crop_px), sigma * squares.side[:, None] / 2))
-    return answers
-
-
-def run_network(network: Network, variables: Any, images: np.ndarray, query_sets: Sequence[np.ndarray]) -> list[Answer]:
-    """The answers in `crop_units` to each set of queries (N,3) for images (F,S,S,3) in [0,1].
-
-    An image is encoded once. More than 2048 queries are split into groups.
+    Attributes:
+        network: the compiled network.
+        variables: its variables.
+        squares: the crops.
+        mirrored: whether the network saw mirrored crops. Their queries have x negated, as have its answers.
+        features: (F,…), see `Network.encode`.
     """
 
-    def run(batch: np.ndarray) -> list[Answer]:
-        features = network.encode(variables, batch)
-        return [_answer(network, variables, features, queries) for queries in query_sets]
+    network: Network
+    variables: Any
+    squares: SquareCrops
+    mirrored: bool
+    features: np.ndarray
 
-    return crops.run_in_batches(run, images)
+    def __getitem__(self, index: np.ndarray) -> Self:
+        """The crops of an index array: copies, which do not keep the features of the others in memory."""
+        return dataclasses.replace(self, squares=self.squares[index], features=self.features[index])
+
+    def replaced(self, index: np.ndarray, others: Self) -> Self:
+        """A copy in which the crops of an index array are those of `others`."""
+        features = self.features.copy()
+        features[index] = others.features
+        return dataclasses.replace(self, squares=self.squares.replaced(index, others.squares), features=features)
+
+    def answers(self, query_sets: Sequence[np.ndarray]) -> list[Answer]:
+        """The answers to each set of queries (N,3), in pixels of the images."""
+        side, size, squares = np.float32([-1 if self.mirrored else 1, 1, 1]), self.network.image_size, self.squares
+        asked = [canonical.in_template(queries, self.network.template) * side for queries in query_sets]
+        to_image = alignment.invert_affine(alignment.crop_matrix(squares.center, squares.side, size, squares.angle_rad))
+        answers = []
+        for points, sigma in self._in_crop_units(asked):
+            crops.check_finite(points, sigma)
+            crop_px = crop_units.to_pixels(points * side[:2], size)
+            answers.append((alignment.apply_affine(to_image, crop_px), sigma * squares.side[:, None] / 2))
+        return answers
+
+    def _in_crop_units(self, query_sets: Sequence[np.ndarray]) -> list[Answer]:
+        """The answers of the network; more than 2048 queries are split into groups."""
+
+        def run(features: np.ndarray) -> list[Answer]:
+            return [_answer(self.network, self.variables, features, queries) for queries in query_sets]
+
+        return crops.run_in_batches(run, self.features)
+
+
+def encode(
+    network: Network, variables: Any, images: Sequence[np.ndarray], squares: SquareCrops, mirror: bool = False
+) -> Encoded:
+    """Encodes the crops of faces, each from its own image; with `mirror` the mirrored crops."""
+    pixels = squares.cut(images, network.image_size)
+    run = functools.partial(network.encode, variables)
+    features = crops.run_in_batches(run, pixels[:, :, ::-1] if mirror else pixels)
+    return Encoded(network, variables, squares, mirror, features)
 
 
 def _answer(network: Network, variables: Any, features: Any, queries: np.ndarray) -> Answer:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from jaxface import crops, detection, pipeline
+from jaxface.deferred import Deferred
 from jaxface.geometry import alignment
 from jaxface.heads import canonical
 from jaxface.results import FaceLandmarks, LayoutPoints
 from jaxface.systems.continuous import applications, asked_layouts, depth_test, template_surface
-from jaxface.systems.continuous.network import Answer, Network, SquareCrops, locate
+from jaxface.systems.continuous.network import Answer, Encoded, Network, SquareCrops, encode
 from jaxface.systems.continuous.painting import Surface
 
 # Passes of the network over a detected face, and over a face in a box of the caller, whose crop is better. A pass whose
@@ -124,14 +125,13 @@ def predict_batch(
     squares = SquareCrops.around(detection.joined(per_image))
     queries = [*(one.queries for one in asked), *asked_layouts.line_queries(asked)]
     queries += [template_surface.surface(network.regions).queries] if wanted else []
-    hiding = [template_surface.coarse_surface(network.regions).queries] if network.regions else []
-    answers, extents = _locate(network, variables, face_images, squares, initial_boxes, is_given, queries, hiding)
+    answers, extents, encoded = _locate(network, variables, face_images, squares, initial_boxes, is_given, queries)
     face_boxes = np.where(is_given[:, None], initial_boxes, extents)
     scores = [score for faces in per_image for score in faces.known_scores()]
     results: list[list[FaceLandmarks]] = [[] for _ in images]
     for index, owner in enumerate(owners):
         own = [(points[index], sigma[index] * network.sigma_scale) for points, sigma in answers]
-        fields = _fields(network, *asked_layouts.on_outlines(asked, own), wanted, images[owner])
+        fields = _fields(encoded[np.array([index])], *asked_layouts.on_outlines(asked, own), wanted, images[owner])
         results[owner].append(
             FaceLandmarks(box=face_boxes[index], extent=extents[index], score=scores[index], **fields)
         )
@@ -139,7 +139,7 @@ def predict_batch(
 
 
 def _fields(
-    network: Network,
+    encoded: Encoded,
     asked: Sequence[asked_layouts.AskedLayout],
     answers: Sequence[Answer],
     wanted: applications.Applications,
@@ -148,43 +148,56 @@ def _fields(
     """The fields of `FaceLandmarks` that come from the network, for one face.
 
     Args:
-        network: the network.
+        encoded: the crop of the face.
         asked: the layouts.
-        answers: points (N,2) and sigma (N,) px of the layouts, of the surface if there are applications, and of the
-            coarse surface if the regions of the network are known.
+        answers: points (N,2) and sigma (N,) px of the layouts, and of the surface if there are applications.
         wanted: the applications.
         image: (H,W,3) in which the face is.
     """
+    regions = encoded.network.regions
     layouts = {one.name: LayoutPoints(*answers[number], edges=one.edges) for number, one in enumerate(asked)}
-    if network.regions:
-        coarse = template_surface.coarse_surface(network.regions)
-        layouts = _with_visibility(layouts, asked, coarse, answers[-1], image.shape[:2])
+    if regions:
+        layouts = _with_visibility(encoded, layouts, asked, (image.shape[0], image.shape[1]))
     first, *_ = layouts.values()
     fields: dict[str, Any] = {"layout": asked[0].name, **vars(first)}
     if len(asked) > 1:
         fields["layouts"] = layouts
     if wanted:
-        surface = Surface.predicted(template_surface.surface(network.regions), *answers[len(asked)])
+        surface = Surface.predicted(template_surface.surface(regions), *answers[len(asked)])
         fields |= applications.fields(wanted, surface, image)
     return fields
 
 
 def _with_visibility(
+    encoded: Encoded,
     layouts: Mapping[str, LayoutPoints],
     asked: Sequence[asked_layouts.AskedLayout],
-    coarse: template_surface.TemplateSurface,
-    hiding: tuple[np.ndarray, np.ndarray],
-    size: tuple[int, ...],
+    size: tuple[int, int],
 ) -> dict[str, LayoutPoints]:
-    """The layouts of one face with `visible`, by the depth test against the predicted coarse surface `hiding`."""
-    queries, points = (
-        np.concatenate(parts) for parts in ([one.queries for one in asked], [one.points for one in layouts.values()])
-    )
-    visible = depth_test.visible(coarse, *hiding, queries, points, (size[0], size[1]))
-    parts = np.split(visible, np.cumsum([len(one.queries) for one in asked])[:-1])
+    """The layouts of one face with `visible`, by the depth test against the predicted coarse surface.
+
+    Predicting and drawing the surface takes a fifth of the time of a photo and is deferred until it is needed.
+    """
+    queries, points = [one.queries for one in asked], [one.points for one in layouts.values()]
+
+    def visible() -> list[np.ndarray]:
+        coarse = template_surface.coarse_surface(encoded.network.regions)
+        ((surface_points, surface_sigma),) = encoded.answers([coarse.queries])
+        surface_sigma = surface_sigma * encoded.network.sigma_scale
+        shown = depth_test.visible(
+            coarse, surface_points[0], surface_sigma[0], np.concatenate(queries), np.concatenate(points), size
+        )
+        return np.split(shown, np.cumsum([len(one) for one in queries])[:-1])
+
+    parts = Deferred(visible)
     return {
-        name: dataclasses.replace(one, visible=part) for (name, one), part in zip(layouts.items(), parts, strict=True)
+        name: dataclasses.replace(one, visible=Deferred(functools.partial(_part, parts, number)))
+        for number, (name, one) in enumerate(layouts.items())
     }
+
+
+def _part(parts: Deferred, number: int) -> np.ndarray:
+    return parts()[number]
 
 
 def _locate(
@@ -195,8 +208,7 @@ def _locate(
     extents: np.ndarray,
     is_given: np.ndarray,
     queries: Sequence[np.ndarray],
-    once: Sequence[np.ndarray],
-) -> tuple[list[Answer], np.ndarray]:
+) -> tuple[list[Answer], np.ndarray, Encoded]:
     """Runs the network on the crops of faces, and again on realigned crops, until they hardly move.
 
     The answers are those of a face's last pass, with `network.mirror` their mean with those of the crop that its
@@ -210,23 +222,18 @@ def _locate(
         extents: (F,4) px, returned for faces that are not realigned.
         is_given: (F,), whether the caller gave the box.
         queries: sets of template points (N,3).
-        once: further sets, whose answers are not averaged.
 
     Returns:
-        The answers in pixels to each set of `queries` and `once`, and extents (F,4) px.
+        The answers in pixels to each set of `queries`, extents (F,4) px, and the last crop of each face.
     """
     landmark_queries = canonical.queries("68")
     is_68 = np.array_equal(queries[0], landmark_queries)
-    sets = [*([] if is_68 else [landmark_queries]), *queries, *([] if network.mirror else once)]
+    sets = [*([] if is_68 else [landmark_queries]), *queries]
     found = [(np.zeros((len(images), len(one), 2)), np.zeros((len(images), len(one)))) for one in sets]
     moving, extents = np.arange(len(images)), extents.copy()
-    for number in range(MAX_PASSES):
-        if number == MAX_PASSES_GIVEN:
-            moving = moving[~is_given[moving]]
-        if not len(moving):
-            break
-        before = squares[moving]
-        answers = locate(network, variables, [images[index] for index in moving], before, sets)
+    encoded = newest = encode(network, variables, images, squares)
+    for number in range(1, MAX_PASSES + 1):
+        before, answers = newest.squares, newest.answers(sets)
         for (points, sigma), (new_points, new_sigma) in zip(found, answers, strict=True):
             points[moving], sigma[moving] = new_points, new_sigma
         landmarks, landmark_sigma = answers[0]
@@ -234,15 +241,19 @@ def _locate(
         squares = squares.replaced(moving, after)
         extents[moving[accepted]] = crops.extent_boxes(landmarks[accepted])
         moving = moving[_is_large_move(before, after)]
+        if number == MAX_PASSES_GIVEN:
+            moving = moving[~is_given[moving]]
+        if number == MAX_PASSES or not len(moving):
+            break
+        newest = encode(network, variables, [images[index] for index in moving], squares[moving])
+        encoded = encoded.replaced(moving, newest)
     found = found if is_68 else found[1:]
     if not network.mirror:
-        return found, extents
-    mirrored = locate(network, variables, images, squares, [*queries, *once], mirror=True)
-    means = [
-        ((points + other) / 2, (sigma + other_sigma) / 2)
-        for (points, sigma), (other, other_sigma) in zip(found, mirrored, strict=False)
-    ]
-    return [*means, *mirrored[len(means) :]], extents
+        return found, extents, encoded
+    mirrored = encode(network, variables, images, squares, mirror=True)
+    pairs = zip(found, mirrored.answers(queries), strict=True)
+    means = [((points + other) / 2, (sigma + other_sigma) / 2) for (points, sigma), (other, other_sigma) in pairs]
+    return means, extents, mirrored
 
 
 def _is_large_move(before: SquareCrops, after: SquareCrops) -> np.ndarray:
@@ -283,4 +294,4 @@ def realign(squares: SquareCrops, landmarks: np.ndarray, sigma: np.ndarray) -> t
 def _rotate(points: np.ndarray, angle_rad: np.ndarray) -> np.ndarray:
     """Points (F,N,2) rotated about the image origin by angles (F,)."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
-    return points @ np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+    return points @ np.stack([cos, sin, -sin, cos], -1).reshape(-1, 2, 2)

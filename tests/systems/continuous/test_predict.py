@@ -1,6 +1,7 @@
 """The geometry of inference, with a fake network that reads the affine map of its crop from the image colours."""
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -123,6 +124,26 @@ def test_several_layouts_from_one_encoding_and_which_points_are_seen():
     assert list(entry["layouts"]["lips"]) == ["points", "sigma", "visible"]
     (single,) = predict.predict(network, {}, {}, IMAGE, BOX)
     assert not single.layouts and np.array_equal(single.points, face.points) and single.visible.shape == (68,)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_visibility_is_predicted_when_it_is_read_and_is_that_of_each_face(mirror):
+    network, asked = dataclasses.replace(fake_network(0.2), regions=("face",), mirror=mirror), []
+
+    def query(variables, features, queries, valid):
+        asked.append(valid.shape)
+        return network.query(variables, features, queries, valid)
+
+    counting = dataclasses.replace(network, query=query)
+    boxes = [BOX, [95.0, 70.0, 215.0, 230.0]]
+    faces = predict.predict(counting, {}, {}, IMAGE, boxes, "68,lips")
+    count = len(asked)
+    seen = [face.visible for face in faces]
+    assert len(asked) == count + 2 and faces[0].visible is seen[0] and faces[0].layouts["68"].visible is seen[0]
+    assert faces[0].layouts["lips"].visible.shape == (len(faces[0].layouts["lips"].points),)
+    for box, visible in zip(boxes, seen, strict=True):
+        (single,) = predict.predict(network, {}, {}, IMAGE, box, "68,lips")
+        assert np.array_equal(pickle.loads(pickle.dumps(single)).visible, visible)
 
 
 def test_the_dense_points_give_a_head_a_mask_and_a_texture():
