@@ -7,6 +7,7 @@ schedulers restart a run. A host that is finished says so first (`leave`), as do
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -40,7 +41,7 @@ class Link:
     def __init__(self, connections: dict[int, Connection], lost_after_s: float):
         self._connections, self._lost_after_s = connections, lost_after_s
         self._seen = dict.fromkeys(connections, time.monotonic())
-        self._done: set[bytes] = set()
+        self._done: set[tuple[int, bytes]] = set()
         self._ending = False
         self._failed: set[int] = set()
         self._changed = threading.Condition()
@@ -48,13 +49,13 @@ class Link:
         threading.Thread(target=self._watch, daemon=True, name="hosts").start()
 
     def announce(self, name: str) -> None:
-        """Tells all other hosts that `name` is done."""
+        """Tells the connected hosts that `name` is done here."""
         self._send(DONE + name.encode())
 
     def wait_for(self, name: str) -> None:
-        """Returns when host 0 has announced `name`, or has left the run."""
+        """Returns when every connected host has announced `name`, or has left the run."""
         with self._changed:
-            self._changed.wait_for(lambda: name.encode() in self._done or not self._connections)
+            self._changed.wait_for(lambda: all((host, name.encode()) in self._done for host in self._connections))
 
     def leave(self) -> None:
         """Tells the others that this host is finished; from now on neither they nor this host watch each other."""
@@ -120,7 +121,7 @@ class Link:
             timer.start()
         elif message.startswith(DONE):
             with self._changed:
-                self._done.add(message.removeprefix(DONE))
+                self._done.add((host, message.removeprefix(DONE)))
                 self._changed.notify_all()
         elif message == BYE:
             self._forget(host)
@@ -144,6 +145,7 @@ class Link:
 
 
 _link: Link | None = None
+_meetings = itertools.count()
 
 
 def connect(coordinator: str = "", lost_after_s: float = LOST_AFTER_S) -> None:
@@ -179,6 +181,19 @@ def process_zero_first(name: str) -> Iterator[None]:
     finally:
         if _link is not None and jax.process_index() == 0:
             _link.announce(name)
+
+
+def meet() -> None:
+    """Returns when all hosts of the run have called this as often as this one."""
+    if _link is None:
+        return
+    name = f"meeting {next(_meetings)}"
+    if jax.process_index() == 0:
+        _link.wait_for(name)
+        _link.announce(name)
+    else:
+        _link.announce(name)
+        _link.wait_for(name)
 
 
 @contextlib.contextmanager

@@ -48,11 +48,16 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
 
     Returns:
         A function that takes `state` and `constants` from `replicate` and `batch` from `shard`, with the same backend
-        and devices.
+        and devices. In a run of several hosts it first runs when all have compiled it.
 
     Raises:
         UserError: for an unknown backend.
     """
+    jitted = _jitted(step, backend, devices, donate)
+    return _compiled_on_all_hosts(jitted) if hosts.connected() else jitted
+
+
+def _jitted(step: Callable, backend: str, devices: Devices, donate: bool) -> Callable:
     donated = (0,) if donate else ()
     if backend == "pmap":
         return jax.pmap(step, AXIS, in_axes=(None, 0, None), out_axes=None, devices=devices, donate_argnums=donated)
@@ -66,6 +71,25 @@ def compile_step(step: Callable, backend: str = "pmap", devices: Devices = None,
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=donated)
+
+
+def _compiled_on_all_hosts(jitted: Callable) -> Callable:
+    """`jitted`, which first runs when all hosts have compiled it for the arguments of the first call.
+
+    Collectives on CPUs wait only 30 s for the other hosts, and hosts may take minutes longer than others to compile.
+    """
+    waiting = True
+
+    def call(*arguments: Tree) -> Tree:
+        nonlocal waiting
+        if waiting:
+            # The call below finds this executable in JAX's cache.
+            jitted.lower(*arguments).compile()
+            hosts.meet()
+            waiting = False
+        return jitted(*arguments)
+
+    return call
 
 
 def compile_ahead(
@@ -85,7 +109,7 @@ def compile_ahead(
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
     arguments = placed(state, PartitionSpec()), placed(batch, PartitionSpec(AXIS)), placed(constants, PartitionSpec())
-    return compile_step(step, "shard_map", devices).lower(*arguments).compile()
+    return _jitted(step, "shard_map", devices, donate=True).lower(*arguments).compile()
 
 
 def mean_over_devices(tree: Tree) -> Tree:
