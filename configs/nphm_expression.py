@@ -56,7 +56,14 @@ def _base() -> dict:
             **scale_defaults(),
         },
         "validation": {"steps": 200, "lr": 0.01, "code": 0.01},
-        "fit": {"steps": 1000, "points": 5000, "face_share": 0.0, "resolution": 256, "method": "broyden"},
+        "fit": {
+            "steps": 1000,
+            "points": 5000,
+            "face_share": 0.0,
+            "resolution": 256,
+            "method": "broyden",
+            "schedule": "official",
+        },
         **run_defaults(steps=375000, batch_size=32, log_every=100, save_every=5000, eval_every=50000),
     }
 
@@ -67,7 +74,7 @@ def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
     config.model.update(code=64, width=128, narrow_skip=False)
     config.optim.update(lr=1e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.update(steps=60, lr=0.02)
-    config.fit.update(points=2000, face_share=0.75, resolution=128, steps=500)
+    config.fit.update(points=2000, face_share=0.75, resolution=128, steps=500, schedule="late_truncation")
     config.update(steps=6000, batch_size=64, eval_every=6000, save_every=1000, ema=0.998)
 
 

@@ -75,7 +75,14 @@ def _base() -> dict:
             **scale_defaults(),
         },
         "validation": {"steps": 200, "lr": 0.01},
-        "fit": {"steps": 1000, "points": 5000, "face_share": 0.0, "resolution": 256, "method": "broyden"},
+        "fit": {
+            "steps": 1000,
+            "points": 5000,
+            "face_share": 0.0,
+            "resolution": 256,
+            "method": "broyden",
+            "schedule": "official",
+        },
         **run_defaults(steps=120000, batch_size=32, log_every=100, save_every=2000, eval_every=20000),
     }
 
@@ -87,7 +94,7 @@ def _generated(dataset: str, config: ml_collections.ConfigDict) -> None:
     config.loss.update(code=1e-3, symmetry=1e-3)
     config.optim.update(lr=1.5e-3, code_lr=4e-3, clip=1.0, weight_decay=0.0, schedule="cosine", warmup=100)
     config.validation.update(steps=60, lr=0.02)
-    config.fit.update(points=2000, face_share=0.75, resolution=128, steps=500)
+    config.fit.update(points=2000, face_share=0.75, resolution=128, steps=500, schedule="late_truncation")
     config.update(steps=4000, batch_size=16, eval_every=4000, save_every=400, ema=0.998)
 
 

@@ -55,6 +55,7 @@ def current_config(values: dict[str, Any]) -> dict[str, Any]:
         values.get("loss", {}).get("weights", {}).setdefault("size", 1.0)
     if values.get("system") == "nphm" and "fit" in values:
         values["fit"].setdefault("face_share", 0.0)
+        values["fit"].setdefault("schedule", "official")
     if values.get("system") == "continuous" and "data" in values:
         # Earlier models were trained on the landmarks and the face.
         values["data"] = {"regions": ["face"], "deformer": False} | values["data"]

@@ -104,3 +104,8 @@ def test_renamed_keys_and_values():
 def test_earlier_detectors_answer_the_face_only():
     values = compat.current_config({"system": "continuous", "data": {"dir": "data"}, "model": {"sigma": "log"}})
     assert values["data"]["regions"] == ["face"] and values["model"]["template"] == "procedural"
+
+
+def test_earlier_head_models_keep_their_fit():
+    values = compat.current_config({"system": "nphm", "fit": {"steps": 500}})
+    assert values["fit"] == {"steps": 500, "face_share": 0.0, "schedule": "official"}

@@ -78,7 +78,8 @@ def fit_people(
     Args:
         head: the trained head.
         config: `config.fit`: `steps`, `points` (per step, of all scans of a person), `face_share` (see
-            `scans.with_face_share`), `resolution` of the meshes and `method` of the backward deformation.
+            `scans.with_face_share`), `resolution` of the meshes, `method` of the backward deformation and `schedule`
+            (see `inversion.Fitter`).
         people: for each person their scans.
         on_failure: called with the name of a scan of which no point reaches the model, and the error; its fit is None.
             Without it the error is raised.
@@ -103,7 +104,9 @@ def make_fitter(head: HeadModel, config: ml_collections.ConfigDict) -> inversion
     """The fitter of a head; OFFICIAL_UNOBSERVED_MEMBERS apply to ensembles with the official number of anchors."""
     official = head.identity.anchor_count == max(OFFICIAL_UNOBSERVED_MEMBERS)
     unobserved = OFFICIAL_UNOBSERVED_MEMBERS if official else ()
-    return inversion.Fitter(head.identity, head.deformation, unobserved, config.method)
+    return inversion.Fitter(
+        head.identity, head.deformation, unobserved, config.method, head.prior_scale, config.schedule
+    )
 
 
 def _fit_batch(

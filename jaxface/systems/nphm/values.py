@@ -38,4 +38,5 @@ VALUES = {
     "fit.face_share": values.number(0.0, 0.99),
     "fit.resolution": values.integer(8, 4096),
     "fit.method": values.choice("broyden", "newton"),
+    "fit.schedule": values.choice("official", "late_truncation"),
 }

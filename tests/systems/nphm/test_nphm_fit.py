@@ -16,7 +16,7 @@ from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.closed import close
 from jaxface.heads.makehuman.head import makehuman_head
-from jaxface.systems.nphm.fitting import scans
+from jaxface.systems.nphm.fitting import inversion, scans
 from launch import scan_files
 
 
@@ -258,3 +258,17 @@ def test_points_of_the_face_are_repeated_up_to_their_share():
     assert scans.with_face_share(face, anchors, 0.75).shape == face.shape
     with pytest.raises(UserError, match="config.fit.face_share: unknown for a model with 5 anchors; set it to 0"):
         scans.with_face_share(cloud, anchors[:5], 0.75)
+
+
+def test_points_are_truncated_after_the_priors_are_relaxed():
+    official, late = (
+        [inversion.schedule(np.float32(step), name) for step in range(0, inversion.SCHEDULED_STEPS, 50)]
+        for name in ("official", "late_truncation")
+    )
+    for first, last in ((official[0], official[-1]), (late[0], late[-1])):
+        assert first == pytest.approx(inversion.INITIAL)
+        for name, value in last.items():
+            assert value == pytest.approx(float(official[-1][name])), name
+    tight = [weights for weights in late if weights["max_distance"] < 0.01]
+    assert tight and all(weights["local"] == late[-1]["local"] for weights in tight)
+    assert any(weights["local"] > official[-1]["local"] for weights in official if weights["max_distance"] < 0.01)

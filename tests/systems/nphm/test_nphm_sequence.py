@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from configs import nphm_identity
 from jaxface import meshes
 from jaxface.errors import UserError
 from jaxface.geometry import sampling
@@ -14,7 +15,7 @@ from jaxface.geometry.alignment import Similarity
 from jaxface.heads import head_space
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.inference import Predictor
-from jaxface.systems.nphm import sequence
+from jaxface.systems.nphm import scan_fit, sequence
 from jaxface.systems.nphm.fitting import inversion, scans
 from jaxface.systems.nphm.sequence import Frame
 from jaxface.systems.nphm.surface import head_model
@@ -88,6 +89,24 @@ def test_a_warm_start_keeps_the_identity_and_the_late_schedule(model, surface):
     np.testing.assert_array_equal(variables.identity, code)
     step = float(inversion.schedule(inversion.WARM_START_STEP)["lr"] * inversion.RELATIVE_POSE_LR)
     assert 0 < np.abs(variables.poses - 0.01).max() <= 3.1 * step
+
+
+def test_the_prior_of_a_fit_is_as_strong_as_that_of_the_training(model):
+    head, settings = model
+    assert head.prior_scale == pytest.approx(0.1), "trained with a code weight of 0.001, the published with 0.01"
+    assert scan_fit.make_fitter(head, settings).prior_scale == head.prior_scale
+    for variant in ("reference", "npm"):
+        config = nphm_identity.get_config(variant)
+        assert head_model.prior_scale(config) == 1.0
+    code = np.random.default_rng(0).normal(0, 0.1, head.identity.code_dim).astype(np.float32)
+    variables = inversion.FitVariables(code, np.zeros((1, 0), np.float32))
+    no_points = np.zeros((1, 4, 3), np.float32), np.zeros((1, 4), bool)
+
+    def prior(scale):
+        fitter = inversion.Fitter(head.identity, None, scan_fit.OFFICIAL_UNOBSERVED_MEMBERS, prior_scale=scale)
+        return fitter.loss(head.params, variables, np.array([0]), *no_points, inversion.schedule(0))[0]
+
+    assert float(prior(0.1)) == pytest.approx(0.1 * float(prior(1.0)), rel=1e-5)
 
 
 def test_following_is_closest_to_the_frame_before(surface):

@@ -21,10 +21,10 @@ from jaxface.systems.nphm.fitting import backward
 from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.npm import IdentityModel
 
-# The official schedule of 1000 steps: start values, and (first step, factor) of each decay; factors are cumulative.
-# `max_distance` truncates the surface loss to points within that distance of the surface, in model units.
+# Schedules of 1000 steps: start values, and (first step, factor) of each decay; factors are cumulative. `max_distance`
+# truncates the surface loss to points within that distance of the surface, in model units.
 INITIAL = {"lr": 0.01, "symmetry": 5.0, "global": 0.25, "local": 0.05, "expression": 0.01, "max_distance": 0.1}
-DECAYS = {
+OFFICIAL_DECAYS = {
     "lr": ((200, 1 / 2), (400, 1 / 2), (600, 1 / 2), (800, 1 / 2)),
     "symmetry": ((200, 1 / 10), (500, 1 / 9999)),
     "global": ((200, 1 / 3), (600, 1 / 10)),
@@ -32,6 +32,11 @@ DECAYS = {
     "expression": ((600, 1 / 10),),
     "max_distance": ((251, 0.05 / 0.1), (501, 0.0075 / 0.05)),
 }
+# The official schedule truncates to 1.9 mm at step 501, when the priors have only begun to relax: 10 to 20 % of the
+# points of unseen heads are then farther away, and most of them never take part again. Here the loss is truncated when
+# the codes have nearly converged.
+LATE_TRUNCATION_DECAYS = OFFICIAL_DECAYS | {"max_distance": ((251, 0.05 / 0.1), (800, 0.0075 / 0.05))}
+DECAYS = {"official": OFFICIAL_DECAYS, "late_truncation": LATE_TRUNCATION_DECAYS}
 SCHEDULED_STEPS = 1000
 # The step at which a warm start enters the schedule. From here on `max_distance` is 12.5 mm, more than a face moves
 # between two frames of a sequence.
@@ -70,12 +75,16 @@ class Fitter:
         unobserved_members: ensemble members with a stronger prior, because scans hardly cover their region (in the
             official code two at the neck, and the background).
         method: solver of the backward deformation, see `backward.warp`.
+        prior_scale: factor of the priors on the identity code, which the schedule states for the official models.
+        schedule: that of `fit`, a key of DECAYS.
     """
 
     identity: IdentityModel
     deformation: Deformation | None
     unobserved_members: tuple[int, ...] = ()
     method: str = "broyden"
+    prior_scale: float = 1.0
+    schedule: str = "official"
 
     def initial_variables(self, scans: int, poses: bool = False) -> FitVariables:
         """All-zero codes for a number of scans; with `poses`, the poses are identities that are optimised too."""
@@ -148,13 +157,14 @@ class Fitter:
     def _prior(self, variables: FitVariables, scan_index: jax.Array, weights: dict) -> jax.Array:
         """Gaussian priors on the codes, and the symmetry regulariser."""
         model, identity = self.identity, variables.identity[None]
-        total = weights["expression"] * (variables.expressions[scan_index] ** 2).sum(-1).mean()
+        expression = weights["expression"] * (variables.expressions[scan_index] ** 2).sum(-1).mean()
         if not model.anchor_count:
-            return total + weights["global"] * (identity**2).sum()
+            return expression + self.prior_scale * weights["global"] * (identity**2).sum()
         local = model.local_codes(identity)
-        total += weights["global"] * (identity[:, : model.global_dim] ** 2).sum()
+        total = weights["global"] * (identity[:, : model.global_dim] ** 2).sum()
         total += weights["local"] * (local**2).sum() + weights["symmetry"] * losses.symmetry(model, identity)
-        return total + UNOBSERVED_WEIGHT * (local[:, np.array(self.unobserved_members, int)] ** 2).sum()
+        total += UNOBSERVED_WEIGHT * (local[:, np.array(self.unobserved_members, int)] ** 2).sum()
+        return expression + self.prior_scale * total
 
     def step(
         self, params: Tree, state: tuple, scan_index: jax.Array, points: jax.Array, valid: jax.Array, weights: dict
@@ -200,7 +210,7 @@ class Fitter:
             uniform = jax.random.uniform(jax.random.fold_in(key, number), (scans, points_per_scan))
             index = jnp.minimum((uniform * counts[:, None]).astype(jnp.int32), counts[:, None] - 1)
             batch = jnp.take_along_axis(points, index[..., None], 1)
-            weights = schedule(first + number * (SCHEDULED_STEPS - first) / steps)
+            weights = schedule(first + number * (SCHEDULED_STEPS - first) / steps, self.schedule)
             (variables, moments), terms = self.step(params, state, scan_index, batch, valid, weights)
             if start is not None:
                 variables = variables._replace(identity=start.identity)
@@ -216,11 +226,11 @@ def rotation(vector: jax.Array) -> jax.Array:
     return jaxlie.SO3.exp(jnp.asarray(vector)).as_matrix()
 
 
-def schedule(step: jax.Array) -> dict[str, jax.Array]:
-    """Learning rate, weights and `max_distance` at a step of the 1000-step schedule."""
+def schedule(step: jax.Array, name: str = "official") -> dict[str, jax.Array]:
+    """Learning rate, weights and `max_distance` at a step of a 1000-step schedule, a key of DECAYS."""
     values = {}
-    for name, value in INITIAL.items():
-        for first_step, factor in DECAYS[name]:
+    for term, value in INITIAL.items():
+        for first_step, factor in DECAYS[name][term]:
             value = value * jnp.where(step >= first_step, factor, 1.0)
-        values[name] = value
+        values[term] = value
     return values

@@ -14,6 +14,9 @@ from jaxface.systems.nphm.networks.deformation import Deformation
 from jaxface.systems.nphm.networks.npm import IdentityModel, jit_anchors
 from jaxface.systems.nphm.surface import extract
 
+# `config.loss.code` of the published models by `config.model.kind`: the variants reference and npm.
+PUBLISHED_CODE_WEIGHTS = {"ensemble": 0.01, "single": 0.002}
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadModel:
@@ -25,6 +28,8 @@ class HeadModel:
         params: {"identity": …, "expression": …}, parameters of the networks.
         identity_codes: (subjects,C), codes of the training subjects; None if a converted checkpoint has none.
         expression_codes: (scans,E), codes of the training scans; None without them or without `deformation`.
+        prior_scale: weight of the squared identity codes in training relative to the published models. Codes of models
+            that were trained with a smaller weight are longer, and fits need a weaker prior by the same factor.
     """
 
     identity: IdentityModel
@@ -32,6 +37,7 @@ class HeadModel:
     params: Tree
     identity_codes: np.ndarray | None = None
     expression_codes: np.ndarray | None = None
+    prior_scale: float = 1.0
 
     def anchors(self, identity: np.ndarray) -> np.ndarray:
         """Anchors (A,3) of an identity code (C,), in model units."""
@@ -63,12 +69,19 @@ class HeadModel:
 def load(config: ml_collections.ConfigDict, params: Tree) -> HeadModel:
     """The head of a trained workdir of either phase: its configuration and parameters."""
     if config.phase == "identity":
-        return HeadModel(model.identity_model(config), None, params, _codes(params))
+        return HeadModel(model.identity_model(config), None, params, _codes(params), prior_scale=prior_scale(config))
     identity_config = model.identity_config(config)
     identity, identity_params = model.identity_model(identity_config), model.identity_params(config, identity_config)
     deformation = model.expression_model(config, identity)
     both = {"identity": identity_params["identity"], "expression": params["expression"]}
-    return HeadModel(identity, deformation, both, _codes(identity_params), _codes(params))
+    codes = _codes(identity_params), _codes(params)
+    return HeadModel(identity, deformation, both, *codes, prior_scale(identity_config))
+
+
+def prior_scale(identity_config: ml_collections.ConfigDict) -> float:
+    """`HeadModel.prior_scale` of an identity configuration; 1 for a random model, which has no training."""
+    published = PUBLISHED_CODE_WEIGHTS[identity_config.model.kind]
+    return identity_config.get("loss", {}).get("code", published) / published
 
 
 def _codes(params: Tree) -> np.ndarray | None:
