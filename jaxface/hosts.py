@@ -136,8 +136,8 @@ class Link:
         if self._ending:
             return
         interrupts.print_line(f"error: host {host} {reason}; run the same command again to resume")
-        others = [one for one in self._connections if one != host]
-        # Without others nothing is sent: JAX ends the process by SIGABRT within a second of the loss of host 0.
+        # Only host 0 has others to tell. Those must not wait: JAX ends them by SIGABRT within a second of its end.
+        others = [one for one in self._connections if one not in (0, host)]
         if others:
             self._send(LOST_HOST + f"{host} {reason}".encode())
             time.sleep(DELIVERY_S)
