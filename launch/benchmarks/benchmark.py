@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import ml_collections
 
-from jaxface import parallel, training
+from jaxface import parallel, run_length, training
 from jaxface.system import Batch, System, Tree
 
 Run = Callable[[], object]
 # Seconds between runs: PyTorch's threads spin for milliseconds after a run, on the cores that the next run needs.
 PAUSE = 0.02
 MIN_RUNS = 5
+# Examples of an epoch: no data set is read, and the schedule of the learning rate does not change the time of a step.
+EPOCH_EXAMPLES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Benchmark:
 
 
 def load_config(name: str, variant: str) -> ml_collections.ConfigDict:
-    """The configuration `configs/<name>.py:<variant>` of the checkout or of the installed package."""
+    """The configuration `configs/<name>.py:<variant>` of the checkout or of the installed package, in steps."""
     package = __package__.removesuffix("launch.benchmarks")
-    return importlib.import_module(f"{package}configs.{name}").get_config(variant)
+    config = importlib.import_module(f"{package}configs.{name}").get_config(variant)
+    return run_length.in_steps(config, EPOCH_EXAMPLES)
 
 
 def timed(run: Run) -> float:

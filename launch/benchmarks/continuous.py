@@ -55,7 +55,7 @@ def benchmarks() -> Iterator[Benchmark]:
         run = functools.partial(predictor.raw, arrays)
         yield Benchmark("continuous", "forward", size, run, functools.partial(_baselines, *arrays.values(), None))
     valid = np.ones((TRAIN_BATCH, NUM_QUERIES), bool)
-    train = training_run(system, config, params, model_state, {**batch, "valid": valid})
+    train = training_run(system, config, params, model_state, {**batch, "valid": valid, "asked": valid})
     yield Benchmark("continuous", "train_step", TRAIN_BATCH, train, functools.partial(_baselines, **batch))
     yield from _files()
     yield _render()
