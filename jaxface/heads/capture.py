@@ -41,6 +41,8 @@ MOVEMENTS = {
     "lowered brows": (0.25, {"browDown": 1.0}),
     "lids at rest": (1.0, {"eyeBlink": 0.5}),
 }  # fmt: skip
+# Probability of a mask over mouth and nose, for a scene with accessories.
+MASK_SHARE = 0.08
 # Colours of ambient light: daylight in the shade, neutral, incandescent.
 AMBIENT_COLORS = np.array([[0.86, 0.97, 1.14], [1.0, 1.0, 1.0], [1.18, 0.98, 0.74]])
 
@@ -86,6 +88,7 @@ class Scene:
         tone: (3,) factor on the skin colour.
         fade: (2,) in [0,1], blend weights towards the skin colour: of brows, lips and hair, and of the eyes.
         occluded, accessories: () probabilities of occluders and of accessories.
+        mask: () bool, whether a mask covers mouth and nose.
         person_key: random key of hair style and skin pattern.
         key: random key of background, clothes, occluders, accessories and camera noise.
     """
@@ -107,6 +110,7 @@ class Scene:
     fade: jax.Array
     occluded: jax.Array
     accessories: jax.Array
+    mask: jax.Array
     person_key: jax.Array
     key: jax.Array
 
@@ -126,10 +130,11 @@ def _movement(key: jax.Array, names: tuple[str, ...], share: float, units: dict[
     return weights
 
 
-def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array) -> jax.Array:
+def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array, mask: jax.Array) -> jax.Array:
     """Random expression weights (E,): independent face units, sparse and mostly symmetric, and MOVEMENTS.
 
     The sum of the independent units is at most 3 before the jaw is opened; those of the mouth are weak in a smile.
+    Mouth and jaw rest where `mask` (): a mask is painted on the skin, so that an open mouth would be a hole in it.
     """
     names = head.expression_names
     index = {name: i for i, name in enumerate(names)}
@@ -146,6 +151,8 @@ def _expression(key: jax.Array, head: MorphableHead, identity: jax.Array) -> jax
     jaw = names.index("jawOpen")
     opening = jax.random.bernoulli(k[3], 0.3) * jax.random.uniform(k[4]) ** 1.5
     weights = weights.at[jaw].set(jnp.maximum(weights[jaw], opening))
+    hidden = np.array([name.startswith(("mouth", "jaw")) for name in names])
+    weights = jnp.where(mask & hidden, 0.0, weights)
     return face_units.compatible(weights, head, identity)
 
 
@@ -239,13 +246,15 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: Captur
     if capture.accessories and "beard" in head.albedo_names:
         strong_beard = jax.random.bernoulli(jax.random.fold_in(k[3], 1), capture.accessories / 2)
         albedo = albedo.at[head.albedo_names.index("beard")].multiply(jnp.where(strong_beard, STRONG_BEARD, 1.0))
+    mask = jax.random.bernoulli(jax.random.fold_in(k[7], 5), capture.accessories * MASK_SHARE)
     return Scene(
         identity=identity,
-        expression=_expression(k[2], head, identity),
+        expression=_expression(k[2], head, identity, mask),
         albedo=albedo,
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
         occluded=jnp.float32(capture.occluded),
         accessories=jnp.float32(capture.accessories),
+        mask=mask,
         person_key=k[8],
         key=k[7],
         **_pose(k[5], middle, size, capture),

@@ -1,4 +1,4 @@
-"""Camera of a synthetic photograph: exposure, tone curve, lens and motion blur, sensor noise, JPEG blocks.
+"""Camera of a synthetic photograph: exposure, tone curve, lens and motion blur, resolution, sensor noise, JPEG blocks.
 
 Images are (S,S,3) float32 in [0,1], S pixels per side.
 """
@@ -12,6 +12,8 @@ MOTION_TAPS = 7
 # Longest shift of an image that moves, to each side.
 REACH_PX = 6
 MOTION_SHARE, JPEG_SHARE, SHADOW_SHARE = 0.12, 0.5, 0.2
+# Share of photos with fewer pixels than the image, and the largest number of image pixels per pixel of the photo.
+SMALL_SHARE, LARGEST_PIXEL = 0.3, 4.0
 BLOCK = 8
 # Quantisation steps of luma and chroma at quality 50 are about these at the lowest frequency, and grow by this slope.
 LUMA_STEP, CHROMA_STEP, STEP_SLOPE = 14.0, 18.0, 7.0
@@ -79,8 +81,31 @@ def jpeg(image: jax.Array, coarseness: jax.Array) -> jax.Array:
     return (decoded @ np.linalg.inv(TO_YCBCR).T.astype(np.float32) / 255.0)[:size, :size]
 
 
+def resampling(size: int, pixel: jax.Array, phase: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Matrices (S,S) that reduce the rows of an image of S = `size`, and enlarge them again.
+
+    Args:
+        size: number of rows S.
+        pixel: () rows per row of the reduced image, at least 1. Those after its last one, about S / `pixel`, repeat it.
+        phase: () in [0,1), share of the first reduced row that lies outside the image.
+
+    Returns:
+        reduce: mean of the rows that a reduced row covers; enlarge: linear interpolation between their centres.
+    """
+    rows = jnp.arange(size, dtype=jnp.float32)
+    start = jnp.minimum((rows - phase) * pixel, size - pixel)[:, None]
+    covered = jnp.clip(jnp.minimum(start + pixel, rows + 1.0) - jnp.maximum(start, rows), 0.0)
+    place = jnp.clip((rows[:, None] + 0.5) / pixel + phase - 0.5, 0.0, size - 1.0)
+    return covered / covered.sum(1, keepdims=True), jnp.clip(1.0 - abs(place - rows), 0.0)
+
+
+def _along_both(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
+    """Matrices (S,S) applied to the rows and to the columns of `image` (S,S,3)."""
+    return jnp.einsum("iy,yxc,jx->ijc", rows, image, columns)
+
+
 def expose(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Random camera: edge of a shadow, exposure, tone curve, blur, noise, compression; (S,S,3) in [0,1]."""
+    """Random camera: edge of a shadow, exposure, tone curve, blur, resolution, noise, compression; (S,S,3) in [0,1]."""
     noise_key, normal_key, uniform_key = jax.random.split(key, 3)
     gauss, random = jax.random.normal(normal_key, (10,)), jax.random.uniform(uniform_key, (16,))
     x = jnp.arange(len(image), dtype=jnp.float32) / len(image)
@@ -100,6 +125,10 @@ def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     path = 3.5 * gauss[7:9]
     moving = random[11] < MOTION_SHARE
     image = jax.lax.cond(moving, lambda image: motion_blur(image, path), lambda image: image, image)
+    few_pixels = random[6] < SMALL_SHARE
+    pixel = LARGEST_PIXEL ** random[5]
+    (reduce_y, enlarge_y), (reduce_x, enlarge_x) = (resampling(len(image), pixel, random[i]) for i in (0, 1))
+    image = jax.lax.cond(few_pixels, lambda image: _along_both(reduce_y, reduce_x, image), lambda image: image, image)
     # Shot noise grows with brightness, read noise does not.
     strength = 0.05 * random[12] ** 2
     level = strength * (0.35 + 0.65 * jnp.sqrt(jnp.clip(image, 0.0, 1.0)))
@@ -107,4 +136,5 @@ def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     coarseness = jnp.exp(-2.2 + 2.6 * random[14])
     compressed = random[15] < JPEG_SHARE
     image = jax.lax.cond(compressed, lambda image: jpeg(image, coarseness), lambda image: image, image)
+    image = jax.lax.cond(few_pixels, lambda image: _along_both(enlarge_y, enlarge_x, image), lambda image: image, image)
     return jnp.clip(image, 0.0, 1.0)

@@ -50,8 +50,6 @@ NEAR_MM = 50.0
 SHARES = {"ears": 4.0}
 # Probabilities of glasses, of a hat or hood, and of a hand, microphone or headphones, for a scene with accessories.
 GLASSES_SHARE, HAT_SHARE, OBJECT_SHARE = 0.5, 0.16, 0.2
-# Probability of a mask over mouth and nose, for a scene with accessories.
-MASK_SHARE = 0.08
 # Depth by which the skull may lie in front of hair that covers it, as the hair follows a smoother skull.
 SKULL_TOLERANCE_MM = 14.0
 
@@ -192,10 +190,9 @@ def _radiance(
     """
     p = pixels[..., :3]
     surface = skin.surface(head, scene, p, parts)
-    worn = jax.random.bernoulli(jax.random.fold_in(scene.key, 5), scene.accessories * MASK_SHARE)
     cloth = clothes.dress(head, jax.random.fold_in(scene.key, 2), p)
     mask = clothes.face_mask(head, jax.random.fold_in(scene.key, 6), p)
-    cloth = cloth.under(mask._replace(cover=worn * mask.cover))
+    cloth = cloth.under(mask._replace(cover=scene.mask * mask.cover))
     albedo = surface.albedo + cloth.cover[..., None] * (cloth.albedo - surface.albedo)
     bump = surface.bump + cloth.cover[..., None] * (cloth.bump - surface.bump)
     normals = _bumped(shading.normalize(pixels[..., 8:11]), bump, p, scene.rotation)

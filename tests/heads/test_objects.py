@@ -85,11 +85,11 @@ def test_masks_cover_mouth_and_chin_and_leave_eyes_forehead_and_scalp_free(head,
 
 def test_objects_and_masks_change_the_image_but_not_the_depth_of_the_head(head, monkeypatch):
     monkeypatch.setattr(scenes, "OBJECT_SHARE", 2.0)
-    monkeypatch.setattr(scenes, "MASK_SHARE", 2.0)
     head = jax.device_put(scenes.renderable(head))
     scene = scenes.sample_scene(head, jax.random.key(0), 64, scenes.WITH_ACCESSORIES)
     render = jax.jit(lambda scene: scenes.render(head, scene, 64))
-    worn, bare = render(scene), render(scene.replace(accessories=jnp.float32(0)))
+    worn = render(scene.replace(mask=jnp.bool_(True)))
+    bare = render(scene.replace(mask=jnp.bool_(False), accessories=jnp.float32(0)))
     np.testing.assert_array_equal(worn.depth, bare.depth)
     changed = np.abs(worn.image - bare.image).max(-1) > 0.1
     assert changed[np.asarray(bare.depth) > 0].mean() > 0.1 and np.isfinite(worn.image).all()

@@ -1,4 +1,4 @@
-"""Motion blur: the mean of shifted images, in the form for CPUs and in that for accelerators."""
+"""Motion blur, the mean of shifted images in the forms for CPUs and for accelerators; images of few pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -18,3 +18,21 @@ def test_motion_blur_is_the_mean_along_the_path(monkeypatch, platform, path_px):
     shifts = np.clip(np.round(np.linspace(-0.5, 0.5, photography.MOTION_TAPS)[:, None] * path_px), -reach, reach)
     expected = np.mean([padded[y : y + 40, x : x + 40] for x, y in shifts.astype(int) + reach], axis=0)
     np.testing.assert_allclose(photography.motion_blur(image, jnp.array(path_px)), expected, atol=1e-6)
+
+
+def test_resampling_averages_whole_rows_and_interpolates_between_their_centres():
+    reduce, enlarge = photography.resampling(12, jnp.array(3.0), jnp.array(0.0))
+    rows = np.arange(12.0) ** 2
+    small = rows.reshape(4, 3).mean(1)
+    np.testing.assert_allclose((reduce @ rows)[:4], small, rtol=1e-6)
+    centres = np.arange(4) * 3 + 1.0
+    expected = np.interp(np.arange(12.0), centres, small)
+    np.testing.assert_allclose(enlarge @ (reduce @ rows), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("pixel", "phase"), [(1.0, 0.7), (1.7, 0.0), (4.0, 0.9)])
+def test_resampling_keeps_places(pixel, phase):
+    """A slope stays where it is within a tenth of a row, as rows are flat, apart from the ends."""
+    reduce, enlarge = photography.resampling(40, jnp.array(pixel), jnp.array(phase))
+    slope = np.arange(40.0)
+    np.testing.assert_allclose((enlarge @ (reduce @ slope))[6:-6], slope[6:-6], atol=0.1)
