@@ -45,14 +45,16 @@ EYE_SOCKETS = (13294, 14062)
 # Layout 68 as on the embedded head: the Multi-PIE vertices of the README, except for the points whose place is a matter
 # of convention. Jaw points 5-7 and 9-11 divide the jaw's length as those of the embedded head do; the README's lie up
 # to 6 % of the distance of the outer eye corners nearer to the chin. Brow points lie on the brow ridge, where the
-# expressions move it most and where brows are on photos; the README's lie 5 to 9 % higher.
+# expressions move it most and where brows are on photos; the README's lie 5 to 9 % higher. Bridge and wings of the nose
+# and the points along the lips lie where those of the embedded head do; the README's wings lie 2 to 4 % lower, and its
+# lip points up to 5 % farther from the middle.
 LANDMARKS_68 = (
     1225, 1888, 1052, 367, 1719, 765, 242, 1443, 966, 3657, 2483, 3006, 3924, 2608, 3272, 4088, 3443,
     270, 1009, 1032, 2037, 2003, 4203, 4233, 3252, 3229, 2511,
-    978, 4527, 4942, 4857, 1140, 2075, 1147, 4269, 3360,
+    971, 4527, 4942, 4857, 4559, 2076, 1147, 4270, 5024,
     1507, 1542, 1537, 1528, 1518, 1511, 3742, 3751, 3756, 3721, 3725, 3732,
-    5708, 5695, 2081, 0, 4275, 6200, 6213, 6346, 6461, 5518, 5957, 5841,
-    5702, 5711, 5533, 6216, 6207, 6470, 5517, 5966,
+    5708, 5720, 2069, 5525, 4263, 6225, 6213, 6357, 6508, 5518, 6004, 5852,
+    5702, 5736, 5533, 6241, 6207, 6485, 5517, 5981,
 )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     # 2.1.0: the places of some landmarks; lids and lips do not cross, opposite face units exclude each other.
     # 2.2.0: more varied people, smiles, moved brows, lids at rest; masks, hands, microphones, headphones.
     # 2.3.0: ICT-FaceKit's brows, and its jaw points, at the places of the embedded head's.
-    # 2.4.0: photographs of low resolution; mouths are closed under masks.
+    # 2.4.0: photographs of low resolution; mouths are closed under masks; places of landmarks of nose and lips.
     VERSION = tfds.core.Version("2.4.0")
     SEED = 20230618
 

@@ -1,10 +1,11 @@
 """Landmarks of MakeHuman's head: iBUG's 68 and WFLW's 98 points as barycentric points of its surface.
 
 Eyes and mouth follow rings of the mesh: the lid margins, the border of the painted lips and the line where the lips
-meet. Nose and brows are placed by anatomy; the jaw line is the outline of the face as seen from the front, which runs
-from the ear along the edge of the mandible. How far the outer mouth corners lie beyond the inner ones, and where the
-tip of the nose and the base of its wing are, follow the convention of ICT-FaceKit's landmarks. The middle and the
-subject's left are set, then mirrored.
+meet. Along the lips the points divide the way to the corner as those of the mean annotation of 300-W do: outer ones at
+0.26 and 0.64, inner ones at 0.31 of it. Nose and brows are placed by anatomy, the base of the nose's wing as in that
+mean; the jaw line is the outline of the face as seen from the front, which runs from the ear along the edge of the
+mandible. How far the outer mouth corners lie beyond the inner ones, and where the tip of the nose is, follow the
+convention of ICT-FaceKit's landmarks. The middle and the subject's left are set, then mirrored.
 """
 
 import numpy as np
@@ -15,8 +16,8 @@ from jaxface.layouts import LAYOUT_68, LAYOUT_98
 
 # Vertices of the base mesh, alone or two with equal weights, by point of the layout.
 LIPS = {
-    51: (455,), 52: (7215,), 53: (7170,), 55: (7166, 7233), 56: (7235, 7245), 57: (496, 492),
-    62: (468,), 63: (7218, 7213), 64: (7248,), 65: (7236,), 66: (523,),
+    51: (455, 466), 52: (7210, 7215), 53: (11956, 7170), 55: (7166, 7239), 56: (7241, 7245), 57: (496, 492),
+    62: (468,), 63: (7221, 7218), 64: (7248,), 65: (7242, 7236), 66: (523,),
 }  # fmt: skip
 INNER_CANTHUS, OUTER_CANTHUS = (6850, 6853), (7753, 7756)
 EYE_68 = {42: INNER_CANTHUS, 43: (6838,), 44: (6784,), 45: OUTER_CANTHUS, 46: (6825,), 47: (6831,)}
@@ -24,11 +25,13 @@ EYE_98 = {
     68: INNER_CANTHUS, 69: (6841,), 70: (6785,), 71: (6784, 6790), 72: OUTER_CANTHUS, 73: (6825, 6820), 74: (6828,),
     75: (6834,),
 }  # fmt: skip
-SUBNASALE, ALA, PRONASALE = (317, 343), (7119,), (5054,)
+SUBNASALE, PRONASALE = (317, 343), (5054,)
 # Point 30 is the tip of the nose as it is annotated, above its most protruding point.
 TIP_ABOVE_MM = 2.8
-# Points 34 and 35 lie at these shares of the distance of the wing from the middle.
-NOSE_SHARES = {34: 0.42, 35: 0.83}
+# Point 27 lies below the pupils.
+TOP_BELOW_MM = 1.0
+# Base of the left wing of the nose: x, and height above point 33, mm.
+WING = {34: (6.9, 1.9), 35: (13.2, 4.2)}
 # Distance of the outer corner of the mouth from the inner one, mm.
 CORNER_MM = 2.5
 # Centre line of the left brow's hairs: x, and height above the pupils, mm.
@@ -106,9 +109,9 @@ def _corner(mesh: _Mesh) -> Place:
 
 
 def _nose(mesh: _Mesh) -> dict[int, Place]:
-    """Points 27 to 30 from the height of the pupils to the tip, and 33 to 35 from the septum to the wing."""
-    protruding, base, wing = (mesh.between(vertices) for vertices in (PRONASALE, SUBNASALE, ALA))
-    top = mesh.template[mesh.pupil, 1]
+    """Points 27 to 30 from below the height of the pupils to the tip, and 33 to 35 from the septum to the wing."""
+    protruding, base = (mesh.between(vertices) for vertices in (PRONASALE, SUBNASALE))
+    top, below = mesh.template[mesh.pupil, 1] - TOP_BELOW_MM, mesh.point(base)[1]
     places = {33: base}
     heights = np.linspace(top, mesh.point(protruding)[1] + TIP_ABOVE_MM, 4)
     profile = mesh.template[mesh.midline]
@@ -117,11 +120,7 @@ def _nose(mesh: _Mesh) -> dict[int, Place]:
     nose = nose[np.argsort(nose[:, 1])]
     for point, height in zip((27, 28, 29, 30), heights, strict=True):
         places[point] = mesh.attach(np.array([0.0, height, np.interp(height, nose[:, 1], nose[:, 2])]))
-    for point, share in NOSE_SHARES.items():
-        places[point] = mesh.attach(
-            mesh.skin_at(*(mesh.point(base) + share * (mesh.point(wing) - mesh.point(base)))[:2])
-        )
-    return places
+    return places | {point: mesh.attach(mesh.skin_at(x, below + height)) for point, (x, height) in WING.items()}
 
 
 def _brows(mesh: _Mesh) -> dict[int, Place]:
