@@ -130,7 +130,8 @@ class HeadSdf(tfds.core.GeneratorBasedBuilder):
     """`head_sdf/makehuman` and `head_sdf/ict`."""
 
     # 1.1.0: lids and lips of a scan do not cross, opposite face units exclude each other.
-    VERSION = tfds.core.Version("1.1.0")
+    # 1.2.0: anchors at the new places of landmarks.
+    VERSION = tfds.core.Version("1.2.0")
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str | None:
