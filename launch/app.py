@@ -19,6 +19,8 @@ from typing import Any
 
 # TensorFlow, XLA, gRPC and OpenCV read these when they are loaded; the user's own settings win.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow only reads data here; with oneDNN it prints a notice on some processors, whatever the level.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # With it epath would reach buckets through TensorFlow, wherever that is installed, instead of gcsfs.
