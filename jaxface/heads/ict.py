@@ -46,8 +46,8 @@ EYE_SOCKETS = (13294, 14062)
 # of convention. Jaw points 5-7 and 9-11 divide the jaw's length as those of the embedded head do; the README's lie up
 # to 6 % of the distance of the outer eye corners nearer to the chin. Brow points lie on the brow ridge, where the
 # expressions move it most and where brows are on photos; the README's lie 5 to 9 % higher. Bridge and wings of the nose
-# and the points along the lips lie where those of the embedded head do; the README's wings lie 2 to 4 % lower, and its
-# lip points up to 5 % farther from the middle.
+# and the points along the lips lie where those of the embedded head do; the README's wings lie 2 to 3 % lower, and its
+# lip points up to 4 % farther from the middle.
 LANDMARKS_68 = (
     1225, 1888, 1052, 367, 1719, 765, 242, 1443, 966, 3657, 2483, 3006, 3924, 2608, 3272, 4088, 3443,
     270, 1009, 1032, 2037, 2003, 4203, 4233, 3252, 3229, 2511,

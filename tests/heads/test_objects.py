@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxface.geometry import camera
-from jaxface.heads import accessories, clothes, hair, objects, scenes
+from jaxface.heads import accessories, capture, clothes, hair, objects, scenes
 from jaxface.heads.makehuman.head import makehuman_head
 
 SIZE, FOCAL = 97, 300.0
@@ -81,6 +81,16 @@ def test_masks_cover_mouth_and_chin_and_leave_eyes_forehead_and_scalp_free(head,
     np.testing.assert_array_equal(cover[6:], 0)
     everywhere = np.asarray(clothes.face_mask(head, jax.random.key(seed), template[None]).cover)[0]
     assert everywhere[np.asarray(head.regions["scalp"])].max() == 0
+
+
+def test_mouths_rest_under_masks(head, monkeypatch):
+    monkeypatch.setattr(capture, "MASK_SHARE", 2.0)
+    keys = jax.random.split(jax.random.key(0), 8)
+    of_mouth = np.array([name.startswith(("mouth", "jaw")) for name in head.expression_names])
+    for conditions, masked in ((scenes.WITH_ACCESSORIES, True), (scenes.UNCONSTRAINED, False)):
+        sampled = jax.vmap(lambda key, it=conditions: scenes.sample_scene(head, key, 64, it))(keys)
+        assert (sampled.mask == masked).all()
+        assert (np.asarray(sampled.expression)[:, of_mouth] == 0).all() == masked
 
 
 def test_objects_and_masks_change_the_image_but_not_the_depth_of_the_head(head, monkeypatch):

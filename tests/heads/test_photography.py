@@ -1,4 +1,4 @@
-"""Motion blur, the mean of shifted images in the forms for CPUs and for accelerators; images of few pixels."""
+"""Motion blur is the mean of shifted images; images of few pixels keep their places."""
 
 import jax
 import jax.numpy as jnp

@@ -1,9 +1,9 @@
 """Landmarks of MakeHuman's head: iBUG's 68 and WFLW's 98 points as barycentric points of its surface.
 
 Eyes and mouth follow rings of the mesh: the lid margins, the border of the painted lips and the line where the lips
-meet. Along the lips the points divide the way to the corner as those of the mean annotation of 300-W do: outer ones at
-0.26 and 0.64, inner ones at 0.31 of it. Nose and brows are placed by anatomy, the base of the nose's wing as in that
-mean; the jaw line is the outline of the face as seen from the front, which runs from the ear along the edge of the
+meet. Along the lips the points divide the way to the corner about as those of the mean annotation of 300-W do: outer
+ones at 0.27 and 0.63, inner ones at 0.31 of it. Nose and brows are placed by anatomy, the base of the nose's wing as in
+that mean; the jaw line is the outline of the face as seen from the front, which runs from the ear along the edge of the
 mandible. How far the outer mouth corners lie beyond the inner ones, and where the tip of the nose is, follow the
 convention of ICT-FaceKit's landmarks. The middle and the subject's left are set, then mirrored.
 """
