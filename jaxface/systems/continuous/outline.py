@@ -1,9 +1,10 @@
 """Contour points on the visible outline of the face, as annotators place them.
 
-A template point is fixed on the head, but on the near side of a turned face the outline lies farther back. Each contour
-point of the cheeks therefore has a line of template points at its height, from the cheek back to the ear, and is placed
-at the outermost of their answers: landmark marching, Zhu et al., "High-Fidelity Pose and Expression Normalization for
-Face Recognition in the Wild", CVPR 2015.
+A template point is fixed on the head, but the outline of a turned face lies farther back on the near side, and on the
+cheek on the far side. Each contour point of the cheeks therefore has a line of template points at its height, from the
+cheek back to the ear, and is placed at the outermost of their answers: landmark marching, Zhu et al., "High-Fidelity
+Pose and Expression Normalization for Face Recognition in the Wild", CVPR 2015. Near profile, where the far outline is
+that of nose and lips, points of the far side stay where they are on the head.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from jaxface.geometry.surface import SurfaceQuery
 from jaxface.heads import canonical
 from jaxface.heads.sources import EMBEDDED, load_head
 from jaxface.layouts import LAYOUT_68, LAYOUTS, MIRROR_X, Layout
+from jaxface.systems.continuous import depth_test
 from jaxface.systems.continuous.network import Answer
 from jaxface.systems.continuous.template_surface import region_mask
 
@@ -25,8 +27,11 @@ SKIN = ("face", "neck", "scalp")
 LOWER = {0: 0.040, 1: 0.027, 2: 0.020, 3: 0.009, 4: -0.009}
 JAW_POINTS = 17
 # Template points of a line in front of and behind its contour point, their distance, and the distance by which a step
-# back leads outwards, so that it stays on the skin.
-IN_FRONT, BEHIND, STEP, OUTWARDS = 2, 4, 0.035, 0.004
+# back leads outwards, so that it stays on the skin. The far outline of a head turned by 40° is at the front ends.
+IN_FRONT, BEHIND, STEP, OUTWARDS = 6, 2, 0.07, 0.008
+# Angles between line of sight and median plane: up to the first a contour point may be in front of its template point,
+# from the second on it is not; between them the two answers are mixed.
+TURN_RAD = np.deg2rad([45.0, 55.0])
 # Width of the choice in distances between the eyes: the answer moves along its line without jumps.
 SOFTNESS = 0.01
 
@@ -54,7 +59,7 @@ class Outline:
             lines: points (J*M,2) and sigma (J*M,) px for `lines`.
         """
         points, sigma = (one.reshape(*self.lines.shape[:2], *one.shape[1:]) for one in lines)
-        weights = self._weights(answer[0], points)
+        weights = self._weights(queries, answer, points)
         replaced = []
         for own, line in ((queries, self.lines), (answer[0], points), (answer[1], sigma)):
             own = own.copy()
@@ -62,18 +67,26 @@ class Outline:
             replaced.append(own)
         return replaced[0], (replaced[1], replaced[2])
 
-    def _weights(self, landmarks: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    def _weights(self, queries: np.ndarray, answer: Answer, points: np.ndarray) -> np.ndarray:
         """The weights (J,M) of the points of each line, of sum 1: nearly 1 for the outermost.
 
         Args:
-            landmarks: (K,2) px, the answers to the layout's own template points.
-            answers: (J,M,2) px, those to the lines.
+            queries, answer: see `moved`.
+            points: (J,M,2) px, the answers to the lines.
         """
-        left, right, *_ = self.layout.five_points(landmarks)
+        left, right, *_ = self.layout.five_points(answer[0])
         eyes = right - left
-        outwards = (answers @ eyes) / max(float(eyes @ eyes), 1e-12) * np.sign(self.lines[:, :1, 0])
-        weights = np.exp((outwards - outwards.max(axis=1, keepdims=True)) / SOFTNESS)
-        return weights / weights.sum(axis=1, keepdims=True)
+        outwards = (points @ eyes) / max(float(eyes @ eyes), 1e-12) * np.sign(self.lines[:, :1, 0])
+        behind = np.where(np.arange(outwards.shape[1]) < IN_FRONT, -np.inf, outwards)
+        turn = np.arcsin(abs(depth_test.toward_viewer(queries, *answer)[0]))
+        share_behind = np.interp(turn, TURN_RAD, [0.0, 1.0])
+        return (1 - share_behind) * _outermost(outwards) + share_behind * _outermost(behind)
+
+
+def _outermost(outwards: np.ndarray) -> np.ndarray:
+    """Weights (J,M), of sum 1 for each line and nearly 1 for the largest of `outwards` (J,M), eye distances."""
+    weights = np.exp((outwards - outwards.max(axis=1, keepdims=True)) / SOFTNESS)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 @functools.cache
