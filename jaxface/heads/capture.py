@@ -16,7 +16,7 @@ from jaxface.heads.paint import SKIN
 # Height of a face, with which the focal length is chosen.
 FACE_MM = 170.0
 # Largest distance of the camera.
-FARTHEST_MM = 3000.0
+FARTHEST_MM = 6000.0
 # Factor on the beard coefficient of heads with a strong beard.
 STRONG_BEARD = 3.0
 # Share of heads whose features and eyes are faded, like statues, and of heads whose features are faded at all.
@@ -35,11 +35,14 @@ HAIR_FREQUENCIES = np.array([0.26, 0.26, 0.18, 0.12, 0.04, 0.09, 0.05])
 # Movements that people show on photographs far more often than independent face units would: the share of people, and
 # the weights of the face units of a full movement. The first unit is always there, of the others a random part.
 MOVEMENTS = {
-    "smile": (0.4, {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.4, "mouthUpperUp": 0.5, "mouthDimple": 0.5,
+    "open smile": (0.2, {"mouthSmile": 1.0, "mouthUpperUp": 0.8, "mouthLowerDown": 0.7, "cheekSquint": 0.7,
+                         "eyeSquint": 0.4}),
+    "smile": (0.3, {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.4, "mouthUpperUp": 0.5, "mouthDimple": 0.5,
                     "mouthStretch": 0.4}),
     "raised brows": (0.25, {"browInnerUp": 1.0, "browOuterUp": 1.0}),
     "lowered brows": (0.25, {"browDown": 1.0}),
-    "lids at rest": (1.0, {"eyeBlink": 0.5}),
+    "lids at rest": (0.5, {"eyeBlink": 0.35}),
+    "wide eyes": (0.15, {"eyeWide": 1.0}),
 }  # fmt: skip
 # Probability of a mask over mouth and nose, for a scene with accessories.
 MASK_SHARE = 0.08
@@ -163,14 +166,15 @@ def _pose(key: jax.Array, middle: jax.Array, size: int, capture: CaptureConfig) 
         key: random key.
         middle: (3,) mm, centre of the face in the head frame; it projects to `center_px`.
         size: side of the image in pixels.
-        capture: limits of the angles and of the distance; the distance is log-uniform up to FARTHEST_MM.
+        capture: limits of the angles and of the distance, whose logarithm rises in density up to that of FARTHEST_MM:
+            half of the photographs are from farther than 2.6 m, one in seven from nearer than 1 m.
     """
     k = jax.random.split(key, 6)
     spread = jax.random.uniform(k[0], (2, 3), minval=-1.0)
     pitch, roll = jnp.deg2rad(capture.tilt_deg) * spread[0, 1:] * abs(spread[1, 1:])
     yaw = jnp.deg2rad(capture.yaw_deg) * spread[0, 0]
     rotation = jaxlie.SO3.from_rpy_radians(pitch, yaw, roll).as_matrix()
-    distance = capture.nearest_mm * (FARTHEST_MM / capture.nearest_mm) ** jax.random.uniform(k[1])
+    distance = capture.nearest_mm * (FARTHEST_MM / capture.nearest_mm) ** jnp.sqrt(jax.random.uniform(k[1]))
     face_per_image = jax.random.uniform(k[2], minval=0.42, maxval=0.68)
     center = (size - 1) / 2 + size * 0.08 * jax.random.uniform(k[3], (2,), minval=-1.0)
     face_center = jnp.array([0.0, 0.0, 1.0]) * distance

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
-from jaxface.heads import accessories, background, clothes, hair, objects, photography, shading, skin
+from jaxface.heads import accessories, background, clothes, hair, lashes, objects, photography, shading, skin
 from jaxface.heads.capture import (
     PORTRAIT,
     UNCONSTRAINED,
@@ -159,7 +159,8 @@ def render(
     parts = skin.Parts(*jnp.moveaxis(pixels[..., 3:8], -1, 0))
     hair_layer = _hair(head, scene, vertices, view, parts, crop)
     held = _objects(head, scene, vertices, view)
-    radiance = _radiance(head, scene, pixels, parts, hair_layer, held, view, crop)
+    rim = lashes.lashes(scene, head.landmark_points(points, "68"), view.rays * depth[..., None])
+    radiance = _radiance(head, scene, pixels, parts, rim, hair_layer, held, view, crop)
     image = background.background(keys[0], size, photos)
     if "shoulders" not in head.regions:
         middle = head.landmark_points(points_px, "68").mean(0)
@@ -179,12 +180,13 @@ def _radiance(
     scene: Scene,
     pixels: jax.Array,
     parts: skin.Parts,
+    rim: lashes.Lashes,
     hair_layer: _Layer,
     held: objects.Cast,
     view: accessories.View,
     crop: jax.Array | None,
 ) -> jax.Array:
-    """Linear radiance (S,S,3) of head, hair and objects.
+    """Linear radiance (S,S,3) of head with lashes, hair and objects.
 
     `pixels` (S,S,12) are the interpolated template positions, parts, normals and depth.
     """
@@ -193,7 +195,8 @@ def _radiance(
     cloth = clothes.dress(head, jax.random.fold_in(scene.key, 2), p)
     mask = clothes.face_mask(head, jax.random.fold_in(scene.key, 6), p)
     cloth = cloth.under(mask._replace(cover=scene.mask * mask.cover))
-    albedo = surface.albedo + cloth.cover[..., None] * (cloth.albedo - surface.albedo)
+    albedo = surface.albedo + rim.cover[..., None] * (rim.color - surface.albedo)
+    albedo = albedo + cloth.cover[..., None] * (cloth.albedo - albedo)
     bump = surface.bump + cloth.cover[..., None] * (cloth.bump - surface.bump)
     normals = _bumped(shading.normalize(pixels[..., 8:11]), bump, p, scene.rotation)
     is_hair = hair_layer.opacity > 0.5
@@ -203,6 +206,7 @@ def _radiance(
     ambient = shading.ambient_occlusion(depth)
     # Light hardly reaches the oral cavity, and the upper lid shades the eye.
     ambient *= 1.0 - 0.35 * parts.eyes * jnp.clip(1.5 * normals[..., 1] + 0.2, 0.0, 1.0)
+    albedo *= 1.0 - (parts.eyes * rim.shade)[..., None]
     matt = scene.replace(gloss=scene.gloss * (1.0 - 0.9 * cloth.cover))
     radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, ambient)
     down = scene.rotation @ jnp.array([0.0, -1.0, 0.15])

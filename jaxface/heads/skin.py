@@ -50,7 +50,7 @@ def part_weights(head: MorphableHead) -> jax.Array:
     return jnp.stack([jnp.asarray(mask) for mask in masks], -1).astype(jnp.float32)
 
 
-def _smoothstep(value: jax.Array, low: float | jax.Array, high: float | jax.Array) -> jax.Array:
+def smoothstep(value: jax.Array, low: float | jax.Array, high: float | jax.Array) -> jax.Array:
     """Smoothstep: 0 below `low`, 1 above `high`; decreasing if `low` > `high`."""
     t = jnp.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3.0 - 2.0 * t)
@@ -66,7 +66,7 @@ def _curve(x: jax.Array, knots: jax.Array) -> jax.Array:
     return y
 
 
-def _to_polyline(p: jax.Array, line: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def to_polyline(p: jax.Array, line: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(distance, signed height above the nearest segment in y, length along the line) of p (…,3) to `line` (L,3)."""
     best = [jnp.full(p.shape[:-1], 1e6), jnp.zeros(p.shape[:-1]), jnp.zeros(p.shape[:-1])]
     start_length = jnp.zeros(())
@@ -162,7 +162,7 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
     spots = noise.nearest(around / 0.9, y / 0.9, painter.offsets[4])
     rough, age = painter.uniform(1) ** 2, painter.uniform(2)
     value = 1.0 + 0.02 * blotch[..., 0] + (0.01 + 0.03 * rough) * uneven[..., 0] + 0.03 * rough * pores[..., 0]
-    freckles = (painter.uniform(3) < 0.12) * _smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
+    freckles = (painter.uniform(3) < 0.12) * smoothstep(spots[..., 1] + 0.4 * uneven[..., 1], 1.0, 2.0)
     base = jnp.asarray(paint.SKIN, jnp.float32) * painter.scene.tone
     base = base * (1.0 + 0.07 * painter.coefficient("skin_lightness"))
     base = base * (1.0 + 0.03 * painter.coefficient("skin_warmth") * jnp.array([1.0, 0.0, -1.3]))
@@ -185,16 +185,16 @@ def _bare_skin(painter: _Painter) -> tuple[jax.Array, jax.Array]:
 def _wrinkles(painter, albedo, bump, age, blotch) -> tuple[jax.Array, jax.Array]:
     """Adds folds beside the nose, lines on the forehead and beside the eyes of the old to (albedo, bump)."""
     landmarks, folded = painter.landmarks, painter.folded
-    old = _smoothstep(age, 0.45, 1.0)
+    old = smoothstep(age, 0.45, 1.0)
     out = jnp.array([7.0, -2.0, 0.0])
     fold = jnp.stack([landmarks[35] + jnp.array([4.0, 4.0, -4.0]), (landmarks[35] + landmarks[54]) / 2 + out])
     fold = jnp.concatenate([fold, (landmarks[54] + out)[None]])
-    distance, _, _ = _to_polyline(folded, fold)
+    distance, _, _ = to_polyline(folded, fold)
     line = jnp.exp(-((distance / 1.8) ** 2)) * (0.10 + 0.45 * old)
     y = folded[..., 1] + 1.2 * blotch[..., 0]
     brow = landmarks[22:27, 1].mean()
-    forehead = _smoothstep(y, brow + 8.0, brow + 20.0) * _smoothstep(y, brow + 55.0, brow + 38.0)
-    forehead *= _smoothstep(folded[..., 0], 50.0, 30.0)
+    forehead = smoothstep(y, brow + 8.0, brow + 20.0) * smoothstep(y, brow + 55.0, brow + 38.0)
+    forehead *= smoothstep(folded[..., 0], 50.0, 30.0)
     phase = jnp.sin(y * 0.75)
     crow = _bell(folded, landmarks[45] + jnp.array([9.0, 0.0, 0.0]), (8.0, 8.0))
     furrow = old * (forehead * jnp.maximum(phase, 0.0) ** 4 + crow * jnp.maximum(jnp.sin(y * 1.9), 0.0) ** 3)
@@ -209,9 +209,9 @@ def _lips(painter: _Painter, albedo: jax.Array) -> jax.Array:
     upper = landmarks[jnp.array([51, 52, 53, 54]), :2]
     lower = landmarks[jnp.array([57, 56, 55, 54]), :2]
     soft = 0.9
-    mask = _smoothstep(_curve(x, upper) - y, -soft, soft) * _smoothstep(y - _curve(x, lower), -soft, soft)
-    mask *= _smoothstep(landmarks[54, 0] - x, -soft, soft)
-    mask *= _smoothstep(folded[..., 2], landmarks[54, 2] - 8.0, landmarks[54, 2] - 3.0)
+    mask = smoothstep(_curve(x, upper) - y, -soft, soft) * smoothstep(y - _curve(x, lower), -soft, soft)
+    mask *= smoothstep(landmarks[54, 0] - x, -soft, soft)
+    mask *= smoothstep(folded[..., 2], landmarks[54, 2] - 8.0, landmarks[54, 2] - 3.0)
     makeup = painter.uniform(5) < 0.22
     redness = 0.8 * painter.coefficient("lip_redness") + 3.0 * makeup * painter.uniform(6)
     tone = jnp.sqrt(scene.tone)
@@ -225,13 +225,13 @@ def _brows(painter: _Painter, albedo: jax.Array) -> jax.Array:
     """Brows as strips of hairs along the landmarks: thick inside, thin outside."""
     scene, landmarks = painter.scene, painter.landmarks
     line = landmarks[22:27]
-    distance, height, along = _to_polyline(painter.folded, line)
+    distance, height, along = to_polyline(painter.folded, line)
     length = jnp.sqrt(((line[1:] - line[:-1]) ** 2).sum(-1)).sum()
     fraction = along / length
     half_width = painter.uniform(7, 2.0, 4.6) * (1.0 - 0.62 * fraction * jnp.sqrt(fraction + 1e-6))
     hairs = noise.nearest((along + 1.3 * height) / 0.8, (height - 0.5 * along) / 3.0, painter.offsets[3])[..., 0]
     edge = distance + 0.4 * hairs
-    density = _smoothstep(edge, half_width + 1.3, half_width - 1.3) * (0.55 + 0.45 * _smoothstep(along, 0.0, 9.0))
+    density = smoothstep(edge, half_width + 1.3, half_width - 1.3) * (0.55 + 0.45 * smoothstep(along, 0.0, 9.0))
     strength = jnp.clip(0.86 + 0.14 * painter.coefficient("brow_darkness"), 0.15, 0.97)
     color = jnp.minimum(scene.hair, 0.55) * 0.75 + 0.02
     return _mix(albedo, color * (1.0 + 0.2 * _per_channel(hairs)), density * strength)
@@ -241,20 +241,20 @@ def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Arr
     """Stubble, moustache or beard by the coefficient `beard`, from about its mean upwards."""
     scene, landmarks, folded = painter.scene, painter.landmarks, painter.folded
     y, coefficient = folded[..., 1], painter.coefficient("beard")
-    jaw, _, _ = _to_polyline(folded, landmarks[8:14])
-    lip, _, _ = _to_polyline(folded, landmarks[51:55])
+    jaw, _, _ = to_polyline(folded, landmarks[8:14])
+    lip, _, _ = to_polyline(folded, landmarks[51:55])
     wide = painter.uniform(8, 0.4, 1.1)
-    on_jaw = _smoothstep(jaw, 30.0 * wide, 14.0 * wide) * (painter.uniform(9) < 0.75)
-    moustache = _smoothstep(lip, 13.0, 7.0) * (painter.uniform(10) < 0.8)
-    goatee = _smoothstep(folded[..., 0], 24.0, 14.0) * _smoothstep(jaw, 28.0, 16.0)
-    lips = _smoothstep(_curve(folded[..., 0], landmarks[jnp.array([51, 52, 53, 54]), :2]) - y, -1.5, 0.5)
-    lips *= _smoothstep(y - _curve(folded[..., 0], landmarks[jnp.array([57, 56, 55, 54]), :2]), -1.5, 0.5)
-    lips *= _smoothstep(landmarks[54, 0] - folded[..., 0], -2.0, 1.0)
+    on_jaw = smoothstep(jaw, 30.0 * wide, 14.0 * wide) * (painter.uniform(9) < 0.75)
+    moustache = smoothstep(lip, 13.0, 7.0) * (painter.uniform(10) < 0.8)
+    goatee = smoothstep(folded[..., 0], 24.0, 14.0) * smoothstep(jaw, 28.0, 16.0)
+    lips = smoothstep(_curve(folded[..., 0], landmarks[jnp.array([51, 52, 53, 54]), :2]) - y, -1.5, 0.5)
+    lips *= smoothstep(y - _curve(folded[..., 0], landmarks[jnp.array([57, 56, 55, 54]), :2]), -1.5, 0.5)
+    lips *= smoothstep(landmarks[54, 0] - folded[..., 0], -2.0, 1.0)
     where = jnp.maximum(jnp.maximum(on_jaw, moustache), goatee) * (1.0 - lips) * flesh
-    where *= _smoothstep(y, landmarks[33, 1] - 1.0, landmarks[33, 1] - 5.0)
+    where *= smoothstep(y, landmarks[33, 1] - 1.0, landmarks[33, 1] - 5.0)
     hairs = painter.strands[..., 0]
     amount = jnp.clip(0.45 * coefficient - 0.2, 0.0, 1.0)
-    mask = jnp.clip(where * amount * (0.85 + 0.35 * hairs), 0.0, 0.96) * _smoothstep(where + 0.2 * hairs, 0.1, 0.6)
+    mask = jnp.clip(where * amount * (0.85 + 0.35 * hairs), 0.0, 0.96) * smoothstep(where + 0.2 * hairs, 0.1, 0.6)
     # Short stubble looks bluish grey through the skin.
     stubble = skin * jnp.array([0.62, 0.64, 0.70])
     color = jnp.where(amount > 0.35, scene.hair * (0.85 + 0.35 * _per_channel(hairs)), stubble)
@@ -266,7 +266,7 @@ def _scalp(painter: _Painter, albedo: jax.Array, parts: Parts) -> jax.Array:
     hairs = painter.strands[..., 0]
     length = _hair_length(painter.scene)
     strength = jnp.where(length < BALD_SHARE, 0.05, jnp.where(length < CROPPED_SHARE, 0.6, 0.95))
-    mask = _smoothstep(parts.scalp + 0.16 * hairs, 0.35, 0.8) * strength
+    mask = smoothstep(parts.scalp + 0.16 * hairs, 0.35, 0.8) * strength
     return _mix(albedo, painter.scene.hair * (0.75 + 0.3 * _per_channel(hairs)), mask)
 
 
@@ -278,7 +278,7 @@ def _mouth(painter: _Painter, teeth: jax.Array) -> jax.Array:
     flesh = jnp.asarray(paint.MOUTH, jnp.float32) * (0.2 + 1.0 * light)
     white = jnp.asarray(paint.TEETH, jnp.float32) * painter.uniform(12, 0.72, 1.1) * jnp.array([1.0, 1.0, 0.96])
     bite = (landmarks[62, 1] + landmarks[66, 1]) / 2
-    gum = _smoothstep(abs(p[..., 1] - bite), 8.5, 11.0)
+    gum = smoothstep(abs(p[..., 1] - bite), 8.5, 11.0)
     gap = jnp.exp(-((jnp.sin(p[..., 0] * 0.42) / 0.22) ** 2))
     tooth = _mix(white * (1.0 - 0.22 * _per_channel(gap)), jnp.asarray(GUM, jnp.float32), gum)
     return _mix(flesh, tooth * (0.35 + 0.75 * light), teeth)
@@ -301,11 +301,11 @@ def _eyes(painter: _Painter) -> jax.Array:
     color = jnp.asarray(paint.IRIS, jnp.float32) * 0.8 + pale * jnp.maximum(lightness, -1.0) * 0.10
     color = color + pale * jnp.maximum(blue, -0.5) * jnp.array([-0.08, 0.03, 0.13])
     color = jnp.maximum(color, 0.03)
-    iris = color * (1.0 + 0.22 * _per_channel(fibres)) * _per_channel(1.0 - 0.55 * _smoothstep(radius, 4.6, 5.9))
+    iris = color * (1.0 + 0.22 * _per_channel(fibres)) * _per_channel(1.0 - 0.55 * smoothstep(radius, 4.6, 5.9))
     white = jnp.asarray(paint.SCLERA, jnp.float32) * painter.uniform(13, 0.8, 1.05)
     # Redder towards the corners.
-    pink = _per_channel(_smoothstep(radius, 7.0, 13.0))
+    pink = _per_channel(smoothstep(radius, 7.0, 13.0))
     eye = white * (1.0 - pink * jnp.array([0.10, 0.28, 0.28]))
-    eye = _mix(eye, iris, _smoothstep(radius, paint.IRIS_RADIUS_MM + 0.5, paint.IRIS_RADIUS_MM - 0.3) * front)
+    eye = _mix(eye, iris, smoothstep(radius, paint.IRIS_RADIUS_MM + 0.5, paint.IRIS_RADIUS_MM - 0.3) * front)
     pupil = painter.uniform(14, 1.3, 3.2)
-    return _mix(eye, jnp.asarray(paint.PUPIL, jnp.float32), _smoothstep(radius, pupil + 0.4, pupil - 0.4) * front)
+    return _mix(eye, jnp.asarray(paint.PUPIL, jnp.float32), smoothstep(radius, pupil + 0.4, pupil - 0.4) * front)
