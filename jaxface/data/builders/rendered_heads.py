@@ -155,7 +155,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     # 2.2.0: more varied people, smiles, moved brows, lids at rest; masks, hands, microphones, headphones.
     # 2.3.0: ICT-FaceKit's brows, and its jaw points, at the places of the embedded head's.
     # 2.4.0: photographs of low resolution; mouths are closed under masks; places of landmarks of nose and lips.
-    # 2.5.0: lashes, lids more open, photographs from farther away.
+    # 2.5.0: lashes, lids more open, open smiles, photographs from farther away.
     VERSION = tfds.core.Version("2.5.0")
     SEED = 20230618
 

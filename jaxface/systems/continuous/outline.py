@@ -78,8 +78,8 @@ class Outline:
         eyes = right - left
         outwards = (points @ eyes) / max(float(eyes @ eyes), 1e-12) * np.sign(self.lines[:, :1, 0])
         behind = np.where(np.arange(outwards.shape[1]) < IN_FRONT, -np.inf, outwards)
-        turn = np.arcsin(abs(depth_test.toward_viewer(queries, *answer)[0]))
-        share_behind = np.interp(turn, TURN_RAD, [0.0, 1.0])
+        sine = abs(depth_test.toward_viewer(queries, *answer)[0])
+        share_behind = np.interp(sine, np.sin(TURN_RAD), [0.0, 1.0])
         return (1 - share_behind) * _outermost(outwards) + share_behind * _outermost(behind)
 
 
