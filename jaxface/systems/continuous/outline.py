@@ -27,8 +27,9 @@ SKIN = ("face", "neck", "scalp")
 LOWER = {0: 0.040, 1: 0.027, 2: 0.020, 3: 0.009, 4: -0.009}
 JAW_POINTS = 17
 # Template points of a line in front of and behind its contour point, their distance, and the distance by which a step
-# back leads outwards, so that it stays on the skin. The far outline of a head turned by 40° is at the front ends.
-IN_FRONT, BEHIND, STEP, OUTWARDS = 6, 2, 0.07, 0.008
+# back leads outwards, so that it stays on the skin. The far outline of a head turned by 50° is at the front ends, and
+# the points of all lines of the layout 68 fit into the smallest of `network.QUERY_SIZES`.
+IN_FRONT, BEHIND, STEP, OUTWARDS = 5, 1, 0.12, 0.013
 # Angles between line of sight and median plane: up to the first a contour point may be in front of its template point,
 # from the second on it is not; between them the two answers are mixed.
 TURN_RAD = np.deg2rad([45.0, 55.0])

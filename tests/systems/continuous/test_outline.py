@@ -9,6 +9,7 @@ from jaxface.heads import canonical, landmarks
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import MIRROR_X
 from jaxface.systems.continuous import asked_layouts
+from jaxface.systems.continuous.network import QUERY_SIZES
 from jaxface.systems.continuous.outline import IN_FRONT, LOWER, SKIN, outline
 from jaxface.systems.continuous.template_surface import region_mask
 
@@ -39,6 +40,7 @@ def test_lines_run_on_the_skin_at_one_height_and_are_mirror_symmetric():
     assert np.linalg.norm(skin.closest(lines.reshape(-1, 3))[0] - lines.reshape(-1, 3), axis=1).max() < 1e-4
     assert np.ptp(lines[..., 1], axis=1).max() < 0.03 and (np.diff(lines[..., 2], axis=1) <= 1e-3).all()
     np.testing.assert_array_equal(lines[::-1] * MIRROR_X.astype(np.float32), lines)
+    assert lines[..., 0].size <= QUERY_SIZES[0]  # otherwise a photo takes a millisecond more
 
 
 def test_lines_have_the_heights_of_the_published_mean_face_of_300w():
