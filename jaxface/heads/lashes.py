@@ -26,7 +26,7 @@ CARUNCLE_MM = 4.0
 
 
 class Lashes(NamedTuple):
-    """Opacity `cover` (S,S) and sRGB `color` (3,) of lashes; `shade` (S,S), the share of light that an eye lacks."""
+    """Opacity `cover` (S,S) and sRGB `color` (3,) of lashes; `shade` (S,S), the share by which an eye is darker."""
 
     cover: jax.Array
     color: jax.Array

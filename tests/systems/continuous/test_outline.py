@@ -40,7 +40,7 @@ def test_lines_run_on_the_skin_at_one_height_and_are_mirror_symmetric():
     assert np.linalg.norm(skin.closest(lines.reshape(-1, 3))[0] - lines.reshape(-1, 3), axis=1).max() < 1e-4
     assert np.ptp(lines[..., 1], axis=1).max() < 0.03 and (np.diff(lines[..., 2], axis=1) <= 1e-3).all()
     np.testing.assert_array_equal(lines[::-1] * MIRROR_X.astype(np.float32), lines)
-    assert lines[..., 0].size <= QUERY_SIZES[0]  # otherwise a photo takes a millisecond more
+    assert lines[..., 0].size <= QUERY_SIZES[0]  # more would be padded to the next size
 
 
 def test_lines_have_the_heights_of_the_published_mean_face_of_300w():
