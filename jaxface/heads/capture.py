@@ -60,6 +60,7 @@ class CaptureConfig:
         nearest_mm: minimum camera distance.
         occluded: probability of occluders in front of the head.
         accessories: probability of glasses and hats; half of it is that of a strong beard.
+        nose: least and largest share by which noses protrude more than those of the head's identities (`noses`).
     """
 
     yaw_deg: float = 60.0
@@ -67,11 +68,13 @@ class CaptureConfig:
     nearest_mm: float = 350.0
     occluded: float = 0.35
     accessories: float = 0.0
+    nose: tuple[float, float] = (-0.05, 0.35)
 
 
 UNCONSTRAINED = CaptureConfig()
 WITH_ACCESSORIES = CaptureConfig(accessories=0.6)
-PORTRAIT = CaptureConfig(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0)
+# Its people are those of the head's identities, whose coefficients are labels.
+PORTRAIT = CaptureConfig(yaw_deg=35.0, tilt_deg=15.0, nearest_mm=700.0, occluded=0.0, nose=(0.0, 0.0))
 
 
 @flax.struct.dataclass
@@ -80,6 +83,7 @@ class Scene:
 
     Attributes:
         identity, expression, albedo: (I,), (E,), (A,) coefficients.
+        nose: () share by which the nose protrudes more, see `noses.displacement`.
         gaze: (2,) rad, see `morphable.rotate_eyes`.
         rotation, translation: (3,3) and (3,) mm, head frame to camera space (`camera.to_camera`).
         focal_px, center_px: () and (2,).
@@ -99,6 +103,7 @@ class Scene:
     identity: jax.Array
     expression: jax.Array
     albedo: jax.Array
+    nose: jax.Array
     gaze: jax.Array
     rotation: jax.Array
     translation: jax.Array
@@ -255,6 +260,7 @@ def sample_scene(head: MorphableHead, key: jax.Array, size: int, capture: Captur
         identity=identity,
         expression=_expression(k[2], head, identity, mask),
         albedo=albedo,
+        nose=jax.random.uniform(jax.random.fold_in(k[1], 1), minval=capture.nose[0], maxval=capture.nose[1]),
         gaze=jnp.deg2rad(jnp.array([25.0, 15.0])) * jax.random.uniform(k[4], (2,), minval=-1.0),
         occluded=jnp.float32(capture.occluded),
         accessories=jnp.float32(capture.accessories),

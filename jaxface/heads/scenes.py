@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
-from jaxface.heads import accessories, background, clothes, hair, lashes, objects, photography, shading, skin
+from jaxface.heads import accessories, background, clothes, hair, lashes, noses, objects, photography, shading, skin
 from jaxface.heads.capture import (
     PORTRAIT,
     UNCONSTRAINED,
@@ -121,7 +121,8 @@ def _cull_back_faces(triangles: jax.Array, points_px: jax.Array) -> jax.Array:
 
 def project_vertices(head: MorphableHead, scene: Scene) -> tuple[jax.Array, jax.Array]:
     """(vertices (V,3) mm in the head frame, projected vertices (V,2) px) of `scene`."""
-    vertices = rotate_eyes(head, head.shape(scene.identity, scene.expression), scene.gaze)
+    shape = head.shape(scene.identity, scene.expression) + noses.displacement(head, scene.nose)
+    vertices = rotate_eyes(head, shape, scene.gaze)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
     return vertices, camera.project(points, scene.focal_px, scene.center_px)
 
@@ -204,8 +205,6 @@ def _radiance(
     depth = jnp.where(held.opacity > 0.5, held.depth, depth)
     lit = shading.cast_shadow(scene, view, depth, crop)
     ambient = shading.ambient_occlusion(depth)
-    # Light hardly reaches the oral cavity, and the upper lid shades the eye.
-    ambient *= 1.0 - 0.35 * parts.eyes * jnp.clip(1.5 * normals[..., 1] + 0.2, 0.0, 1.0)
     albedo *= 1.0 - (parts.eyes * rim.shade)[..., None]
     matt = scene.replace(gloss=scene.gloss * (1.0 - 0.9 * cloth.cover))
     radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, ambient)

@@ -156,7 +156,8 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     # 2.3.0: ICT-FaceKit's brows, and its jaw points, at the places of the embedded head's.
     # 2.4.0: photographs of low resolution; mouths are closed under masks; places of landmarks of nose and lips.
     # 2.5.0: lashes, lids more open, open smiles, photographs from farther away.
-    VERSION = tfds.core.Version("2.5.0")
+    # 2.6.0: noses of every depth; lids shade eyes once.
+    VERSION = tfds.core.Version("2.6.0")
     SEED = 20230618
 
     @property
