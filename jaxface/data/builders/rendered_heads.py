@@ -129,7 +129,7 @@ def render_example(
         "dense_visible": is_visible(surface_points, surface_px),
         "box": scenes.face_box(head, rendering.points_px),
         **{name: getattr(scene, name) for name in ("focal_px", "center_px", "rotation", "translation")},
-        **{name: getattr(scene, name) for name in ("identity", "expression", "albedo", "gaze")},
+        **{name: getattr(scene, name) for name in ("identity", "expression", "albedo", "nose", "gaze")},
     }
 
 
@@ -184,6 +184,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
             "identity": float_tensor(None),
             "expression": float_tensor(None),
             "albedo": float_tensor(None),
+            "nose": float_tensor(),
             "gaze": float_tensor(2),
         }
         return tfds.core.DatasetInfo(builder=self, description=__doc__, features=tfds.features.FeaturesDict(features))

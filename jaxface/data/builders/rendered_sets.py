@@ -16,8 +16,10 @@ from jaxface.heads.morphable import MorphableHead
 
 PER_SET = 5
 VARIANTS = rendered_heads.VARIANTS
-# Fields of a scene that the images of a person share, and fields stored for each image.
-PERSON = ("identity", "albedo", "hair", "tone", "fade", "person_key")
+# Fields of a scene that are stored once for a set, all fields that the images of a person share, and fields stored for
+# each image.
+SHARED = ("identity", "albedo", "nose")
+PERSON = (*SHARED, "hair", "tone", "fade", "person_key")
 PER_IMAGE = ("expression", "gaze", "rotation", "translation", "focal_px", "center_px")
 
 
@@ -43,14 +45,14 @@ def render_image(
         size: side of the image in pixels.
         capture: distribution of capture conditions.
     """
-    person = scenes.sample_scene(head, person_key, size)
+    person = scenes.sample_scene(head, person_key, size, capture)
     scene = scenes.sample_scene(head, key, size, capture)
     scene = scene.replace(**{name: getattr(person, name) for name in PERSON})
     rendering = scenes.render(head, scene, size)
     return {
         "image": (255 * rendering.image + 0.5).astype(np.uint8),
         "landmarks": head.landmark_points(rendering.points_px, "68"),
-        **{name: getattr(scene, name) for name in ("identity", "albedo", *PER_IMAGE)},
+        **{name: getattr(scene, name) for name in (*SHARED, *PER_IMAGE)},
     }
 
 
@@ -67,6 +69,7 @@ class RenderedSets(rendered_heads.RenderedHeads):
             "landmarks": float_tensor(PER_SET, 68, 2),
             "identity": float_tensor(None),
             "albedo": float_tensor(None),
+            "nose": float_tensor(),
             "expression": float_tensor(PER_SET, None),
             "gaze": float_tensor(PER_SET, 2),
             "rotation": float_tensor(PER_SET, 3, 3),
@@ -81,5 +84,5 @@ class RenderedSets(rendered_heads.RenderedHeads):
         person, *keys = jax.random.split(key, PER_SET + 1)
         images = [jax.device_get(render_image(renderable, person, key, config.size, config.capture)) for key in keys]
         stacked = {name: np.stack([image[name] for image in images]) for name in ("landmarks", *PER_IMAGE)}
-        shared = {name: images[0][name] for name in ("identity", "albedo")}
+        shared = {name: images[0][name] for name in SHARED}
         return {**stacked, **shared, "image": np.concatenate([image["image"] for image in images])}

@@ -30,11 +30,11 @@ def example():
 
     @jax.jit
     def sample(key: jax.Array) -> tuple[scenes.Scene, jax.Array]:
-        scene = scenes.sample_scene(head, key, SIZE, scenes.PORTRAIT)
+        scene = scenes.sample_scene(head, key, SIZE, scenes.PORTRAIT).replace(nose=jnp.float32(0.3))
         return scene, scenes.project_vertices(head, scene)[1]
 
     scene, points_px = sample(jax.random.key(3))
-    record = {name: getattr(scene, name) for name in ("identity", "expression", "rotation", "translation")}
+    record = {name: getattr(scene, name) for name in ("identity", "expression", "nose", "rotation", "translation")}
     record |= {"focal_px": scene.focal_px, "center_px": scene.center_px}
     record |= {"landmarks": head.landmark_points(points_px, "68"), "image": np.zeros((SIZE, SIZE, 3), np.uint8)}
     return jax.device_get(record), np.asarray(points_px)
@@ -63,7 +63,7 @@ def test_dense_points_are_augmented_as_landmarks(config, example):
     face = face_model.from_config(config)
     corners = [face.landmarks[0][number, 0] for number in (36, 45)]  # outer eye corners, each other's mirror image
     head = sources.load_head("makehuman")
-    modes = np.concatenate([head.identity[:, corners], head.expression[:, corners]])
+    modes = np.concatenate([head.identity, head.expression, np.zeros((1, *head.template.shape))])[:, corners]
     points = dense_points.DensePoints(head.template[corners], modes)
     for seed in range(4):
         processed = data.preprocess_train(record, seed, 64, with_skin=False, points=points)

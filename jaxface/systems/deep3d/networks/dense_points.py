@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from jaxface.geometry.camera import HEAD_TO_CAMERA
-from jaxface.heads import sources
+from jaxface.heads import noses, sources
 from jaxface.systems.deep3d import face_model
 from jaxface.systems.deep3d.face_model import FaceModel
 from jaxface.systems.deep3d.preprocessing import alignment
@@ -19,6 +19,8 @@ from jaxface.systems.deep3d.preprocessing.alignment import REFERENCE_SIZE
 
 # Points closer than this to the symmetry plane are not selected: their mirror image would be (nearly) the same point.
 MIDLINE_DM = 0.03
+# Fields of a rendered example that determine the shape of its head.
+WEIGHTS = ("identity", "expression", "nose")
 
 
 def select_vertices(face: FaceModel, count: int) -> np.ndarray:
@@ -49,7 +51,8 @@ class DensePoints:
 
     Attributes:
         mean: (K,3) in mm.
-        modes: (I+E,K,3) mm, identity and expression modes per unit weight of the head (not of `FaceModel`).
+        modes: (I+E+1,K,3) mm, identity and expression modes per unit weight of the head (not of `FaceModel`), and the
+            displacement of the nose.
     """
 
     mean: np.ndarray
@@ -61,10 +64,10 @@ class DensePoints:
         example: a record of `rendered_heads`, with its image, landmarks, camera, pose and head weights.
         size: side of the crop that the network reads; it determines whether the alignment is rounded, see `alignment`.
         """
-        weights = [np.asarray(example[name]) for name in ("identity", "expression") if name in example]
-        if sum(map(len, weights)) != len(self.modes):
+        weights = [np.asarray(example[name]) for name in WEIGHTS if name in example]
+        if sum(map(np.size, weights)) != len(self.modes):
             return np.full((len(self.mean), 2), np.nan, np.float32)
-        shape = self.mean + np.tensordot(np.concatenate(weights), self.modes, 1)
+        shape = self.mean + np.tensordot(np.hstack(weights), self.modes, 1)
         points = shape @ example["rotation"].T * HEAD_TO_CAMERA + example["translation"]
         points_px = example["focal_px"] * points[:, :2] / points[:, 2:] + example["center_px"]
         height, width = example["image"].shape[:2]
@@ -78,5 +81,6 @@ def from_config(config: ml_collections.ConfigDict) -> DensePoints | None:
         return None
     vertices = select_vertices(face_model.from_config(config), config.model.num_dense_points)
     head = sources.load_head(config.head.name, config.head.path)
-    modes = np.concatenate([head.identity[:, vertices], head.expression[:, vertices]])
+    nose = np.asarray(noses.displacement(head, 1.0))
+    modes = np.concatenate([head.identity, head.expression, nose[None]])[:, vertices]
     return DensePoints(head.template[vertices], modes)
