@@ -7,7 +7,7 @@ from jaxface.data import augment, stream
 from jaxface.data.builders import rendered_heads
 from jaxface.data.prepare import modules, prepare
 from jaxface.errors import UserError
-from jaxface.heads import scenes
+from jaxface.heads import noses, scenes
 from jaxface.heads.canonical import queries
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.layouts import LAYOUT_68
@@ -36,7 +36,8 @@ def test_features_are_consistent(examples):
         depth = example["landmarks_mm"][:, 2:]
         px = example["focal_px"] * example["landmarks_mm"][:, :2] / depth + example["center_px"]
         np.testing.assert_allclose(px, example["landmarks"], atol=1e-2)
-        vertices = np.asarray(head.shape(example["identity"], example["expression"]))
+        nose = noses.displacement(head, example["nose"])
+        vertices = np.asarray(head.shape(example["identity"], example["expression"]) + nose)
         points = head.landmark_points(vertices, "68") @ example["rotation"].T * [1, -1, -1] + example["translation"]
         np.testing.assert_allclose(points, example["landmarks_mm"], atol=0.05)
         assert 15 < example["visible"].sum() <= 68 and 30 < example["dense_visible"].sum() <= 256

@@ -8,6 +8,7 @@ import pytest
 from jaxface.data import stream
 from jaxface.data.builders.rendered_sets import PER_SET
 from jaxface.data.prepare import prepare
+from jaxface.heads import noses
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.systems.deep3d import data
 
@@ -25,8 +26,9 @@ def folder(tmp_path_factory):
 def test_images_show_their_ground_truth(folder):
     head = makehuman_head()
     for example in stream.open_dataset("rendered_sets/makehuman", folder).as_dataset(split="test").as_numpy_iterator():
+        nose = np.asarray(noses.displacement(head, example["nose"]))
         for number in range(PER_SET):
-            vertices = np.asarray(head.shape(example["identity"], example["expression"][number]))
+            vertices = np.asarray(head.shape(example["identity"], example["expression"][number])) + nose
             points = head.landmark_points(vertices, "68") @ example["rotation"][number].T * [1, -1, -1]
             points += example["translation"][number]
             px = example["focal_px"][number] * points[:, :2] / points[:, 2:] + example["center_px"][number]
