@@ -33,7 +33,7 @@ def test_nose_and_its_base_move_forwards_and_the_rest_of_the_face_stays(head):
 def test_a_displaced_nose_is_smooth(head):
     """No edge of the mesh is bent by more than the nose itself is steep."""
     moved = np.asarray(noses.displacement(head, jnp.float32(0.4)))[:, 2]
-    edges = np.asarray(head.triangles)[:, [0, 1]]
+    edges = np.asarray(head.triangles)[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     lengths = np.linalg.norm(np.diff(np.asarray(head.template)[edges], axis=1)[:, 0], axis=1)
     assert (np.abs(np.diff(moved[edges], axis=1)[:, 0]) <= 0.9 * lengths + 1e-3).all()
 
@@ -48,5 +48,5 @@ def test_noses_protrude_as_on_scanned_people_and_not_on_portraits(head):
         vertices = head.template + noses.displacement(head, scene.nose)
         found.append(protrusion(alignment.five_points(np.asarray(head.landmark_points(vertices, "68")))))
     assert np.mean(found) < scanned < np.max(found)
-    assert np.mean(found) > 0.8 * scanned
+    assert np.mean(found) > 0.85 * scanned
     assert sample(head, jax.random.key(0), 64, scenes.PORTRAIT).nose == 0
