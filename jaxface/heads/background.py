@@ -79,9 +79,12 @@ def _add_shapes(key: jax.Array, image: jax.Array, octaves: jax.Array, count: int
         center = size * random[3:5]
         # Most things stand upright.
         angle = 3.14 * random[5] * (random[6] < TILTED_SHARE)
-        mask = shape_mask(grid, center, radii, angle, is_bar | (random[7] < 0.5), soft)
-        mask *= random[8] < PRESENT_SHARE
-        return below + mask[..., None] * (_surface(surface_key, octaves) - below), None
+
+        def draw(below: jax.Array) -> jax.Array:
+            mask = shape_mask(grid, center, radii, angle, is_bar | (random[7] < 0.5), soft)
+            return below + mask[..., None] * (_surface(surface_key, octaves) - below)
+
+        return jax.lax.cond(random[8] < PRESENT_SHARE, draw, lambda below: below, below), None
 
     return jax.lax.scan(add, image, jax.random.split(key, count))[0]
 
@@ -102,8 +105,13 @@ def _drawn(key: jax.Array, size: int) -> jax.Array:
     gradient = (pixel_grid(size) / size - 0.5) @ jax.random.normal(k[2], (2,))
     wall = wall * (1.0 + 0.5 * gradient[..., None])
     soft = 1.0 + 0.12 * size * jax.random.uniform(k[3]) ** 2
-    full = _add_shapes(k[4], wall, octaves, SHAPES, 0.45, soft)
-    return jnp.clip(jnp.where(jax.random.bernoulli(k[5], PLAIN_SHARE), wall, full), 0.0, 1.0)
+    full = jax.lax.cond(
+        jax.random.bernoulli(k[5], PLAIN_SHARE),
+        lambda wall: wall,
+        lambda wall: _add_shapes(k[4], wall, octaves, SHAPES, 0.45, soft),
+        wall,
+    )
+    return jnp.clip(full, 0.0, 1.0)
 
 
 def from_photos(key: jax.Array, photos: jax.Array, size: int) -> jax.Array:

@@ -8,10 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxface.heads import noise
+from jaxface.heads import bands, noise
+from jaxface.heads.capture import Scene
 from jaxface.heads.morphable import MorphableHead
 
 BARE_SHARE, V_NECK_SHARE, OPEN_SHARE, PATTERN_SHARE = 0.12, 0.3, 0.4, 0.5
+# Collars end below this height above the chin.
+ABOVE_CHIN_MM = 10.0
 
 
 class Dress(NamedTuple):
@@ -23,9 +26,26 @@ class Dress(NamedTuple):
 
     def under(self, other: "Dress") -> "Dress":
         """Both, with `other` on top."""
-        share = other.cover[..., None]
+        cover = jnp.maximum(self.cover, other.cover)
+        share = (other.cover / jnp.maximum(cover, 1e-6))[..., None]
         albedo = self.albedo + share * (other.albedo - self.albedo)
-        return Dress(jnp.maximum(self.cover, other.cover), albedo, self.bump + share * (other.bump - self.bump))
+        return Dress(cover, albedo, self.bump + share * (other.bump - self.bump))
+
+
+def clothe(head: MorphableHead, scene: Scene, p: jax.Array) -> Dress:
+    """Clothes and, if the scene has one, a face mask at template positions p (S,S,3) mm."""
+    keys = [jax.random.fold_in(scene.key, number) for number in (2, 6)]
+    chin = head.landmark_points(jnp.asarray(head.template), "68")[8, 1]
+    plane, vectors = jnp.zeros(p.shape[:-1]), jnp.zeros(p.shape)
+    bare = Dress(plane, vectors, vectors[..., :2])
+    below = p[..., 1] < chin + ABOVE_CHIN_MM
+    dressed = bands.where_any(below, lambda _: dress(head, keys[0], p), bare)
+
+    def add_mask(dressed: Dress) -> Dress:
+        mask = face_mask(head, keys[1], p)
+        return dressed.under(mask._replace(cover=scene.mask * mask.cover))
+
+    return bands.where_any(scene.mask > 0, add_mask, dressed)
 
 
 def color(key: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxface.heads import skin
+from jaxface.heads import bands, skin
 from jaxface.heads.capture import Scene
 
 # Points of the layout 68 along the upper and lower margins of both eyes, from the inner corner outwards.
@@ -23,6 +23,8 @@ CUBIC = np.linalg.solve(np.vander(np.linspace(0, 1, 4)).T, np.vander(np.linspace
 MAKEUP_SHARE = 0.25
 # Lashes start at this distance from the inner corner.
 CARUNCLE_MM = 4.0
+# Lashes end nearer to the eye's landmarks than this.
+REACH_MM = 6.0
 
 
 class Lashes(NamedTuple):
@@ -33,14 +35,23 @@ class Lashes(NamedTuple):
     shade: jax.Array
 
 
-def lashes(scene: Scene, landmarks: jax.Array, points: jax.Array) -> Lashes:
+def lashes(scene: Scene, landmarks: jax.Array, points: jax.Array, eyes: jax.Array) -> Lashes:
     """Lashes around the eyes.
 
     Args:
         scene: the scene.
         landmarks: (68,3) mm, of the posed head.
         points: (S,S,3) mm, the surface points of the pixels, in the same frame.
+        eyes: (S,S), mask of the eyeballs, which are shaded.
     """
+    near = bands.within(points, landmarks[36:48], REACH_MM) | (eyes > 0)
+    nothing = jnp.zeros(eyes.shape)
+    drawn = bands.where_any(near, lambda _: _drawn(scene, landmarks, points), (nothing, nothing))
+    return Lashes(drawn[0], 0.4 * jnp.minimum(scene.hair, 0.5) + 0.01, drawn[1] * eyes)
+
+
+def _drawn(scene: Scene, landmarks: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(opacity of lashes, shade of the upper lid), both (S,S), at `points`; arguments as of `lashes`."""
     drawn = jax.random.uniform(jax.random.fold_in(scene.person_key, 3), (5,))
     made_up = drawn[0] < MAKEUP_SHARE
     thickness = 0.4 + 0.9 * drawn[1] + 0.8 * made_up * drawn[2]
@@ -51,11 +62,8 @@ def lashes(scene: Scene, landmarks: jax.Array, points: jax.Array) -> Lashes:
     line = grown * skin.smoothstep(upper, thickness + 0.7, thickness - 0.4)
     thin = 0.5 * drawn[4] * skin.smoothstep(lower, 0.6 * thickness + 0.6, 0.6 * thickness - 0.4)
     visible = 1.0 - scene.fade[1]
-    return Lashes(
-        cover=visible * strength * jnp.maximum(line, thin),
-        color=0.4 * jnp.minimum(scene.hair, 0.5) + 0.01,
-        shade=visible * 0.6 * jnp.exp(-jnp.maximum(upper - 0.5, 0.0) / 2.0),
-    )
+    cover = visible * strength * jnp.maximum(line, thin)
+    return cover, visible * 0.6 * jnp.exp(-jnp.maximum(upper - 0.5, 0.0) / 2.0)
 
 
 def _nearest(points: jax.Array, margins: jax.Array) -> tuple[jax.Array, jax.Array]:

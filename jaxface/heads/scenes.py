@@ -4,6 +4,7 @@ Used for the data sets on disk and for training batches that are rendered inside
 have x right, y down and pixel centres at integers; camera space is x right, y down, z forward in millimetres.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -13,7 +14,19 @@ import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
-from jaxface.heads import accessories, background, clothes, hair, lashes, noses, objects, photography, shading, skin
+from jaxface.heads import (
+    accessories,
+    background,
+    bands,
+    clothes,
+    hair,
+    lashes,
+    noses,
+    objects,
+    photography,
+    shading,
+    skin,
+)
 from jaxface.heads.capture import (
     PORTRAIT,
     UNCONSTRAINED,
@@ -42,7 +55,7 @@ __all__ = [
 ]
 
 # Windows of the tiers in which hair is rasterised.
-HAIR_WINDOWS = (8, 24)
+HAIR_WINDOWS = (8, 24, 48, 96)
 # Near plane of the rasteriser.
 NEAR_MM = 50.0
 # Random surface points of a region relative to those of others besides the face: a region with both ears is the least
@@ -88,6 +101,26 @@ class _Layer:
     albedo: jax.Array
     normals: jax.Array
     strands: jax.Array
+
+
+@flax.struct.dataclass
+class _Pixels:
+    """What `_radiance` needs to know of the pixels of R rows.
+
+    Attributes:
+        surface: (R,S,12): interpolated template positions mm, parts of the head, normals, depth mm.
+        rays: (R,S,3), see `accessories.View`.
+        hair, held: layers of hair and of objects.
+        lit: (R,S), see `shading.cast_shadow`.
+        ambient: (R,S), see `shading.ambient_occlusion`.
+    """
+
+    surface: jax.Array
+    rays: jax.Array
+    hair: _Layer
+    held: objects.Cast
+    lit: jax.Array
+    ambient: jax.Array
 
 
 @flax.struct.dataclass
@@ -157,11 +190,15 @@ def render(
     rays = accessories.view_rays(size, scene.focal_px, scene.center_px, crop)
     view = accessories.View(rays, scene.rotation, scene.translation, depth)
     keys = jax.random.split(scene.key, 6)
-    parts = skin.Parts(*jnp.moveaxis(pixels[..., 3:8], -1, 0))
-    hair_layer = _hair(head, scene, vertices, view, parts, crop)
+    hair_layer = _hair(head, scene, vertices, view, pixels[..., 6], crop)
     held = _objects(head, scene, vertices, view)
-    rim = lashes.lashes(scene, head.landmark_points(points, "68"), view.rays * depth[..., None])
-    radiance = _radiance(head, scene, pixels, parts, rim, hair_layer, held, view, crop)
+    seen = jnp.where(hair_layer.opacity > 0.5, hair_layer.depth, depth)
+    seen = jnp.where(held.opacity > 0.5, held.depth, seen)
+    lit, ambient = shading.cast_shadow(scene, view, seen, crop), shading.ambient_occlusion(seen)
+    radiance = bands.evaluate(
+        functools.partial(_radiance, head, scene, head.landmark_points(points, "68")),
+        _Pixels(pixels, rays, hair_layer, held, lit, ambient),
+    )
     image = background.background(keys[0], size, photos)
     if "shoulders" not in head.regions:
         middle = head.landmark_points(points_px, "68").mean(0)
@@ -176,50 +213,41 @@ def render(
     return Rendering(image, depth, points, points_px)
 
 
-def _radiance(
-    head: MorphableHead,
-    scene: Scene,
-    pixels: jax.Array,
-    parts: skin.Parts,
-    rim: lashes.Lashes,
-    hair_layer: _Layer,
-    held: objects.Cast,
-    view: accessories.View,
-    crop: jax.Array | None,
-) -> jax.Array:
-    """Linear radiance (S,S,3) of head with lashes, hair and objects.
-
-    `pixels` (S,S,12) are the interpolated template positions, parts, normals and depth.
-    """
-    p = pixels[..., :3]
+def _radiance(head: MorphableHead, scene: Scene, landmarks: jax.Array, pixels: _Pixels) -> jax.Array:
+    """Linear radiance (R,S,3) of `pixels` of head with lashes, hair and objects; landmarks (68,3) in camera space."""
+    p, lit = pixels.surface[..., :3], pixels.lit
+    parts = skin.Parts(*jnp.moveaxis(pixels.surface[..., 3:8], -1, 0))
     surface = skin.surface(head, scene, p, parts)
-    cloth = clothes.dress(head, jax.random.fold_in(scene.key, 2), p)
-    mask = clothes.face_mask(head, jax.random.fold_in(scene.key, 6), p)
-    cloth = cloth.under(mask._replace(cover=scene.mask * mask.cover))
+    rim = lashes.lashes(scene, landmarks, pixels.rays * pixels.surface[..., 11:], parts.eyes)
+    cloth = clothes.clothe(head, scene, p)
     albedo = surface.albedo + rim.cover[..., None] * (rim.color - surface.albedo)
     albedo = albedo + cloth.cover[..., None] * (cloth.albedo - albedo)
     bump = surface.bump + cloth.cover[..., None] * (cloth.bump - surface.bump)
-    normals = _bumped(shading.normalize(pixels[..., 8:11]), bump, p, scene.rotation)
-    is_hair = hair_layer.opacity > 0.5
-    depth = jnp.where(is_hair, hair_layer.depth, view.depth)
-    depth = jnp.where(held.opacity > 0.5, held.depth, depth)
-    lit = shading.cast_shadow(scene, view, depth, crop)
-    ambient = shading.ambient_occlusion(depth)
-    albedo *= 1.0 - (parts.eyes * rim.shade)[..., None]
+    normals = _bumped(shading.normalize(pixels.surface[..., 8:11]), bump, p, scene.rotation)
+    albedo *= 1.0 - rim.shade[..., None]
     matt = scene.replace(gloss=scene.gloss * (1.0 - 0.9 * cloth.cover))
-    radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, ambient)
-    down = scene.rotation @ jnp.array([0.0, -1.0, 0.15])
-    of_hair = shading.shade_hair(hair_layer.albedo, hair_layer.normals, down, hair_layer.strands, scene, lit)
-    radiance = radiance + hair_layer.opacity[..., None] * (of_hair - radiance)
-    dry = jnp.zeros_like(lit)
-    of_objects = shading.shade(held.albedo**2, held.normals, dry, scene, lit, jnp.ones_like(lit))
-    return radiance + held.opacity[..., None] * (of_objects - radiance)
+    radiance = shading.shade(albedo**2, normals, surface.wet * (1.0 - cloth.cover), matt, lit, pixels.ambient)
+
+    def add_hair(radiance: jax.Array) -> jax.Array:
+        layer = pixels.hair
+        down = scene.rotation @ jnp.array([0.0, -1.0, 0.15])
+        of_hair = shading.shade_hair(layer.albedo, layer.normals, down, layer.strands, scene, lit)
+        return radiance + layer.opacity[..., None] * (of_hair - radiance)
+
+    def add_objects(radiance: jax.Array) -> jax.Array:
+        held = pixels.held
+        of_objects = shading.shade(held.albedo**2, held.normals, jnp.zeros_like(lit), scene, lit, jnp.ones_like(lit))
+        return radiance + held.opacity[..., None] * (of_objects - radiance)
+
+    radiance = bands.where_any(pixels.hair.opacity > 0, add_hair, radiance)
+    return bands.where_any(pixels.held.opacity > 0, add_objects, radiance)
 
 
 def _bumped(normals: jax.Array, bump: jax.Array, p: jax.Array, rotation: jax.Array) -> jax.Array:
     """Unit normals (S,S,3) tilted by slopes (S,S,2) around the vertical axis and upwards, at template positions p."""
-    around = jnp.arctan2(p[..., 0], p[..., 2] + 25.0)
-    sideways = jnp.stack([jnp.cos(around), jnp.zeros_like(around), -jnp.sin(around)], -1) @ rotation.T
+    ahead, aside = p[..., 2] + 25.0, -p[..., 0]
+    length = jnp.sqrt(ahead**2 + aside**2 + 1e-12)
+    sideways = (ahead / length)[..., None] * rotation[:, 0] + (aside / length)[..., None] * rotation[:, 2]
     return shading.normalize(normals - bump[..., :1] * sideways - bump[..., 1:] * rotation[:, 1])
 
 
@@ -228,10 +256,17 @@ def _hair(
     scene: Scene,
     vertices: jax.Array,
     view: accessories.View,
-    parts: skin.Parts,
+    scalp: jax.Array,
     crop: jax.Array | None,
 ) -> _Layer:
-    """Hair, hat or hood around the head; an empty layer for bald heads. Arguments as in `_radiance` and `render`."""
+    """Hair, hat or hood around the head; an empty layer for bald heads.
+
+    Args:
+        head, scene, crop: as of `render`.
+        vertices: (V,3) mm, in the head frame.
+        view: camera and depth of the head.
+        scalp: (S,S), mask of the scalp.
+    """
     size = len(view.depth)
     hat_key, present_key = jax.random.split(jax.random.fold_in(scene.key, 3))
     wears_hat = jax.random.bernoulli(present_key, scene.accessories * HAT_SHARE)
@@ -257,7 +292,7 @@ def _hair(
         pixels = lax.optimization_barrier(pixels)
         opacity, strands = hair.opacity(style, skull, pixels[..., :3])
         depth = pixels[..., 6]
-        tolerance = 1.0 + SKULL_TOLERANCE_MM * parts.scalp
+        tolerance = 1.0 + SKULL_TOLERANCE_MM * scalp
         in_front = (depth < view.depth + tolerance) | (view.depth == 0)
         opacity *= in_front * (depth > 0)
         unit = shading.normalize(pixels[..., 3:6])
@@ -285,8 +320,7 @@ def _objects(head: MorphableHead, scene: Scene, vertices: jax.Array, view: acces
 
 def _develop(radiance: jax.Array, covered: jax.Array, scene: Scene) -> jax.Array:
     """Gamma-encoded image (S,S,3) of linear radiance, exposed for the head; dark skin stays darker than light skin."""
-    weight = covered[..., None]
-    mean = (radiance * weight).mean() / jnp.maximum(covered.mean(), 1e-3)
+    mean = jnp.einsum("yxc,yx->c", radiance, covered).mean() / jnp.maximum(covered.sum(), 1e-3 * covered.size)
     tone = jnp.clip(scene.tone.mean(), 0.25, 1.2)
     gain = jnp.clip(scene.exposure**2 * tone / jnp.maximum(mean, 1e-4), 0.2, 8.0)
     exposed = jnp.maximum(gain * radiance, 1e-6)

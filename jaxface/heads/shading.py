@@ -49,20 +49,24 @@ def cast_shadow(scene: Scene, view: View, depth: jax.Array, crop: jax.Array | No
     """Share (S,S) of the sun that reaches each pixel, by a march through the depth image (S,S) mm, 0 for background."""
     size = len(depth)
     direction = scene.sun[0] * jnp.array(camera.HEAD_TO_CAMERA)
-    points = view.rays * depth[..., None]
-    nearest = jnp.where(depth > 0, depth, jnp.inf)
+    # Axes as separate arrays, contiguous for vector units.
+    points = [view.rays[..., axis] * depth for axis in range(3)]
+    nearest = jnp.where(depth > 0, depth, jnp.inf).reshape(-1)
 
-    def shadow(distance: jax.Array) -> jax.Array:
-        moved = points + distance * direction
-        px = camera.project(moved, scene.focal_px, scene.center_px)
+    def add_shadow(step: jax.Array, shadows: jax.Array) -> jax.Array:
+        distance = jnp.asarray(SHADOW_STEPS_MM)[step]
+        x, y, z = (axis + distance * toward for axis, toward in zip(points, direction, strict=True))
+        ahead = jnp.maximum(z, camera.MIN_DEPTH_MM)
+        px = [scene.focal_px * axis / ahead + center for axis, center in zip((x, y), scene.center_px, strict=True)]
         if crop is not None:
-            px = px @ crop[:, :2].T + crop[:, 2]
-        index = jnp.clip(jnp.round(px), 0, size - 1).astype(jnp.int32)
-        behind = moved[..., 2] - nearest.reshape(-1)[index[..., 1] * size + index[..., 0]]
+            px = [row[0] * px[0] + row[1] * px[1] + row[2] for row in crop]
+        column, row = (jnp.clip(jnp.round(axis), 0, size - 1).astype(jnp.int32) for axis in px)
+        behind = z - nearest[row * size + column]
         tolerance = 1.5 + 0.12 * distance
-        return jnp.clip((behind - tolerance) / (1.0 + 0.1 * distance), 0.0, 1.0) * (behind < CASTER_MM)
+        shadow = jnp.clip((behind - tolerance) / (1.0 + 0.1 * distance), 0.0, 1.0) * (behind < CASTER_MM)
+        return jnp.maximum(shadows, shadow)
 
-    shadows = lax.map(shadow, jnp.asarray(SHADOW_STEPS_MM)).max(0)
+    shadows = lax.fori_loop(0, len(SHADOW_STEPS_MM), add_shadow, jnp.zeros_like(depth))
     return 1.0 - box_blur(shadows * (depth > 0), 1)
 
 

@@ -5,6 +5,8 @@ and do not depend on the density of the mesh. Brows, lips, beard and eyes follow
 left and right half are folded onto one. Colours are sRGB in [0,1], masks are soft (…) in [0,1], lengths millimetres.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxface.heads import noise, paint
+from jaxface.heads import bands, noise, paint
 from jaxface.heads.capture import Scene
 from jaxface.heads.morphable import MorphableHead
 
@@ -20,6 +22,8 @@ from jaxface.heads.morphable import MorphableHead
 BLOTCH_MM, UNEVEN_MM, PORE_MM = 9.0, 3.0, 0.7
 # Shares of people who are bald, and of those who are bald or have cropped hair.
 BALD_SHARE, CROPPED_SHARE = 0.08, 0.2
+# Lips and brows end nearer to their landmarks than this.
+REACH_MM = 10.0
 GUM = np.array([0.62, 0.30, 0.30])
 
 
@@ -130,6 +134,11 @@ class _Painter:
         names = self.head.albedo_names
         return self.scene.albedo[names.index(name)] if name in names else jnp.zeros(())
 
+    def near(self, numbers: slice, paint: Callable[["_Painter", jax.Array], jax.Array], albedo: jax.Array) -> jax.Array:
+        """`paint(self, albedo)` where some of the pixels are near landmarks of these `numbers`, else `albedo`."""
+        reached = bands.within(self.folded, self.landmarks[numbers], REACH_MM)
+        return bands.where_any(reached, functools.partial(paint, self), albedo)
+
     def uniform(self, number: int, low: float = 0.0, high: float = 1.0) -> jax.Array:
         return low + (high - low) * self.random[number]
 
@@ -139,15 +148,24 @@ def surface(head: MorphableHead, scene: Scene, p: jax.Array, parts: Parts) -> Su
     painter = _Painter(head, scene, p)
     skin, bump = lax.optimization_barrier(_bare_skin(painter))
     flesh = 1.0 - jnp.maximum(parts.eyes, parts.mouth)
-    albedo = _lips(painter, skin)
-    albedo = _beard(painter, albedo, skin, flesh * (1.0 - parts.ears))
-    albedo = _brows(painter, albedo)
+    albedo = painter.near(slice(48, 68), _lips, skin)
+    amount = jnp.clip(0.45 * painter.coefficient("beard") - 0.2, 0.0, 1.0)
+    bearded = (amount > 0) & (p[..., 1] < painter.landmarks[33, 1])
+    albedo = bands.where_any(
+        bearded, lambda albedo: _beard(painter, albedo, skin, flesh * (1.0 - parts.ears), amount), albedo
+    )
+    albedo = painter.near(slice(22, 27), _brows, albedo)
     albedo = _scalp(painter, albedo, parts)
     albedo = _mix(albedo, skin, jnp.broadcast_to(scene.fade[0], flesh.shape))
-    albedo = _mix(albedo, _mouth(painter, parts.teeth), parts.mouth)
-    eyes = _eyes(painter)
-    eyes = _mix(eyes, skin, jnp.broadcast_to(scene.fade[1], flesh.shape))
-    albedo = _mix(albedo, eyes, parts.eyes)
+    albedo = bands.where_any(
+        parts.mouth > 0, lambda albedo: _mix(albedo, _mouth(painter, parts.teeth), parts.mouth), albedo
+    )
+
+    def add_eyes(albedo: jax.Array) -> jax.Array:
+        eyes = _mix(_eyes(painter), skin, jnp.broadcast_to(scene.fade[1], flesh.shape))
+        return _mix(albedo, eyes, parts.eyes)
+
+    albedo = bands.where_any(parts.eyes > 0, add_eyes, albedo)
     wet = parts.eyes * (1.0 - scene.fade[1]) + 0.25 * parts.mouth
     return Surface(jnp.clip(albedo, 0.01, 1.0), bump * flesh[..., None], wet)
 
@@ -237,10 +255,10 @@ def _brows(painter: _Painter, albedo: jax.Array) -> jax.Array:
     return _mix(albedo, color * (1.0 + 0.2 * _per_channel(hairs)), density * strength)
 
 
-def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Array) -> jax.Array:
-    """Stubble, moustache or beard by the coefficient `beard`, from about its mean upwards."""
+def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Array, amount: jax.Array) -> jax.Array:
+    """Stubble, moustache or beard of `amount` () in [0,1] on `flesh` (S,S)."""
     scene, landmarks, folded = painter.scene, painter.landmarks, painter.folded
-    y, coefficient = folded[..., 1], painter.coefficient("beard")
+    y = folded[..., 1]
     jaw, _, _ = to_polyline(folded, landmarks[8:14])
     lip, _, _ = to_polyline(folded, landmarks[51:55])
     wide = painter.uniform(8, 0.4, 1.1)
@@ -253,7 +271,6 @@ def _beard(painter: _Painter, albedo: jax.Array, skin: jax.Array, flesh: jax.Arr
     where = jnp.maximum(jnp.maximum(on_jaw, moustache), goatee) * (1.0 - lips) * flesh
     where *= smoothstep(y, landmarks[33, 1] - 1.0, landmarks[33, 1] - 5.0)
     hairs = painter.strands[..., 0]
-    amount = jnp.clip(0.45 * coefficient - 0.2, 0.0, 1.0)
     mask = jnp.clip(where * amount * (0.85 + 0.35 * hairs), 0.0, 0.96) * smoothstep(where + 0.2 * hairs, 0.1, 0.6)
     # Short stubble looks bluish grey through the skin.
     stubble = skin * jnp.array([0.62, 0.64, 0.70])

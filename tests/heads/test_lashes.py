@@ -28,15 +28,16 @@ def test_lashes_lie_on_the_margin_of_the_upper_lid_and_follow_it(head, scene, cl
     landmarks = head.landmark_points(head.shape(jnp.zeros_like(scene.identity), weights), "68")
     lids = landmarks[jnp.array(UPPER_LIDS)]
     elsewhere = jnp.concatenate([lids + jnp.array([0.0, 5.0, 0.0]), lids - jnp.array([0.0, 0.0, 5.0])])
-    cover = lashes.lashes(scene, landmarks, lids).cover
+    cover = lashes.lashes(scene, landmarks, lids, jnp.zeros(len(lids))).cover
     assert cover.min() > 0.4
     np.testing.assert_allclose(cover, cover[::-1], atol=0.05)
-    np.testing.assert_allclose(lashes.lashes(scene, landmarks, elsewhere).cover, 0, atol=0.05)
+    cover = lashes.lashes(scene, landmarks, elsewhere, jnp.zeros(len(elsewhere))).cover
+    np.testing.assert_allclose(cover, 0, atol=0.05)
 
 
 def test_statues_have_no_lashes(head, scene):
     landmarks = head.landmark_points(head.template, "68")
-    drawn = lashes.lashes(scene.replace(fade=jnp.ones(2)), landmarks, landmarks)
+    drawn = lashes.lashes(scene.replace(fade=jnp.ones(2)), landmarks, landmarks, jnp.ones(len(landmarks)))
     assert float(drawn.cover.max()) == float(drawn.shade.max()) == 0
 
 
