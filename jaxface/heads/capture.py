@@ -17,6 +17,8 @@ from jaxface.heads.paint import SKIN
 FACE_MM = 170.0
 # Largest distance of the camera.
 FARTHEST_MM = 6000.0
+# Near plane of the rasteriser, nearer than all cameras.
+NEAR_MM = 50.0
 # Factor on the beard coefficient of heads with a strong beard.
 STRONG_BEARD = 3.0
 # Share of heads whose features and eyes are faded, like statues, and of heads whose features are faded at all.

@@ -5,12 +5,10 @@ have x right, y down and pixel centres at integers; camera space is x right, y d
 """
 
 import functools
-from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxface.geometry import camera, mesh, raster
@@ -20,6 +18,7 @@ from jaxface.heads import (
     bands,
     clothes,
     hair,
+    hair_layer,
     lashes,
     noses,
     objects,
@@ -28,6 +27,7 @@ from jaxface.heads import (
     skin,
 )
 from jaxface.heads.capture import (
+    NEAR_MM,
     PORTRAIT,
     UNCONSTRAINED,
     WITH_ACCESSORIES,
@@ -42,29 +42,17 @@ __all__ = [
     "UNCONSTRAINED",
     "WITH_ACCESSORIES",
     "CaptureConfig",
-    "RegionTriangles",
     "Rendering",
     "Scene",
     "face_box",
     "project_vertices",
-    "region_triangles",
     "render",
     "renderable",
     "sample_scene",
-    "surface_points",
 ]
 
-# Windows of the tiers in which hair is rasterised.
-HAIR_WINDOWS = (8, 24, 48, 96)
-# Near plane of the rasteriser.
-NEAR_MM = 50.0
-# Random surface points of a region relative to those of others besides the face: a region with both ears is the least
-# accurate of those that photos usually show.
-SHARES = {"ears": 4.0}
-# Probabilities of glasses, of a hat or hood, and of a hand, microphone or headphones, for a scene with accessories.
-GLASSES_SHARE, HAT_SHARE, OBJECT_SHARE = 0.5, 0.16, 0.2
-# Depth by which the skull may lie in front of hair that covers it, as the hair follows a smoother skull.
-SKULL_TOLERANCE_MM = 14.0
+# Probabilities of glasses, and of a hand, microphone or headphones, for a scene with accessories.
+GLASSES_SHARE, OBJECT_SHARE = 0.5, 0.2
 
 
 @flax.struct.dataclass
@@ -85,25 +73,6 @@ class Rendering:
 
 
 @flax.struct.dataclass
-class _Layer:
-    """A rasterised layer.
-
-    Attributes:
-        opacity: (S,S) in [0,1].
-        depth: (S,S) mm, 0 where there is nothing.
-        albedo: (S,S,3) linear.
-        normals: (S,S,3) unit normals, y-up frame facing the viewer.
-        strands: (S,S) brightness of single hairs; 0 for other materials.
-    """
-
-    opacity: jax.Array
-    depth: jax.Array
-    albedo: jax.Array
-    normals: jax.Array
-    strands: jax.Array
-
-
-@flax.struct.dataclass
 class _Pixels:
     """What `_radiance` needs to know of the pixels of R rows.
 
@@ -117,27 +86,10 @@ class _Pixels:
 
     surface: jax.Array
     rays: jax.Array
-    hair: _Layer
+    hair: hair_layer.HairLayer
     held: objects.Cast
     lit: jax.Array
     ambient: jax.Array
-
-
-@flax.struct.dataclass
-class RegionTriangles:
-    """Triangles of R regions, one region after the other.
-
-    Attributes:
-        triangles: (N,3) int32 vertices.
-        first: (R,) int32, the first triangle of each region.
-        count: (R,) int32, its number of triangles.
-        cumulative: (R,) cumulative shares of the regions among the points that are drawn.
-    """
-
-    triangles: jax.Array | np.ndarray
-    first: jax.Array | np.ndarray
-    count: jax.Array | np.ndarray
-    cumulative: jax.Array | np.ndarray
 
 
 def renderable(head: MorphableHead) -> MorphableHead:
@@ -190,21 +142,21 @@ def render(
     rays = accessories.view_rays(size, scene.focal_px, scene.center_px, crop)
     view = accessories.View(rays, scene.rotation, scene.translation, depth)
     keys = jax.random.split(scene.key, 6)
-    hair_layer = _hair(head, scene, vertices, view, pixels[..., 6], crop)
+    grown = hair_layer.rasterize(head, scene, vertices, view, pixels[..., 6], crop)
     held = _objects(head, scene, vertices, view)
-    seen = jnp.where(hair_layer.opacity > 0.5, hair_layer.depth, depth)
+    seen = jnp.where(grown.opacity > 0.5, grown.depth, depth)
     seen = jnp.where(held.opacity > 0.5, held.depth, seen)
     lit, ambient = shading.cast_shadow(scene, view, seen, crop), shading.ambient_occlusion(seen)
     radiance = bands.evaluate(
         functools.partial(_radiance, head, scene, head.landmark_points(points, "68")),
-        _Pixels(pixels, rays, hair_layer, held, lit, ambient),
+        _Pixels(pixels, rays, grown, held, lit, ambient),
     )
     image = background.background(keys[0], size, photos)
     if "shoulders" not in head.regions:
         middle = head.landmark_points(points_px, "68").mean(0)
         scale_px = 100.0 * jnp.ptp(points_px[:, 1]) / jnp.ptp(points[:, 1])
         image = background.shoulders(keys[1], image, middle, scale_px)
-    covered = jnp.maximum((visibility.triangle_id >= 0).astype(jnp.float32), hair_layer.opacity)
+    covered = jnp.maximum((visibility.triangle_id >= 0).astype(jnp.float32), grown.opacity)
     covered = jnp.maximum(covered, held.opacity)
     image = image + covered[..., None] * (_develop(radiance, covered, scene) - image)
     in_front = view.replace(depth=jnp.where(held.opacity > 0.5, held.depth, depth))
@@ -251,63 +203,8 @@ def _bumped(normals: jax.Array, bump: jax.Array, p: jax.Array, rotation: jax.Arr
     return shading.normalize(normals - bump[..., :1] * sideways - bump[..., 1:] * rotation[:, 1])
 
 
-def _hair(
-    head: MorphableHead,
-    scene: Scene,
-    vertices: jax.Array,
-    view: accessories.View,
-    scalp: jax.Array,
-    crop: jax.Array | None,
-) -> _Layer:
-    """Hair, hat or hood around the head; an empty layer for bald heads.
-
-    Args:
-        head, scene, crop: as of `render`.
-        vertices: (V,3) mm, in the head frame.
-        view: camera and depth of the head.
-        scalp: (S,S), mask of the scalp.
-    """
-    size = len(view.depth)
-    hat_key, present_key = jax.random.split(jax.random.fold_in(scene.key, 3))
-    wears_hat = jax.random.bernoulli(present_key, scene.accessories * HAT_SHARE)
-    style_key = jax.random.fold_in(scene.person_key, 1)
-    style = jax.tree.map(
-        lambda hat, grown: jnp.where(wears_hat, hat, grown), hair.sample_hat(hat_key), hair.sample_style(style_key)
-    )
-    color = jnp.where(wears_hat, clothes.color(hat_key), scene.hair)
-    nothing = _Layer(*(jnp.zeros((size, size, *shape)) for shape in ((), (), (3,), (3,), ())))
-
-    def volume(_: None) -> _Layer:
-        skull = hair.fit_skull(head, vertices)
-        grown, triangles = hair.mesh(style, skull)
-        points = camera.to_camera(grown, scene.rotation, scene.translation)
-        px = camera.project(points, scene.focal_px, scene.center_px)
-        px = px if crop is None else px @ crop[:, :2].T + crop[:, 2]
-        # Its triangles are much larger than those of heads.
-        tiers = (*((window, None) for window in HAIR_WINDOWS if window < size), (size, None))
-        visibility = raster.rasterize(px, points[:, 2], triangles, size, size, tiers=tiers, near=NEAR_MM)
-        normals = mesh.vertex_normals(grown, triangles) @ scene.rotation.T
-        attributes = jnp.concatenate([grown, normals, points[:, 2:]], -1)
-        pixels = raster.interpolate(attributes, px, points[:, 2], triangles, visibility.triangle_id)
-        pixels = lax.optimization_barrier(pixels)
-        opacity, strands = hair.opacity(style, skull, pixels[..., :3])
-        depth = pixels[..., 6]
-        tolerance = 1.0 + SKULL_TOLERANCE_MM * scalp
-        in_front = (depth < view.depth + tolerance) | (view.depth == 0)
-        opacity *= in_front * (depth > 0)
-        unit = shading.normalize(pixels[..., 3:6])
-        inside = unit[..., 2:] < 0
-        normal = jnp.where(inside, -unit, unit)
-        # The inner side of hanging hair lies in shadow.
-        albedo = (color**2) * jnp.where(inside, 0.45, 1.0)
-        return _Layer(opacity, depth, albedo, normal, strands * jnp.where(wears_hat, 0.25, 1.0))
-
-    has_hair = wears_hat | ~skin.is_cropped(scene)
-    return lax.cond(has_hair, volume, lambda _: nothing, None)
-
-
 def _objects(head: MorphableHead, scene: Scene, vertices: jax.Array, view: accessories.View) -> objects.Cast:
-    """A hand, microphone or headphones in front of the head, if the scene has one; `vertices` (V,3) as in `_hair`."""
+    """A hand, microphone or headphones in front of the head of `vertices` (V,3) mm, if the scene has one."""
     present_key, key = jax.random.split(jax.random.fold_in(scene.key, 4))
     present = jax.random.bernoulli(present_key, scene.accessories * OBJECT_SHARE)
 
@@ -341,44 +238,6 @@ def _add_glasses(
         return accessories.glasses(k[1], image, view, landmarks)
 
     return lax.cond(present, draw, lambda image: image, image)
-
-
-def region_triangles(head: MorphableHead, regions: Sequence[str] = ("face",)) -> RegionTriangles:
-    """The triangles of regions of a head, for `surface_points`; call it once, on the host.
-
-    The face gets half of the points if there are other regions, and these share the rest by `SHARES`.
-
-    Args:
-        head: from `renderable`.
-        regions: names of regions; those without triangles are left out.
-    """
-    triangles = np.asarray(head.triangles)
-    parts = {name: triangles[np.asarray(head.regions[name])[triangles].all(-1)] for name in regions}
-    parts = {name: part for name, part in parts.items() if len(part)}
-    shares = np.array([SHARES.get(name, 1.0) for name in parts])
-    if "face" in parts and len(parts) > 1:
-        face = list(parts).index("face")
-        shares[face] = np.delete(shares, face).sum()
-    counts = np.array([len(part) for part in parts.values()], np.int32)
-    return RegionTriangles(
-        triangles=np.concatenate(list(parts.values())).astype(np.int32),
-        first=(np.cumsum(counts) - counts).astype(np.int32),
-        count=counts,
-        cumulative=(np.cumsum(shares) / shares.sum()).astype(np.float32),
-    )
-
-
-def surface_points(regions: RegionTriangles, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Random points of regions, as (vertex indices (count,3) int32, barycentric weights (count,3)).
-
-    Triangles of a region are chosen uniformly, whatever their area.
-    """
-    triangle_key, weights_key = jax.random.split(key)
-    place = jax.random.uniform(jax.random.fold_in(triangle_key, 1), (count,))
-    region = jnp.searchsorted(jnp.asarray(regions.cumulative)[:-1], place, side="right")
-    number = jax.random.randint(triangle_key, (count,), 0, jnp.asarray(regions.count)[region])
-    chosen = jnp.asarray(regions.triangles)[jnp.asarray(regions.first)[region] + number]
-    return chosen, jax.random.dirichlet(weights_key, jnp.ones(3), (count,))
 
 
 def face_box(head: MorphableHead, points_px: jax.Array) -> jax.Array:

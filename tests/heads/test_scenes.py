@@ -10,7 +10,7 @@ from configs.continuous import get_config
 from jaxface.errors import UserError
 from jaxface.geometry import raster
 from jaxface.geometry.surface import fit_sphere
-from jaxface.heads import background, canonical, scenes
+from jaxface.heads import background, canonical, region_samples, scenes
 from jaxface.heads.makehuman.head import makehuman_head
 from jaxface.heads.morphable import rotate_eyes
 from jaxface.systems.continuous import rendering
@@ -68,7 +68,7 @@ def test_gaze_turns_the_eyeballs_only(head):
 
 
 def test_surface_points_lie_on_the_face(head):
-    index, weights = scenes.surface_points(scenes.region_triangles(head), jax.random.key(0), 64)
+    index, weights = region_samples.surface_points(region_samples.region_triangles(head), jax.random.key(0), 64)
     assert np.asarray(head.regions["face"])[np.asarray(index)].all()
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
     assert len(np.unique(np.asarray(index), axis=0)) > 50
@@ -76,7 +76,8 @@ def test_surface_points_lie_on_the_face(head):
 
 def test_half_of_the_surface_points_lie_on_the_face_and_the_rest_by_share_on_each_region(head):
     names = ("ears", "face", "iris_L", "teeth")
-    index = np.asarray(scenes.surface_points(scenes.region_triangles(head, names), jax.random.key(0), 6000)[0])
+    triangles = region_samples.region_triangles(head, names)
+    index = np.asarray(region_samples.surface_points(triangles, jax.random.key(0), 6000)[0])
     inside = {name: np.asarray(head.regions[name])[index].all(-1) for name in names}
     assert np.sum(list(inside.values()), 0).min() == 1
     for name, share in {"ears": 1 / 3, "face": 1 / 2, "iris_L": 1 / 12, "teeth": 1 / 12}.items():

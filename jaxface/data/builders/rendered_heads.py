@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from jaxface.data.faces import float_tensor
 from jaxface.errors import UserError
 from jaxface.geometry import raster
-from jaxface.heads import scenes, sources
+from jaxface.heads import region_samples, scenes, sources
 from jaxface.heads.canonical import canonical_vertices
 from jaxface.heads.morphable import MorphableHead
 from jaxface.heads.sources import EMBEDDED
@@ -33,7 +33,7 @@ ICT_FILE = "ict_facekit.npz"
 # Variants are heads with named expressions and complete surfaces: a truncated face mesh does not look like a photo.
 CAPTURES = {"": scenes.UNCONSTRAINED, "_portraits": scenes.PORTRAIT}
 # A renderable head, its vertices in template units and the triangles of its face.
-HeadArrays = tuple[MorphableHead, jax.Array, scenes.RegionTriangles]
+HeadArrays = tuple[MorphableHead, jax.Array, region_samples.RegionTriangles]
 VARIANTS = ("", *(head + suffix for suffix in CAPTURES for head in (EMBEDDED, "ict")))
 
 
@@ -90,7 +90,7 @@ def make_config(variant: str, examples: int, size: int) -> RenderedHeadsConfig:
 def render_example(
     head: MorphableHead,
     canonical_vertices: jax.Array,
-    face: scenes.RegionTriangles,
+    face: region_samples.RegionTriangles,
     key: jax.Array,
     size: int,
     capture: scenes.CaptureConfig = scenes.UNCONSTRAINED,
@@ -110,7 +110,7 @@ def render_example(
     rendering = scenes.render(head, scene, size)
     landmarks_px = head.landmark_points(rendering.points_px, "68")
     landmarks = head.landmark_points(rendering.points, "68")
-    index, weights = scenes.surface_points(face, points_key, SURFACE_POINTS)
+    index, weights = region_samples.surface_points(face, points_key, SURFACE_POINTS)
 
     def is_visible(points: jax.Array, points_px: jax.Array) -> jax.Array:
         return raster.visible_points(points_px, points[:, 2], rendering.depth, VISIBLE_WITHIN_MM)
@@ -192,7 +192,7 @@ class RenderedHeads(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         head = load_head(self.builder_config.head, dl_manager)
         renderable = scenes.renderable(head)
-        on_device = jax.device_put((renderable, canonical_vertices(head), scenes.region_triangles(renderable)))
+        on_device = jax.device_put((renderable, canonical_vertices(head), region_samples.region_triangles(renderable)))
         return {name: self._generate_examples(on_device, name) for name in SPLITS}
 
     def _generate_examples(self, head: HeadArrays, split: str) -> Iterator[tuple[int, dict]]:

@@ -12,7 +12,7 @@ from jax import lax
 from jaxface import photo
 from jaxface.errors import UserError
 from jaxface.geometry import camera, crop_jitter
-from jaxface.heads import canonical, scenes
+from jaxface.heads import canonical, region_samples, scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.systems.continuous import crop_units
 
@@ -63,7 +63,7 @@ def rendering_head(head: MorphableHead, regions: Sequence[str] = ("face",)) -> d
     constants = {
         "head": renderable,
         "canonical": canonical.canonical_vertices(head),
-        "regions": scenes.region_triangles(renderable, shared or ("face",)),
+        "regions": region_samples.region_triangles(renderable, shared or ("face",)),
     }
     if canonical.JOINTS in regions:
         has_joints = canonical.has_joints(head)
@@ -92,7 +92,7 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
     crop = crop_jitter.sample_matrix(crop_key, box, size)
     rendering = scenes.render(head, scene, size, crop, constants.get("photos"))
     grey = rendering.image.mean(-1, keepdims=True)
-    index, weights = scenes.surface_points(constants["regions"], points_key, num_surface_samples)
+    index, weights = region_samples.surface_points(constants["regions"], points_key, num_surface_samples)
     landmark_index, landmark_weights = head.landmarks["68"]
     index = jnp.concatenate([landmark_index, index])
     weights = jnp.concatenate([landmark_weights, weights])[..., None]
