@@ -39,5 +39,8 @@ def sh_shade(normals: jax.Array, coefficients: jax.Array) -> jax.Array:
     """RGB irradiance (…,3) at unit normals (…,3) under SH `coefficients` (9,3); radiance is albedo times irradiance."""
     basis = _basis(normals)
     # Sums of separate arrays are fused; a product with a matrix of three columns is several times slower on CPUs.
-    channels = (sum(value * weight for value, weight in zip(basis, column, strict=True)) for column in coefficients.T)
-    return jnp.stack([*channels], axis=-1)
+
+    def channel(weights: jax.Array) -> jax.Array:
+        return sum(value * weight for value, weight in zip(basis, weights, strict=True))
+
+    return jnp.stack([channel(weights) for weights in coefficients.T], axis=-1)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxface.geometry import camera, mesh, raster
+from jaxface.geometry import alignment, camera, mesh, raster
 from jaxface.heads import clothes, hair, shading, skin
 from jaxface.heads.accessories import View
 from jaxface.heads.capture import NEAR_MM, Scene
@@ -69,7 +69,7 @@ def rasterize(
         grown, triangles = hair.mesh(style, skull)
         points = camera.to_camera(grown, scene.rotation, scene.translation)
         px = camera.project(points, scene.focal_px, scene.center_px)
-        px = px if crop is None else px @ crop[:, :2].T + crop[:, 2]
+        px = px if crop is None else alignment.apply_affine(crop, px)
         # Its triangles are much larger than those of heads.
         tiers = (*((window, None) for window in HAIR_WINDOWS if window < size), (size, None))
         visibility = raster.rasterize(px, points[:, 2], triangles, size, size, tiers=tiers, near=NEAR_MM)

@@ -118,6 +118,7 @@ def expose(key: jax.Array, image: jax.Array) -> jax.Array:
     contrast = -0.15 + 0.7 * random[7]
     image = jnp.clip(image, 0.0, 1.0)
     image = image + contrast * image * (1.0 - image) * (2.0 * image - 1.0)
+    # A sum of slices is fused; a mean over so short an axis is not.
     grey = (image[..., :1] + image[..., 1:2] + image[..., 2:]) / 3
     image = grey + (image - grey) * (0.6 + 0.65 * random[8])
     sigma = 0.3 + 1.5 * random[9] ** 2

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxface.geometry import camera, mesh, raster
+from jaxface.geometry import alignment, camera, mesh, raster
 from jaxface.heads import (
     accessories,
     background,
@@ -128,7 +128,7 @@ def render(
     vertices, points_px = project_vertices(head, scene)
     points = camera.to_camera(vertices, scene.rotation, scene.translation)
     if crop is not None:
-        points_px = points_px @ crop[:, :2].T + crop[:, 2]
+        points_px = alignment.apply_affine(crop, points_px)
     front_faces = _cull_back_faces(head.triangles, points_px)
     visibility = raster.rasterize(points_px, points[:, 2], front_faces, size, size, near=NEAR_MM)
     normals = mesh.vertex_normals(vertices, head.triangles) @ scene.rotation.T
@@ -217,7 +217,8 @@ def _objects(head: MorphableHead, scene: Scene, vertices: jax.Array, view: acces
 
 def _develop(radiance: jax.Array, covered: jax.Array, scene: Scene) -> jax.Array:
     """Gamma-encoded image (S,S,3) of linear radiance, exposed for the head; dark skin stays darker than light skin."""
-    mean = jnp.einsum("yxc,yx->c", radiance, covered).mean() / jnp.maximum(covered.sum(), 1e-3 * covered.size)
+    total = jnp.einsum("yxc,yx->c", radiance, covered, precision="highest").mean()
+    mean = total / jnp.maximum(covered.sum(), 1e-3 * covered.size)
     tone = jnp.clip(scene.tone.mean(), 0.25, 1.2)
     gain = jnp.clip(scene.exposure**2 * tone / jnp.maximum(mean, 1e-4), 0.2, 8.0)
     exposed = jnp.maximum(gain * radiance, 1e-6)

@@ -49,7 +49,7 @@ def cast_shadow(scene: Scene, view: View, depth: jax.Array, crop: jax.Array | No
     """Share (S,S) of the sun that reaches each pixel, by a march through the depth image (S,S) mm, 0 for background."""
     size = len(depth)
     direction = scene.sun[0] * jnp.array(camera.HEAD_TO_CAMERA)
-    # Axes as separate arrays, contiguous for vector units.
+    # Axes as separate arrays, contiguous for vector units: `camera.project` and `alignment.apply_affine` want (…,3).
     points = [view.rays[..., axis] * depth for axis in range(3)]
     nearest = jnp.where(depth > 0, depth, jnp.inf).reshape(-1)
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxface import photo
 from jaxface.errors import UserError
-from jaxface.geometry import camera, crop_jitter
+from jaxface.geometry import alignment, camera, crop_jitter
 from jaxface.heads import canonical, region_samples, scenes
 from jaxface.heads.morphable import MorphableHead
 from jaxface.systems.continuous import crop_units
@@ -101,7 +101,7 @@ def render_example(constants: dict, key: jax.Array, size: int, num_surface_sampl
     labelled = jnp.ones(len(points_px), bool)
     if "joints" in constants:
         joints_px = camera.project(constants["joints"] @ rendering.points, scene.focal_px, scene.center_px)
-        points_px = jnp.concatenate([points_px, joints_px @ crop[:, :2].T + crop[:, 2]])
+        points_px = jnp.concatenate([points_px, alignment.apply_affine(crop, joints_px)])
         queries = jnp.concatenate([queries, jnp.asarray(canonical.queries(canonical.JOINTS))])
         labelled = jnp.concatenate([labelled, jnp.broadcast_to(constants["has_joints"], len(joints_px))])
     points = crop_units.from_pixels(points_px, size)
